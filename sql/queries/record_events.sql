@@ -1,0 +1,97 @@
+-- Records events and writes the donations they belong to, all or nothing per group, in one transaction.
+--
+-- A group is a set of Stripe objects, with its events and the donations derived from its facts. `base` names the
+-- rows and versions the facts were folded from. Where the ledger holds something else by now the group is stale:
+-- nothing of it is written, and the facts it should be folded from come back.
+--
+-- The caller holds the ledger's lock (lock_ledger.sql), so nobody else writes between reading and writing here.
+WITH input AS (
+    SELECT %(batch)s::json AS doc
+), groups AS MATERIALIZED (
+    SELECT g.*
+    FROM input, json_to_recordset(doc -> 'groups')
+         AS g(n int, ids text[], base jsonb, root text, donations json)
+), events AS MATERIALIZED (
+    SELECT e.*
+    FROM input, json_to_recordset(doc -> 'events')
+         AS e(id text, type text, created bigint, livemode boolean, error text, n int)
+), roots AS MATERIALIZED (  -- where the ledger keeps the objects of each group now
+    SELECT DISTINCT g.n, o.root
+    FROM groups g CROSS JOIN unnest(g.ids) AS i(id) JOIN stripe_objects o ON o.id = i.id
+), held AS MATERIALIZED (
+    SELECT g.n, coalesce(jsonb_object_agg(a.id, a.version) FILTER (WHERE a.id IS NOT NULL), '{}') AS base,
+           json_agg(json_build_array(a.id, a.version, a.facts)) FILTER (WHERE a.id IS NOT NULL) AS facts
+    FROM groups g LEFT JOIN roots r ON r.n = g.n LEFT JOIN stripe_attributions a ON a.id = r.root
+    GROUP BY g.n
+), fresh AS MATERIALIZED (
+    SELECT g.* FROM groups g JOIN held USING (n) WHERE held.base = g.base
+), recorded AS (
+    INSERT INTO stripe_events AS known (id, type, stripe_created, livemode, error)
+    SELECT DISTINCT ON (e.id) e.id, e.type, to_timestamp(e.created), e.livemode, e.error
+    FROM events e
+    WHERE e.n IS NULL OR e.n IN (SELECT n FROM fresh)
+    ORDER BY e.id
+    ON CONFLICT (id) DO UPDATE SET error = excluded.error, processed_at = now() WHERE known.error IS NOT NULL
+    RETURNING id
+), after AS MATERIALIZED (
+    SELECT f.root, d.*
+    FROM fresh f, json_to_recordset(f.donations)
+         AS d(id text, version bigint, facts json, ticket text, status text, amount bigint, currency text,
+              refunded bigint, disputed bigint, created_at bigint, paid_at bigint, refunded_at bigint,
+              last_name text, country text, email_hash text, session_id text, charge_id text, account text)
+), before AS MATERIALIZED (
+    SELECT a.id, a.ticket_id, a.status, a.amount_minor, a.currency, a.refunded_minor, a.disputed_minor, a.paid_at
+    FROM fresh f CROSS JOIN unnest(f.ids) AS i(id) JOIN stripe_attributions a ON a.id = i.id
+    WHERE f.donations IS NOT NULL
+), dropped AS (  -- a session's donation goes when its PaymentIntent is known
+    DELETE FROM stripe_attributions WHERE id IN (SELECT id FROM before EXCEPT SELECT id FROM after)
+), written AS (
+    INSERT INTO stripe_attributions AS a
+           (id, root, version, facts, ticket_id, status, amount_minor, currency, refunded_minor, disputed_minor,
+            created_at, paid_at, refunded_at, donor_last_name, donor_country, donor_email_hash,
+            session_id, charge_id, account)
+    SELECT id, root, version, facts, ticket, status, amount, currency, refunded, disputed,
+           to_timestamp(created_at), to_timestamp(paid_at), to_timestamp(refunded_at), last_name, country, email_hash,
+           session_id, charge_id, account
+    FROM after
+    ON CONFLICT (id) DO UPDATE SET
+        root = excluded.root, version = excluded.version, facts = excluded.facts, ticket_id = excluded.ticket_id,
+        status = excluded.status, amount_minor = excluded.amount_minor, currency = excluded.currency,
+        refunded_minor = excluded.refunded_minor, disputed_minor = excluded.disputed_minor,
+        created_at = excluded.created_at, paid_at = excluded.paid_at, refunded_at = excluded.refunded_at,
+        donor_last_name = excluded.donor_last_name, donor_country = excluded.donor_country,
+        donor_email_hash = excluded.donor_email_hash, session_id = excluded.session_id,
+        charge_id = excluded.charge_id, account = excluded.account
+), named AS (
+    INSERT INTO stripe_objects AS o (id, root)
+    SELECT i.id, f.root FROM fresh f CROSS JOIN unnest(f.ids) AS i(id) WHERE f.donations IS NOT NULL
+    ON CONFLICT (id) DO UPDATE SET root = excluded.root WHERE o.root <> excluded.root
+), moved AS (  -- what each donation adds to its ticket's figures, and what it added before
+    SELECT 1 AS sign, ticket, currency, amount, refunded, disputed, status FROM after WHERE paid_at IS NOT NULL
+    UNION ALL
+    SELECT -1, ticket_id, currency, amount_minor, refunded_minor, disputed_minor, status
+    FROM before WHERE paid_at IS NOT NULL
+), counted AS (
+    INSERT INTO ticket_totals AS t
+           (ticket_id, currency, paid_minor, refunded_minor, disputed_minor, paid, refunded, disputed,
+            partially_refunded)
+    SELECT ticket, currency, sum(sign * coalesce(amount, 0)), sum(sign * refunded), sum(sign * disputed),
+           coalesce(sum(sign) FILTER (WHERE status = 'PAID'), 0),
+           coalesce(sum(sign) FILTER (WHERE status = 'REFUNDED'), 0),
+           coalesce(sum(sign) FILTER (WHERE status = 'DISPUTED'), 0),
+           coalesce(sum(sign) FILTER (WHERE status = 'PAID' AND refunded > 0), 0)
+    FROM moved
+    WHERE ticket IS NOT NULL AND currency IS NOT NULL
+    GROUP BY ticket, currency
+    ORDER BY ticket, currency
+    ON CONFLICT (ticket_id, currency) DO UPDATE SET
+        paid_minor = t.paid_minor + excluded.paid_minor,
+        refunded_minor = t.refunded_minor + excluded.refunded_minor,
+        disputed_minor = t.disputed_minor + excluded.disputed_minor,
+        paid = t.paid + excluded.paid, refunded = t.refunded + excluded.refunded,
+        disputed = t.disputed + excluded.disputed,
+        partially_refunded = t.partially_refunded + excluded.partially_refunded
+)
+SELECT (SELECT coalesce(json_agg(id), '[]') FROM recorded),
+       (SELECT coalesce(json_agg(json_build_array(n, coalesce(facts, '[]'::json))), '[]')
+        FROM held WHERE n NOT IN (SELECT n FROM fresh))

@@ -1,0 +1,15 @@
+-- A ticket's totals, one row per currency, with the donation paid last in that currency. No row for an unknown
+-- ticket; one row without a currency for a ticket that has no donations.
+SELECT k.currency, t.currency, t.paid_minor, t.refunded_minor, t.disputed_minor, t.paid, t.refunded, t.disputed,
+       t.partially_refunded, last.paid_at, last.amount_minor, last.donor_last_name, last.currency
+FROM recording_tickets k
+LEFT JOIN ticket_totals t ON t.ticket_id = k.id
+LEFT JOIN LATERAL (
+    SELECT paid_at, amount_minor, donor_last_name, currency
+    FROM stripe_attributions
+    WHERE ticket_id = k.id
+    ORDER BY ticket_id, coalesce(paid_at, '-infinity') DESC, created_at DESC, id
+    LIMIT 1
+) last ON last.paid_at IS NOT NULL
+WHERE k.id = %(ticket)s
+ORDER BY t.currency
