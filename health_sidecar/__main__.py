@@ -1,0 +1,257 @@
+"""The sidecar's life: configuration, HTTP and readiness socket, gate, API processes, watchdog.
+
+Exit status 0 after SIGTERM, 1 when the gate failed, the watchdog gave up or anything broke.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from health_sidecar import life, logs
+from health_sidecar.config import Config, ConfigError
+from health_sidecar.endpoints import build_app
+from health_sidecar.gate import Verdict, open_probe, report_config, run_gate
+from health_sidecar.history import History, Run
+from health_sidecar.metrics import Metrics, build_registry
+from health_sidecar.probe import Probe
+from health_sidecar.readiness import HEALTHY, UNAVAILABLE, Publisher, Readiness
+from health_sidecar.watchdog import Outcome, Rules, Watch, describe, watch_database
+
+log = structlog.get_logger()
+
+API_GROUP = "api"
+SHUTDOWN_S = 2.0  # health checks are answered at once; nobody needs longer
+
+GATE_PENDING = Readiness(ready=False, message="The database startup gate has not passed yet")
+
+# Which of the watchdog's outcomes change the state, and what the new one is called in health_check_runs.
+STATE_AFTER = {
+    Outcome.LOST: "not ready",
+    Outcome.RECONNECTED: "ready",
+    Outcome.GAVE_UP: "gave up",
+}
+
+
+@dataclass
+class Sidecar:
+    """The parts that hear of everything that happens to the database."""
+
+    publisher: Publisher
+    metrics: Metrics
+    history: History
+    probe: Probe
+    reported: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def gate_ended(self, verdict: Verdict) -> None:
+        """Count and record a gate run; a failed one becomes the state."""
+        now = datetime.now(UTC)
+        self.metrics.gate_run(verdict.outcome)
+        self.history.record(verdict.run(now))
+        if verdict.passed:
+            self.history.wake()
+        else:
+            failed = Readiness(ready=False, last_error=verdict.error, message="The database startup gate failed")
+            self.publisher.publish(failed)
+
+    def opened(self) -> None:
+        """The gate has passed and the API was asked to start: ready."""
+        self.metrics.state(ready=True, consecutive_failures=0)
+        self.publisher.publish(Readiness(ready=True, last_ping_at=datetime.now(UTC), message=HEALTHY))
+
+    def pinged(self, rules: Rules, watch: Watch, outcome: Outcome, error: str | None) -> None:
+        """Tell log, metrics, followers and history what a ping meant."""
+        now = datetime.now(UTC)
+        for level, text in describe(watch, outcome, rules):
+            getattr(log, level)(text, **({"error": error} if error else {}))
+        if outcome in {Outcome.RECONNECTED, Outcome.RECONNECT_FAILED, Outcome.GAVE_UP}:
+            self.metrics.reconnect(ok=outcome is Outcome.RECONNECTED)
+        self.metrics.state(ready=watch.ready, consecutive_failures=watch.failures)
+        self.publisher.publish(
+            Readiness(
+                ready=watch.ready,
+                last_ping_at=self.publisher.state.last_ping_at if error else now,
+                last_error=error,
+                failure_count=watch.failures,
+                message=HEALTHY if watch.ready else UNAVAILABLE,
+            )
+        )
+        if outcome in STATE_AFTER:
+            state = STATE_AFTER[outcome]
+            self.history.record(Run(kind="transition", ok=watch.ready, state=state, detail=error or "", at=now))
+        if error is None:
+            self.history.wake()
+
+    async def ping(self) -> None:
+        """A measured ping. Raises DatabaseDown."""
+        began_s = time.monotonic()
+        ok = False
+        try:
+            await self.probe.ping()
+            ok = True
+        finally:
+            self.metrics.ping(time.monotonic() - began_s, ok=ok)
+
+    async def wait_report(self, timeout_s: float) -> bool:
+        """Whether an API process reported a failed query before `timeout_s` had passed."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.reported.wait()
+        except TimeoutError:
+            return False
+        self.reported.clear()
+        return True
+
+
+def watchdog_rules(config: Config) -> Rules:
+    """The watchdog's part of the configuration."""
+    return Rules(
+        interval_s=config.watchdog_interval_ms / 1000,
+        retry_s=config.watchdog_retry_ms / 1000,
+        max_failures=config.watchdog_max_failures,
+        reconnect_attempts=config.reconnect_attempts,
+        reconnect_delay_s=config.reconnect_delay_ms / 1000,
+    )
+
+
+@asynccontextmanager
+async def open_sidecar(config: Config) -> AsyncIterator[Sidecar]:
+    """HTTP and the readiness socket up, not ready yet; all of it gone again at the end."""
+    beside = config.readiness_socket
+    probe = open_probe(config, "donationd sidecar")
+    metrics = Metrics(beside.with_name("sidecar-totals.json"))
+    history = History(beside.with_name("health-check-runs.jsonl"), probe.fetch)
+    reported = asyncio.Event()
+    async with Publisher(beside, GATE_PENDING, reported.set) as publisher:
+        app = build_app(lambda: publisher.state, build_registry(metrics, config.metrics_dir))
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, config.metrics_host, config.metrics_port).start()
+            log.info("Sidecar listening on http://{}:{}".format(*runner.addresses[0][:2]))
+            yield Sidecar(publisher, metrics, history, probe, reported)
+        finally:
+            await runner.cleanup()
+            await probe.close()
+
+
+async def guard(sidecar: Sidecar, config: Config, environ: Mapping[str, str]) -> int:
+    """Gate, API processes, watchdog. Returns the exit status when there is no more use in going on."""
+    verdict = await run_gate(
+        config.database_url.get_secret_value(),
+        sidecar.probe,
+        attempts=config.gate_attempts,
+        retry_delay_s=config.gate_retry_delay_ms / 1000,
+        log=log,
+    )
+    sidecar.gate_ended(verdict)
+    if not verdict.passed:
+        return 1
+    rules = watchdog_rules(config)
+    log.info(f"[DB Watchdog] Starting (interval: {config.watchdog_interval_ms}ms)")
+    await start_api(environ)
+    sidecar.opened()
+    log.info("✅ Database watchdog started")
+    await watch_database(
+        rules,
+        ping=sidecar.ping,
+        reconnect=sidecar.probe.reconnect,
+        wait_report=sidecar.wait_report,
+        clock=time.monotonic,
+        tell=partial(sidecar.pinged, rules),
+    )
+    return 1
+
+
+async def start_api(environ: Mapping[str, str]) -> None:
+    """Have supervisord open the API's port and start its processes, where there is a supervisord.
+
+    One that can't be asked is an error: without it the port would stay closed, and the next life tries again.
+    """
+    if "SUPERVISOR_SERVER_URL" not in environ:
+        return
+    if await asyncio.to_thread(life.start_group, environ, API_GROUP):
+        log.info("API processes started", group=API_GROUP)
+    else:
+        log.error("supervisord knows no such group: the API was not started", group=API_GROUP)
+
+
+async def serve(config: Config, environ: Mapping[str, str], started_s: float) -> int:
+    """The whole life after the configuration. Returns the exit status.
+
+    A life that failed goes on answering health checks until it may end (see life.MIN_FAILED_LIFE_S).
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sig, stop.set)
+    async with open_sidecar(config) as sidecar:
+        work = [guard(sidecar, config, environ), sidecar.publisher.run(), sidecar.history.run()]
+        status = await first_to_end(stop, work)
+        if status:
+            await wait_at_most(stop, life.remaining_s(started_s, environ))
+    log.info("Sidecar stopped", status=status)
+    return status
+
+
+async def first_to_end(stop: asyncio.Event, work: list[Coroutine[Any, Any, int | None]]) -> int:
+    """Run `work` until `stop` (0) or until a part of it ends (its status) or dies (1, with its trace in the log).
+
+    The parts are meant to run for ever: none may die unseen while the others go on.
+    """
+    tasks = [asyncio.create_task(part) for part in work]
+    stopping = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for task in (stopping, *tasks):
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    if stopping in done:
+        return 0
+    for task, result in zip(tasks, results, strict=True):
+        if task in done and isinstance(result, BaseException):
+            log.critical("🚨 A part of the sidecar died", exc_info=result)
+    return 1
+
+
+async def wait_at_most(stop: asyncio.Event, timeout_s: float) -> None:
+    """Wait for `stop`, but not longer than `timeout_s`."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await stop.wait()
+    except TimeoutError:
+        return
+
+
+def main(environ: Mapping[str, str]) -> int:
+    """Read the configuration, live, and return the exit status."""
+    started_s = time.monotonic()
+    if life.supervised(environ):
+        life.die_with_parent()
+    try:
+        config = Config.from_environ(environ)
+    except ConfigError as error:
+        logs.configure("text", "INFO")
+        report_config(error)
+        life.linger(started_s)
+        return 1
+    logs.configure(config.log_format, config.log_level)
+    try:
+        return asyncio.run(serve(config, environ, started_s))
+    except OSError as error:
+        log.critical(f"🚨 The sidecar cannot start: {error.strerror or error}", file=error.filename)
+        life.linger(started_s)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(os.environ))

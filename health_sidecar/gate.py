@@ -1,0 +1,221 @@
+"""The startup gate: what must hold before anybody may use the database, checked in order.
+
+URL format, then SELECT 1 with retries, then the schema. The log lines are the original's, word for word.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import psycopg2
+import structlog
+from psycopg2.extensions import parse_dsn
+from structlog.typing import FilteringBoundLogger
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from health_sidecar import logs
+from health_sidecar.config import Config, ConfigError
+from health_sidecar.history import History, Run
+from health_sidecar.probe import Probe, Schema
+from sql.database import Database, DatabaseDown
+
+SCHEME = "postgresql://"
+RULER = "=" * 60
+# Doubling stops here: a database that is back should not wait longer for us than this.
+MAX_RETRY_DELAY_S = 60.0
+# The sidecar asks one thing at a time; the second connection is for the history of its runs.
+POOL_SIZE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a gate run ended; `detail` names what failed, without hosts, users or driver texts."""
+
+    passed: bool
+    detail: str
+    error: str | None = None
+
+    @property
+    def outcome(self) -> str:
+        """The word used in metrics and in health_check_runs."""
+        return "passed" if self.passed else "failed"
+
+    def run(self, at: datetime) -> Run:
+        """The verdict as a row of health_check_runs."""
+        return Run(kind="gate", ok=self.passed, state=self.outcome, detail=self.detail, at=at)
+
+
+class GateClosed(Exception):
+    """A check failed: `headline` is the original's line, `reason` says more, `error` is a class of error."""
+
+    def __init__(self, headline: str, reason: str, error: str) -> None:
+        super().__init__(reason)
+        self.headline = headline
+        self.reason = reason
+        self.error = error
+
+
+def open_probe(config: Config, application_name: str) -> Probe:
+    """A probe of the database in DATABASE_URL; connects only when asked something."""
+    timeout_s = config.db_ping_timeout_ms / 1000
+
+    def connect() -> Database:
+        return Database(
+            config.database_url.get_secret_value(),
+            pool_size=POOL_SIZE,
+            statement_timeout_s=timeout_s,
+            connect_timeout_s=timeout_s,
+            application_name=application_name,
+        )
+
+    return Probe(connect, timeout_s)
+
+
+def check_url(url: str) -> None:
+    """Raises GateClosed unless `url` starts with postgresql:// and libpq can read it. Never repeats any of it."""
+    if not url.startswith(SCHEME):
+        reason = f"DATABASE_URL must start with {SCHEME}" if url else "DATABASE_URL not set"
+        raise GateClosed("❌ DATABASE_URL validation failed", reason, "invalid DATABASE_URL")
+    try:
+        parse_dsn(url)
+    except psycopg2.ProgrammingError:
+        readable = False
+    else:
+        readable = True
+    if not readable:
+        reason = "DATABASE_URL is no URL that libpq can read: look for unescaped characters in the password"
+        raise GateClosed("❌ DATABASE_URL validation failed", reason, "invalid DATABASE_URL")
+
+
+async def run_gate(
+    url: str,
+    probe: Probe,
+    *,
+    attempts: int,
+    retry_delay_s: float,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    log: FilteringBoundLogger,
+) -> Verdict:
+    """Run all checks once, log what they find, and say how it ended.
+
+    The connection is tried `attempts` times, the pause between them starting at `retry_delay_s` and doubling.
+    """
+    _banner(log, "🔒 DATABASE STARTUP GATE")
+    try:
+        check_url(url)
+        log.info("[DB Startup] ✅ DATABASE_URL format valid")
+        await _connect(probe, attempts, retry_delay_s, sleep, log)
+        await _check_schema(probe, log)
+    except GateClosed as closed:
+        verdict = Verdict(passed=False, detail=closed.reason, error=closed.error)
+        headline = closed.headline
+    else:
+        _banner(log, "✅ DATABASE STARTUP GATE: PASSED")
+        return Verdict(passed=True, detail="all checks passed")
+    log.error(headline, reason=verdict.detail)
+    log.error("🚨 DATABASE STARTUP GATE FAILED")
+    return verdict
+
+
+def _banner(log: FilteringBoundLogger, text: str) -> None:
+    for line in (RULER, text, RULER):
+        log.info(line)
+
+
+async def _connect(
+    probe: Probe,
+    attempts: int,
+    retry_delay_s: float,
+    sleep: Callable[[float], Awaitable[None]],
+    log: FilteringBoundLogger,
+) -> None:
+    """SELECT 1, again and again up to `attempts`. Raises GateClosed."""
+
+    def warn(state: RetryCallState) -> None:
+        down = state.outcome.exception() if state.outcome else None
+        kind = down.kind if isinstance(down, DatabaseDown) else "other"
+        pause_ms = round((state.next_action.sleep if state.next_action else 0) * 1000)
+        log.warning(f"[DB Startup] ❌ Connection failed, retrying in {pause_ms}ms...", error=kind)
+
+    retrying = AsyncRetrying(
+        stop=stop_after_attempt(attempts),
+        wait=wait_exponential(multiplier=retry_delay_s, max=max(MAX_RETRY_DELAY_S, retry_delay_s)),
+        retry=retry_if_exception_type(DatabaseDown),
+        before_sleep=warn,
+        sleep=sleep,
+        reraise=True,
+    )
+    try:
+        async for attempt in retrying:
+            with attempt:
+                number = attempt.retry_state.attempt_number
+                log.info(f"[DB Startup] Attempting connection (attempt {number}/{attempts})...")
+                await probe.ping()
+    except DatabaseDown as down:
+        raise GateClosed("❌ Database connection failed", down.kind, down.kind) from None
+    log.info("[DB Startup] ✅ Connection successful")
+
+
+async def _check_schema(probe: Probe, log: FilteringBoundLogger) -> None:
+    """Tables and migrations. Raises GateClosed."""
+    log.info("[DB Startup] Verifying schema integrity...")
+    headline = "❌ Schema integrity check failed"
+    try:
+        schema: Schema = await probe.schema()
+    except DatabaseDown as down:
+        raise GateClosed(headline, down.kind, down.kind) from None
+    except psycopg2.Error as error:
+        reason = f"Integrity check failed (SQLSTATE {error.pgcode})"
+        raise GateClosed(headline, reason, "schema check refused") from None
+    if schema.drift.unknown:
+        log.warning(
+            "[DB Startup] ⚠️ The database has migrations that this version does not know; going on",
+            migrations=", ".join(schema.drift.unknown),
+        )
+    problems = schema.problems()
+    for problem in problems:
+        log.error(f"[DB Startup] ❌ Schema out of sync: {problem}")
+    if problems:
+        raise GateClosed(headline, "Schema out of sync: " + "; ".join(problems), "schema out of sync")
+    log.info("[DB Startup] ✅ Schema integrity verified")
+
+
+def run_once(environ: Mapping[str, str]) -> int:
+    """`donationd gate`: run the gate in the foreground and record it. Returns the exit status, 0 or 1."""
+    try:
+        config = Config.from_environ(environ)
+    except ConfigError as error:
+        logs.configure("text", "INFO", timestamps=False)
+        report_config(error)
+        return 1
+    logs.configure(config.log_format, config.log_level, timestamps=config.log_format == "json")
+    return asyncio.run(_once(config))
+
+
+def report_config(error: ConfigError) -> None:
+    """One log line per mistake in the environment."""
+    log = structlog.get_logger()
+    for problem in error.problems:
+        log.error(f"❌ Configuration: {problem}")
+    log.error("🚨 DATABASE STARTUP GATE FAILED")
+
+
+async def _once(config: Config) -> int:
+    probe = open_probe(config, "donationd gate")
+    try:
+        verdict = await run_gate(
+            config.database_url.get_secret_value(),
+            probe,
+            attempts=config.gate_attempts,
+            retry_delay_s=config.gate_retry_delay_ms / 1000,
+            log=structlog.get_logger(),
+        )
+        # The file of waiting rows belongs to the sidecar: this run is written now or not at all.
+        history = History(None, probe.fetch)
+        history.record(verdict.run(datetime.now(UTC)))
+        if verdict.error is None:
+            await history.drain()
+    finally:
+        await probe.close()
+    return 0 if verdict.passed else 1

@@ -1,0 +1,114 @@
+"""Gate runs and changes of state, on their way into health_check_runs.
+
+A row is first noted in a small file, and leaves it when PostgreSQL has it: an outage is exactly what must not be
+forgotten because the database was away.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import psycopg2
+import structlog
+
+from health_sidecar import statements
+from sql.database import DatabaseDown
+
+log = structlog.get_logger()
+
+# About 60 kB on disk. When full, the first half stays (how the outage began) and the newest follow.
+MAX_WAITING = 400
+# Details are sentences of ours; a bound all the same.
+MAX_DETAIL_CHARS = 500
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of health_check_runs."""
+
+    kind: Literal["gate", "transition"]
+    ok: bool
+    state: str
+    detail: str
+    at: datetime
+
+
+class History:
+    """Rows waiting for the database, oldest first; `path` None keeps them in memory only."""
+
+    def __init__(
+        self, path: Path | None, execute: Callable[[str, Mapping[str, object]], Awaitable[list[tuple[Any, ...]]]]
+    ) -> None:
+        self._path = path
+        self._execute = execute
+        self._wake = asyncio.Event()
+        self.waiting: list[Run] = _load(path) if path else []
+
+    def record(self, run: Run) -> None:
+        """Note a row. It is written at the next `wake`."""
+        self.waiting.append(msgspec.structs.replace(run, detail=run.detail[:MAX_DETAIL_CHARS]))
+        if len(self.waiting) > MAX_WAITING:
+            del self.waiting[MAX_WAITING // 2]
+        self._save()
+
+    def wake(self) -> None:
+        """The database answers: have `run` write what waits. Cheap when nothing does."""
+        if self.waiting:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Write waiting rows whenever woken, for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await self.drain()
+
+    async def drain(self) -> None:
+        """Write what waits, oldest first; stops at the first row that PostgreSQL does not take."""
+        while self.waiting:
+            row = self.waiting[0]
+            try:
+                await self._execute(statements.RECORD_RUN, msgspec.structs.asdict(row))
+            except DatabaseDown:
+                return
+            except psycopg2.Error as error:
+                log.warning("[DB Watchdog] health_check_runs refused a row", sqlstate=error.pgcode)
+                return
+            # `record` may have dropped or added rows meanwhile
+            with contextlib.suppress(ValueError):
+                self.waiting.remove(row)
+            self._save()
+
+    def _save(self) -> None:
+        """Make the file hold what waits; no file when nothing does. Trouble with it is logged and goes no further."""
+        if self._path is None:
+            return
+        temporary = self._path.with_name(self._path.name + ".new")
+        try:
+            if not self.waiting:
+                self._path.unlink(missing_ok=True)
+                return
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(b"".join(msgspec.json.encode(run) + b"\n" for run in self.waiting))
+            temporary.replace(self._path)
+        except OSError as error:
+            log.warning("[DB Watchdog] cannot keep the history file", path=str(self._path), error=error.strerror)
+
+
+def _load(path: Path) -> list[Run]:
+    """The rows an earlier life left behind; lines that can't be read are skipped."""
+    rows: list[Run] = []
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return rows
+    except OSError as error:
+        log.warning("[DB Watchdog] cannot read the history file", path=str(path), error=error.strerror)
+        return rows
+    for line in lines[:MAX_WAITING]:
+        with contextlib.suppress(ValueError):
+            rows.append(msgspec.json.decode(line, type=Run))
+    return rows

@@ -1,0 +1,89 @@
+"""Log lines for people (text) and for machines (json), one per line on standard output.
+
+The event's text comes first, word for word, then key=value pairs. What other libraries log takes the same way out.
+"""
+
+import io
+import logging
+import sys
+from typing import Literal
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+Format = Literal["text", "json"]
+
+
+def configure(fmt: Format, level: str, *, timestamps: bool = True) -> None:
+    """Set up structlog and the standard library's logging for this process.
+
+    `level` is a name as in logging (INFO); `timestamps=False` suits commands whose reader is a person at a terminal.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that cannot show a symbol is no reason to die while reporting something worse.
+        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
+    numeric_level = logging.getLevelNamesMapping()[level.upper()]
+    before = _before(fmt, timestamps)
+    structlog.configure(
+        processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(numeric_level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=before,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_render(fmt)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(numeric_level)
+
+
+def _before(fmt: Format, timestamps: bool) -> list[Processor]:
+    """What happens to each event before it becomes text."""
+    chain: list[Processor] = [structlog.stdlib.add_log_level]
+    if timestamps:
+        chain.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
+    if fmt == "json":
+        chain.append(_drop_rulers)
+    return chain
+
+
+def _render(fmt: Format) -> list[Processor]:
+    """The last steps: an event becomes one line."""
+    if fmt == "json":
+        return [
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(ensure_ascii=False),
+        ]
+    return [structlog.processors.format_exc_info, _as_text]
+
+
+def _drop_rulers(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Leave out the lines that only underline a banner."""
+    if not str(event["event"]).strip("="):
+        raise structlog.DropEvent
+    return event
+
+
+def _as_text(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    """`time LEVEL message key=value …`, the level only where it is worse than info."""
+    time = event.pop("timestamp", "")
+    level = str(event.pop("level", "info")).upper()
+    message = str(event.pop("event", ""))
+    trace = event.pop("exception", None)
+    words = [str(time)] if time else []
+    if time and level not in {"INFO", "DEBUG"}:
+        words.append(level)
+    words.append(message)
+    words.extend(f"{key}={_value(value)}" for key, value in event.items() if not key.startswith("_"))
+    return " ".join(words) + (f"\n{trace}" if trace else "")
+
+
+def _value(value: object) -> str:
+    """A value as it may stand after `=`: quoted where it holds a space or a line break."""
+    text = str(value)
+    return repr(text) if any(mark in text for mark in " \n\r\t") else text

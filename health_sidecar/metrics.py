@@ -1,0 +1,152 @@
+"""The sidecar's own figures, and the API processes' sums, for one /metrics page.
+
+The figures are plain numbers read by a collector, so prometheus-client's multiprocess files never hold them, whatever
+the environment says. Counters live on in a file: a sidecar that ends because the gate failed must not forget it.
+"""
+
+import bisect
+import contextlib
+import itertools
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import structlog
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+log = structlog.get_logger()
+
+# A ping takes about a millisecond; from 5 s on it is a timeout by default.
+PING_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Totals(msgspec.Struct, kw_only=True):
+    """Counts since the file was first written, over all lives of the sidecar."""
+
+    ping_failures: int = 0
+    reconnects: dict[str, int] = msgspec.field(default_factory=lambda: {"success": 0, "failure": 0})
+    gate_runs: dict[str, int] = msgspec.field(default_factory=lambda: {"passed": 0, "failed": 0})
+
+
+class Metrics(Collector):
+    """What the sidecar measures; `path` None keeps the counters in memory only."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._totals = _load(path) if path else Totals()
+        self._ready = False
+        self._consecutive_failures = 0
+        self._ping_counts = [0] * (len(PING_BUCKETS_S) + 1)
+        self._ping_sum_s = 0.0
+
+    def state(self, *, ready: bool, consecutive_failures: int) -> None:
+        """The watchdog's state has changed."""
+        self._ready = ready
+        self._consecutive_failures = consecutive_failures
+
+    def ping(self, duration_s: float, *, ok: bool) -> None:
+        """A ping took so long, answered or not."""
+        self._ping_counts[bisect.bisect_left(PING_BUCKETS_S, duration_s)] += 1
+        self._ping_sum_s += duration_s
+        if not ok:
+            self._totals.ping_failures += 1
+            self._save()
+
+    def reconnect(self, *, ok: bool) -> None:
+        """An attempt to reconnect has ended."""
+        self._totals.reconnects["success" if ok else "failure"] += 1
+        self._save()
+
+    def gate_run(self, outcome: str) -> None:
+        """A gate run has ended: "passed" or "failed"."""
+        self._totals.gate_runs[outcome] += 1
+        self._save()
+
+    def collect(self) -> Iterator[Metric]:
+        """The families in Prometheus's terms."""
+        yield GaugeMetricFamily("db_ready", "1 while the database can be used, else 0", value=int(self._ready))
+        yield CounterMetricFamily("db_ping_failures", "Pings that failed", value=self._totals.ping_failures)
+        yield GaugeMetricFamily(
+            "db_consecutive_ping_failures",
+            "Failed pings since the last one that succeeded",
+            value=self._consecutive_failures,
+        )
+        yield self._durations()
+        yield _by_outcome("db_reconnects", "Attempts to reconnect", self._totals.reconnects)
+        yield _by_outcome("startup_gate_runs", "Runs of the startup gate", self._totals.gate_runs)
+
+    def _durations(self) -> HistogramMetricFamily:
+        bounds = [*map(str, PING_BUCKETS_S), "+Inf"]
+        buckets = list(zip(bounds, map(float, itertools.accumulate(self._ping_counts)), strict=True))
+        return HistogramMetricFamily(
+            "db_ping_duration_seconds", "How long pings took", buckets=buckets, sum_value=self._ping_sum_s
+        )
+
+    def _save(self) -> None:
+        if self._path is None:
+            return
+        temporary = self._path.with_name(self._path.name + ".new")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(msgspec.json.encode(self._totals))
+            temporary.replace(self._path)
+        except OSError as error:
+            log.warning("cannot keep the counters", path=str(self._path), error=error.strerror)
+
+
+def _by_outcome(name: str, text: str, counts: dict[str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=["outcome"])
+    for outcome, count in counts.items():
+        family.add_metric([outcome], count)
+    return family
+
+
+def _load(path: Path) -> Totals:
+    """The counters an earlier life left; zeros where there are none that can be read."""
+    totals = Totals()
+    with contextlib.suppress(OSError, ValueError):
+        found = msgspec.json.decode(path.read_bytes(), type=Totals)
+        totals.ping_failures = found.ping_failures
+        totals.reconnects |= found.reconnects
+        totals.gate_runs |= found.gate_runs
+    return totals
+
+
+class ApiSums(Collector):
+    """The API processes' metrics, summed over the files they keep in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the files anew; nothing while there is no folder."""
+        if not self._folder.is_dir():
+            return
+        try:
+            families = list(MultiProcessCollector(None, path=str(self._folder)).collect())  # type: ignore[no-untyped-call]
+        except (OSError, ValueError, KeyError, struct.error) as error:
+            # A process that is just making its file; the next scrape sees it whole.
+            log.warning("cannot read the API processes' metrics", error=type(error).__name__)
+            return
+        yield from families
+
+
+def build_registry(own: Metrics, api_folder: Path | None) -> CollectorRegistry:
+    """Everything /metrics serves: the sidecar's figures, the API's sums, Python's and this process's own."""
+    registry = CollectorRegistry()
+    registry.register(own)
+    if api_folder is not None:
+        registry.register(ApiSums(api_folder))
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry

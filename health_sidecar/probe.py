@@ -1,0 +1,104 @@
+"""What we ask PostgreSQL: are you there, and is our schema in you?"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from health_sidecar import statements
+from sql.database import DatabaseDown
+from sql.migrate import Drift, compare, discover
+
+REQUIRED_TABLES = ("health_check_runs", "stripe_events", "stripe_attributions", "recording_tickets")
+MIGRATIONS_TABLE = "schema_migrations"
+
+
+class Connection(Protocol):
+    """The part of `sql.database.Database` used here."""
+
+    async def fetch(self, sql: str, params: Mapping[str, object] | Sequence[object] = ()) -> list[tuple[Any, ...]]: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What the schema check found."""
+
+    missing_tables: tuple[str, ...]
+    unreadable_tables: tuple[str, ...]
+    drift: Drift
+
+    def problems(self) -> list[str]:
+        """One sentence per reason not to start; each names what mends it. Empty: the schema is as it should be."""
+        found = []
+        if self.missing_tables:
+            found.append(f"missing tables: {', '.join(self.missing_tables)}. Run: donationd migrate")
+        if self.unreadable_tables:
+            names = ", ".join(self.unreadable_tables)
+            found.append(
+                f"no permission to read: {names}. GRANT it to the role in DATABASE_URL, or run donationd migrate "
+                "with MIGRATE_DATABASE_URL as the tables' owner"
+            )
+        if self.drift.missing:
+            found.append(f"migrations not applied: {', '.join(self.drift.missing)}. Run: donationd migrate")
+        if self.drift.edited:
+            found.append(
+                f"migrations changed after they were applied: {', '.join(self.drift.edited)}. "
+                "Restore the released files and compare with: donationd migrate --status"
+            )
+        return found
+
+
+class Probe:
+    """Asks one database; `open_database` makes a fresh connection pool, at first use and at each `reconnect`."""
+
+    def __init__(self, open_database: Callable[[], Connection], timeout_s: float) -> None:
+        self._open = open_database
+        self._timeout_s = timeout_s
+        self._database: Connection | None = None
+
+    async def ping(self) -> None:
+        """SELECT 1. Raises DatabaseDown, of kind "timeout" for a server that accepts but does not answer."""
+        await self.fetch(statements.PING)
+
+    async def reconnect(self) -> None:
+        """Drop every connection and ping over a new one. Raises DatabaseDown."""
+        await self.close()
+        await self.ping()
+
+    async def schema(self) -> Schema:
+        """Hold the database's tables and migrations against what this version needs. Raises DatabaseDown."""
+        names = [*REQUIRED_TABLES, MIGRATIONS_TABLE]
+        rows = await self.fetch(statements.TABLES, {"names": names})
+        missing = {str(name) for name, exists, _readable in rows if not exists}
+        unreadable = {str(name) for name, exists, readable in rows if exists and not readable}
+        applied: dict[str, str] = {}
+        if MIGRATIONS_TABLE not in missing | unreadable:
+            applied = {str(name): str(digest) for name, digest in await self.fetch(statements.APPLIED_MIGRATIONS)}
+        known = discover()
+        return Schema(
+            missing_tables=tuple(name for name in REQUIRED_TABLES if name in missing),
+            unreadable_tables=tuple(name for name in names if name in unreadable),
+            drift=compare(() if MIGRATIONS_TABLE in unreadable else known, applied),
+        )
+
+    async def fetch(self, sql: str, params: Mapping[str, object] | Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """One statement within the ping's time limit. Raises DatabaseDown."""
+        if self._database is None:
+            self._database = self._open()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._database.fetch(sql, params)
+        except TimeoutError:
+            raise DatabaseDown("timeout") from None
+
+    async def close(self) -> None:
+        """Give up all connections; the next question opens new ones."""
+        database, self._database = self._database, None
+        if database is not None:
+            # A dead server must not hold up the attempt to reach it anew.
+            with contextlib.suppress(TimeoutError, DatabaseDown):
+                async with asyncio.timeout(self._timeout_s):
+                    await database.close()

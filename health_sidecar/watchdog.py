@@ -1,0 +1,170 @@
+"""The watchdog: like a night porter who knocks every half minute, and harder as soon as nobody answers.
+
+The state machine is pure: it gets the time and a ping's result and says when the next ping is due. `watch` is the thin
+loop that pings when it says so.
+
+    WATCHING --ping failed, fewer than the limit--> WATCHING, next ping after the short interval
+    WATCHING --the last failure--> RECONNECTING: not ready
+    RECONNECTING --attempt succeeded--> WATCHING: ready again
+    RECONNECTING --attempts used up--> GONE: the process ends with exit status 1
+"""
+
+import enum
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from sql.database import DatabaseDown
+
+# The original closes its connection and breathes for a second before its first attempt to reconnect.
+RECONNECT_PAUSE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The watchdog's settings, all times in seconds."""
+
+    interval_s: float = 30.0
+    retry_s: float = 0.2
+    max_failures: int = 3
+    reconnect_attempts: int = 5
+    reconnect_delay_s: float = 5.0
+
+
+class Phase(enum.Enum):
+    """Where the watchdog stands."""
+
+    WATCHING = "watching"
+    RECONNECTING = "reconnecting"
+    GONE = "gone"
+
+
+class Outcome(enum.Enum):
+    """What a ping's result meant."""
+
+    STEADY = "steady"
+    FAILED = "failed"
+    RESTORED = "restored"
+    LOST = "lost"
+    RECONNECT_FAILED = "reconnect failed"
+    RECONNECTED = "reconnected"
+    GAVE_UP = "gave up"
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """The watchdog's state; `failures` and `attempts` are consecutive."""
+
+    due_s: float
+    phase: Phase = Phase.WATCHING
+    failures: int = 0
+    attempts: int = 0
+    pinged_s: float = float("-inf")
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests may use the database."""
+        return self.phase is Phase.WATCHING
+
+
+def begin(rules: Rules, now_s: float) -> Watch:
+    """The state right after the gate has passed, whose own ping counts as the first."""
+    return Watch(due_s=now_s + rules.interval_s, pinged_s=now_s)
+
+
+def succeeded(watch: Watch, rules: Rules, now_s: float) -> tuple[Watch, Outcome]:
+    """A ping, or an attempt to reconnect, was answered."""
+    if watch.phase is Phase.RECONNECTING:
+        outcome = Outcome.RECONNECTED
+    else:
+        outcome = Outcome.RESTORED if watch.failures else Outcome.STEADY
+    return begin(rules, now_s), outcome
+
+
+def failed(watch: Watch, rules: Rules, now_s: float) -> tuple[Watch, Outcome]:
+    """A ping, or an attempt to reconnect, was not answered."""
+    if watch.phase is Phase.RECONNECTING:
+        return _attempt_failed(watch, rules, now_s)
+    failures = watch.failures + 1
+    if failures < rules.max_failures:
+        return replace(watch, failures=failures, due_s=now_s + rules.retry_s, pinged_s=now_s), Outcome.FAILED
+    pause_s = min(RECONNECT_PAUSE_S, rules.reconnect_delay_s)
+    lost = Watch(due_s=now_s + pause_s, phase=Phase.RECONNECTING, failures=failures, pinged_s=now_s)
+    return lost, Outcome.LOST
+
+
+def _attempt_failed(watch: Watch, rules: Rules, now_s: float) -> tuple[Watch, Outcome]:
+    """One more attempt to reconnect is used up."""
+    tried = replace(watch, attempts=watch.attempts + 1, due_s=now_s + rules.reconnect_delay_s, pinged_s=now_s)
+    if tried.attempts < rules.reconnect_attempts:
+        return tried, Outcome.RECONNECT_FAILED
+    return replace(tried, phase=Phase.GONE), Outcome.GAVE_UP
+
+
+def reported(watch: Watch, rules: Rules, now_s: float) -> Watch:
+    """An API process says that a query failed: ping at once, but never more often than the short interval.
+
+    While reconnecting the news is old.
+    """
+    if watch.phase is not Phase.WATCHING:
+        return watch
+    return replace(watch, due_s=min(watch.due_s, max(now_s, watch.pinged_s + rules.retry_s)))
+
+
+def describe(watch: Watch, outcome: Outcome, rules: Rules) -> list[tuple[str, str]]:
+    """The log lines of an outcome: level and text, in the original's wording. `watch` is the state after it."""
+    match outcome:
+        case Outcome.STEADY:
+            return [("debug", "[DB Watchdog] Ping successful")]
+        case Outcome.FAILED:
+            return [("warning", f"[DB Watchdog] ❌ Ping failed ({watch.failures}/{rules.max_failures})")]
+        case Outcome.LOST:
+            return [
+                ("error", f"[DB Watchdog] ❌ Ping failed ({watch.failures}/{rules.max_failures})"),
+                ("error", "[DB Watchdog] ❌ Database marked not ready, reconnecting"),
+            ]
+        case Outcome.RESTORED:
+            return [("info", "[DB Watchdog] ✅ Database connection restored")]
+        case Outcome.RECONNECTED:
+            return [
+                ("info", "[DB Watchdog] ✅ Reconnect successful"),
+                ("info", "[DB Watchdog] ✅ Database connection restored"),
+            ]
+        case Outcome.RECONNECT_FAILED:
+            return [("error", f"[DB Watchdog] Reconnect attempt {watch.attempts} failed")]
+        case Outcome.GAVE_UP:
+            return [
+                ("error", f"[DB Watchdog] Reconnect attempt {watch.attempts} failed"),
+                ("critical", "[DB Watchdog] 🚨 CRITICAL: Database reconnection failed"),
+                ("critical", "[DB Watchdog] Server will shut down"),
+            ]
+
+
+async def watch_database(
+    rules: Rules,
+    *,
+    ping: Callable[[], Awaitable[None]],
+    reconnect: Callable[[], Awaitable[None]],
+    wait_report: Callable[[float], Awaitable[bool]],
+    clock: Callable[[], float],
+    tell: Callable[[Watch, Outcome, str | None], None],
+) -> None:
+    """Drive the state machine until it gives up.
+
+    `ping` and `reconnect` raise DatabaseDown; `wait_report(seconds)` returns True as soon as an API process reports a
+    failed query, False after that time; `tell` hears every result with the class of its error.
+    """
+    watch = begin(rules, clock())
+    while watch.phase is not Phase.GONE:
+        pause_s = watch.due_s - clock()
+        # A ping that is due goes first: no flood of reports can put it off.
+        if pause_s > 0 and await wait_report(pause_s):
+            watch = reported(watch, rules, clock())
+            continue
+        try:
+            await (ping() if watch.phase is Phase.WATCHING else reconnect())
+        except DatabaseDown as down:
+            watch, outcome = failed(watch, rules, clock())
+            tell(watch, outcome, down.kind)
+        else:
+            watch, outcome = succeeded(watch, rules, clock())
+            tell(watch, outcome, None)
