@@ -1,0 +1,141 @@
+"""An API process: configuration, then serve until SIGTERM.
+
+Below supervisord the listening socket is file descriptor 0. Started by hand, it waits for the gate on the readiness
+socket and then opens the port itself.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import Mapping
+
+import structlog
+from aiohttp import web
+
+from daemon.app import build
+from daemon.config import Config
+from daemon.donations import Donations
+from daemon.ledger import Ledger
+from daemon.webhook import Webhook
+from health_sidecar import logs
+from health_sidecar.config import ConfigError
+from health_sidecar.life import die_with_parent, linger, supervised
+from health_sidecar.readiness import Follower
+from sql.database import Database
+
+log = structlog.get_logger()
+
+# While we stop, connections are still accepted and answered this long, so that none is reset in the socket's queue.
+DRAIN_S = 0.3
+CONNECT_TIMEOUT_S = 3.0  # for a connection to PostgreSQL; a server that needs longer counts as down
+STDIN = 0
+
+
+def main(environ: Mapping[str, str]) -> int:
+    """Runs an API process. Returns the exit status: 0 after SIGTERM, 1 when it can't run."""
+    started_s = time.monotonic()
+    if supervised(environ):
+        die_with_parent()
+    status = _run(environ)
+    if status:
+        linger(started_s)
+    return status
+
+
+def _run(environ: Mapping[str, str]) -> int:
+    try:
+        config = Config.from_environ(environ)
+    except ConfigError as error:
+        print("\n".join(f"donationd: {problem}" for problem in error.problems), file=sys.stderr)
+        return 1
+    logs.configure("json" if config.log_format == "json" else "text", config.log_level)
+    try:
+        return asyncio.run(_serve(config))
+    except OSError as error:
+        log.critical("🚨 The API can't listen", host=config.host, port=config.port, error=error.strerror)
+        return 1
+
+
+async def _serve(config: Config) -> int:
+    """Everything between the configuration and the exit status."""
+    stop, draining = asyncio.Event(), asyncio.Event()
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(sig, stop.set)
+    follower = Follower(config.readiness_socket)
+    following = asyncio.create_task(follower.run())
+    following.add_done_callback(lambda _task: stop.set())
+    database = _database(config)
+    runner = _runner(config, database, follower, draining)
+    await runner.setup()
+    try:
+        if await _open_port(config, runner, follower, stop):
+            await stop.wait()
+            draining.set()
+            await asyncio.sleep(DRAIN_S)
+        died = following.done()
+    finally:
+        await runner.cleanup()
+        await database.close()
+        following.cancel()
+    log.info("API stopped", pid=os.getpid())
+    return 1 if died else 0
+
+
+def _database(config: Config) -> Database:
+    return Database(
+        config.database_url.get_secret_value(),
+        pool_size=config.db_pool_size,
+        statement_timeout_s=config.db_statement_timeout_ms / 1000,
+        connect_timeout_s=CONNECT_TIMEOUT_S,
+        application_name="donationd api",
+    )
+
+
+def _runner(config: Config, database: Database, follower: Follower, draining: asyncio.Event) -> web.AppRunner:
+    ledger = Ledger(database)
+    webhook = Webhook(ledger, secrets=config.signing_secrets, livemode=config.stripe_livemode, hash_key=config.hash_key)
+    app = build(
+        webhook,
+        Donations(ledger, config.default_currency),
+        follower,
+        deadline_s=config.request_deadline_ms / 1000,
+        draining=draining,
+    )
+    return web.AppRunner(app, access_log=None, shutdown_timeout=config.shutdown_grace_ms / 1000)
+
+
+async def _open_port(config: Config, runner: web.AppRunner, follower: Follower, stop: asyncio.Event) -> bool:
+    """Starts to serve: at once on an inherited socket, else when a gate has passed. False if told to stop before."""
+    if inherited := _inherited_socket():
+        await web.SockSite(runner, inherited).start()
+        log.info("🚀 HTTP Server accepting connections", socket="inherited", pid=os.getpid())
+        return True
+    log.info("Waiting for the startup gate", socket=str(config.readiness_socket))
+    waits = [asyncio.create_task(follower.wait_gate()), asyncio.create_task(stop.wait())]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    if stop.is_set():
+        return False
+    await web.TCPSite(runner, config.host, config.port).start()
+    log.info(f"🚀 HTTP Server successfully bound and listening on http://{config.host}:{config.port}")
+    return True
+
+
+def _inherited_socket() -> socket.socket | None:
+    """supervisord's listening socket (`[fcgi-program:api]`), or None when there is none."""
+    if not stat.S_ISSOCK(os.fstat(STDIN).st_mode):
+        return None
+    inherited = socket.socket(fileno=os.dup(STDIN))
+    if not inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        inherited.close()
+        return None
+    return inherited
+
+
+if __name__ == "__main__":
+    sys.exit(main(os.environ))

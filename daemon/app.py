@@ -1,0 +1,130 @@
+"""Wiring: routes, the readiness guard, and the one table from errors to replies."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from daemon import metrics
+from daemon.donations import Donations
+from daemon.webhook import BODY_LIMIT, Webhook
+from health_sidecar.endpoints import health_routes
+from health_sidecar.readiness import Follower
+from sql.database import DatabaseDown
+
+log = structlog.get_logger()
+
+RETRY_AFTER_S = 30
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def build(
+    webhook: Webhook, donations: Donations, follower: Follower, *, deadline_s: float, draining: asyncio.Event
+) -> web.Application:
+    """The application of an API process.
+
+    Args:
+        follower: what the sidecar says; looked at before anything else, but for the health checks.
+        deadline_s: everything that one request may take.
+        draining: once set, each reply closes its connection, so that clients go on to another process.
+    """
+    app = web.Application(client_max_size=BODY_LIMIT, middlewares=[_gateway(follower, deadline_s, draining)])
+    app.add_routes(health_routes(lambda: follower.state))
+    app.add_routes(
+        [
+            web.post("/webhooks/stripe", webhook.receive),
+            web.get("/api/tickets/{id}/donations", donations.page),
+            web.get("/api/tickets/{id}/donations/total", donations.total),
+        ]
+    )
+    return app
+
+
+def _gateway(follower: Follower, deadline_s: float, draining: asyncio.Event) -> Middleware:
+    @web.middleware
+    async def gateway(request: web.Request, handler: Handler) -> web.StreamResponse:
+        started = time.perf_counter()
+        if follower.ready or _is_health_check(request):
+            response = await _answer(request, handler, follower, deadline_s)
+        else:
+            response = unavailable()
+        if draining.is_set():
+            response.force_close()
+        _count(request, response.status, time.perf_counter() - started)
+        return response
+
+    return gateway
+
+
+def _is_health_check(request: web.Request) -> bool:
+    return request.path == "/health" or request.path.startswith("/health/")
+
+
+async def _answer(request: web.Request, handler: Handler, follower: Follower, deadline_s: float) -> web.StreamResponse:
+    try:
+        async with asyncio.timeout(deadline_s):
+            return await handler(request)
+    except web.HTTPException as error:
+        return refusal(error)
+    except DatabaseDown as down:
+        follower.report_failure()
+        log.warning("[API] Database unavailable", kind=down.kind)
+        return unavailable()
+    except TimeoutError:
+        log.warning("[API] Request took too long", route=_route(request))
+        return unavailable()
+    except Exception as error:
+        # The error's text and trace may hold anything; its type and place are enough to find it.
+        name, place = type(error).__name__, _place(error)
+        log.error("[API] Unexpected error", route=_route(request), error=name, at=place)  # noqa: TRY400
+        return refusal(web.HTTPInternalServerError(text="unexpected error; it is in the log"))
+
+
+def _place(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace else ""
+
+
+def unavailable() -> web.Response:
+    """503 as the original design words it; Stripe delivers again."""
+    return web.json_response(
+        {
+            "error": "Service Unavailable",
+            "message": "Database connection is currently unavailable",
+            "retryAfter": RETRY_AFTER_S,
+        },
+        status=503,
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+    )
+
+
+def refusal(error: web.HTTPException) -> web.Response:
+    """An error as JSON (SPEC 5): its status's name, and a message that says what to do."""
+    status = HTTPStatus(error.status)
+    message = error.text or ""
+    if message == f"{error.status}: {error.reason}":
+        message = {404: "there is nothing at this address", 405: "this method is not allowed here"}.get(status, "")
+    response = web.json_response(
+        {"success": False, "error": status.phrase, "message": message or status.description}, status=status
+    )
+    if "Allow" in error.headers:
+        response.headers["Allow"] = error.headers["Allow"]
+    return response
+
+
+def _route(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    return resource.canonical if resource else "none"
+
+
+def _count(request: web.Request, status: int, duration_s: float) -> None:
+    route = _route(request)
+    method = request.method if request.method in ("GET", "POST", "HEAD", "OPTIONS") else "other"
+    metrics.HTTP_REQUESTS.labels(route, method, str(status)).inc()
+    metrics.HTTP_DURATION.labels(route).observe(duration_s)

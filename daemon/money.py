@@ -1,0 +1,33 @@
+"""Currencies and exact amounts: minor units inside, decimal digits outside, no binary float anywhere.
+
+Exponents as Stripe uses them: https://docs.stripe.com/currencies#zero-decimal (ISK and UGX are sent with two).
+"""
+
+import re
+
+ZERO_DECIMAL = frozenset("BIF CLP DJF GNF JPY KMF KRW MGA PYG RWF VND VUV XAF XOF XPF".split())
+THREE_DECIMAL = frozenset("BHD JOD KWD OMR TND".split())
+CURRENCY = re.compile(r"[A-Z]{3}")
+SYMBOLS = {"USD": "$", "EUR": "€", "GBP": "£", "JPY": "¥"}
+
+
+def exponent(currency: str) -> int:
+    """How many decimals an amount in this currency (upper case) has: 0, 2 or 3."""
+    if currency in ZERO_DECIMAL:
+        return 0
+    return 3 if currency in THREE_DECIMAL else 2
+
+
+def major(amount_minor: int, currency: str) -> str:
+    """Minor units as an exact decimal in major units: `major(5000, "USD") == "50.00"`; also a valid JSON number."""
+    digits = exponent(currency)
+    sign = "-" if amount_minor < 0 else ""
+    whole, part = divmod(abs(amount_minor), 10**digits)
+    return f"{sign}{whole}" if digits == 0 else f"{sign}{whole}.{part:0{digits}d}"
+
+
+def display(amount_minor: int, currency: str) -> str:
+    """An amount for people: `$50.00`, or `CHF 50.00` where the currency has no symbol of its own here."""
+    symbol = SYMBOLS.get(currency, f"{currency} ")
+    sign = "-" if amount_minor < 0 else ""
+    return f"{sign}{symbol}{major(abs(amount_minor), currency)}"

@@ -1,0 +1,498 @@
+"""`donationd up`: everything under supervisord, in the foreground, until it is asked to stop.
+
+It completes the environment, starts supervisord on the one `supervisord.conf`, waits until the API is ready, says
+what to open and what to try, and stops everything on SIGINT, SIGTERM or SIGHUP. Neighbours: `embedded` prepares the
+database of `--embedded`; `cli` calls `up` and, without a DATABASE_URL, `embedded_environ`.
+
+What keeps nothing running: supervisord gets SIGTERM when we die, its programs when supervisord dies (PDEATHSIG), and
+we adopt whatever it leaves behind and wait for its end.
+"""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import hashlib
+import http.client
+import importlib.util
+import ipaddress
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from daemon.config import Config
+from daemon.embedded import ROLE, CannotStart, new_password, prepare
+from health_sidecar.config import Config as SidecarConfig
+from health_sidecar.config import ConfigError
+from health_sidecar.life import die_with_parent
+
+ROOT = Path(__file__).resolve().parent.parent  # the checkout: supervisord.conf lies next to the packages
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+API_STOP_SPARE_S = 5  # beyond its SHUTDOWN_GRACE_MS
+STOP_TIMEOUT_S = 60.0  # after the API's drain: the sidecar's 10 s, PostgreSQL's 30 s, and some to spare
+ORPHANS_TIMEOUT_S = 40.0  # what a killed supervisord leaves behind stops by itself within this
+LOCK_WAIT_S = 2.0  # a command looking whether we run holds the lock for a moment
+POLL_S = 0.1
+PROGRESS_INTERVAL_S = 5.0
+HTTP_TIMEOUT_S = 2.0
+MAX_API_PROCESSES = 64
+MAX_SOCKET_FOLDER_BYTES = 80  # a Unix address has 107; `/supervisor.sock.` and a pid of 7 digits take 24 of them
+PR_SET_CHILD_SUBREAPER = 36
+
+DEFAULTS = {
+    "HOST": "0.0.0.0",  # noqa: S104 - the documented default; --embedded has 127.0.0.1
+    "PORT": "3003",
+    "API_PROCESSES": "1",
+    "METRICS_HOST": "127.0.0.1",
+    "METRICS_PORT": "9464",
+    "SHUTDOWN_GRACE_MS": "10000",
+}
+EMBEDDED_DEFAULTS = {"HOST": "127.0.0.1", "STRIPE_LIVEMODE": "false"}
+
+
+class Stop(BaseException):
+    """Somebody asked us to stop."""
+
+
+def up(embedded: bool) -> int:
+    """Runs everything until SIGINT, SIGTERM or SIGHUP; returns the exit status.
+
+    Args:
+        embedded: bring PostgreSQL along, and fill in what a first try needs.
+
+    Returns:
+        0 after a requested stop; 1 if it could not start, or supervisord ended by itself.
+    """
+    _catch_stop_signals()
+    supervisord: subprocess.Popen[bytes] | None = None
+    try:
+        state = state_folder(ROOT)
+        _make_folders(state)
+        with _lock(state) as lock:
+            environ = _complete(os.environ, state, embedded)
+            _check(environ)
+            if embedded and not os.environ.get("DATABASE_URL"):
+                _bring_database(environ, state)
+            _clear_leftovers(state, environ)
+            _write_private(state / "run" / "environ.json", json.dumps(_shared(environ)))
+            supervisord = _start(environ, state, lock)
+            _await_ready(supervisord, environ, state)
+            _welcome(environ, state)
+            status = supervisord.wait()
+            raise CannotStart(f"supervisord ended by itself (status {status}); {state}/logs/supervisord.log says why")
+    except CannotStart as error:
+        for line in str(error).splitlines():
+            say(f"donationd: {line}", sys.stderr.fileno())
+        return 1
+    except Stop:
+        say("stopping")
+        return 0
+    finally:
+        if supervisord is not None:
+            _stop(supervisord, STOP_TIMEOUT_S + _api_stop_s(environ))
+
+
+def embedded_environ(root: Path = ROOT) -> dict[str, str] | None:
+    """The environment of the embedded instance of this folder, or None if none is running.
+
+    Args:
+        root: the checkout whose `.donationd` is looked at, unless DONATIOND_STATE names another folder.
+    """
+    state = state_folder(root)
+    try:
+        with (state / "lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                kept: dict[str, str] = json.loads((state / "run" / "environ.json").read_text())
+                return kept if kept.get("DONATIOND_INCLUDE") else None
+    except (OSError, ValueError):
+        return None
+    return None
+
+
+def state_folder(root: Path) -> Path:
+    """Where an instance keeps everything: DONATIOND_STATE, else `.donationd` in the checkout."""
+    return Path(os.environ.get("DONATIOND_STATE") or root / ".donationd").absolute()
+
+
+# --- before the start --------------------------------------------------------------------------------------------
+
+
+def _make_folders(state: Path) -> None:
+    """Makes the state folder and its parts. As root the folder itself may be entered (not listed) by everybody:
+    PostgreSQL's data below it belongs to another user. Everything else in it is for its owner only.
+    """
+    try:
+        if not state.exists():
+            state.mkdir(parents=True)
+            state.chmod(0o711 if os.geteuid() == 0 else 0o700)
+        for name in ("logs", "run", "metrics"):
+            (state / name).mkdir(mode=0o700, exist_ok=True)
+        (state / "lock").touch(mode=0o600)
+        (state / "lock").open("r+").close()
+        if (state / "environment").exists():
+            (state / "environment").read_bytes()
+    except OSError as error:
+        raise CannotStart(
+            f"the state folder {state} can't be used ({error.strerror}: {error.filename}): "
+            "give it to the user who starts this, or let DONATIOND_STATE name another"
+        ) from error
+
+
+@contextmanager
+def _lock(state: Path) -> Iterator[int]:
+    """Holds the instance's lock; yields its descriptor. It is held as long as we or supervisord live."""
+    descriptor = os.open(state / "lock", os.O_RDWR)
+    try:
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise CannotStart(
+                        f"an instance is already running with the state folder {state}: stop it first"
+                    ) from None
+                time.sleep(POLL_S)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _complete(given: Mapping[str, str], state: Path, embedded: bool) -> dict[str, str]:
+    """The environment of every process: what is given wins, then what the state folder keeps, then defaults."""
+    run = _socket_folder(state)
+    environ = dict(DEFAULTS)
+    if embedded:
+        environ |= EMBEDDED_DEFAULTS | _kept_secrets(state)
+    environ |= {"READINESS_SOCKET": str(run / "readiness.sock")}
+    environ |= {name: value for name, value in given.items() if value}  # an empty variable counts as unset
+    environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # supervisord.conf sets it, for the API processes alone
+    return environ | {
+        "METRICS_DIR": str(state / "metrics"),
+        "DONATIOND_STATE": str(state),
+        "DONATIOND_RUN": str(run),
+        "DONATIOND_PYTHON": sys.executable,
+        "DONATIOND_API_STOP_SECONDS": str(_api_stop_s(environ)),
+        "DONATIOND_INCLUDE": "deploy/embedded.conf" if embedded and not given.get("DATABASE_URL") else "",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _socket_folder(state: Path) -> Path:
+    """Where the Unix sockets are: in the state folder, or, where that makes an address too long, in a folder of our
+    own (0700) among the temporary files.
+    """
+    run = state / "run"
+    if len(os.fsencode(run)) <= MAX_SOCKET_FOLDER_BYTES:
+        return run
+    short = Path(tempfile.gettempdir()) / f"donationd-{hashlib.sha256(os.fsencode(state)).hexdigest()[:12]}"
+    short.mkdir(mode=0o700, exist_ok=True)
+    found = short.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) != 0o700:
+        raise CannotStart(f"{short} should be a folder of this user's own, closed to everybody else (mode 0700)")
+    return short
+
+
+def _api_stop_s(environ: Mapping[str, str]) -> int:
+    """How long supervisord waits for an API process to drain before it kills it; config refuses what is no number."""
+    grace_ms = environ["SHUTDOWN_GRACE_MS"]
+    return (int(grace_ms) // 1000 if _is_number(grace_ms) else 0) + API_STOP_SPARE_S
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
+
+
+def _kept_secrets(state: Path) -> dict[str, str]:
+    """The secrets of the file `environment` in the state folder; those it lacks are made and added."""
+    path = state / "environment"
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    made = {
+        "STRIPE_WEBHOOK_SECRET": f"whsec_{secrets.token_urlsafe(24)}",
+        "DONATIOND_DATABASE_PASSWORD": new_password(),
+    }
+    if made.keys() - kept.keys():
+        kept = made | kept
+        _write_private(path, "".join(f"{name}={value}\n" for name, value in kept.items()))
+    return kept
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Writes a file of mode 0600 so that it is either whole or not there."""
+    partly = path.with_name(path.name + ".partly")
+    partly.unlink(missing_ok=True)
+    descriptor = os.open(partly, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    partly.rename(path)
+
+
+def _check(environ: Mapping[str, str]) -> None:
+    """Refuses here, in one go, what supervisord and the programs would refuse one after the other in their logs.
+
+    Raises:
+        CannotStart: with every mistake, one a line.
+    """
+    mistakes = [*_missing_parts(), *_wrong_settings(environ)] or _ports_in_use(environ)
+    if mistakes:
+        raise CannotStart("\n".join(mistakes))
+
+
+def _missing_parts() -> Iterator[str]:
+    if importlib.util.find_spec("supervisor") is None:
+        yield "the package supervisor is missing: run `pip install -e .` in the checkout"
+    if not (ROOT / "supervisord.conf").is_file():
+        yield f"{ROOT}/supervisord.conf is missing: `up` works from a checkout, installed with `pip install -e .`"
+
+
+def _wrong_settings(environ: Mapping[str, str]) -> list[str]:
+    """What the programs' own configurations say, once per variable, and the limits of supervisord on top."""
+    mistakes = []
+    if environ["DONATIOND_INCLUDE"]:  # the database will be brought along: its URL is known later
+        environ = {**environ, "DATABASE_URL": "postgresql://"}
+    for config in (SidecarConfig, Config):
+        try:
+            config.from_environ(environ)
+        except ConfigError as error:
+            mistakes += error.problems
+    for name, highest in (("PORT", 65535), ("METRICS_PORT", 65535), ("API_PROCESSES", MAX_API_PROCESSES)):
+        if not (_is_number(environ[name]) and 1 <= int(environ[name]) <= highest):
+            mistakes.append(f"{name}: must be a whole number from 1 to {highest}")
+    if ":" in environ["HOST"]:
+        mistakes.append("HOST: must be a name or an IPv4 address, because supervisord can't listen on IPv6")
+    return sorted({mistake.split(":")[0]: mistake for mistake in mistakes}.values())
+
+
+def _ports_in_use(environ: Mapping[str, str]) -> list[str]:
+    pairs = (("HOST", "PORT"), ("METRICS_HOST", "METRICS_PORT"))
+    return [trouble for host, port in pairs if (trouble := _port_trouble(environ, host, port))]
+
+
+def _port_trouble(environ: Mapping[str, str], host: str, port: str) -> str | None:
+    """Why nobody could listen at the address of these two variables; None if somebody could."""
+    address = (environ[host], int(environ[port]))
+    try:
+        family, kind, protocol, _, resolved = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
+        with closing(socket.socket(family, kind, protocol)) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(resolved)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return f"port {address[1]} on {address[0]} is in use: stop what listens there, or set {port} to another"
+        return (
+            f"nobody can listen on {address[0]} port {address[1]} ({error.strerror}): set {host} or {port} differently"
+        )
+    return None
+
+
+def _bring_database(environ: dict[str, str], state: Path) -> None:
+    """Prepares the embedded database and adds its URL to `environ`, in place of the password alone."""
+    say("starting the embedded PostgreSQL")
+    role_password = environ.pop("DONATIOND_DATABASE_PASSWORD")
+    cluster = prepare(state, role_password=role_password, report=lambda line: say(f"  {line}"))
+    environ["DATABASE_URL"] = cluster.url(ROLE, role_password)
+
+
+def _clear_leftovers(state: Path, environ: Mapping[str, str]) -> None:
+    """Removes the sockets and metric files of a former life. The lock is ours and the ports are free, so that no
+    process lives that still counts in those files.
+    """
+    for path in (*(state / "metrics").glob("*.db"), Path(environ["DONATIOND_RUN"], "supervisor.sock")):
+        path.unlink(missing_ok=True)
+    Path(environ["READINESS_SOCKET"]).parent.mkdir(parents=True, exist_ok=True)
+
+
+def _shared(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a command of the same folder needs to reach this instance: everything we set, nothing merely inherited."""
+    names = {*DEFAULTS, *EMBEDDED_DEFAULTS, "DATABASE_URL", "STRIPE_WEBHOOK_SECRET", "READINESS_SOCKET"}
+    return {name: value for name, value in environ.items() if name in names or name == "DONATIOND_INCLUDE"}
+
+
+# --- the start ---------------------------------------------------------------------------------------------------
+
+
+def _start(environ: Mapping[str, str], state: Path, lock: int) -> subprocess.Popen[bytes]:
+    """Starts supervisord in a session of its own, out of Ctrl-C's reach; it keeps the lock open while it lives."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    user = ["-u", "root"] if os.geteuid() == 0 else []  # else its log opens with a warning about root
+    say("starting supervisord")
+    with (state / "logs" / "supervisord.out").open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(ROOT / "supervisord.conf"), *user],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env=dict(environ),
+            start_new_session=True,
+            pass_fds=[lock],
+            preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509 - we have no threads
+        )
+
+
+def _await_ready(supervisord: subprocess.Popen[bytes], environ: Mapping[str, str], state: Path) -> None:
+    """Waits, for as long as it takes, until the API says it is ready; says what it waits for."""
+    said, said_at = "", time.monotonic()
+    while True:
+        status, message = _health(environ["HOST"], environ["PORT"])
+        if status == http.client.OK:
+            return
+        if supervisord.poll() is not None:
+            raise CannotStart(f"supervisord ended at start: {_last_words(state)}")
+        waiting = _waiting_for(environ, message)
+        if waiting != said or time.monotonic() > said_at + PROGRESS_INTERVAL_S:
+            said, said_at = waiting, time.monotonic()
+            say(f"  waiting: {waiting}")
+        time.sleep(POLL_S)
+
+
+def _last_words(state: Path) -> str:
+    """What supervisord printed before it ended; its own log says the rest."""
+    lines = (state / "logs" / "supervisord.out").read_text(errors="replace").splitlines()
+    words = [line for line in lines if line.strip() and not line.startswith("For help")]
+    return words[-1][:500] if words else f"{state}/logs/supervisord.log says why"
+
+
+def _waiting_for(environ: Mapping[str, str], api_says: str) -> str:
+    """What keeps the API from being ready: its own words where it answers, else the sidecar's, else who is missing."""
+    logs = f"{environ['DONATIOND_STATE']}/logs"
+    if api_says:
+        return api_says
+    status, sidecar_says = _health(environ["METRICS_HOST"], environ["METRICS_PORT"])
+    if status == http.client.OK:
+        return f"the API starts (see {logs}/api_00.log)"
+    return f"{sidecar_says or 'the sidecar starts'} (see {logs}/sidecar.log)"
+
+
+def _health(host: str, port: str) -> tuple[int, str]:
+    """What GET /health/db answers there: HTTP status and message; (0, "") if nobody answers."""
+    with closing(http.client.HTTPConnection(_reachable(host), int(port), timeout=HTTP_TIMEOUT_S)) as connection:
+        try:
+            connection.request("GET", "/health/db")
+            response = connection.getresponse()
+            return response.status, str(json.loads(response.read()).get("message", ""))
+        except (OSError, http.client.HTTPException, ValueError, AttributeError):
+            return 0, ""
+
+
+def _reachable(host: str) -> str:
+    """Where to connect for something that listens on `host`: the wildcard address is everywhere, so here too."""
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_unspecified:
+            return "127.0.0.1" if "." in host else "::1"
+    return host
+
+
+def _welcome(environ: Mapping[str, str], state: Path) -> None:
+    api = f"{_reachable(environ['HOST'])}:{environ['PORT']}"
+    metrics = f"{_reachable(environ['METRICS_HOST'])}:{environ['METRICS_PORT']}"
+    donationd, supervisorctl = _command("donationd"), _command("supervisorctl")
+    say(f"""
+donationd is ready.
+
+  API        http://{api}/health
+  metrics    http://{metrics}/metrics
+  logs       {state}/logs
+  processes  {supervisorctl} -s unix://{environ["DONATIOND_RUN"]}/supervisor.sock status
+
+Try next, in another terminal:
+
+  {donationd} tickets add story-1 --title "A well for the village"
+  {donationd} simulate --payments 20
+  {donationd} ledger story-1
+
+With a Stripe account (set STRIPE_WEBHOOK_SECRET to the secret it prints, and start again):
+
+  stripe listen --forward-to {api}/webhooks/stripe
+
+Ctrl-C stops everything.""")
+
+
+def _command(name: str) -> str:
+    """How to type one of this environment's commands here: its name if PATH finds it, else its path."""
+    command = Path(sys.executable).with_name(name)
+    if shutil.which(name) == str(command):
+        return name
+    with contextlib.suppress(ValueError):
+        return str(command.relative_to(Path.cwd()))
+    return str(command)
+
+
+# --- the end -----------------------------------------------------------------------------------------------------
+
+
+def _catch_stop_signals() -> None:
+    """From now on the first of the stop signals raises Stop; a SIGHUP ignored from outside (nohup) stays ignored."""
+    for number in STOP_SIGNALS:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _raise_stop)
+
+
+def _raise_stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    for number in STOP_SIGNALS:  # stopping is bounded; a second Ctrl-C must not cut it short and leave things running
+        signal.signal(number, _already_stopping)
+    raise Stop
+
+
+def _already_stopping(_number: int, _frame: FrameType | None) -> None:
+    """A handler and not SIG_IGN: a signal that came in between would raise in the middle of the stop."""
+
+
+def _stop(supervisord: subprocess.Popen[bytes], timeout_s: float) -> None:
+    """Stops supervisord and waits for the end of it and of everything it started."""
+    supervisord.terminate()
+    try:
+        supervisord.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        supervisord.kill()
+        supervisord.wait()
+    deadline = time.monotonic() + ORPHANS_TIMEOUT_S
+    while _reap():
+        if time.monotonic() > deadline:
+            _kill_children()
+        time.sleep(POLL_S)
+
+
+def _reap() -> bool:
+    """Collects children that have ended, supervisord's orphans included; whether any still live."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _kill_children() -> None:
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    for pid in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+
+
+def say(line: str, descriptor: int = 1) -> None:
+    """Prints a line at once. A terminal that is gone stops nothing: the rest goes nowhere."""
+    try:
+        os.write(descriptor, f"{line}\n".encode())
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

@@ -1,0 +1,167 @@
+"""The ledger's and the totals' replies (SPEC 5), on a real PostgreSQL."""
+
+import json
+from typing import Any
+
+import pytest
+
+from daemon import simulate
+from daemon.cli import _ledger_line, _total_lines
+from daemon.facts import read
+from daemon.ledger import Entry, Ledger
+from sql import load
+from sql.database import Database
+from tests.test_webhook import NOW, Client, client
+
+__all__ = ["client"]
+
+TICKET = "ticket_abc123"
+LEDGER_VIEW = """\
+[2024-12-16 10:31] $50.00 - Smith (US) - PAID
+[2024-12-15 14:21] $100.00 - Johnson (CA) - REFUNDED (refund: 2024-12-16 09:00)
+[2024-12-14 08:15] $75.00 - Anonymous - PAID
+[2024-12-13 16:45] $125.00 - Garcia (MX) - PAID
+
+Total: $250.00 (4 paid, 1 refunded)"""
+
+
+async def fill(database: Database, lives: list[simulate.Life], *tickets: str) -> None:
+    for ticket in tickets:
+        await database.fetch(load("add_ticket"), {"id": ticket, "title": None, "currency": None})
+    entries = [
+        Entry(read(simulate.encode(event), livemode=False, hash_key=None)) for life in lives for event in life.events
+    ]
+    await Ledger(database).record(entries)
+
+
+async def test_the_ledger_view_line_for_line(database: Database) -> None:
+    """The original design's four donations print its section 9.2."""
+    await fill(database, simulate.seed_example(), TICKET)
+    ledger = Ledger(database)
+    rows = await ledger.page(TICKET, limit=10, status=None, currency=None, after=None)
+    lines = [_ledger_line(row, "USD") for row in rows] + _total_lines(await ledger.totals(TICKET), "USD")
+    assert "\n".join(lines) == LEDGER_VIEW
+
+
+async def test_the_ledger_reply_key_for_key(client: Client, database: Database) -> None:
+    """The seed's first example, with the keys that were added since."""
+    await fill(database, simulate.seed_example(), TICKET)
+    reply = await client.get(f"/api/tickets/{TICKET}/donations", params={"limit": "2"})
+    text = await reply.text()
+    page = json.loads(text)
+    first, second = page.pop("donations")
+    assert page.pop("nextCursor")
+    assert page == {"success": True, "count": 2, "ticketId": TICKET}
+    assert list(first) == [
+        *("id", "amount", "currency", "status", "donor", "country", "createdAt", "paidAt", "refundedAt", "sessionId"),
+        *("refundedAmount", "disputedAmount"),
+    ]
+    assert first["id"].startswith("pi_")
+    assert first["sessionId"].startswith("cs_")
+    seeds = {"currency": "USD", "status": "PAID", "donor": "Smith", "country": "US", "amount": 50.0}
+    assert first | seeds == first
+    assert first["createdAt"] == "2024-12-16T10:30:00Z"
+    assert first["paidAt"] == "2024-12-16T10:31:15Z"
+    assert first["refundedAt"] is None
+    assert second | {"status": "REFUNDED", "donor": "Johnson", "country": "CA", "refundedAmount": 100.0} == second
+    assert second["refundedAt"] == "2024-12-16T09:00:00Z"
+    assert '"amount":50.00,' in text
+
+
+async def test_the_totals_reply_key_for_key(client: Client, database: Database) -> None:
+    """The seed's second example: its keys, its nesting, and net = paid - refunded."""
+    await fill(database, simulate.seed_example(), TICKET)
+    reply = await client.get(f"/api/tickets/{TICKET}/donations/total")
+    assert reply.headers["Access-Control-Allow-Origin"] == "*"
+    assert reply.headers["Cache-Control"] == "max-age=5"
+    figures = {
+        "total": 250.0,
+        "currency": "USD",
+        "breakdown": {"paid": 350.0, "refunded": 100.0, "disputed": 0.0, "net": 250.0},
+        "counts": {"paid": 3, "refunded": 1, "disputed": 0, "partiallyRefunded": 0, "total": 4},
+    }
+    assert await reply.json() == {
+        "success": True,
+        **figures,
+        "lastDonation": {"paidAt": "2024-12-16T10:31:15Z", "amount": 50.0, "currency": "USD", "donor": "Smith"},
+        "byCurrency": {"USD": figures},
+    }
+
+
+@pytest.mark.parametrize("limit", [1, 3, 7])
+async def test_pages_put_together_are_the_ledger(client: Client, database: Database, limit: int) -> None:
+    """Following nextCursor gives each donation once, in the ledger's order, whatever the page's size."""
+    await fill(database, simulate.lives(7, 60, ["story-1"], now=NOW), "story-1")
+    path = "/api/tickets/story-1/donations"
+    whole = (await (await client.get(path, params={"limit": "1000"})).json())["donations"]
+    pages: list[dict[str, Any]] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        params = {"limit": str(limit), **({"cursor": cursor} if cursor else {})}
+        page = await (await client.get(path, params=params)).json()
+        assert page["count"] == len(page["donations"]) <= limit
+        pages += page["donations"]
+        cursor = page["nextCursor"]
+    assert pages == whole
+    assert len(whole) > 40
+    keys = [(d["paidAt"] or "", d["createdAt"]) for d in whole]
+    assert keys == sorted(keys, reverse=True)
+
+
+async def test_filters(client: Client, database: Database) -> None:
+    """`status` and `currency` narrow the ledger."""
+    await fill(database, simulate.lives(7, 60, ["story-1"], now=NOW), "story-1")
+    path = "/api/tickets/story-1/donations"
+    refunded = await (await client.get(path, params={"status": "REFUNDED", "currency": "usd"})).json()
+    assert {d["status"] for d in refunded["donations"]} == {"REFUNDED"}
+    assert (await (await client.get(path, params={"currency": "XXX"})).json())["count"] == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("limit=x", "limit"),
+        ("limit=1&limit=2", "limit"),
+        ("cursor=x", "cursor"),
+        ("cursor=%00", "cursor"),
+        ("cursor=MTp4", "cursor"),
+        ("status=paid", "status"),
+        ("currency=dollars", "currency"),
+        ("nonsense=1", "unknown parameter"),
+    ],
+)
+async def test_a_bad_parameter_is_named(client: Client, database: Database, query: str, name: str) -> None:
+    """400, in the one form of errors, naming the parameter."""
+    await fill(database, [], "story-1")
+    reply = await client.get(f"/api/tickets/story-1/donations?{query}")
+    assert reply.status == 400
+    error = await reply.json()
+    assert (error["success"], error["error"]) == (False, "Bad Request")
+    assert error["message"].startswith(name)
+
+
+@pytest.mark.parametrize("path", ["donations", "donations/total"])
+async def test_an_unknown_ticket_is_not_found(client: Client, path: str) -> None:
+    """404, in the one form of errors."""
+    reply = await client.get(f"/api/tickets/nobodys/{path}")
+    assert reply.status == 404
+    assert await reply.json() == {"success": False, "error": "Not Found", "message": "there is no ticket nobodys"}
+
+
+async def test_a_ticket_without_donations(client: Client, database: Database) -> None:
+    """An empty page, and totals of zero in the default currency."""
+    await fill(database, [], "story-1")
+    page = await (await client.get("/api/tickets/story-1/donations")).json()
+    assert (page["count"], page["donations"], page["nextCursor"]) == (0, [], None)
+    total = await (await client.get("/api/tickets/story-1/donations/total")).json()
+    assert (total["total"], total["currency"], total["lastDonation"], total["byCurrency"]) == (0, "USD", None, {})
+
+
+async def test_other_addresses_and_methods_are_clear_errors(client: Client) -> None:
+    """404 and 405 in the one form of errors."""
+    for method, path, status in (("GET", "/nothing", 404), ("GET", "/webhooks/stripe", 405)):
+        reply = await client.request(method, path)
+        assert reply.status == status
+        assert (await reply.json())["success"] is False

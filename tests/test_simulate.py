@@ -1,0 +1,368 @@
+"""The generator of payment lives: repeatable, consistent with itself, and delivered as Stripe would."""
+
+import asyncio
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import pytest
+import stripe
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.simulate import (
+    DECK,
+    KINDS,
+    Json,
+    Life,
+    Outcome,
+    Retry,
+    encode,
+    lives,
+    play,
+    seed_example,
+    shuffled,
+    sign,
+)
+
+NOW = 1_800_000_000
+SECRET = "whsec_simulated"
+EVENTS = shuffled(lives(1, 4, ["story-1"], now=NOW), 1, duplicates=0)
+AT_ONCE = Retry(delay_s=0)
+
+Reply = Callable[[Json], web.Response]
+
+
+@pytest.fixture(scope="module")
+def world() -> list[Life]:
+    """Two thousand lives over three tickets."""
+    return lives(7, 2000, ["story-1", "story-2", "story-3"], now=NOW)
+
+
+def rows(life: Life, prefix: str) -> list[Json]:
+    """The objects of a life's events whose type starts with the prefix, in order."""
+    return [event["data"]["object"] for event in life.events if event["type"].startswith(prefix)]
+
+
+# --- The lives
+
+
+def test_same_seed_same_lives() -> None:
+    """The same arguments give the same lives, and fewer payments give a prefix of more."""
+    assert lives(3, 40, ["a", "b"], now=NOW) == lives(3, 40, ["a", "b"], now=NOW)
+    assert lives(3, 40, ["a", "b"], now=NOW)[:25] == lives(3, 25, ["a", "b"], now=NOW)
+    assert lives(4, 5, ["a"], now=NOW) != lives(3, 5, ["a"], now=NOW)
+
+
+@given(st.integers())
+def test_every_kind_appears(seed: int) -> None:
+    """Twenty payments hold every kind of life, whatever the seed."""
+    assert len(DECK) == 20
+    assert {life.kind for life in lives(seed, 20, ["a"], now=NOW)} == {kind.name for kind in KINDS}
+
+
+def test_no_ticket_is_an_error() -> None:
+    """Without a ticket to give to there are no lives."""
+    with pytest.raises(ValueError, match="no ticket"):
+        lives(1, 1, [], now=NOW)
+
+
+def test_ids_are_unique(world: list[Life]) -> None:
+    """No two events, and no two donations, share an id."""
+    events = [event["id"] for life in world for event in life.events]
+    assert len(set(events)) == len(events)
+    assert len({life.expected.donation for life in world}) == len(world)
+
+
+def test_events_lie_in_order_before_now(world: list[Life]) -> None:
+    """A life's events come in time order, within the last 30 days, in whole seconds, in test mode."""
+    for life in world:
+        times = [event["created"] for event in life.events]
+        assert times == sorted(times)
+        assert NOW - 30 * 86_400 <= times[0] <= times[-1] <= NOW, life.kind
+        assert all(type(at) is int for at in times)
+        assert not any(event["livemode"] or event["data"]["object"].get("livemode") for event in life.events)
+
+
+def test_live_mode_is_said_everywhere() -> None:
+    """With livemode every event and every object that names a mode names the live one."""
+    for life in lives(1, 20, ["a"], livemode=True, now=NOW):
+        assert all(event["livemode"] for event in life.events)
+        assert all(event["data"]["object"].get("livemode", True) for event in life.events)
+
+
+def test_today_s_shapes(world: list[Life]) -> None:
+    """PaymentIntents name their charge by id and carry no `charges`; refunds and disputes carry no metadata."""
+    for life in world:
+        for intent in rows(life, "payment_intent."):
+            assert "charges" not in intent
+            assert intent["latest_charge"] is None or intent["latest_charge"].startswith("ch_")
+        for linked in rows(life, "refund.") + rows(life, "charge.dispute."):
+            assert linked["metadata"] == {}
+            assert linked["payment_intent"] == life.expected.donation
+
+
+def test_bodies_are_of_a_real_size(world: list[Life]) -> None:
+    """A charge's body has about the 3 kB of a real one."""
+    sizes = [len(encode(event)) for life in world for event in life.events if event["type"] == "charge.succeeded"]
+    assert 2_500 < min(sizes) <= max(sizes) < 5_000
+
+
+# --- What is expected of the ledger
+
+
+def test_amounts_are_consistent(world: list[Life]) -> None:
+    """Refunded and disputed money never exceeds the amount, and only paid donations have any."""
+    for expected in (life.expected for life in world):
+        assert expected.amount_minor > 0
+        assert 0 <= expected.refunded_minor <= expected.amount_minor
+        assert 0 <= expected.disputed_minor <= expected.amount_minor - expected.refunded_minor
+        if expected.paid_at is None:
+            assert expected.refunded_minor == expected.disputed_minor == 0
+        assert (expected.refunded_at is None) == (expected.refunded_minor == 0)
+        assert expected.currency != "KWD" or expected.amount_minor % 10 == expected.refunded_minor % 10 == 0
+
+
+def test_statuses_follow_the_kinds(world: list[Life]) -> None:
+    """Each kind ends in the status its name says."""
+    ends: dict[str, set[str]] = {}
+    for life in world:
+        ends.setdefault(life.kind, set()).add(life.expected.status)
+    assert ends == {
+        "paid": {"PAID"},
+        "paid_late": {"PAID"},
+        "refunded": {"REFUNDED"},
+        "partially_refunded": {"PAID"},
+        "dispute_won": {"PAID"},
+        "dispute_lost": {"DISPUTED"},
+        "dispute_open": {"DISPUTED"},
+        "inquiry": {"PAID", "DISPUTED"},
+        "expired": {"EXPIRED"},
+        "failed_then_paid": {"PAID"},
+        "no_ticket": {"PAID"},
+        "refund_failed": {"PAID"},
+        "debit_failed": {"FAILED"},
+    }
+
+
+def test_money_follows_the_kinds(world: list[Life]) -> None:
+    """Refunds and disputes move what their kind says; a failed refund and a won dispute move nothing."""
+    for life in world:
+        amount, refunded, disputed = (
+            life.expected.amount_minor,
+            life.expected.refunded_minor,
+            life.expected.disputed_minor,
+        )
+        match life.kind:
+            case "refunded":
+                assert (refunded, disputed) == (amount, 0)
+            case "partially_refunded":
+                assert 0 < refunded < amount
+                assert disputed == 0
+            case "dispute_lost" | "dispute_open":
+                assert (refunded, disputed) == (0, amount)
+            case "inquiry":
+                assert (refunded, disputed) in {(0, 0), (0, amount)}
+            case _:
+                assert (refunded, disputed) == (0, 0)
+
+
+def test_charge_snapshots_agree(world: list[Life]) -> None:
+    """The last charge.refunded before any failure says the sum of the refunds that were created."""
+    for life in world:
+        snapshots = rows(life, "charge.refunded")
+        if snapshots:
+            assert snapshots[-1]["amount_refunded"] == sum(r["amount"] for r in rows(life, "refund.created"))
+
+
+def test_ticket_is_found_where_the_life_names_it(world: list[Life]) -> None:
+    """A life with a ticket names it in metadata or in client_reference_id; one without names none anywhere."""
+    ways: Counter[str] = Counter()
+    for life in world:
+        objects = [event["data"]["object"] for event in life.events]
+        metadata = {each["metadata"].get("ticketId") for each in objects} - {None}
+        reference = {each.get("client_reference_id") for each in objects} - {None}
+        assert metadata | reference == ({life.expected.ticket} - {None})
+        ways["metadata" if metadata else "reference" if reference else "none"] += 1
+    assert set(ways) == {"metadata", "reference", "none"}
+
+
+def test_donors_are_of_every_sort(world: list[Life]) -> None:
+    """Named and nameless donors appear, and a name is only ever expected if some event carried it."""
+    for life in world:
+        text = json.dumps(life.events, ensure_ascii=False)
+        assert life.expected.donor is None or life.expected.donor in text
+        assert "@" not in (life.expected.donor or "")
+    assert {None, "Smith", "López", "O'Neill", "太郎"} <= {life.expected.donor for life in world}
+
+
+def test_seed_example() -> None:
+    """The four donations of the original ledger view: 350.00 paid, 100.00 of it refunded."""
+    ends = [life.expected for life in seed_example()]
+    assert [(e.donor, e.country, e.amount_minor, e.status) for e in ends] == [
+        ("Smith", "US", 5000, "PAID"),
+        ("Johnson", "CA", 10_000, "REFUNDED"),
+        (None, None, 7500, "PAID"),
+        ("Garcia", "MX", 12_500, "PAID"),
+    ]
+    assert {e.ticket for e in ends} == {"ticket_abc123"}
+    assert [e.refunded_at for e in ends] == [None, 1_734_339_600, None, None]
+
+
+# --- Out of order
+
+
+def test_shuffled_keeps_every_event() -> None:
+    """Shuffling loses nothing, repeats a tenth, and is repeatable."""
+    some = lives(5, 30, ["a"], now=NOW)
+    events = [event for life in some for event in life.events]
+    mixed = shuffled(some, 9)
+    assert {event["id"] for event in mixed} == {event["id"] for event in events}
+    assert len(mixed) == len(events) + round(len(events) * 0.1)
+    assert [event["created"] for event in mixed] != sorted(event["created"] for event in mixed)
+    assert mixed == shuffled(some, 9)
+    assert shuffled([], 9) == []
+
+
+# --- Signatures
+
+
+@given(st.text(), st.text(min_size=1).filter(str.strip), st.integers(0, 2**40))
+def test_signature_is_stripe_s(text: str, secret: str, timestamp: int) -> None:
+    """Stripe's own library accepts the header for this body, and no other body."""
+    body = text.encode()
+    header = sign(body, secret, timestamp)
+    assert stripe.WebhookSignature.verify_header(body, header, secret)
+    with pytest.raises(stripe.SignatureVerificationError):
+        stripe.WebhookSignature.verify_header(body + b" ", header, secret)
+
+
+# --- The player, against a stand-in for the API
+
+
+class Receiver:
+    """Answers webhooks: the given statuses first, then 200; knows each event again."""
+
+    def __init__(self, *statuses: int) -> None:
+        self.statuses = list(statuses)
+        self.seen: list[str] = []
+        self.headers: list[str] = []
+
+    async def receive(self, request: web.Request) -> web.Response:
+        """Checks the signature on the raw body, as the API does."""
+        body = await request.read()
+        header = request.headers["Stripe-Signature"]
+        stripe.WebhookSignature.verify_header(body, header, SECRET, tolerance=300)
+        self.headers.append(header)
+        if self.statuses:
+            return web.Response(status=self.statuses.pop(0), headers={"Retry-After": "30"}, text="no JSON here")
+        event = json.loads(body)
+        known = event["id"] in self.seen
+        self.seen.append(event["id"])
+        handled = event["type"] != "charge.pending"
+        return web.json_response({"received": True, "type": event["type"], "idempotent": known, "handled": handled})
+
+    def server(self) -> TestServer:
+        """A server on a free loopback port."""
+        app = web.Application()
+        app.router.add_post("/webhooks/stripe", self.receive)
+        return TestServer(app)
+
+
+def recorder(waits: list[float]) -> Callable[[float], Awaitable[None]]:
+    """A sleep that only notes how long it was asked to."""
+
+    async def sleep(delay_s: float) -> None:
+        waits.append(delay_s)
+
+    return sleep
+
+
+async def test_play_counts_applied_and_duplicates() -> None:
+    """Every event is delivered once; a second play of the same events finds them all known."""
+    receiver = Receiver()
+    seen: list[int] = []
+    async with receiver.server() as server:
+        url = str(server.make_url("/"))
+        first = await play(url, SECRET, EVENTS, progress=lambda outcome: seen.append(outcome.remaining))
+        second = await play(url, SECRET, EVENTS)
+    assert first.applied + first.ignored == len(EVENTS) == first.replies["200"]
+    assert first.acknowledged == {event["id"] for event in EVENTS}
+    assert seen == list(range(len(EVENTS) - 1, -1, -1))
+    assert (second.duplicate, second.applied, second.remaining) == (len(EVENTS), 0, 0)
+
+
+async def test_play_waits_as_503_asks() -> None:
+    """A 503 is tried again after its Retry-After, cut at the longest delay, and then applied."""
+    receiver, waits = Receiver(503, 503), list[float]()
+    async with receiver.server() as server:
+        url = str(server.make_url("/"))
+        outcome = await play(url, SECRET, EVENTS[:1], sleep=recorder(waits))
+        receiver.statuses = [503]
+        await play(url, SECRET, EVENTS[:1], retry=Retry(longest_delay_s=0.25), sleep=recorder(waits))
+    assert waits == [30, 30, 0.25]
+    assert outcome.replies == {"503": 2, "200": 1}
+    assert (outcome.applied, outcome.undelivered, outcome.remaining) == (1, 0, 0)
+
+
+async def test_play_gives_up_in_the_end() -> None:
+    """Attempts are bounded; an event that used them up is undelivered, and not acknowledged."""
+    receiver, waits = Receiver(*[503] * 3), list[float]()
+    async with receiver.server() as server:
+        url = str(server.make_url("/"))
+        outcome = await play(url, SECRET, EVENTS[:1], retry=Retry(attempts=3), sleep=recorder(waits))
+    assert (outcome.undelivered, outcome.remaining, outcome.replies["503"]) == (1, 0, 3)
+    assert outcome.acknowledged == set()
+    assert len(waits) == 2
+
+
+@pytest.mark.parametrize("status", [400, 413, 422, 500])
+async def test_play_takes_other_statuses_as_final(status: int) -> None:
+    """A refusal is counted by its status and not tried again."""
+    async with Receiver(status).server() as server:
+        outcome = await play(str(server.make_url("/")), SECRET, EVENTS[:1], retry=AT_ONCE)
+    assert outcome.replies == {str(status): 1}
+    assert (outcome.refused, outcome.applied) == (1, 0)
+
+
+async def test_play_survives_a_closed_port() -> None:
+    """A refused connection counts as no reply, is tried again with a doubling delay, and ends as undelivered."""
+    server = Receiver().server()
+    async with server:
+        url = str(server.make_url("/"))
+    waits: list[float] = []
+    outcome = await play(url, SECRET, EVENTS[:1], retry=Retry(attempts=4), sleep=recorder(waits))
+    assert outcome.replies == {"no reply": 4}
+    assert waits == [1, 2, 4]
+    assert outcome.undelivered == 1
+
+
+async def test_each_attempt_is_signed_anew() -> None:
+    """A retry carries the time of its own attempt, as Stripe's do."""
+    receiver = Receiver(503)
+    times = iter([4_000_000_000.9, 4_000_000_007.1])
+    async with receiver.server() as server:
+        url = str(server.make_url("/"))
+        await play(url, SECRET, EVENTS[:1], clock=lambda: next(times), sleep=recorder([]))
+    assert [header.split(",")[0] for header in receiver.headers] == ["t=4000000000", "t=4000000007"]
+
+
+def test_ctrl_c_keeps_the_count() -> None:
+    """SIGINT in the middle of a play ends it with what was counted so far, and nothing raises."""
+
+    def interrupt(outcome: Outcome) -> None:
+        if len(outcome.acknowledged) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    async def interrupted() -> Outcome:
+        async with Receiver().server() as server:
+            return await play(str(server.make_url("/")), SECRET, EVENTS, concurrency=1, progress=interrupt)
+
+    outcome = asyncio.run(interrupted())
+    assert outcome.interrupted
+    assert len(outcome.acknowledged) == 5
+    assert outcome.remaining == len(EVENTS) - 5

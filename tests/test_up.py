@@ -1,0 +1,99 @@
+"""What `donationd up` refuses, and how it says so; the whole life is in test_supervised_life.py."""
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from daemon.embedded import CannotStart, Cluster, find_programs
+from daemon.up import embedded_environ
+
+
+def run_up(state: Path, variables: Mapping[str, str], embedded: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs `up` in a process of its own, with only the variables given; meant for starts that are refused."""
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys; from daemon.up import up; sys.exit(up(embedded={embedded}))"],
+        env={"PATH": os.environ["PATH"], "DONATIOND_STATE": str(state), **variables},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    """A port of 127.0.0.1 that somebody else listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("variable", ["PORT", "METRICS_PORT"])
+def test_a_port_in_use_is_one_sentence_with_its_variable(tmp_path: Path, taken_port: int, variable: str) -> None:
+    """A start on a taken port ends with 1 and one sentence naming the port and the variable that moves it."""
+    done = run_up(tmp_path / "state", {variable: str(taken_port)})
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"port {taken_port} on 127.0.0.1 is in use" in done.stderr
+    assert f"set {variable} to another" in done.stderr
+    assert not (tmp_path / "state" / "postgres").exists()
+
+
+def test_an_unusable_state_folder_is_one_sentence(tmp_path: Path) -> None:
+    """A state folder that can't be made ends with 1 and one sentence that names it and DONATIOND_STATE."""
+    (tmp_path / "file").write_text("")
+    done = run_up(tmp_path / "file" / "state", {})
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert str(tmp_path / "file") in done.stderr
+    assert "DONATIOND_STATE" in done.stderr
+
+
+def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
+    """Wrong settings of supervisord, sidecar and API are all named in one run, and nothing is started."""
+    wrong = {"PORT": "http", "API_PROCESSES": "0", "WATCHDOG_INTERVAL_MS": "-1", "HOST": "::1"}
+    done = run_up(tmp_path / "state", wrong, embedded=False)
+    assert done.returncode == 1
+    for name in ("API_PROCESSES", "DATABASE_URL", "HOST", "PORT", "STRIPE_WEBHOOK_SECRET", "WATCHDOG_INTERVAL_MS"):
+        assert f"{name}:" in done.stderr
+    assert not (tmp_path / "state" / "logs" / "supervisord.log").exists()
+
+
+def test_secrets_are_made_once_for_the_owner_only(tmp_path: Path, taken_port: int) -> None:
+    """The generated secrets lie in a file of mode 0600 and stay the same; parts with sockets and logs are closed."""
+    state = tmp_path / "state"
+    run_up(state, {"PORT": str(taken_port)})
+    first = (state / "environment").read_text()
+    run_up(state, {"PORT": str(taken_port)})
+    assert (state / "environment").read_text() == first
+    assert "STRIPE_WEBHOOK_SECRET=whsec_" in first
+    assert stat.S_IMODE((state / "environment").stat().st_mode) == 0o600
+    assert {stat.S_IMODE((state / part).stat().st_mode) for part in ("logs", "run", "metrics")} == {0o700}
+
+
+def test_no_instance_no_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a running embedded instance the commands get no environment to fall back to."""
+    monkeypatch.delenv("DONATIOND_STATE", raising=False)
+    assert embedded_environ(tmp_path) is None
+    (tmp_path / ".donationd" / "run").mkdir(parents=True)
+    (tmp_path / ".donationd" / "run" / "environ.json").write_text('{"DONATIOND_INCLUDE": "deploy/embedded.conf"}')
+    (tmp_path / ".donationd" / "lock").touch()
+    assert embedded_environ(tmp_path) is None
+
+
+def test_a_missing_major_version_is_one_sentence() -> None:
+    """Data of a PostgreSQL the package does not bring is refused by name, never opened by another version."""
+    with pytest.raises(CannotStart, match="made by PostgreSQL 9"):
+        find_programs(9)
+    assert (find_programs() / "initdb").is_file()
+
+
+def test_any_password_survives_the_url() -> None:
+    """A password with a URL's own characters is quoted."""
+    cluster = Cluster(programs="/p", data="/d", port=25432, user=None)
+    assert cluster.url("donationd", "p@:/ %") == "postgresql://donationd:p%40%3A%2F%20%25@127.0.0.1:25432/donationd"
