@@ -171,13 +171,13 @@ def _settle(state: Path, report: Callable[[str], None]) -> Cluster:
     data = _data_folder(state, former)
     user = _server_user(data)
     programs = find_programs(_data_version(data))
-    if user is not None and not (_can_run(programs, user) and _can_enter(state, user)):
+    if user is not None and not (can_run(programs, user) and _can_enter(state, user)):
         if data.parent == state and data.exists():
             raise CannotStart(f"user {user}, whom the database in {data} belongs to, can't enter {state} any more")
         home = _elsewhere(state) if data.parent == state else data.parent
         _make_private(home, user)
         data = home / "postgres"
-        programs = _copy_programs(programs, home, report)
+        programs = copy_programs(programs, home, report)
     _await_former_server(data)
     return Cluster(str(programs), str(data), _free_port(former.port if former else None), user)
 
@@ -237,7 +237,7 @@ def _elsewhere(state: Path) -> Path:
     return ELSEWHERE / f"donationd-{hashlib.sha256(str(state).encode()).hexdigest()[:12]}"
 
 
-def _can_run(programs: Path, user: str) -> bool:
+def can_run(programs: Path, user: str) -> bool:
     """Whether `user` can run the programs where they are: asked by doing it, so libraries and mounts count too."""
     return _succeeds([f"{programs}/postgres", "--version"], user)
 
@@ -263,7 +263,7 @@ def _make_private(folder: Path, user: str | None) -> None:
         os.chown(folder, entry.pw_uid, entry.pw_gid)
 
 
-def _copy_programs(programs: Path, home: Path, report: Callable[[str], None]) -> Path:
+def copy_programs(programs: Path, home: Path, report: Callable[[str], None]) -> Path:
     """Copies one version's programs and the libraries beside the package into `home`; returns the copy's bin.
 
     The copy is named after the package's version, and appears under its name only when it is whole.

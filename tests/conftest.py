@@ -5,6 +5,7 @@ The binaries are those of the embedded package; TEST_PG_BIN names another instal
 
 import itertools
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from daemon.embedded import find_programs
+from daemon.embedded import can_run, copy_programs, find_programs
 from sql import migrate
 from sql.database import Database
 
@@ -27,39 +28,50 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: "supervised" in item.nodeid or "test_up" in item.nodeid)
 
 
-def _as_user() -> dict[str, object]:
-    """PostgreSQL refuses to run as root."""
-    return {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+class Server:
+    """A PostgreSQL cluster in a folder of its own, reached by a Unix socket there only."""
+
+    def __init__(self, home: Path) -> None:
+        home.chmod(0o755)
+        self.home = home
+        # PostgreSQL refuses to run as root.
+        self.user = "nobody" if os.geteuid() == 0 else None
+        if self.user:
+            shutil.chown(home, self.user)
+        self.programs = self._programs()
+        self.url = f"postgresql://{USER}@/{{name}}?host={home}"
+
+    def _programs(self) -> Path:
+        if "TEST_PG_BIN" in os.environ:
+            return Path(os.environ["TEST_PG_BIN"])
+        programs = find_programs()
+        if self.user is None or can_run(programs, self.user):
+            return programs
+        return copy_programs(programs, self.home, print)
+
+    def run(self, program: str, *arguments: str) -> None:
+        """Runs one of PostgreSQL's programs as the server's user."""
+        subprocess.run(
+            [str(self.programs / program), "-D", str(self.home / "data"), *arguments],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd=self.home,
+            user=self.user,
+        )
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The URL of a server's maintenance database, without the database's name: append `/name`."""
-    programs = Path(os.environ["TEST_PG_BIN"]) if "TEST_PG_BIN" in os.environ else find_programs()
+    """The URL of a running server, with `{name}` where the database's name belongs."""
     with tempfile.TemporaryDirectory(prefix="donationd-pg-", ignore_cleanup_errors=True) as folder:
-        home = Path(folder)
-        home.chmod(0o777)
-        data, run = home / "data", {**_as_user()}
-        subprocess.run(
-            [programs / "initdb", "-N", "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            cwd=home,
-            **run,  # type: ignore[call-overload]
-        )
-        start = [programs / "pg_ctl", "-D", data, "-w", "-l", home / "log", "-o"]
-        options = f"-c listen_addresses='' -c unix_socket_directories={home} -c max_connections=50 -c fsync=on"
-        subprocess.run([*start, options, "start"], check=True, stdout=subprocess.DEVNULL, cwd=home, **run)  # type: ignore[call-overload]
+        server = Server(Path(folder))
+        server.run("initdb", "-N", "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C")
+        options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c max_connections=50"
+        server.run("pg_ctl", "-w", "-l", f"{folder}/log", "-o", options, "start")
         try:
-            yield f"postgresql://{USER}@/{{name}}?host={home}"
+            yield server.url
         finally:
-            subprocess.run(
-                [programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"],
-                check=True,
-                stdout=subprocess.DEVNULL,
-                cwd=home,
-                **run,  # type: ignore[call-overload]
-            )
+            server.run("pg_ctl", "-m", "immediate", "stop")
 
 
 @pytest.fixture(scope="session")
