@@ -14,7 +14,6 @@ import errno
 import fcntl
 import hashlib
 import http.client
-import importlib.util
 import ipaddress
 import json
 import os
@@ -97,6 +96,9 @@ def up(embedded: bool) -> int:
     except CannotStart as error:
         for line in str(error).splitlines():
             say(f"donationd: {line}", sys.stderr.fileno())
+        return 1
+    except OSError as error:  # a full disk, a file that turned unreadable: nothing to mend from here
+        say(f"donationd: {error}", sys.stderr.fileno())
         return 1
     except Stop:
         say("stopping")
@@ -251,16 +253,10 @@ def _check(environ: Mapping[str, str]) -> None:
     Raises:
         CannotStart: with every mistake, one a line.
     """
-    mistakes = [*_missing_parts(), *_wrong_settings(environ)] or _ports_in_use(environ)
-    if mistakes:
-        raise CannotStart("\n".join(mistakes))
-
-
-def _missing_parts() -> Iterator[str]:
-    if importlib.util.find_spec("supervisor") is None:
-        yield "the package supervisor is missing: run `pip install -e .` in the checkout"
     if not (ROOT / "supervisord.conf").is_file():
-        yield f"{ROOT}/supervisord.conf is missing: `up` works from a checkout, installed with `pip install -e .`"
+        raise CannotStart(f"{ROOT}/supervisord.conf is missing: `up` works from a checkout (pip install -e .)")
+    if mistakes := _wrong_settings(environ) or _ports_in_use(environ):
+        raise CannotStart("\n".join(mistakes))
 
 
 def _wrong_settings(environ: Mapping[str, str]) -> list[str]:
@@ -321,9 +317,10 @@ def _clear_leftovers(state: Path, environ: Mapping[str, str]) -> None:
 
 
 def _shared(environ: Mapping[str, str]) -> dict[str, str]:
-    """What a command of the same folder needs to reach this instance: everything we set, nothing merely inherited."""
-    names = {*DEFAULTS, *EMBEDDED_DEFAULTS, "DATABASE_URL", "STRIPE_WEBHOOK_SECRET", "READINESS_SOCKET"}
-    return {name: value for name, value in environ.items() if name in names or name == "DONATIOND_INCLUDE"}
+    """What a command of the same folder needs to reach this instance, and nothing else of our environment."""
+    names = {*DEFAULTS, *EMBEDDED_DEFAULTS, "DATABASE_URL", "DEFAULT_CURRENCY", "DONATIOND_INCLUDE",
+             "READINESS_SOCKET", "STRIPE_WEBHOOK_SECRET"}  # fmt: skip
+    return {name: value for name, value in environ.items() if name in names}
 
 
 # --- the start ---------------------------------------------------------------------------------------------------

@@ -156,6 +156,8 @@ async def guard(sidecar: Sidecar, config: Config, environ: Mapping[str, str]) ->
     )
     sidecar.gate_ended(verdict)
     if not verdict.passed:
+        if verdict.reached:
+            await sidecar.history.drain()
         return 1
     rules = watchdog_rules(config)
     log.info(f"[DB Watchdog] Starting (interval: {config.watchdog_interval_ms}ms)")

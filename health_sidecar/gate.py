@@ -30,11 +30,15 @@ POOL_SIZE = 2
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a gate run ended; `detail` names what failed, without hosts, users or driver texts."""
+    """How a gate run ended; `detail` names what failed, without hosts, users or driver texts.
+
+    `reached`: the database answered, so that the run can be recorded at once.
+    """
 
     passed: bool
     detail: str
     error: str | None = None
+    reached: bool = False
 
     @property
     def outcome(self) -> str:
@@ -49,8 +53,9 @@ class Verdict:
 class GateClosed(Exception):
     """A check failed: `headline` is the original's line, `reason` says more, `error` is a class of error."""
 
-    def __init__(self, headline: str, reason: str, error: str) -> None:
+    def __init__(self, headline: str, reason: str, error: str, *, reached: bool = False) -> None:
         super().__init__(reason)
+        self.reached = reached
         self.headline = headline
         self.reason = reason
         self.error = error
@@ -108,11 +113,11 @@ async def run_gate(
         await _connect(probe, attempts, retry_delay_s, sleep, log)
         await _check_schema(probe, log)
     except GateClosed as closed:
-        verdict = Verdict(passed=False, detail=closed.reason, error=closed.error)
+        verdict = Verdict(passed=False, detail=closed.reason, error=closed.error, reached=closed.reached)
         headline = closed.headline
     else:
         _banner(log, "✅ DATABASE STARTUP GATE: PASSED")
-        return Verdict(passed=True, detail="all checks passed")
+        return Verdict(passed=True, detail="all checks passed", reached=True)
     log.error(headline, reason=verdict.detail)
     log.error("🚨 DATABASE STARTUP GATE FAILED")
     return verdict
@@ -167,7 +172,7 @@ async def _check_schema(probe: Probe, log: FilteringBoundLogger) -> None:
         raise GateClosed(headline, down.kind, down.kind) from None
     except psycopg2.Error as error:
         reason = f"Integrity check failed (SQLSTATE {error.pgcode})"
-        raise GateClosed(headline, reason, "schema check refused") from None
+        raise GateClosed(headline, reason, "schema check refused", reached=True) from None
     if schema.drift.unknown:
         log.warning(
             "[DB Startup] ⚠️ The database has migrations that this version does not know; going on",
@@ -177,7 +182,7 @@ async def _check_schema(probe: Probe, log: FilteringBoundLogger) -> None:
     for problem in problems:
         log.error(f"[DB Startup] ❌ Schema out of sync: {problem}")
     if problems:
-        raise GateClosed(headline, "Schema out of sync: " + "; ".join(problems), "schema out of sync")
+        raise GateClosed(headline, "Schema out of sync: " + "; ".join(problems), "schema out of sync", reached=True)
     log.info("[DB Startup] ✅ Schema integrity verified")
 
 
@@ -212,9 +217,9 @@ async def _once(config: Config) -> int:
             log=structlog.get_logger(),
         )
         # The file of waiting rows belongs to the sidecar: this run is written now or not at all.
-        history = History(None, probe.fetch)
-        history.record(verdict.run(datetime.now(UTC)))
-        if verdict.error is None:
+        if verdict.reached:
+            history = History(None, probe.fetch)
+            history.record(verdict.run(datetime.now(UTC)))
             await history.drain()
     finally:
         await probe.close()

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from health_sidecar.config import Config, ConfigError
 from health_sidecar.gate import GateClosed, Verdict, check_url, run_gate, run_once
 from health_sidecar.history import MAX_WAITING, History, Run
 from health_sidecar.probe import MIGRATIONS_TABLE, REQUIRED_TABLES, Probe
-from sql.database import DatabaseDown
+from sql.database import Database, DatabaseDown
 from sql.migrate import discover
 
 URL = "postgresql://donationd:hunter2@127.0.0.1:5432/ledger"
@@ -279,6 +280,48 @@ def test_command_exits_1_with_a_clear_message(
     printed = capsys.readouterr().out
     assert said in printed
     assert "🚨 DATABASE STARTUP GATE FAILED" in printed.splitlines()
+
+
+def rows(url: str, sql: str) -> list[tuple[Any, ...]]:
+    """What PostgreSQL answers to a statement of the test's own."""
+    with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(sql)
+        return list(cursor.fetchall()) if cursor.description else []
+
+
+def test_real_database_passes_and_keeps_the_run(database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A migrated database passes the gate, and the run is a row of its own."""
+    assert run_once({"DATABASE_URL": database_url}) == 0
+    assert "✅ DATABASE STARTUP GATE: PASSED" in capsys.readouterr().out
+    [row] = rows(database_url, "SELECT kind, ok, state FROM health_check_runs")
+    assert row == ("gate", True, "passed")
+
+
+def test_real_empty_database_fails_and_names_the_remedy(empty_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A database without tables fails with the four names and the command that makes them."""
+    assert run_once({"DATABASE_URL": empty_url}) == 1
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in REQUIRED_TABLES)
+    assert "Run: donationd migrate" in printed
+
+
+def test_real_failed_run_is_kept_where_the_table_exists(database_url: str) -> None:
+    """A schema that is almost right fails the gate and the failure is on record."""
+    rows(database_url, "ALTER TABLE recording_tickets RENAME TO elsewhere")
+    assert run_once({"DATABASE_URL": database_url}) == 1
+    [row] = rows(database_url, "SELECT ok, state, detail FROM health_check_runs")
+    assert row == (False, "failed", "Schema out of sync: missing tables: recording_tickets. Run: donationd migrate")
+
+
+async def test_real_row_is_written_once_with_its_own_time(database: Database, database_url: str) -> None:
+    """A row sent twice, as after a crash between insert and note, is one row with the time it happened."""
+    for _ in range(2):
+        history = History(None, database.fetch)
+        history.record(gate_run(0))
+        await history.drain()
+        assert history.waiting == []
+    [row] = rows(database_url, "SELECT kind, ok, state, detail, at FROM health_check_runs")
+    assert row == ("gate", False, "failed", "timeout", AT)
 
 
 def gate_run(second: int, *, ok: bool = False) -> Run:

@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from xmlrpc.client import Fault
 from xmlrpc.server import SimpleXMLRPCServer
 
+import psycopg2
 import pytest
 import structlog
 from aiohttp import ClientSession, web
@@ -27,7 +29,7 @@ from supervisor.xmlrpc import Faults
 from health_sidecar import life, logs
 from health_sidecar.endpoints import build_app, health_routes
 from health_sidecar.metrics import Metrics, build_registry
-from health_sidecar.readiness import HEALTHY, Readiness
+from health_sidecar.readiness import HEALTHY, Follower, Readiness
 
 READY = Readiness(ready=True, last_ping_at=datetime(2024, 12, 16, 12, 30, 45, tzinfo=UTC), message=HEALTHY)
 DOWN = Readiness(ready=False, last_error="connection refused", failure_count=3)
@@ -350,6 +352,44 @@ async def test_process_exits_1_when_the_gate_fails_and_notes_the_run(tmp_path: P
         assert "hunter2" not in printed
         [row] = (tmp_path / "health-check-runs.jsonl").read_text().splitlines()
         assert json.loads(row)["detail"] == "connection refused"
+
+
+async def test_process_becomes_ready_and_tells_its_followers(tmp_path: Path, database_url: str) -> None:
+    """A healthy database: the gate passes, a follower hears `ready`, and the run is a row in health_check_runs."""
+    follower = Follower(tmp_path / "r.sock")
+    following = asyncio.create_task(follower.run())
+    async with sidecar(tmp_path, DATABASE_URL=database_url) as process, asyncio.timeout(20):
+        await follower.wait_gate()
+        assert follower.ready
+        process.send_signal(signal.SIGTERM)
+        printed = (await process.communicate())[0].decode()
+        assert process.returncode == 0
+    following.cancel()
+    assert "✅ DATABASE STARTUP GATE: PASSED" in printed
+    assert "[DB Watchdog] Starting (interval: 30000ms)" in printed
+    assert "✅ Database watchdog started" in printed
+
+
+async def test_process_notices_a_reported_outage_in_under_a_second(tmp_path: Path, database_url: str) -> None:
+    """With the long interval, an API process's report alone makes the loss of the database known at once."""
+    name = database_url.split("@/", 1)[1].split("?", 1)[0]
+    follower = Follower(tmp_path / "r.sock")
+    following = asyncio.create_task(follower.run())
+    async with sidecar(tmp_path, DATABASE_URL=database_url), asyncio.timeout(20):
+        await follower.wait_gate()
+        with closing(psycopg2.connect(database_url.replace(f"/{name}?", "/postgres?"))) as admin:
+            admin.autocommit = True
+            with admin.cursor() as cursor:
+                # Nobody gets in any more, and whoever is in is thrown out: an outage of this database alone.
+                cursor.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+                cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        lost_s = time.monotonic()
+        while follower.ready:
+            follower.report_failure()
+            await asyncio.sleep(0.02)
+        assert time.monotonic() - lost_s < 1.0
+        assert follower.state.failure_count == 3
+    following.cancel()
 
 
 @pytest.mark.parametrize(

