@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 import structlog
 from aiohttp import web
+from pydantic import SecretStr
 
 from daemon.app import build
 from daemon.config import Config
@@ -52,7 +53,7 @@ def _run(environ: Mapping[str, str]) -> int:
     except ConfigError as error:
         print("\n".join(f"donationd: {problem}" for problem in error.problems), file=sys.stderr)
         return 1
-    logs.configure("json" if config.log_format == "json" else "text", config.log_level)
+    logs.configure(config.log_format, config.log_level)
     try:
         return asyncio.run(_serve(config))
     except OSError as error:
@@ -68,8 +69,9 @@ async def _serve(config: Config) -> int:
     follower = Follower(config.readiness_socket)
     following = asyncio.create_task(follower.run())
     following.add_done_callback(lambda _task: stop.set())
-    database = _database(config)
-    runner = _runner(config, database, follower, draining)
+    database = _database(config, config.database_url)
+    replica = _database(config, config.read_database_url) if config.read_database_url else database
+    runner = _runner(config, Ledger(database), Ledger(replica), follower, draining)
     await runner.setup()
     try:
         if await _open_port(config, runner, follower, stop):
@@ -80,14 +82,15 @@ async def _serve(config: Config) -> int:
     finally:
         await runner.cleanup()
         await database.close()
+        await replica.close()
         following.cancel()
     log.info("API stopped", pid=os.getpid())
     return 1 if died else 0
 
 
-def _database(config: Config) -> Database:
+def _database(config: Config, url: SecretStr) -> Database:
     return Database(
-        config.database_url.get_secret_value(),
+        url.get_secret_value(),
         pool_size=config.db_pool_size,
         statement_timeout_s=config.db_statement_timeout_ms / 1000,
         connect_timeout_s=CONNECT_TIMEOUT_S,
@@ -95,12 +98,13 @@ def _database(config: Config) -> Database:
     )
 
 
-def _runner(config: Config, database: Database, follower: Follower, draining: asyncio.Event) -> web.AppRunner:
-    ledger = Ledger(database)
+def _runner(
+    config: Config, ledger: Ledger, replica: Ledger, follower: Follower, draining: asyncio.Event
+) -> web.AppRunner:
     webhook = Webhook(ledger, secrets=config.signing_secrets, livemode=config.stripe_livemode, hash_key=config.hash_key)
     app = build(
         webhook,
-        Donations(ledger, config.default_currency),
+        Donations(replica, config.default_currency),
         follower,
         deadline_s=config.request_deadline_ms / 1000,
         draining=draining,

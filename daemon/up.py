@@ -462,10 +462,12 @@ def _stop(supervisord: subprocess.Popen[bytes], timeout_s: float) -> None:
     except subprocess.TimeoutExpired:
         supervisord.kill()
         supervisord.wait()
+    # Its death told them already, but for one so young that it had not asked for that yet.
+    _signal_children(signal.SIGTERM)
     deadline = time.monotonic() + ORPHANS_TIMEOUT_S
     while _reap():
         if time.monotonic() > deadline:
-            _kill_children()
+            _signal_children(signal.SIGKILL)
         time.sleep(POLL_S)
 
 
@@ -479,11 +481,13 @@ def _reap() -> bool:
     return True
 
 
-def _kill_children() -> None:
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    for pid in children:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGKILL)
+def _signal_children(number: signal.Signals) -> None:
+    """Sends `number` to every child of ours, adopted ones included."""
+    ours = f"PPid:\t{os.getpid()}\n"
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            if ours in status.read_text():
+                os.kill(int(status.parent.name), number)
 
 
 def say(line: str, descriptor: int = 1) -> None:

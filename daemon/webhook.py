@@ -4,14 +4,12 @@ import time
 from collections.abc import Callable, Sequence
 
 import stripe
-import structlog
 from aiohttp import web
 
 from daemon import metrics
+from daemon.event_log import EventLog
 from daemon.facts import CannotApply, NotAnEvent, StripeEvent, read
 from daemon.ledger import Entry, Ledger
-
-log = structlog.get_logger()
 
 BODY_LIMIT = 1024 * 1024  # Stripe's events have a few kB
 TOLERANCE_S = 300  # https://docs.stripe.com/webhooks#replay-attacks, kept in both directions
@@ -74,6 +72,7 @@ class Webhook:
         self._livemode = livemode
         self._hash_key = hash_key
         self._clock = clock
+        self._event_log = EventLog()
 
     async def receive(self, request: web.Request) -> web.Response:
         started = time.perf_counter()
@@ -88,7 +87,9 @@ class Webhook:
         outcome = _outcome(event, error, is_new)
         metrics.WEBHOOK_EVENTS.labels(metrics.type_label(event.type), outcome).inc()
         metrics.WEBHOOK_DURATION.observe(time.perf_counter() - started)
-        _report(event, outcome, error)
+        level, message = _line(event, outcome)
+        reason = error or event.reason
+        self._event_log.write(level, message, type=event.type, **({"reason": reason} if reason else {}))
         if outcome == "failed":
             raise web.HTTPUnprocessableEntity(text=f"event {event.id} can't be applied: {error}")
         return web.json_response(_reply(event, is_new))
@@ -119,13 +120,11 @@ def _reply(event: StripeEvent, is_new: bool) -> dict[str, object]:
     return reply if event.reason is None else {**reply, "reason": event.reason}
 
 
-def _report(event: StripeEvent, outcome: str, error: str | None) -> None:
-    """One line in the seed's wording; ids only."""
-    if outcome == "duplicate":
-        log.info(f"[Webhook] ✅ Event {event.id} already processed, skipping", type=event.type)
-    elif outcome == "failed":
-        log.error(f"[Webhook] ❌ Event {event.id} can't be applied", type=event.type, reason=error)
-    elif outcome == "applied":
-        log.info("[Webhook] ✅ Attribution updated", event_id=event.id, type=event.type)
-    else:
-        log.debug(f"[Webhook] Event {event.id} changes nothing", type=event.type, reason=event.reason)
+def _line(event: StripeEvent, outcome: str) -> tuple[str, str]:
+    """Level and message of the event's log line, in the seed's wording."""
+    return {
+        "duplicate": ("info", f"[Webhook] ✅ Event {event.id} already processed, skipping"),
+        "failed": ("error", f"[Webhook] ❌ Event {event.id} can't be applied"),
+        "applied": ("info", f"[Webhook] ✅ Attribution updated by event {event.id}"),
+        "ignored": ("debug", f"[Webhook] Event {event.id} changes nothing"),
+    }[outcome]

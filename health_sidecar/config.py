@@ -1,11 +1,13 @@
-"""The sidecar's configuration: environment variables read once into one frozen value."""
+"""Configuration: environment variables read once into one frozen value, every mistake reported at once.
+
+`Settings` is the part that the sidecar and the API share; `Config` is the sidecar's own.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 # Upper ends exist so that a unit mixed up (seconds, microseconds) is noticed at start.
 _HOUR_MS = 3_600_000
@@ -24,26 +26,13 @@ class ConfigError(Exception):
         self.problems = problems
 
 
-class Config(BaseSettings):
-    """Every setting of the sidecar, named like its environment variable."""
+class Settings(BaseModel):
+    """The settings every process has. A field is named like its environment variable, in lower case."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     database_url: SecretStr
-    metrics_host: str = "127.0.0.1"
-    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9464
     readiness_socket: Path = Path("run/readiness.sock")
-    metrics_dir: Path | None = Field(
-        default=None, validation_alias=AliasChoices("metrics_dir", "prometheus_multiproc_dir")
-    )
-    gate_attempts: Count = 3
-    gate_retry_delay_ms: Milliseconds = 2000
-    watchdog_interval_ms: Milliseconds = 30000
-    watchdog_max_failures: Count = 3
-    watchdog_retry_ms: Milliseconds = 200
-    reconnect_attempts: Count = 5
-    reconnect_delay_ms: Milliseconds = 5000
-    db_ping_timeout_ms: Milliseconds = 5000
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
 
@@ -60,27 +49,32 @@ class Config(BaseSettings):
         return value
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what `from_environ` hands over: the process's own environment and .env files stay out."""
-        return (init_settings,)
-
-    @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
         """Read `environ`; an empty variable counts as unset. Raises ConfigError naming every mistake at once."""
-        source = EnvSettingsSource(cls, env_ignore_empty=True)
-        source.env_vars = {name.lower(): value for name, value in environ.items() if value != ""}
+        given = {name.lower(): value for name, value in environ.items() if value != "" and name.isupper()}
         try:
-            return cls(**source())
+            return cls.model_validate(given)
         except ValidationError as error:
             problems = [_sentence(problem) for problem in error.errors(include_input=False, include_url=False)]
         raise ConfigError(problems)
+
+
+class Config(Settings):
+    """Every setting of the sidecar."""
+
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9464
+    metrics_dir: Path | None = Field(
+        default=None, validation_alias=AliasChoices("metrics_dir", "prometheus_multiproc_dir")
+    )
+    gate_attempts: Count = 3
+    gate_retry_delay_ms: Milliseconds = 2000
+    watchdog_interval_ms: Milliseconds = 30000
+    watchdog_max_failures: Count = 3
+    watchdog_retry_ms: Milliseconds = 200
+    reconnect_attempts: Count = 5
+    reconnect_delay_ms: Milliseconds = 5000
+    db_ping_timeout_ms: Milliseconds = 5000
 
 
 def _sentence(problem: Any) -> str:

@@ -15,7 +15,7 @@ import msgspec
 import psycopg2
 import structlog
 
-from health_sidecar import statements
+from sql import load
 from sql.database import DatabaseDown
 
 log = structlog.get_logger()
@@ -71,7 +71,7 @@ class History:
         while self.waiting:
             row = self.waiting[0]
             try:
-                await self._execute(statements.RECORD_RUN, msgspec.structs.asdict(row))
+                await self._execute(load("record_run"), msgspec.structs.asdict(row))
             except DatabaseDown:
                 return
             except psycopg2.Error as error:

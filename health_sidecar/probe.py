@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from health_sidecar import statements
+from sql import load
 from sql.database import DatabaseDown
 from sql.migrate import Drift, compare, discover
 
@@ -61,7 +61,7 @@ class Probe:
 
     async def ping(self) -> None:
         """SELECT 1. Raises DatabaseDown, of kind "timeout" for a server that accepts but does not answer."""
-        await self.fetch(statements.PING)
+        await self.fetch(load("ping"))
 
     async def reconnect(self) -> None:
         """Drop every connection and ping over a new one. Raises DatabaseDown."""
@@ -71,12 +71,12 @@ class Probe:
     async def schema(self) -> Schema:
         """Hold the database's tables and migrations against what this version needs. Raises DatabaseDown."""
         names = [*REQUIRED_TABLES, MIGRATIONS_TABLE]
-        rows = await self.fetch(statements.TABLES, {"names": names})
+        rows = await self.fetch(load("check_tables"), {"names": names})
         missing = {str(name) for name, exists, _readable in rows if not exists}
         unreadable = {str(name) for name, exists, readable in rows if exists and not readable}
         applied: dict[str, str] = {}
         if MIGRATIONS_TABLE not in missing | unreadable:
-            applied = {str(name): str(digest) for name, digest in await self.fetch(statements.APPLIED_MIGRATIONS)}
+            applied = {str(name): str(digest) for name, digest in await self.fetch(load("applied_migrations"))}
         known = discover()
         return Schema(
             missing_tables=tuple(name for name in REQUIRED_TABLES if name in missing),

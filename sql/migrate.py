@@ -14,6 +14,8 @@ from importlib import resources
 import psycopg2
 from psycopg2.extensions import connection as Connection
 
+from sql import load
+
 NAME = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
 CONNECT_TIMEOUT_S = 5
 LOCK_KEY = 5_011_684_201  # any number, the same for every donationd: one migration at a time
@@ -129,7 +131,7 @@ def _applied(connection: Connection) -> dict[str, str]:
         row = cursor.fetchone()
         if row is None or not row[0]:
             return {}
-        cursor.execute("SELECT name, sha256 FROM schema_migrations")
+        cursor.execute(load("applied_migrations"))
         return dict(cursor.fetchall())
 
 

@@ -15,11 +15,11 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from health_sidecar import statements
 from health_sidecar.config import Config, ConfigError
 from health_sidecar.gate import GateClosed, Verdict, check_url, run_gate, run_once
 from health_sidecar.history import MAX_WAITING, History, Run
 from health_sidecar.probe import MIGRATIONS_TABLE, REQUIRED_TABLES, Probe
+from sql import load
 from sql.database import Database, DatabaseDown
 from sql.migrate import discover
 
@@ -43,19 +43,19 @@ class FakeDatabase:
     async def fetch(self, sql: str, params: Mapping[str, object] | Sequence[object] = ()) -> list[tuple[Any, ...]]:
         if self.down:
             raise DatabaseDown(self.down.pop(0))
-        if sql == statements.PING:
+        if sql == load("ping"):
             return [(1,)]
         if self.error is not None:
             raise self.error
-        assert isinstance(params, Mapping) or sql == statements.APPLIED_MIGRATIONS
-        if sql == statements.TABLES:
+        assert isinstance(params, Mapping) or sql == load("applied_migrations")
+        if sql == load("check_tables"):
             assert isinstance(params, Mapping)
             names = params["names"]
             assert isinstance(names, list)
             return [(name, name in self.tables, self.tables.get(name, False)) for name in names]
-        if sql == statements.APPLIED_MIGRATIONS:
+        if sql == load("applied_migrations"):
             return list(self.applied.items())
-        assert sql == statements.RECORD_RUN
+        assert sql == load("record_run")
         assert isinstance(params, Mapping)
         self.recorded.append(params)
         return []
@@ -218,7 +218,7 @@ async def test_database_lost_during_the_schema_check_fails(logged: LogCapture) -
 
     class LostAfterPing(FakeDatabase):
         async def fetch(self, sql: str, params: Mapping[str, object] | Sequence[object] = ()) -> list[tuple[Any, ...]]:
-            if sql != statements.PING:
+            if sql != load("ping"):
                 raise DatabaseDown("connection lost")
             return await database.fetch(sql, params)
 

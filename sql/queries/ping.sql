@@ -1,0 +1,2 @@
+-- The smallest question that needs a live server.
+SELECT 1

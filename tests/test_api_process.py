@@ -1,0 +1,138 @@
+"""`python -m daemon` as a process: started by hand, killed, and told to stop."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import aiohttp
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from daemon import simulate
+from health_sidecar.readiness import Publisher, Readiness
+
+SECRET = "whsec_test"
+WAIT_S = 20
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Api:
+    """An API process with its own port, below a folder of the test's."""
+
+    def __init__(self, folder: Path, database_url: str) -> None:
+        self.port = free_port()
+        self.base = f"http://127.0.0.1:{self.port}"
+        self.socket = folder / "readiness.sock"
+        self.metrics = folder / "metrics"
+        self.metrics.mkdir(exist_ok=True)
+        self.environ = {
+            "PATH": os.environ["PATH"],
+            "DATABASE_URL": database_url,
+            "STRIPE_WEBHOOK_SECRET": SECRET,
+            "STRIPE_LIVEMODE": "false",
+            "HOST": "127.0.0.1",
+            "PORT": str(self.port),
+            "READINESS_SOCKET": str(self.socket),
+            "PROMETHEUS_MULTIPROC_DIR": str(self.metrics),
+            "API_SLOT": "0",
+        }
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[asyncio.subprocess.Process]:
+        """The process, its output readable; ended if it still lives."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "daemon"),
+            env=self.environ,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
+
+    def counted(self) -> float:
+        """`webhook_events_total` as the sidecar adds it up."""
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=str(self.metrics))  # type: ignore[no-untyped-call]
+        samples = [s for m in registry.collect() for s in m.samples if s.name == "webhook_events_total"]
+        return sum(sample.value for sample in samples)
+
+
+async def until(process: asyncio.subprocess.Process, words: str) -> None:
+    assert process.stdout is not None
+    async with asyncio.timeout(WAIT_S):
+        while words not in (line := (await process.stdout.readline()).decode()):
+            assert line, f"it ended before it said {words!r}"
+
+
+@pytest.fixture
+def api(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> Api:
+    return Api(tmp_path_factory.mktemp("api"), database_url)
+
+
+async def deliver(api: Api, number: int) -> int:
+    """Posts an event of a type that changes nothing; returns the status."""
+    event = {"id": f"evt_{number}", "object": "event", "type": "customer.created", "created": 1_760_000_000}
+    body = json.dumps({**event, "livemode": False, "data": {"object": {}}}).encode()
+    headers = {"Stripe-Signature": simulate.sign(body, SECRET, int(time.time()))}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{api.base}/webhooks/stripe", data=body, headers=headers) as reply,
+    ):
+        return reply.status
+
+
+async def test_by_hand_the_port_opens_once_the_gate_has_passed(api: Api) -> None:
+    """Without supervisord the port stays closed until the sidecar says ready; SIGTERM then ends it with 0."""
+    async with Publisher(api.socket, Readiness(ready=False), lambda: None) as publisher, api.running() as process:
+        await until(process, "Waiting for the startup gate")
+        with pytest.raises(OSError, match="Connect call failed"):
+            await asyncio.open_connection("127.0.0.1", api.port)
+        publisher.publish(Readiness(ready=True))
+        await until(process, "listening on")
+        assert await deliver(api, 1) == 200
+        process.send_signal(signal.SIGTERM)
+        await until(process, "API stopped")
+        assert await process.wait() == 0
+
+
+async def test_a_restart_neither_loses_nor_doubles_a_count(api: Api) -> None:
+    """Counts belong to the slot: after kill -9 the next process of the slot goes on from them."""
+    async with Publisher(api.socket, Readiness(ready=True), lambda: None) as publisher:
+        heartbeat = asyncio.create_task(publisher.run())
+        for number in range(1, 4):
+            async with api.running() as process:
+                await until(process, "listening on")
+                assert await deliver(api, number) == 200
+                assert api.counted() == number
+                process.kill()
+        heartbeat.cancel()
+
+
+async def test_every_mistake_in_the_configuration_is_reported_at_once(api: Api) -> None:
+    """Exit 1 with a line per mistake, and no value in any of them."""
+    api.environ |= {"PORT": "secret-1", "DEFAULT_CURRENCY": "dollars", "STRIPE_WEBHOOK_SECRET": ""}
+    async with api.running() as process:
+        output, _ = await process.communicate()
+        assert process.returncode == 1
+    lines = output.decode().splitlines()
+    assert {line.split(": ")[1] for line in lines} == {"PORT", "DEFAULT_CURRENCY", "STRIPE_WEBHOOK_SECRET"}
+    assert "secret-1" not in output.decode()
+    assert "dollars" not in output.decode()

@@ -1,0 +1,25 @@
+"""The lines per event are limited in rate, and none is lost from the count."""
+
+from collections.abc import Callable
+
+from structlog.testing import capture_logs
+
+from daemon.event_log import LINES_PER_S, EventLog
+
+
+def test_some_lines_a_second_then_one_that_counts_the_rest() -> None:
+    """In each second so many lines; the rest is one line with their number; the next second begins anew."""
+    now, later = [0.0], list[Callable[[], None]]()
+    events = EventLog(clock=lambda: now[0], later=lambda _delay_s, call: later.append(call))
+    with capture_logs() as lines:
+        for second in range(2):
+            now[0] = float(second)
+            for _ in range(LINES_PER_S + 7):
+                events.write("info", "event")
+        assert [line["event"] for line in lines] == ["event"] * 2 * LINES_PER_S
+        [count_the_rest] = later
+        count_the_rest()
+        assert lines[-1]["event"] == "[Webhook] … and 14 more events"
+        now[0] = 2.0
+        events.write("info", "event")
+        assert lines[-1]["event"] == "event"
