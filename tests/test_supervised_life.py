@@ -136,15 +136,16 @@ def instance(monkeypatch: pytest.MonkeyPatch) -> Iterator[Instance]:
     folder.chmod(0o711)
     monkeypatch.setenv("DONATIOND_STATE", str(folder / "state"))
     instance = Instance(folder / "state", *free_ports(2))
-    yield instance
-    if instance.up is not None and instance.up.poll() is None:
-        instance.up.terminate()
-        instance.end()
-    note = instance.state / "postgres.json"
-    home = Path(json.loads(note.read_text())["data"]).parent if note.exists() else instance.state
-    if home != instance.state:  # the checkout is out of that user's reach
-        shutil.rmtree(home)
-    shutil.rmtree(folder)
+    try:
+        yield instance
+        if instance.up is not None and instance.up.poll() is None:
+            instance.up.terminate()
+            instance.end()
+    finally:
+        note = instance.state / "postgres.json"
+        home = Path(json.loads(note.read_text())["data"]).parent if note.exists() else instance.state
+        for used in {home, folder}:  # two where the checkout is out of that user's reach
+            shutil.rmtree(used, ignore_errors=True)
 
 
 def test_a_whole_life(instance: Instance) -> None:
