@@ -14,7 +14,7 @@ from daemon.donations import Donations
 from daemon.webhook import BODY_LIMIT, Webhook
 from health_sidecar.endpoints import health_routes
 from health_sidecar.readiness import Follower
-from sql.database import DatabaseDown
+from sql.database import DatabaseDown, Refused
 
 log = structlog.get_logger()
 
@@ -73,6 +73,9 @@ async def _answer(request: web.Request, handler: Handler, follower: Follower, de
     except DatabaseDown as down:
         follower.report_failure()
         log.warning("[API] Database unavailable", kind=down.kind)
+        return unavailable()
+    except Refused as refused:
+        log.error("[API] The schema is not as it should be", route=_route(request), reason=str(refused))  # noqa: TRY400
         return unavailable()
     except TimeoutError:
         log.warning("[API] Request took too long", route=_route(request))

@@ -33,6 +33,9 @@ Label = Annotated[str, Meta(pattern=r"^[a-z0-9_.]{1,100}\Z")]
 TICKET_PATTERN = r"^[A-Za-z0-9._-]{1,64}\Z"
 _ticket = msgspec.json.Decoder(Annotated[str, Meta(pattern=TICKET_PATTERN)])
 
+# The facts about a person, which erasing takes away.
+DONOR_FIELDS = frozenset({"last_name", "country", "email_hash"})
+
 # Later stages win among states of one second. A won dispute may have been lost before.
 DISPUTE_STAGES = (
     "warning_needs_response",

@@ -1,17 +1,31 @@
 """Pure: facts merged in any order, and the donations they add up to (SPEC 3).
 
 `merge` is commutative, associative and idempotent, so retries, duplicates, reordering and batches need no code of
-their own. `donations` derives everything that is shown from the merged facts, by precedence of sources.
+their own. `donations` derives everything that is shown from the merged facts, by the precedence written down in
+SOURCES and STATUSES; README's diagram is drawn from these two.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
-from daemon.facts import DISPUTE_STAGES, Facts
+from daemon.facts import DISPUTE_STAGES, DONOR_FIELDS, Facts
+
+# Who states what is shown, the first that has something to say speaks: family of Stripe objects, and its fact. Within
+# a family objects speak in turn (see `_Objects.sort`); `op` is the operator.
+SOURCES = {
+    "ticket": (("op", "assigned"), ("pi", "ticket"), ("ch", "ticket"), ("cs", "ticket"), ("cs", "reference")),
+    "amount": (("ch", "taken"), ("pi", "received"), ("cs", "amount"), ("pi", "amount"), ("ch", "amount")),
+    "currency": (("ch", "currency"), ("pi", "currency"), ("cs", "currency"), ("re", "currency"), ("dp", "currency")),
+    "last_name": (("ch", "last_name"), ("cs", "last_name")),
+    "country": (("ch", "country"), ("cs", "country")),
+    "email_hash": (("ch", "email_hash"), ("pi", "email_hash"), ("cs", "email_hash")),
+}
 
 TAKES_MONEY = frozenset(DISPUTE_STAGES.index(s) for s in ("needs_response", "under_review", "lost"))
 IS_DISPUTED = TAKES_MONEY | {DISPUTE_STAGES.index(s) for s in ("warning_needs_response", "warning_under_review")}
+
+NEVER = 2**63  # sorts after every time: an object that does not say when it was created was not the first
 
 Known = dict[str, Any]  # the facts of one object
 
@@ -38,25 +52,6 @@ class Donation:
     account: str | None
 
 
-@dataclass
-class _Objects:
-    """One donation's Stripe objects: its PaymentIntent, the session that speaks, charges in the order they speak."""
-
-    intent: Known
-    session_id: str | None
-    session: Known
-    charges: list[tuple[str, Known]]
-    refunds: list[Known]
-    disputes: list[Known]
-
-    def every(self) -> Iterable[Known]:
-        yield from (self.intent, self.session, *(c for _, c in self.charges), *self.refunds, *self.disputes)
-
-    def charge(self, field: str) -> Any:
-        """The value of the first charge, in the order they speak, that has one."""
-        return next((v for _, known in self.charges if (v := _value(known, field)) is not None), None)
-
-
 def merge(facts: Facts, more: Facts) -> Facts:
     """The two put together, as a new object: the greater of newest facts, the smaller of first ones."""
     result = {family: {id_: dict(known) for id_, known in objects.items()} for family, objects in facts.items()}
@@ -68,12 +63,12 @@ def merge(facts: Facts, more: Facts) -> Facts:
 
 
 def _merge_object(mine: Known, more: Known) -> None:
-    for field, fact in more.items():
-        if field not in mine:
-            mine[field] = fact
+    for name, fact in more.items():
+        if name not in mine:
+            mine[name] = fact
         else:
             stands = min if isinstance(fact, int) else max
-            mine[field] = stands(mine[field], fact)
+            mine[name] = stands(mine[name], fact)
 
 
 def ids(facts: Facts) -> list[str]:
@@ -81,73 +76,135 @@ def ids(facts: Facts) -> list[str]:
     return sorted(id_ for objects in facts.values() for id_ in objects)
 
 
+def owners(facts: Facts) -> dict[str, str]:
+    """Object id -> id of the donation it belongs to: its PaymentIntent, else the session, else the charge."""
+    owner = {id_: id_ for id_ in facts.get("pi", {})}
+    for family in ("cs", "ch"):
+        owner.update({id_: _value(known, "payment_intent") or id_ for id_, known in facts.get(family, {}).items()})
+    for family in ("re", "dp"):
+        for id_, known in facts.get(family, {}).items():
+            charge = _value(known, "charge")
+            owner[id_] = _value(known, "payment_intent") or owner.get(charge, charge)
+    return owner
+
+
 def donations(facts: Facts) -> list[Donation]:
     """Every donation in these facts, by id. Usually one; sessions can tie several together."""
     return [_derive(id_, objects) for id_, objects in sorted(_by_donation(facts).items())]
 
 
+def forget(facts: Facts) -> Facts:
+    """Facts without the donor of every donation that was erased, so that no redelivery brings one back (SPEC 7)."""
+    if not any("erased" in known for objects in facts.values() for known in objects.values()):
+        return facts
+    erased = {id_ for id_, of in _by_donation(facts).items() if any("erased" in known for known in of.every())}
+    owner = owners(facts)
+    return {
+        family: {id_: _without_donor(known) if owner[id_] in erased else known for id_, known in objects.items()}
+        for family, objects in facts.items()
+    }
+
+
+def _without_donor(known: Known) -> Known:
+    return {name: fact for name, fact in known.items() if name not in DONOR_FIELDS}
+
+
+Member = tuple[str, Known]  # an object's id and its facts
+
+
+@dataclass
+class _Objects:
+    """One donation's Stripe objects, by family, in the order in which they speak."""
+
+    pi: list[Member] = field(default_factory=list)
+    cs: list[Member] = field(default_factory=list)
+    ch: list[Member] = field(default_factory=list)
+    re: list[Member] = field(default_factory=list)
+    dp: list[Member] = field(default_factory=list)
+    op: list[Member] = field(default_factory=list)
+    silent: list[Member] = field(default_factory=list)  # sessions after the first
+
+    def sort(self) -> None:
+        """Puts the objects in the order in which they speak."""
+        self.cs.sort(key=_created_first)
+        self.silent, self.cs = self.cs[1:], self.cs[:1]
+        self.ch.sort(key=_captured_then_latest, reverse=True)
+        for members in (self.re, self.dp):
+            members.sort(key=_currency_said_last, reverse=True)
+        self.op = sorted((m for m in self.members() if "assigned" in m[1]), key=_assigned_last, reverse=True)
+
+    def members(self) -> Iterator[Member]:
+        for members in (self.pi, self.cs, self.silent, self.ch, self.re, self.dp):
+            yield from members
+
+    def every(self) -> Iterator[Known]:
+        return (known for _, known in self.members())
+
+    def speaker(self, fact: str) -> tuple[Known, Any]:
+        """The object that speaks first for a fact of SOURCES, and what it says; ({}, None) if none does."""
+        for family, name in SOURCES[fact]:
+            for _, known in getattr(self, family):
+                if name in known:
+                    return known, known[name][1]
+        return {}, None
+
+    def says(self, fact: str) -> Any:
+        """The value shown for a fact of SOURCES."""
+        return self.speaker(fact)[1]
+
+    def first(self, family: str, name: str) -> Any:
+        """The value of the first object of a family that states this newest fact, or None."""
+        return next((known[name][1] for _, known in getattr(self, family) if name in known), None)
+
+    def earliest(self, *families: str, name: str) -> int | None:
+        """The earliest time of a first fact over these families, or None."""
+        return min((k[name] for family in families for _, k in getattr(self, family) if name in k), default=None)
+
+
+def _created_first(member: Member) -> tuple[int, str]:
+    created = _value(member[1], "created")
+    return NEVER if created is None else created, member[0]
+
+
+def _captured_then_latest(member: Member) -> tuple[bool, int, str]:
+    """Of several charges the one that captured money comes first, then the later created, then the greater id."""
+    return "captured" in member[1], _value(member[1], "created") or 0, member[0]
+
+
+def _currency_said_last(member: Member) -> tuple[list[Any], str]:
+    return member[1].get("currency", [0, ""]), member[0]
+
+
+def _assigned_last(member: Member) -> list[Any]:
+    assigned: list[Any] = member[1]["assigned"]
+    return assigned
+
+
 def _by_donation(facts: Facts) -> dict[str, _Objects]:
-    charges = facts.get("ch", {})
-    owner_of = {id_: _value(known, "payment_intent") or id_ for id_, known in charges.items()}
+    owner = owners(facts)
     grouped: dict[str, _Objects] = {}
-
-    def group(id_: str) -> _Objects:
-        return grouped.setdefault(id_, _Objects({}, None, {}, [], [], []))
-
-    for id_, known in facts.get("pi", {}).items():
-        group(id_).intent = known
-    for id_, known in sorted(facts.get("cs", {}).items(), key=_created_first):
-        objects = group(_value(known, "payment_intent") or id_)
-        if objects.session_id is None:
-            objects.session_id, objects.session = id_, known
-    for id_, known in sorted(charges.items(), key=_speaks, reverse=True):
-        group(owner_of[id_]).charges.append((id_, known))
-    for family in ("re", "dp"):
-        for known in facts.get(family, {}).values():
-            charge = _value(known, "charge")
-            objects = group(_value(known, "payment_intent") or owner_of.get(charge, charge))
-            (objects.refunds if family == "re" else objects.disputes).append(known)
+    for family, objects in facts.items():
+        for id_, known in objects.items():
+            of = grouped.setdefault(owner[id_], _Objects())
+            getattr(of, family).append((id_, known))
+    for of in grouped.values():
+        of.sort()
     return grouped
 
 
-def _created_first(item: tuple[str, Known]) -> tuple[int, str]:
-    return _value(item[1], "created") or 0, item[0]
-
-
-def _speaks(item: tuple[str, Known]) -> tuple[bool, int, str]:
-    """Of several charges the one that captured money comes first, then the later created, then the greater id."""
-    return "captured" in item[1], _value(item[1], "created") or 0, item[0]
-
-
-def _value(known: Known, field: str) -> Any:
-    fact = known.get(field)
+def _value(known: Known, name: str) -> Any:
+    fact = known.get(name)
     return None if fact is None else fact[1]
-
-
-def _first(values: Iterable[Any]) -> Any:
-    """The first value that is known."""
-    return next((v for v in values if v is not None), None)
-
-
-def _earliest(values: Iterable[int | None]) -> int | None:
-    return min((v for v in values if v is not None), default=None)
 
 
 def _derive(id_: str, of: _Objects) -> Donation:
     amount, currency = _amount(of)
-    paid_at = _paid_at(of)
     refunded = _refunded(of, amount)
+    paid_at = _paid_at(of)
     return Donation(
         id=id_,
-        ticket=_first(
-            [
-                _value(of.intent, "ticket"),
-                of.charge("ticket"),
-                _value(of.session, "ticket"),
-                _value(of.session, "reference"),
-            ]
-        ),
-        status=_status(of, paid_at, refunded, amount),
+        ticket=of.says("ticket"),
+        status=_status(of, _Money(amount, refunded, paid_at)),
         amount=amount,
         currency=currency,
         refunded=refunded,
@@ -155,61 +212,62 @@ def _derive(id_: str, of: _Objects) -> Donation:
         created_at=_created_at(of),
         paid_at=paid_at,
         refunded_at=_refunded_at(of) if refunded else None,
-        last_name=_first([of.charge("last_name"), _value(of.session, "last_name")]),
-        country=_first([of.charge("country"), _value(of.session, "country")]),
-        email_hash=_first([of.charge("email_hash"), _value(of.intent, "email_hash"), _value(of.session, "email_hash")]),
-        session_id=of.session_id,
-        charge_id=of.charges[0][0] if of.charges else None,
+        last_name=of.says("last_name"),
+        country=of.says("country"),
+        email_hash=of.says("email_hash"),
+        session_id=of.cs[0][0] if of.cs else None,
+        charge_id=of.ch[0][0] if of.ch else None,
         account=_account(of),
     )
 
 
 def _account(of: _Objects) -> str | None:
-    newest: list[Any] = max((k["account"] for k in of.every() if "account" in k), default=[0, None])
+    newest: list[Any] = max((known["account"] for known in of.every() if "account" in known), default=[0, None])
     account: str | None = newest[1]
     return account
 
 
 def _amount(of: _Objects) -> tuple[int | None, str | None]:
-    """The amount and its currency: the first source that names an amount gives both."""
-    sources = [
-        *((known, "taken") for _, known in of.charges),
-        (of.intent, "received"),
-        (of.session, "amount"),
-        (of.intent, "amount"),
-        *((known, "amount") for _, known in of.charges),
-    ]
-    source, field = next(((k, f) for k, f in sources if _value(k, f) is not None), ({}, ""))
-    named = (_value(k, "currency") for k in (*(c for _, c in of.charges), *_after_charges(of)))
-    return _value(source, field), _value(source, "currency") or _first(named)
-
-
-def _after_charges(of: _Objects) -> list[Known]:
-    return [of.intent, of.session, *of.refunds, *of.disputes]
+    """The amount and its currency, which the object that names the amount names as well."""
+    speaker, amount = of.speaker("amount")
+    return amount, _value(speaker, "currency") or of.says("currency")
 
 
 def _created_at(of: _Objects) -> int:
-    created = _earliest([_value(of.session, "created"), _value(of.intent, "created")])
-    seen = _earliest(known.get("seen") for known in of.every())
-    return _first([created, of.charge("created"), seen, 0])  # type: ignore[no-any-return]
+    named: list[int] = [created for family in ("cs", "pi") if (created := of.first(family, "created")) is not None]
+    if named:
+        return min(named)
+    charged: int | None = of.first("ch", "created")
+    if charged is not None:
+        return charged
+    return min((known["seen"] for known in of.every() if "seen" in known), default=0)
 
 
 def _paid_at(of: _Objects) -> int | None:
-    events = [of.intent.get("paid"), *(known.get("paid") for _, known in of.charges)]
-    captured = _first(_value(known, "created") for _, known in of.charges if "captured" in known)
-    return _first([_earliest(events), captured, of.session.get("paid")])  # type: ignore[no-any-return]
+    """When money came: by the events that say so, else by a charge that took some, else by a session that is paid."""
+    said = of.earliest("pi", "ch", name="paid")
+    if said is not None:
+        return said
+    captured = (_value(known, "created") for _, known in of.ch if "captured" in known)
+    charged = next((created for created in captured if created is not None), None)
+    return charged if charged is not None else of.earliest("cs", name="paid")
 
 
 def _refunded(of: _Objects, amount: int | None) -> int:
     """The standing refunds, plus what the charge says beyond those it knew, less what was never captured."""
-    standing: int = sum(_value(r, "amount") or 0 for r in of.refunds if "failed" not in r)
-    snapshot = _first(known.get("returned") for _, known in of.charges)
-    beyond = 0
-    if snapshot is not None:
-        at, returned = snapshot
-        beyond = max(0, returned - sum(_value(r, "amount") or 0 for r in of.refunds if _belongs(r, at)))
-    total: int = max(0, standing + beyond - _never_captured(of))
+    standing: int = sum(_value(refund, "amount") or 0 for _, refund in of.re if "failed" not in refund)
+    total: int = max(0, standing + _beyond(of) - _never_captured(of))
     return total if amount is None else min(total, amount)
+
+
+def _beyond(of: _Objects) -> int:
+    """What the charge's newest snapshot says was refunded, beyond the refunds we know to be counted in it."""
+    snapshot = next((known["returned"] for _, known in of.ch if "returned" in known), None)
+    if snapshot is None:
+        return 0
+    at, returned = snapshot
+    beyond: int = returned - sum(_value(refund, "amount") or 0 for _, refund in of.re if _belongs(refund, at))
+    return max(0, beyond)
 
 
 def _belongs(refund: Known, at: int) -> bool:
@@ -221,37 +279,66 @@ def _belongs(refund: Known, at: int) -> bool:
 
 def _never_captured(of: _Objects) -> int:
     """The part of an authorisation that was released: Stripe counts it as refunded."""
-    authorised = of.charge("amount")
+    authorised: int | None = of.first("ch", "amount")
     if authorised is None:
         return 0
-    taken: int = max(of.charge("taken") or 0, _value(of.intent, "received") or 0)
-    never: int = max(0, authorised - taken)
-    return never
+    taken: int = max(of.first("ch", "taken") or 0, of.first("pi", "received") or 0)
+    return max(0, authorised - taken)
 
 
 def _refunded_at(of: _Objects) -> int | None:
-    events = _earliest(known.get("refund_seen") for _, known in of.charges)
-    refunds = _earliest(_value(r, "created") for r in of.refunds)
-    return events if events is not None else refunds
+    said = of.earliest("ch", name="refund_seen")
+    if said is not None:
+        return said
+    return min((created for _, refund in of.re if (created := _value(refund, "created")) is not None), default=None)
 
 
 def _disputed(of: _Objects, amount: int | None, currency: str | None, refunded: int) -> int:
     total = 0
-    for dispute in of.disputes:
-        stage, disputed = _value(dispute, "state") or [None, 0]
+    for _, dispute in of.dp:
+        stage, disputed = _value(dispute, "state") or (None, 0)
         if stage in TAKES_MONEY:
-            same = _value(dispute, "currency") in (currency, None)
-            total += disputed if same else amount or 0
+            in_our_currency = _value(dispute, "currency") in (currency, None)
+            total += disputed if in_our_currency else amount or 0
     return total if amount is None else max(0, min(total, amount - refunded))
 
 
-def _status(of: _Objects, paid_at: int | None, refunded: int, amount: int | None) -> str:
-    if any((_value(d, "state") or [None])[0] in IS_DISPUTED for d in of.disputes):
-        return "DISPUTED"
-    if paid_at is not None:
-        return "REFUNDED" if refunded and amount is not None and refunded >= amount else "PAID"
-    if "expired" in of.session or "canceled" in of.intent:
-        return "EXPIRED"
-    if any("failed" in known for known in (of.intent, of.session, *(c for _, c in of.charges))):
-        return "FAILED"
-    return "CREATED"
+@dataclass(frozen=True)
+class _Money:
+    amount: int | None
+    refunded: int
+    paid_at: int | None
+
+    @property
+    def is_refunded(self) -> bool:
+        paid = self.paid_at is not None and self.amount is not None
+        return paid and self.refunded >= (self.amount or 0) and self.refunded > 0
+
+
+def _is_disputed(of: _Objects, _money: _Money) -> bool:
+    return any((_value(dispute, "state") or [None])[0] in IS_DISPUTED for _, dispute in of.dp)
+
+
+def _is_given_up(of: _Objects, _money: _Money) -> bool:
+    return any("expired" in known for _, known in of.cs) or any("canceled" in known for _, known in of.pi)
+
+
+def _is_failed(of: _Objects, _money: _Money) -> bool:
+    return any("failed" in known for family in (of.pi, of.cs, of.ch) for _, known in family)
+
+
+Rule = Callable[[_Objects, _Money], bool]
+
+# A donation's status is the first whose rule holds; each has the sentence that README shows.
+STATUSES: tuple[tuple[str, str, Rule], ...] = (
+    ("DISPUTED", "a dispute or an inquiry is open, or a dispute was lost", _is_disputed),
+    ("REFUNDED", "paid, and the whole amount went back", lambda _of, money: money.is_refunded),
+    ("PAID", "money came", lambda _of, money: money.paid_at is not None),
+    ("EXPIRED", "the session expired, or the PaymentIntent was canceled", _is_given_up),
+    ("FAILED", "an attempt to pay failed", _is_failed),
+    ("CREATED", "nothing of that yet", lambda _of, _money: True),
+)
+
+
+def _status(of: _Objects, money: _Money) -> str:
+    return next(status for status, _sentence, holds in STATUSES if holds(of, money))

@@ -83,7 +83,9 @@ class Webhook:
         except (BadSignature, NotAnEvent) as refusal:
             metrics.WEBHOOK_EVENTS.labels("none", "refused").inc()
             raise web.HTTPBadRequest(text=str(refusal)) from None
-        is_new = event.id in await self._ledger.record([Entry(event, error)])
+        recorded = await self._ledger.record([Entry(event, error)])
+        is_new = event.id in recorded.new
+        error = recorded.refused.get(event.id, error)
         outcome = _outcome(event, error, is_new)
         metrics.WEBHOOK_EVENTS.labels(metrics.type_label(event.type), outcome).inc()
         metrics.WEBHOOK_DURATION.observe(time.perf_counter() - started)

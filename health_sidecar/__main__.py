@@ -19,6 +19,7 @@ import structlog
 from aiohttp import web
 
 from health_sidecar import life, logs
+from health_sidecar.backlog import count_backlog
 from health_sidecar.config import Config, ConfigError
 from health_sidecar.endpoints import build_app
 from health_sidecar.gate import Verdict, open_probe, report_config, run_gate
@@ -51,6 +52,7 @@ class Sidecar:
     metrics: Metrics
     history: History
     probe: Probe
+    counter: Probe  # of the backlog; apart, so that a slow count can't make a ping late
     reported: asyncio.Event = field(default_factory=asyncio.Event)
 
     def gate_ended(self, verdict: Verdict) -> None:
@@ -102,6 +104,10 @@ class Sidecar:
         finally:
             self.metrics.ping(time.monotonic() - began_s, ok=ok)
 
+    async def count(self) -> None:
+        """Keep the backlog's figures fresh, for ever."""
+        await count_backlog(self.counter.fetch, self.metrics, lambda: self.publisher.state.ready)
+
     async def wait_report(self, timeout_s: float) -> bool:
         """Whether an API process reported a failed query before `timeout_s` had passed."""
         try:
@@ -129,6 +135,7 @@ async def open_sidecar(config: Config) -> AsyncIterator[Sidecar]:
     """HTTP and the readiness socket up, not ready yet; all of it gone again at the end."""
     beside = config.readiness_socket
     probe = open_probe(config, "donationd sidecar")
+    counter = open_probe(config, "donationd backlog")
     metrics = Metrics(beside.with_name("sidecar-totals.json"))
     history = History(beside.with_name("health-check-runs.jsonl"), probe.fetch)
     reported = asyncio.Event()
@@ -139,10 +146,11 @@ async def open_sidecar(config: Config) -> AsyncIterator[Sidecar]:
         try:
             await web.TCPSite(runner, config.metrics_host, config.metrics_port).start()
             log.info("Sidecar listening on http://{}:{}".format(*runner.addresses[0][:2]))
-            yield Sidecar(publisher, metrics, history, probe, reported)
+            yield Sidecar(publisher, metrics, history, probe, counter, reported)
         finally:
             await runner.cleanup()
             await probe.close()
+            await counter.close()
 
 
 async def guard(sidecar: Sidecar, config: Config, environ: Mapping[str, str]) -> int:
@@ -198,7 +206,7 @@ async def serve(config: Config, environ: Mapping[str, str], started_s: float) ->
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, stop.set)
     async with open_sidecar(config) as sidecar:
-        work = [guard(sidecar, config, environ), sidecar.publisher.run(), sidecar.history.run()]
+        work = [guard(sidecar, config, environ), sidecar.publisher.run(), sidecar.history.run(), sidecar.count()]
         status = await first_to_end(stop, work)
         if status:
             await wait_at_most(stop, life.remaining_s(started_s, environ))

@@ -18,7 +18,7 @@ from health_sidecar import logs
 from health_sidecar.config import Config, ConfigError
 from health_sidecar.history import History, Run
 from health_sidecar.probe import Probe, Schema
-from sql.database import Database, DatabaseDown
+from sql.database import Database, DatabaseDown, Refused
 
 SCHEME = "postgresql://"
 RULER = "=" * 60
@@ -170,8 +170,8 @@ async def _check_schema(probe: Probe, log: FilteringBoundLogger) -> None:
         schema: Schema = await probe.schema()
     except DatabaseDown as down:
         raise GateClosed(headline, down.kind, down.kind) from None
-    except psycopg2.Error as error:
-        reason = f"Integrity check failed (SQLSTATE {error.pgcode})"
+    except Refused as refusal:
+        reason = f"Integrity check failed: {refusal}"
         raise GateClosed(headline, reason, "schema check refused", reached=True) from None
     if schema.drift.unknown:
         log.warning(

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import psycopg2
 import structlog
 
 from sql import load
-from sql.database import DatabaseDown
+from sql.database import DatabaseDown, Refused
 
 log = structlog.get_logger()
 
@@ -74,8 +73,8 @@ class History:
                 await self._execute(load("record_run"), msgspec.structs.asdict(row))
             except DatabaseDown:
                 return
-            except psycopg2.Error as error:
-                log.warning("[DB Watchdog] health_check_runs refused a row", sqlstate=error.pgcode)
+            except Refused as refusal:
+                log.warning("[DB Watchdog] health_check_runs refused a row", reason=str(refusal))
                 return
             # `record` may have dropped or added rows meanwhile
             with contextlib.suppress(ValueError):

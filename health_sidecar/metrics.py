@@ -28,6 +28,12 @@ log = structlog.get_logger()
 # A ping takes about a millisecond; from 5 s on it is a timeout by default.
 PING_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
+# Shown once they were counted: a zero that nobody counted would be a lie.
+BACKLOG = {
+    "donations_unassigned": "Paid donations that name no ticket, or none that is known",
+    "webhook_events_failed_waiting": "Events that could not be applied and wait for a fix",
+}
+
 
 class Totals(msgspec.Struct, kw_only=True):
     """Counts since the file was first written, over all lives of the sidecar."""
@@ -47,6 +53,7 @@ class Metrics(Collector):
         self._consecutive_failures = 0
         self._ping_counts = [0] * (len(PING_BUCKETS_S) + 1)
         self._ping_sum_s = 0.0
+        self._backlog: dict[str, int] = {}
 
     def state(self, *, ready: bool, consecutive_failures: int) -> None:
         """The watchdog's state has changed."""
@@ -71,6 +78,10 @@ class Metrics(Collector):
         self._totals.gate_runs[outcome] += 1
         self._save()
 
+    def backlog(self, *, unassigned: int, failed: int) -> None:
+        """So many donations and events wait for a person."""
+        self._backlog = {"donations_unassigned": unassigned, "webhook_events_failed_waiting": failed}
+
     def collect(self) -> Iterator[Metric]:
         """The families in Prometheus's terms."""
         yield GaugeMetricFamily("db_ready", "1 while the database can be used, else 0", value=int(self._ready))
@@ -83,6 +94,8 @@ class Metrics(Collector):
         yield self._durations()
         yield _by_outcome("db_reconnects", "Attempts to reconnect", self._totals.reconnects)
         yield _by_outcome("startup_gate_runs", "Runs of the startup gate", self._totals.gate_runs)
+        for name, count in self._backlog.items():
+            yield GaugeMetricFamily(name, BACKLOG[name], value=count)
 
     def _durations(self) -> HistogramMetricFamily:
         bounds = [*map(str, PING_BUCKETS_S), "+Inf"]

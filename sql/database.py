@@ -1,4 +1,7 @@
-"""The only module that touches aiopg: bounded waits, and one exception for "there is no database".
+"""The only module that touches aiopg: bounded waits, and one exception for each reaction.
+
+`DatabaseDown`: there is no database to speak of; try again later. `Refused`: it is there, and does not take this
+statement; trying again is of no use.
 
 aiopg's own defaults wait a minute for everything and report a statement over the server's time limit as
 `asyncio.CancelledError`. Here every wait has a limit and every such failure is a `DatabaseDown`.
@@ -28,6 +31,8 @@ KIND_BY_SQLSTATE = {
     errorcodes.DISK_FULL: "disk full",
     errorcodes.ADMIN_SHUTDOWN: "connection lost",
     errorcodes.CRASH_SHUTDOWN: "connection lost",
+    errorcodes.SERIALIZATION_FAILURE: "conflict",
+    errorcodes.DEADLOCK_DETECTED: "conflict",
 }
 KIND_BY_TEXT = (
     ("connection refused", "connection refused"),
@@ -56,6 +61,28 @@ class DatabaseDown(Exception):
     def __init__(self, kind: str) -> None:
         super().__init__(f"database unavailable: {kind}")
         self.kind = kind
+
+
+class Refused(Exception):
+    """The database does not take this statement. The message names the error's class, never a value."""
+
+    def __init__(self, error: psycopg2.Error) -> None:
+        self.sqlstate = error.pgcode or ""
+        constraint = error.diag.constraint_name
+        super().__init__(f"the database refused it: {_name(self.sqlstate)}{f' ({constraint})' if constraint else ''}")
+
+    @property
+    def for_its_values(self) -> bool:
+        """Whether the values are at fault (SQLSTATE class 22 or 23), not the schema or a permission."""
+        return self.sqlstate[:2] in ("22", "23")
+
+
+def _name(sqlstate: str) -> str:
+    """A SQLSTATE's name, such as "check violation"."""
+    try:
+        return errorcodes.lookup(sqlstate).lower().replace("_", " ")
+    except KeyError:
+        return f"SQLSTATE {sqlstate}" if sqlstate else "unknown error"
 
 
 def classify(error: BaseException) -> str:
@@ -103,7 +130,7 @@ class Database:
 
         Raises:
             DatabaseDown: it could not be reached or did not answer in time.
-            psycopg2.Error: the statement itself is wrong.
+            Refused: the statement, or a value in it, is wrong.
         """
         try:
             async with asyncio.timeout(self._connect_timeout_s):
@@ -122,7 +149,8 @@ class Database:
         except psycopg2.Error as error:
             if error.pgcode in KIND_BY_SQLSTATE:
                 raise DatabaseDown(classify(error)) from None
-            raise
+            # Not chained: PostgreSQL's own text can repeat a value.
+            raise Refused(error) from None
         finally:
             self._free.release()
 

@@ -20,7 +20,7 @@ from health_sidecar.gate import GateClosed, Verdict, check_url, run_gate, run_on
 from health_sidecar.history import MAX_WAITING, History, Run
 from health_sidecar.probe import MIGRATIONS_TABLE, REQUIRED_TABLES, Probe
 from sql import load
-from sql.database import Database, DatabaseDown
+from sql.database import Database, DatabaseDown, Refused
 from sql.migrate import discover
 
 URL = "postgresql://donationd:hunter2@127.0.0.1:5432/ledger"
@@ -36,7 +36,7 @@ class FakeDatabase:
         default_factory=lambda: dict.fromkeys([*REQUIRED_TABLES, MIGRATIONS_TABLE], True)
     )  # name to readable
     applied: dict[str, str] = field(default_factory=lambda: {m.name: m.sha256 for m in discover()})
-    error: psycopg2.Error | None = None
+    error: Exception | None = None
     recorded: list[Mapping[str, object]] = field(default_factory=list)
     closed: int = 0
 
@@ -229,7 +229,7 @@ async def test_database_lost_during_the_schema_check_fails(logged: LogCapture) -
 
 async def test_refused_schema_check_hides_the_driver_text(logged: LogCapture) -> None:
     """A statement PostgreSQL refuses fails the gate; the driver's own words are not repeated."""
-    verdict, _ = await gate(FakeDatabase(error=psycopg2.ProgrammingError("secret host 10.0.0.9")), logged)
+    verdict, _ = await gate(FakeDatabase(error=Refused(psycopg2.ProgrammingError("secret host 10.0.0.9"))), logged)
     assert not verdict.passed
     assert "10.0.0.9" not in repr(verdict) + repr(logged.entries)
 
@@ -359,7 +359,9 @@ async def test_history_is_bounded_and_keeps_both_ends(tmp_path: Path) -> None:
 
 async def test_history_keeps_what_postgresql_refuses(tmp_path: Path) -> None:
     """Without the table (before the first migration) rows wait instead of crashing the sidecar."""
-    history = History(tmp_path / "waiting.jsonl", FakeDatabase(error=psycopg2.ProgrammingError("no table")).fetch)
+    history = History(
+        tmp_path / "waiting.jsonl", FakeDatabase(error=Refused(psycopg2.ProgrammingError("no table"))).fetch
+    )
     history.record(gate_run(0))
     await history.drain()
     assert len(history.waiting) == 1

@@ -1,6 +1,7 @@
--- Records events and writes the donations they belong to, all or nothing per group, in one transaction.
+-- Records events and operators' acts, and writes the donations they belong to, all or nothing per group, in one
+-- transaction.
 --
--- A group is a set of Stripe objects, with its events and the donations derived from its facts. `base` names the
+-- A group is a set of Stripe objects, with its events and acts and the donations derived from its facts. `base` names the
 -- rows and versions the facts were folded from. Where the ledger holds something else by now the group is stale:
 -- nothing of it is written, and the facts it should be folded from come back.
 --
@@ -33,6 +34,12 @@ WITH input AS (
     ORDER BY e.id
     ON CONFLICT (id) DO UPDATE SET error = excluded.error, processed_at = now() WHERE known.error IS NOT NULL
     RETURNING id
+), acted AS (
+    INSERT INTO operator_acts (at, actor, action, donation_id, detail)
+    SELECT to_timestamp(a.at_us / 1e6), a.actor, a.action, a.donation, a.detail
+    FROM input, json_to_recordset(doc -> 'acts')
+         AS a(at_us bigint, actor text, action text, donation text, detail text, n int)
+    WHERE a.n IN (SELECT n FROM fresh)
 ), after AS MATERIALIZED (
     SELECT f.root, d.*
     FROM fresh f, json_to_recordset(f.donations)
@@ -66,10 +73,12 @@ WITH input AS (
     INSERT INTO stripe_objects AS o (id, root)
     SELECT i.id, f.root FROM fresh f CROSS JOIN unnest(f.ids) AS i(id) WHERE f.donations IS NOT NULL
     ON CONFLICT (id) DO UPDATE SET root = excluded.root WHERE o.root <> excluded.root
-), moved AS (  -- what each donation adds to its ticket's figures, and what it added before
-    SELECT 1 AS sign, ticket, currency, amount, refunded, disputed, status FROM after WHERE paid_at IS NOT NULL
+), moved AS (  -- what each donation adds to its ticket's figures ('': none claims it), and what it added before
+    SELECT 1 AS sign, coalesce(ticket, '') AS ticket, coalesce(currency, '') AS currency,
+           amount, refunded, disputed, status
+    FROM after WHERE paid_at IS NOT NULL
     UNION ALL
-    SELECT -1, ticket_id, currency, amount_minor, refunded_minor, disputed_minor, status
+    SELECT -1, coalesce(ticket_id, ''), coalesce(currency, ''), amount_minor, refunded_minor, disputed_minor, status
     FROM before WHERE paid_at IS NOT NULL
 ), counted AS (
     INSERT INTO ticket_totals AS t
@@ -81,7 +90,6 @@ WITH input AS (
            coalesce(sum(sign) FILTER (WHERE status = 'DISPUTED'), 0),
            coalesce(sum(sign) FILTER (WHERE status = 'PAID' AND refunded > 0), 0)
     FROM moved
-    WHERE ticket IS NOT NULL AND currency IS NOT NULL
     GROUP BY ticket, currency
     ORDER BY ticket, currency
     ON CONFLICT (ticket_id, currency) DO UPDATE SET

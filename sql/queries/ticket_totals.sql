@@ -3,7 +3,7 @@
 SELECT k.currency, t.currency, t.paid_minor, t.refunded_minor, t.disputed_minor, t.paid, t.refunded, t.disputed,
        t.partially_refunded, last.paid_at, last.amount_minor, last.donor_last_name, last.currency
 FROM recording_tickets k
-LEFT JOIN ticket_totals t ON t.ticket_id = k.id
+LEFT JOIN ticket_totals t ON t.ticket_id = k.id AND t.currency <> ''
 LEFT JOIN LATERAL (
     SELECT paid_at, amount_minor, donor_last_name, currency
     FROM stripe_attributions

@@ -1,0 +1,71 @@
+"""Pure: what an operator does to a donation, as facts that merge like Stripe's, with a line for the record.
+
+An act's facts are kept on the donation's own objects, so they follow a session into its PaymentIntent's donation.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from daemon import fold
+from daemon.facts import Facts
+
+ACTOR_LIMIT = 64  # characters of an operator's name
+PERSONAL_FAMILIES = ("pi", "cs", "ch")  # whose objects can hold a donor's data
+
+
+@dataclass(frozen=True)
+class Act:
+    """One deed of an operator: who did what to which donation and when, and the facts that makes.
+
+    `at_us` is in Unix microseconds; `detail` is the ticket of an assignment, else empty.
+    """
+
+    action: str
+    donation: str
+    detail: str
+    actor: str
+    at_us: int
+    facts: Facts
+
+
+def assign(facts: Facts, donation: str, ticket: str, *, actor: str, at_us: int) -> Act:
+    """Moves a donation to a ticket, before everything Stripe says; the newest assignment stands (SPEC 3).
+
+    Args:
+        facts: what the ledger holds of the donation.
+        donation: its id, or that of any of its objects.
+
+    Raises:
+        KeyError: the facts do not hold it.
+    """
+    id_ = fold.owners(facts)[donation]
+    return Act("assign", id_, ticket, actor, at_us, {_family(facts, id_): {id_: {"assigned": [at_us, ticket]}}})
+
+
+def erase(facts: Facts, donation: str, *, actor: str, at_us: int) -> Act:
+    """Takes a donor's data from a donation for good: every object that could bring it back is marked (SPEC 7).
+
+    Arguments and errors as `assign`.
+    """
+    owner = fold.owners(facts)
+    id_ = owner[donation]
+    marks: Facts = {
+        family: {object_: {"erased": at_us} for object_ in facts.get(family, {}) if owner[object_] == id_}
+        for family in PERSONAL_FAMILIES
+    }
+    return Act("erase", id_, "", actor, at_us, {family: objects for family, objects in marks.items() if objects})
+
+
+def donations_with(facts: Facts, email_hashes: Collection[str]) -> set[str]:
+    """The ids of the donations among these whose objects hold one of the e-mail hashes."""
+    owner = fold.owners(facts)
+    return {
+        owner[id_]
+        for objects in facts.values()
+        for id_, known in objects.items()
+        if (fact := known.get("email_hash")) and isinstance(fact, list) and fact[1] in email_hashes
+    }
+
+
+def _family(facts: Facts, id_: str) -> str:
+    return next(family for family, objects in facts.items() if id_ in objects)

@@ -1,0 +1,54 @@
+"""Reads much of the database as it is at one moment, row by row, beside live traffic."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+
+import psycopg2
+from psycopg2.extensions import connection as Connection
+
+from sql import load
+from sql.database import DatabaseDown, Refused, Row, classify
+
+CONNECT_TIMEOUT_S = 5
+FETCH_ROWS = 1000  # per round trip: what is held in memory at a time
+
+
+class Snapshot:
+    """One read-only transaction: everything read through it is of the same moment."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._cursors = 0
+
+    def stream(self, name: str, params: Mapping[str, object] | None = None) -> Iterator[Row]:
+        """The rows of `queries/<name>.sql`, fetched as they are used."""
+        self._cursors += 1
+        with self._connection.cursor(name=f"stream_{self._cursors}") as cursor:
+            cursor.itersize = FETCH_ROWS
+            cursor.execute(load(name), params)
+            yield from cursor
+
+    def rows(self, name: str, params: Mapping[str, object] | None = None) -> list[Row]:
+        """All rows of `queries/<name>.sql` at once."""
+        with self._connection.cursor() as cursor:
+            cursor.execute(load(name), params)
+            return cursor.fetchall()
+
+
+@contextmanager
+def snapshot(url: str, application_name: str) -> Iterator[Snapshot]:
+    """Opens a snapshot of the database at a libpq URL.
+
+    Raises:
+        DatabaseDown: it can't be reached, or went away while it was read.
+        Refused: it does not take a statement.
+    """
+    try:
+        connection = psycopg2.connect(url, connect_timeout=CONNECT_TIMEOUT_S, application_name=application_name)
+        with closing(connection):
+            connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
+            yield Snapshot(connection)
+    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+        raise DatabaseDown(classify(error)) from None
+    except psycopg2.Error as error:
+        raise Refused(error) from None
