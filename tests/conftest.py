@@ -40,6 +40,7 @@ class Server:
             shutil.chown(home, self.user)
         self.programs = self._programs()
         self.url = f"postgresql://{USER}@/{{name}}?host={home}"
+        self.log = home / "log"
 
     def _programs(self) -> Path:
         if "TEST_PG_BIN" in os.environ:
@@ -59,19 +60,31 @@ class Server:
             user=self.user,
         )
 
+    def dump(self, url: str) -> str:
+        """Everything a database holds, as text."""
+        return subprocess.run(
+            [str(self.programs / "pg_dump"), url], check=True, capture_output=True, text=True, cwd=self.home
+        ).stdout
+
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The URL of a running server, with `{name}` where the database's name belongs."""
+def server() -> Iterator[Server]:
+    """A running server."""
     with tempfile.TemporaryDirectory(prefix="donationd-pg-", ignore_cleanup_errors=True) as folder:
         server = Server(Path(folder))
         server.run("initdb", "-N", "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C")
         options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c max_connections=50"
-        server.run("pg_ctl", "-w", "-l", f"{folder}/log", "-o", options, "start")
+        server.run("pg_ctl", "-w", "-l", str(server.log), "-o", options, "start")
         try:
-            yield server.url
+            yield server
         finally:
             server.run("pg_ctl", "-m", "immediate", "stop")
+
+
+@pytest.fixture(scope="session")
+def postgres(server: Server) -> str:
+    """The server's URL, with `{name}` where the database's name belongs."""
+    return server.url
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,12 @@
 import asyncio
 import random
 
+import pytest
+
 from daemon import simulate
 from daemon.facts import StripeEvent, read
 from daemon.ledger import Entry, Ledger
-from sql.database import Database
+from sql.database import Database, Refused
 
 NOW = 1_760_000_000
 TICKETS = ("story-1", "story-2")
@@ -82,6 +84,60 @@ async def test_a_session_and_its_payment_become_one_donation(database: Database)
         await ledger.record([Entry(reduced(event))])
         assert len(await shown(database)) == 1
     assert await shown(database) == expected([life])
+
+
+async def test_an_event_the_database_refuses_fails_alone(database: Database) -> None:
+    """One event in a batch that PostgreSQL does not take is kept as failed, the others are applied; later it is too."""
+    lives = simulate.lives(2, 12, TICKETS, now=NOW)
+    entries = [Entry(reduced(event)) for life in lives for event in life.events]
+    poisoned = lives[5]
+    await database.fetch(
+        f"ALTER TABLE stripe_attributions ADD CONSTRAINT poison CHECK (id <> '{poisoned.expected.donation}')"
+    )
+    ledger = Ledger(database)
+    recorded = await ledger.record(entries)
+    assert recorded.new == {entry.event.id for entry in entries}
+    others = [life for life in lives if life is not poisoned]
+    assert {id_: row for id_, row in (await shown(database)).items() if id_ in expected(others)} == expected(others)
+    assert recorded.refused
+    assert set(recorded.refused) <= {event["id"] for event in poisoned.events}
+    assert set(recorded.refused.values()) == {"the database refused it: check violation (poison)"}
+    failed = await database.fetch("SELECT id, error FROM stripe_events WHERE error IS NOT NULL")
+    assert dict(failed) == recorded.refused
+    await database.fetch("ALTER TABLE stripe_attributions DROP CONSTRAINT poison")
+    again = await ledger.record(entries)
+    assert (again.new, again.refused) == (set(recorded.refused), {})
+    assert await shown(database) == expected(lives)
+
+
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
+async def test_a_conflict_is_tried_again(database: Database, sqlstate: str) -> None:
+    """A serialization failure or a deadlock is no reason to give up, nor to apply anything twice."""
+    [life] = simulate.lives(2, 1, TICKETS, now=NOW)
+    await database.fetch(
+        f"""
+        CREATE SEQUENCE attempts;
+        CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF nextval('attempts') <= 3 THEN RAISE EXCEPTION 'conflict' USING ERRCODE = '{sqlstate}'; END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER conflict AFTER INSERT ON stripe_attributions FOR EACH ROW EXECUTE FUNCTION conflict();
+        """
+    )
+    recorded = await Ledger(database).record([Entry(reduced(event)) for event in life.events])
+    assert recorded.new == {event["id"] for event in life.events}
+    assert await database.fetch("SELECT last_value FROM attempts") == [(4,)]
+    assert await shown(database) == expected([life])
+
+
+async def test_a_schema_that_is_wrong_is_no_event_s_fault(database: Database) -> None:
+    """Without a table nothing is recorded as failed: the whole batch is handed back."""
+    [life] = simulate.lives(2, 1, TICKETS, now=NOW)
+    await database.fetch("ALTER TABLE ticket_totals RENAME TO elsewhere")
+    with pytest.raises(Refused, match="undefined table"):
+        await Ledger(database).record([Entry(reduced(event)) for event in life.events])
+    assert await database.fetch("SELECT count(*) FROM stripe_events") == [(0,)]
 
 
 async def test_an_event_is_new_once_and_a_failed_one_until_it_is_applied(database: Database) -> None:

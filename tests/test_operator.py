@@ -1,0 +1,194 @@
+"""The operator's commands, as a person runs them, on a real PostgreSQL."""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import pytest
+from click.testing import CliRunner, Result
+
+from daemon import privacy, simulate
+from daemon.cli import main
+from daemon.facts import read
+from daemon.ledger import Entry, Ledger
+from sql import load
+from sql.database import Database, Row
+
+NOW = 1_760_000_000
+KEY = "a key of the charity's own"
+DEFACED = (
+    "UPDATE stripe_attributions SET {} WHERE id = (SELECT min(id) FROM stripe_attributions WHERE paid_at > '2000-1-1')"
+)
+
+T = TypeVar("T")
+
+
+@pytest.fixture
+def donationd(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs `donationd …` against the test's database."""
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("DONOR_EMAIL_HASH_KEY", KEY)
+    return lambda *arguments, stdin="": CliRunner().invoke(main, arguments, input=stdin)
+
+
+def ask(url: str, question: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
+    async def answer() -> T:
+        database = Database(
+            url, pool_size=1, statement_timeout_s=10, connect_timeout_s=5, application_name="donationd test"
+        )
+        try:
+            return await question(database)
+        finally:
+            await database.close()
+
+    return asyncio.run(answer())
+
+
+def rows(url: str, sql: str) -> list[Row]:
+    return ask(url, lambda database: database.fetch(sql))
+
+
+def record(url: str, events: Sequence[simulate.Json]) -> None:
+    entries = [Entry(read(simulate.encode(event), livemode=False, hash_key=KEY.encode())) for event in events]
+    ask(url, lambda database: Ledger(database).record(entries))
+
+
+def add_ticket(url: str, ticket: str) -> None:
+    values = {"id": ticket, "title": None, "currency": None}
+    ask(url, lambda database: database.fetch(load("add_ticket"), values))
+
+
+def life(kind: str, number: int = 0) -> simulate.Life:
+    """A life of this kind; `number` counts those there are."""
+    found = [each for each in simulate.lives(3, 200, ["story-1"], now=NOW) if each.kind == kind]
+    return found[number]
+
+
+def named_life() -> simulate.Life:
+    """A paid life whose donor gave a name and an e-mail."""
+    found = (each for each in simulate.lives(3, 200, ["story-1"], now=NOW) if each.kind == "paid")
+    return next(each for each in found if each.expected.donor == "Smith")
+
+
+TOTALS = "SELECT * FROM ticket_totals WHERE paid_minor > 0 ORDER BY ticket_id, currency"
+DONORS = "SELECT donor_last_name, donor_country, donor_email_hash FROM stripe_attributions"
+
+
+def test_money_without_a_ticket_is_listed_and_moved(donationd: Callable[..., Result], database_url: str) -> None:
+    """A payment nobody claimed is counted, listed, and moved with its later events; who did it is on record."""
+    lost, strange = life("no_ticket"), life("paid")
+    record(database_url, [*lost.events[:-1], *strange.events])
+    listed = donationd("unassigned")
+    assert (listed.exit_code, "2 of 2 unassigned" in listed.output) == (0, True)
+    assert lost.expected.donation in listed.output
+    add_ticket(database_url, "story-1")
+    ids = [json.loads(line)["id"] for line in donationd("unassigned", "--json").stdout.splitlines()]
+    assert ids == [lost.expected.donation]
+    moved = donationd("assign", lost.expected.donation, "story-1", "--by", "alex")
+    assert (moved.exit_code, moved.output) == (0, f"assigned {lost.expected.donation} to story-1\n")
+    record(database_url, lost.events)
+    assert "0 of 0 unassigned" in donationd("unassigned").output
+    assert rows(database_url, "SELECT DISTINCT ticket_id FROM stripe_attributions") == [("story-1",)]
+    assert f"alex             assign  {lost.expected.donation} story-1" in donationd("acts").output
+    assert donationd("verify").exit_code == 0
+
+
+def test_an_assignment_follows_a_session_into_its_payment(donationd: Callable[..., Result], database_url: str) -> None:
+    """What was said of a session holds for its PaymentIntent's donation, and the newest assignment stands."""
+    add_ticket(database_url, "story-8")
+    add_ticket(database_url, "story-9")
+    events = life("paid_late").events
+    session = dict(next(e for e in events if e["type"].startswith("checkout.")))
+    alone = {**session, "data": {"object": {**session["data"]["object"], "payment_intent": None}}}
+    record(database_url, [alone])
+    session_id = session["data"]["object"]["id"]
+    assert donationd("assign", session_id, "story-8").exit_code == 0
+    record(database_url, events)
+    assert rows(database_url, "SELECT ticket_id FROM stripe_attributions") == [("story-8",)]
+    assert donationd("assign", session_id, "story-9").exit_code == 0
+    assert rows(database_url, "SELECT ticket_id FROM stripe_attributions") == [("story-9",)]
+    assert donationd("verify").exit_code == 0
+
+
+def test_an_assignment_needs_a_known_donation_and_ticket(donationd: Callable[..., Result], database_url: str) -> None:
+    """Unknown ids fail with what to do next; wrong usage is told apart."""
+    add_ticket(database_url, "story-1")
+    assert donationd("assign", "pi_unknown", "story-1").exit_code == 1
+    unknown = donationd("assign", "pi_unknown", "story-2")
+    assert (unknown.exit_code, "donationd tickets add story-2" in unknown.output) == (1, True)
+    assert donationd("assign", "pi_unknown", "no such/form").exit_code == 2
+    assert donationd("erase").exit_code == 2
+    assert donationd("erase", "pi_unknown", "--email").exit_code == 2
+
+
+@pytest.mark.parametrize("by_email", [True, False])
+def test_an_erased_donor_does_not_come_back(
+    donationd: Callable[..., Result], database_url: str, by_email: bool
+) -> None:
+    """Three fields go, no total changes, redelivery restores nothing, and the act is on record."""
+    erased = named_life()
+    record(database_url, erased.events)
+    totals = rows(database_url, TOTALS)
+    assert rows(database_url, DONORS)[0][0] == "Smith"
+    if by_email:
+        done = donationd("erase", "--email", "--yes", stdin=" ALICE.smith@example.com \n")
+    else:
+        done = donationd("erase", erased.expected.donation, "--yes")
+    assert (done.exit_code, done.output.splitlines()[-1]) == (0, "erased the donor of 1 donation(s)")
+    record(database_url, erased.events)
+    assert rows(database_url, DONORS) == [(None, None, None)]
+    held = str(rows(database_url, "SELECT facts::text FROM stripe_attributions"))
+    for form in (privacy.email_hash("alice.smith@example.com", KEY.encode()), "Smith", '"US"'):
+        assert form is not None
+        assert form not in held
+    assert rows(database_url, TOTALS) == totals
+    assert [json.loads(line)["action"] for line in donationd("acts", "--json").stdout.splitlines()] == ["erase"]
+    assert donationd("verify").exit_code == 0
+
+
+def test_an_email_nobody_has_is_an_error(donationd: Callable[..., Result], database_url: str) -> None:
+    """Nothing is erased, and the address is not repeated."""
+    record(database_url, named_life().events)
+    missing = donationd("erase", "--email", "--yes", stdin="nobody@example.com\n")
+    assert (missing.exit_code, "nobody@" in missing.output) == (1, False)
+
+
+def test_erasing_asks_first(donationd: Callable[..., Result], database_url: str) -> None:
+    """Without a yes nothing happens."""
+    record(database_url, named_life().events)
+    refused = donationd("erase", named_life().expected.donation, stdin="n\n")
+    assert refused.exit_code == 1
+    assert rows(database_url, DONORS)[0][0] == "Smith"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (DEFACED.format("refunded_minor = 1"), "refunded is 1, should be 0"),
+        (DEFACED.format("paid_at = NULL"), "paid_at is None"),
+        (DEFACED.format("donor_last_name = 'Nobody'"), "last_name differs"),
+        ("UPDATE ticket_totals SET paid_minor = paid_minor + 1", "paid_minor is"),
+        ("UPDATE ticket_totals SET partially_refunded = 7", "partially_refunded is 7"),
+        ("DELETE FROM ticket_totals", "should be"),
+        ("INSERT INTO ticket_totals VALUES ('ghost', 'EUR', 5, 0, 0, 1, 0, 0, 0)", "total of ticket ghost in EUR"),
+        (
+            "UPDATE stripe_objects SET root = 'pi_other' WHERE starts_with(id, 'ch')",
+            "kept by pi_other, should be by pi_",
+        ),
+        ("DELETE FROM stripe_objects WHERE starts_with(id, 're')", "kept by nobody"),
+        ("INSERT INTO stripe_objects VALUES ('ch_ghost', 'pi_ghost')", "Stripe objects are on record"),
+    ],
+)
+def test_verify_finds_each_kind_of_damage(
+    donationd: Callable[..., Result], database_url: str, damage: str, said: str
+) -> None:
+    """A right ledger passes; any figure, field or link that is off is named, with exit status 1."""
+    record(database_url, simulate.shuffled(simulate.lives(5, 40, ["story-1", "story-2"], now=NOW), 1))
+    right = donationd("verify")
+    assert (right.exit_code, right.stdout) == (0, "the ledger and its facts agree\n")
+    rows(database_url, damage)
+    wrong = donationd("verify")
+    assert wrong.exit_code == 1
+    assert said in wrong.stdout
+    assert "Nobody" not in wrong.output

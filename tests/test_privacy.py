@@ -1,0 +1,242 @@
+"""Nothing of a donor but what SPEC 7 allows is found anywhere, whatever goes wrong.
+
+Every person's field of every event is replaced by canary words; then everything the system wrote or said is searched.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from typing import Any
+
+import aiohttp
+import psycopg2
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from daemon import privacy, simulate
+from daemon.facts import CannotApply, NotAnEvent, read
+from tests.conftest import Server
+from tests.test_api_process import SECRET, Api, free_port
+
+CANARY = "canary"
+LAST_NAME = "Allowedname"
+EMAIL = "canary.mail@secret.example"
+# What a person's fields of Stripe's objects are called, and what stands there in this test.
+CANARIES: dict[str, Any] = {
+    "name": f"Canaryfirst CanaryMiddle {LAST_NAME}",
+    "customer_name": "Canaryfirst Evidence",
+    "email": EMAIL,
+    "receipt_email": EMAIL,
+    "customer_email_address": EMAIL,
+    "phone": "+1 202 canary-phone",
+    "line1": "12 canary street",
+    "line2": "canary flat 3",
+    "billing_address": "12 canary street",
+    "city": "Canaryville",
+    "postal_code": "canary-zip",
+    "state": "canary-state",
+    "customer_purchase_ip": "canary-203.0.113.77",
+    "last4": "canary-4242",
+    "fingerprint": "canary-fingerprint",
+    "description": "a gift from canary",
+    "client_reference_id": "canary street 12",
+    "receipt_url": "https://pay.example/canary",
+    "client_secret": "canary-secret",
+    "message": "canary declined",
+}
+# Shapes that can't be applied, each holding a canary where something else belongs.
+BREAKAGES: tuple[tuple[str, Any], ...] = (
+    ("amount", "canary-amount"),
+    ("currency", "canary-currency"),
+    ("created", {"canary": "canary"}),
+    ("billing_details", "canary-details"),
+    ("billing_details", {"name": ["canary"], "email": EMAIL}),
+    ("payment_intent", "canary intent"),
+    ("metadata", "canary-metadata"),
+    ("id", "canary id"),
+    ("status", ["canary"]),
+)
+
+LOG_EVERYTHING = """
+DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET log_statement = %L', current_database(), 'all'); END $$
+"""
+WAIT_S = 20
+
+
+def with_canaries(value: Any) -> Any:
+    """The same JSON with every person's field replaced."""
+    if isinstance(value, dict):
+        changed = {key: CANARIES.get(key, with_canaries(inner)) for key, inner in value.items()}
+        return changed | {"metadata": {**changed["metadata"], "note": "canary"}} if "metadata" in changed else changed
+    return [with_canaries(inner) for inner in value] if isinstance(value, list) else value
+
+
+def canary_events(seed: int) -> list[simulate.Json]:
+    lives = simulate.lives(seed, 40, ["story-1"], now=int(time.time()))
+    return [with_canaries(event) for event in simulate.shuffled(lives, seed)]
+
+
+def broken(events: list[simulate.Json]) -> list[simulate.Json]:
+    """Signed events of handled types that can't be applied."""
+    charges = [event for event in events if event["type"] == "charge.succeeded"]
+    return [
+        {**charge, "id": f"evt_broken{n}", "data": {"object": {**charge["data"]["object"], key: value}}}
+        for n, (charge, (key, value)) in enumerate(zip(charges, BREAKAGES, strict=False))
+    ]
+
+
+@given(
+    st.recursive(
+        st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
+@example({"name": "canary", "email": 5})
+def test_a_reason_names_places_not_values(details: object) -> None:
+    """Whatever stands where billing details belong, the reason for refusing it repeats none of it."""
+    [life] = simulate.seed_example()[:1]
+    charge = next(event for event in life.events if event["type"] == "charge.succeeded")
+    event = {**charge, "data": {"object": {**charge["data"]["object"], "billing_details": details}}}
+    words = [word for word in json.dumps(details).split('"') if len(word) > 4]
+    try:
+        read(simulate.encode(event), livemode=False, hash_key=None)
+    except (CannotApply, NotAnEvent) as refusal:
+        assert not any(word in str(refusal) for word in words if word not in ("email", "address", "country"))
+
+
+@asynccontextmanager
+async def sidecar(api: Api, port: int) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The real sidecar beside the API process."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "health_sidecar"),
+        env={**api.environ, "METRICS_PORT": str(port)},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+class Witness:
+    """Posts to the API and keeps everything it hears back."""
+
+    def __init__(self, api: Api, session: aiohttp.ClientSession) -> None:
+        self.api, self.session = api, session
+        self.heard: list[str] = []
+        self.statuses: list[int] = []
+
+    async def post(self, body: bytes, *, secret: str = SECRET) -> int:
+        headers = {"Stripe-Signature": simulate.sign(body, secret, int(time.time()))}
+        async with self.session.post(f"{self.api.base}/webhooks/stripe", data=body, headers=headers) as reply:
+            await self._keep(reply)
+            self.statuses.append(reply.status)
+            return reply.status
+
+    async def get(self, url: str) -> None:
+        async with self.session.get(url) as reply:
+            await self._keep(reply)
+
+    async def _keep(self, reply: aiohttp.ClientResponse) -> None:
+        self.heard.append(f"{reply.headers} {await reply.text()}")
+
+
+@pytest.fixture
+def api(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> Api:
+    api = Api(tmp_path_factory.mktemp("api"), database_url)
+    api.environ |= {"LOG_LEVEL": "DEBUG", "DB_STATEMENT_TIMEOUT_MS": "500"}
+    return api
+
+
+def admin(url: str, *statements: str) -> None:
+    with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+
+
+async def provoke(witness: Witness, url: str, events: list[simulate.Json]) -> None:
+    """Everything that can go wrong on an event's way, each with a body full of canaries."""
+    bodies = [simulate.encode(event) for event in events]
+    assert await witness.post(bodies[0], secret="whsec_wrong") == 400
+    assert await witness.post(bodies[0][:-9]) == 400
+    for event in broken(events):
+        assert await witness.post(simulate.encode(event)) == 422
+    admin(url, "ALTER TABLE stripe_attributions ADD CONSTRAINT poison CHECK (donor_country IS NULL) NOT VALID")
+    assert 422 in [await witness.post(body) for body in bodies[:20]]
+    admin(url, "ALTER TABLE stripe_attributions DROP CONSTRAINT poison", "ALTER TABLE ticket_totals RENAME TO hidden")
+    assert 503 in [await witness.post(body) for body in bodies[20:24]]
+    admin(url, "ALTER TABLE hidden RENAME TO ticket_totals")
+    with closing(psycopg2.connect(url)) as other, other.cursor() as cursor:
+        cursor.execute("LOCK TABLE stripe_events")
+        assert await witness.post(bodies[30]) == 503
+    admin(
+        url,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
+
+
+async def _until_ready(session: aiohttp.ClientSession, api: Api) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            try:
+                async with session.get(f"{api.base}/health/db") as reply:
+                    if reply.status == 200:
+                        return
+            except aiohttp.ClientConnectionError:
+                pass
+            await asyncio.sleep(0.05)
+
+
+async def _drain(process: asyncio.subprocess.Process) -> str:
+    assert process.stdout is not None
+    return (await process.stdout.read()).decode()
+
+
+def _around(text: str) -> str:
+    """Where a canary was found, for the test's own message."""
+    place = text.lower().find(CANARY)
+    return text[max(0, place - 200) : place + 80]
+
+
+async def test_no_canary_is_found_anywhere(api: Api, database_url: str, server: Server) -> None:
+    """Lives full of canaries, with events that fail and a database in trouble: only what may be kept is found."""
+    admin(database_url, LOG_EVERYTHING)
+    logged_before = server.log.stat().st_size
+    port = free_port()
+    events = canary_events(4)
+    async with AsyncExitStack() as stack:
+        beside = await stack.enter_async_context(sidecar(api, port))
+        process = await stack.enter_async_context(api.running())
+        output = asyncio.create_task(_drain(process))
+        beside_output = asyncio.create_task(_drain(beside))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        witness = Witness(api, session)
+        await _until_ready(session, api)
+        await provoke(witness, database_url, events)
+        await _until_ready(session, api)
+        for event in events:
+            await witness.post(simulate.encode(event))
+        for path in ("/api/tickets/story-1/donations", "/api/tickets/story-1/donations/total", "/health"):
+            await witness.get(api.base + path)
+        await witness.get(f"http://127.0.0.1:{port}/metrics")
+        process.terminate()
+        beside.terminate()
+        said = {"api": await output, "sidecar": await beside_output, "replies": "\n".join(witness.heard)}
+    dump = await asyncio.to_thread(server.dump, database_url)
+    said |= {"dump": dump, "postgresql": server.log.read_bytes()[logged_before:].decode()}
+    for place, text in said.items():
+        assert CANARY not in text.lower(), f"{place}: {_around(text)}"
+    assert LAST_NAME in said["dump"]
+    assert str(privacy.email_hash(EMAIL, None)) in said["dump"]
+    assert "poison" in said["postgresql"]
+    assert "statement: " in said["postgresql"]
+    assert said["api"].count("can't be applied") >= len(BREAKAGES)
+    assert "webhook_events_total" in said["replies"]
