@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
 
-.PHONY: help run test check format lock clean
+.PHONY: help run test check format diagram lock clean
 
 help:
 	@echo 'make run     everything on this machine, with a PostgreSQL of its own; Ctrl-C stops it'
 	@echo 'make test    the whole suite'
 	@echo 'make check   format, lint and strict types'
 	@echo 'make format  puts the code into shape'
+	@echo 'make diagram draws the picture of the facts in README'
 	@echo 'make lock    renews the locked versions (needs uv)'
 	@echo 'make clean   removes what make installed; the data in .donationd/ stays'
 
@@ -29,6 +30,9 @@ check: $(TESTS)
 format: $(TESTS)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+diagram: $(TESTS)
+	$(BIN)/python -m tests.diagram
 
 lock:
 	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \

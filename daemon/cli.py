@@ -1,35 +1,25 @@
 """`donationd`: one thin function per command (SPEC 8). Exit status 0 done, 1 the work failed, 2 wrong usage."""
 
 import asyncio
-import getpass
 import json
 import os
-import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import TypeVar
 
 import click
 import psycopg2
 
-from daemon import acts, fold, money, privacy, simulate, up
-from daemon.facts import TICKET_PATTERN, Facts
+from daemon import money, operator_cli, simulate, up
 from daemon.ledger import Cursor, Ledger
-from daemon.verify import verify
+from daemon.terminal import Failure, ask, environ, minute, ticket_argument
 from health_sidecar import gate
 from sql import load, migrate
-from sql.database import Database, DatabaseDown, Refused, Row
-from sql.snapshot import snapshot
+from sql.database import Row
 
 T = TypeVar("T")
 PAGE = 1000
-LONG_S = 3600.0  # for statements that read the whole ledger
-
-
-class Failure(click.ClickException):
-    """The work failed: one clear sentence, exit status 1."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -122,12 +112,6 @@ def tickets() -> None:
     """
 
 
-def _ticket(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    if not re.fullmatch(TICKET_PATTERN, value):
-        raise click.BadParameter("1 to 64 letters, digits, dots, dashes and underscores")
-    return value
-
-
 def _currency(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     if value is None:
         return None
@@ -143,7 +127,7 @@ def _title(_context: click.Context, _parameter: click.Parameter, value: str | No
 
 
 @tickets.command("add")
-@click.argument("ticket", metavar="ID", callback=_ticket)
+@click.argument("ticket", metavar="ID", callback=ticket_argument)
 @click.option("--title", callback=_title, help="What people see; at most 200 characters.")
 @click.option("--currency", callback=_currency, help="Its own currency; without it DEFAULT_CURRENCY.")
 def tickets_add(ticket: str, title: str | None, currency: str | None) -> None:
@@ -154,7 +138,7 @@ def tickets_add(ticket: str, title: str | None, currency: str | None) -> None:
       donationd tickets add story-1 --title "A new roof" --currency EUR
     """
     values = {"id": ticket, "title": title, "currency": currency}
-    [(is_new,)] = _ask(lambda database: database.fetch(load("add_ticket"), values))
+    [(is_new,)] = ask(lambda database: database.fetch(load("add_ticket"), values))
     click.echo(f"{'added' if is_new else 'changed'} {ticket}")
 
 
@@ -167,7 +151,7 @@ def tickets_list(as_json: bool) -> None:
     Example:
       donationd tickets list
     """
-    rows = _ask(lambda database: database.fetch(load("list_tickets")))
+    rows = ask(lambda database: database.fetch(load("list_tickets")))
     if as_json:
         keys = ("id", "title", "currency", "createdAt")
         click.echo(json.dumps([dict(zip(keys, (*r[:3], r[3].isoformat()), strict=True)) for r in rows]))
@@ -179,7 +163,7 @@ def tickets_list(as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("ticket", callback=_ticket)
+@click.argument("ticket", callback=ticket_argument)
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object per donation.")
 def ledger(ticket: str, as_json: bool) -> None:
     """A ticket's donations, paid last first, and their total.
@@ -189,7 +173,7 @@ def ledger(ticket: str, as_json: bool) -> None:
       donationd ledger story-1
       donationd ledger story-1 --json
     """
-    known, rows, totals = _ask(lambda database: _read_ledger(Ledger(database), ticket))
+    known, rows, totals = ask(lambda database: _read_ledger(Ledger(database), ticket))
     if known is None:
         raise Failure(f"there is no ticket {ticket}; add it: donationd tickets add {ticket}")
     unit = known[0] or os.environ.get("DEFAULT_CURRENCY") or "USD"
@@ -217,15 +201,11 @@ async def _read_ledger(ledger: Ledger, ticket: str) -> tuple[Row | None, list[Ro
 def _ledger_line(row: Row, unit: str) -> str:
     """`[2024-12-16 10:31] $50.00 - Smith (US) - PAID`, as the original design's section 9.2 shows it."""
     _id, amount, currency, status, last_name, country, created, paid, refunded_at = row[:9]
-    line = f"[{_minute(paid or created)}] {money.display(amount or 0, currency or unit)} - {last_name or 'Anonymous'}"
+    line = f"[{minute(paid or created)}] {money.display(amount or 0, currency or unit)} - {last_name or 'Anonymous'}"
     if country:
         line += f" ({country})"
     line += f" - {status}"
-    return f"{line} (refund: {_minute(refunded_at)})" if refunded_at else line
-
-
-def _minute(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"
+    return f"{line} (refund: {minute(refunded_at)})" if refunded_at else line
 
 
 def _total_lines(totals: list[Row], unit: str) -> list[str]:
@@ -262,184 +242,6 @@ def _json_line(row: Row, unit: str) -> str:
     )
 
 
-@main.command()
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="How many at most.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object per donation.")
-def unassigned(limit: int, as_json: bool) -> None:
-    """Paid donations that name no ticket, or none that we know; paid last first.
-
-    \b
-    Examples:
-      donationd unassigned
-      donationd unassigned --json --limit 10000
-    """
-    rows, total = _ask(lambda database: _read_unassigned(database, limit))
-    for id_, ticket, amount, currency, status, paid_at in rows:
-        shown = money.display(amount or 0, currency or "???")
-        if as_json:
-            row = {"id": id_, "ticket": ticket, "amount": amount and money.major(amount, currency or "")}
-            click.echo(json.dumps({**row, "currency": currency, "status": status, "paidAt": paid_at.isoformat()}))
-        else:
-            click.echo(f"[{_minute(paid_at)}] {id_:<30} {shown:>14}  {status:<9} {ticket or '-'}")
-    click.echo(f"{len(rows)} of {total} unassigned donations", err=True)
-    if rows:
-        click.echo(f"next: donationd assign {rows[0][0]} TICKET", err=True)
-
-
-async def _read_unassigned(database: Database, limit: int) -> tuple[list[Row], int]:
-    rows = await database.fetch(load("list_unassigned"), {"limit": limit})
-    [(total, _failed)] = await database.fetch(load("count_backlog"))
-    return rows, total
-
-
-def _actor(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str:
-    actor = value or getpass.getuser()
-    if not (actor.isprintable() and len(actor) <= acts.ACTOR_LIMIT):
-        raise click.BadParameter(f"at most {acts.ACTOR_LIMIT} printable characters")
-    return actor
-
-
-by_option = click.option(
-    "--by", "actor", callback=_actor, help="Who does this, for the record; without it your user name."
-)
-
-
-@main.command()
-@click.argument("donation")
-@click.argument("ticket", callback=_ticket)
-@by_option
-def assign(donation: str, ticket: str, actor: str) -> None:
-    """Move a donation to a ticket, whatever its events name; later events of it follow.
-
-    DONATION is the id of a PaymentIntent, Checkout Session or charge. The last assignment counts; who and when is on
-    record (`donationd acts`).
-
-    \b
-    Example:
-      donationd assign pi_3PqXb2Lkd story-1 --by alex
-    """
-    act = _ask(lambda database: _assign(Ledger(database), donation, ticket, actor))
-    click.echo(f"assigned {act.donation} to {ticket}")
-
-
-async def _assign(ledger: Ledger, donation: str, ticket: str, actor: str) -> acts.Act:
-    if await ledger.ticket(ticket) is None:
-        raise Failure(f"there is no ticket {ticket}; add it: donationd tickets add {ticket}")
-    act = acts.assign(await _facts_of(ledger, donation), donation, ticket, actor=actor, at_us=_now_us())
-    await ledger.record([act])
-    return act
-
-
-async def _facts_of(ledger: Ledger, donation: str) -> Facts:
-    facts = await ledger.facts_of(donation)
-    if facts is None:
-        raise Failure(f"there is no donation {donation}; its id stands in: donationd unassigned, donationd ledger")
-    return facts
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000
-
-
-@main.command()
-@click.argument("donation", required=False)
-@click.option("--email", is_flag=True, help="All donations of one e-mail, which is read from the terminal.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@by_option
-def erase(donation: str | None, email: bool, yes: bool, actor: str) -> None:
-    """Take a donor's last name, country and e-mail hash away for good.
-
-    No total changes, and no later delivery brings them back. The e-mail is neither shown nor kept: it is hashed with
-    DONOR_EMAIL_HASH_KEY if that is set, and without it too.
-
-    \b
-    Examples:
-      donationd erase pi_3PqXb2Lkd
-      donationd erase --email
-    """
-    if (donation is None) is not email:
-        raise click.UsageError("name a donation, or say --email")
-    hashes = _read_email_hashes() if email else []
-    found = _ask(lambda database: _to_erase(Ledger(database), donation, hashes), timeout_s=LONG_S)
-    if not found:
-        raise Failure("no donation has this e-mail")
-    if not yes:
-        click.confirm(f"Erase the donor of {len(found)} donation(s): {', '.join(sorted(found)[:5])} …?", abort=True)
-    done = [acts.erase(facts, id_, actor=actor, at_us=_now_us()) for id_, facts in found.items()]
-    _ask(lambda database: _record_acts(Ledger(database), done), timeout_s=LONG_S)
-    click.echo(f"erased the donor of {len(done)} donation(s)")
-
-
-def _read_email_hashes() -> list[str]:
-    """Both hashes of an e-mail: with the key, and without it, as rows from before the key have it."""
-    email = click.prompt("E-mail", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
-    key = _environ().get("DONOR_EMAIL_HASH_KEY")
-    hashes = {privacy.email_hash(email, key.encode() if key else None), privacy.email_hash(email, None)}
-    known = sorted(each for each in hashes if each)
-    if not known:
-        raise click.UsageError("no e-mail was given")
-    return known
-
-
-async def _to_erase(ledger: Ledger, donation: str | None, hashes: list[str]) -> dict[str, Facts]:
-    if donation is not None:
-        facts = await _facts_of(ledger, donation)
-        return {fold.owners(facts)[donation]: facts}
-    found = await ledger.facts_with(hashes)
-    return {id_: facts for facts in found for id_ in acts.donations_with(facts, hashes)}
-
-
-async def _record_acts(ledger: Ledger, done: list[acts.Act]) -> None:
-    for act in done:
-        await ledger.record([act])
-
-
-@main.command("acts")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="How many at most.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object per act.")
-def acts_command(limit: int, as_json: bool) -> None:
-    """What operators did to donations, and when; newest first.
-
-    \b
-    Example:
-      donationd acts --limit 10
-    """
-    for at, actor, action, donation, detail in _ask(
-        lambda database: database.fetch(load("list_acts"), {"limit": limit})
-    ):
-        if as_json:
-            act = {"at": at.isoformat(), "by": actor, "action": action, "donation": donation, "detail": detail}
-            click.echo(json.dumps(act))
-        else:
-            click.echo(f"[{_minute(at)}] {actor:<16} {action:<7} {donation} {detail}")
-
-
-@main.command("verify")
-def verify_command() -> None:
-    """Recompute every donation and every total from the facts, and say each difference.
-
-    Runs beside live traffic, on a snapshot. Exit status 1 if anything differs.
-
-    \b
-    Example:
-      donationd verify
-    """
-    url = _database_url()
-    found = 0
-    try:
-        with snapshot(url, "donationd verify") as moment:
-            [(donations, _objects)] = moment.rows("verify_size")
-            with click.progressbar(length=donations, label="verifying", file=sys.stderr) as bar:
-                for line in verify(moment, bar.update):
-                    found += 1
-                    click.echo(line)
-    except (DatabaseDown, Refused) as error:
-        raise Failure(f"{error}; `donationd gate` says more") from None
-    if found:
-        raise Failure(f"{found} differences between the ledger and its facts")
-    click.echo("the ledger and its facts agree")
-
-
 @main.command("simulate")
 @click.option("--payments", type=click.IntRange(1, 1_000_000), default=20, show_default=True)
 @click.option("--seed", type=int, help="The same seed plays the same payments; without it new ones.")
@@ -455,17 +257,17 @@ def simulate_command(payments: int, seed: int | None, url: str | None) -> None:
       donationd simulate --payments 20
       donationd simulate --payments 1000 --seed 7 --url http://127.0.0.1:3003
     """
-    environ = _environ()
-    secret = environ.get("STRIPE_WEBHOOK_SECRET", "").split(",")[0].strip()
+    environment = environ()
+    secret = environment.get("STRIPE_WEBHOOK_SECRET", "").split(",")[0].strip()
     if not secret:
         raise Failure("set STRIPE_WEBHOOK_SECRET to the API's signing secret, or start `donationd up --embedded` here")
-    names = [row[0] for row in _ask(lambda database: database.fetch(load("list_tickets")))]
+    names = [row[0] for row in ask(lambda database: database.fetch(load("list_tickets")))]
     if not names:
         raise Failure('there are no tickets yet; add one: donationd tickets add story-1 --title "A new roof"')
-    host = environ.get("HOST") or "127.0.0.1"
-    base = url or f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{environ.get('PORT') or 3003}"  # noqa: S104
+    host = environment.get("HOST") or "127.0.0.1"
+    base = url or f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{environment.get('PORT') or 3003}"  # noqa: S104
     chosen = seed if seed is not None else time.time_ns() % 2**31
-    livemode = (environ.get("STRIPE_LIVEMODE") or "true").lower() not in ("false", "0", "no", "off")
+    livemode = (environment.get("STRIPE_LIVEMODE") or "true").lower() not in ("false", "0", "no", "off")
     lives = simulate.lives(chosen, payments, names, livemode=livemode, now=int(time.time()))
     outcome = asyncio.run(simulate.play(base, secret, simulate.shuffled(lives, chosen), progress=_progress))
     click.echo(err=True)
@@ -488,44 +290,8 @@ def _progress(outcome: simulate.Outcome) -> None:
         click.echo(f"\r{outcome.total - outcome.remaining} of {outcome.total} delivered", nl=False, err=True)
 
 
-def _environ() -> Mapping[str, str]:
-    """The environment; without DATABASE_URL that of the embedded instance running here, saying so."""
-    if os.environ.get("DATABASE_URL"):
-        return os.environ
-    embedded = up.embedded_environ()
-    if embedded is None:
-        raise Failure("set DATABASE_URL to postgresql://user@host/database, or start `donationd up --embedded` here")
-    click.echo("(using the embedded database of this folder)", err=True)
-    return {**embedded, **{name: value for name, value in os.environ.items() if value}}
-
-
-def _database_url() -> str:
-    url = _environ().get("DATABASE_URL", "")
-    if not url.startswith("postgresql://"):
-        raise Failure("DATABASE_URL must start with postgresql://")
-    return url
-
-
-def _ask(question: Callable[[Database], Awaitable[T]], timeout_s: float = 60) -> T:
-    """Asks the database one thing, from a command; each statement may take `timeout_s`."""
-    url = _database_url()
-
-    async def answer() -> T:
-        database = Database(
-            url, pool_size=1, statement_timeout_s=timeout_s, connect_timeout_s=5, application_name="donationd cli"
-        )
-        try:
-            return await question(database)
-        finally:
-            await database.close()
-
-    try:
-        return asyncio.run(answer())
-    except DatabaseDown as error:
-        raise Failure(f"{error}; `donationd gate` says more") from None
-    except Refused as refusal:
-        raise Failure(f"{refusal}; is the schema up to date? See: donationd migrate --status") from None
-
+for command in operator_cli.COMMANDS:
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,202 @@
+"""`donationd`'s commands for money without a ticket, for a donor's data, and for checking the ledger."""
+
+import getpass
+import json
+import sys
+import time
+
+import click
+
+from daemon import acts, fold, money, privacy
+from daemon.facts import Facts
+from daemon.ledger import Ledger
+from daemon.terminal import Failure, ask, database_url, environ, minute, ticket_argument
+from daemon.verify import verify
+from sql import load
+from sql.database import Database, DatabaseDown, Refused, Row
+from sql.snapshot import snapshot
+
+LONG_S = 3600.0  # for statements that read the whole ledger
+
+
+@click.command()
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="How many at most.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object per donation.")
+def unassigned(limit: int, as_json: bool) -> None:
+    """Paid donations that name no ticket, or none that we know; paid last first.
+
+    \b
+    Examples:
+      donationd unassigned
+      donationd unassigned --json --limit 10000
+    """
+    rows, total = ask(lambda database: _read_unassigned(database, limit))
+    for id_, ticket, amount, currency, status, paid_at in rows:
+        shown = money.display(amount or 0, currency or "???")
+        if as_json:
+            row = {"id": id_, "ticket": ticket, "amount": amount and money.major(amount, currency or "")}
+            click.echo(json.dumps({**row, "currency": currency, "status": status, "paidAt": paid_at.isoformat()}))
+        else:
+            click.echo(f"[{minute(paid_at)}] {id_:<30} {shown:>14}  {status:<9} {ticket or '-'}")
+    click.echo(f"{len(rows)} of {total} unassigned donations", err=True)
+    if rows:
+        click.echo(f"next: donationd assign {rows[0][0]} TICKET", err=True)
+
+
+async def _read_unassigned(database: Database, limit: int) -> tuple[list[Row], int]:
+    rows = await database.fetch(load("list_unassigned"), {"limit": limit})
+    [(total, _failed)] = await database.fetch(load("count_backlog"))
+    return rows, total
+
+
+def _actor(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str:
+    actor = value or getpass.getuser()
+    if not (actor.isprintable() and len(actor) <= acts.ACTOR_LIMIT):
+        raise click.BadParameter(f"at most {acts.ACTOR_LIMIT} printable characters")
+    return actor
+
+
+by_option = click.option(
+    "--by", "actor", callback=_actor, help="Who does this, for the record; without it your user name."
+)
+
+
+@click.command()
+@click.argument("donation")
+@click.argument("ticket", callback=ticket_argument)
+@by_option
+def assign(donation: str, ticket: str, actor: str) -> None:
+    """Move a donation to a ticket, whatever its events name; later events of it follow.
+
+    DONATION is the id of a PaymentIntent, Checkout Session or charge. The last assignment counts; who and when is on
+    record (`donationd acts`).
+
+    \b
+    Example:
+      donationd assign pi_3PqXb2Lkd story-1 --by alex
+    """
+    act = ask(lambda database: _assign(Ledger(database), donation, ticket, actor))
+    click.echo(f"assigned {act.donation} to {ticket}")
+
+
+async def _assign(ledger: Ledger, donation: str, ticket: str, actor: str) -> acts.Act:
+    if await ledger.ticket(ticket) is None:
+        raise Failure(f"there is no ticket {ticket}; add it: donationd tickets add {ticket}")
+    act = acts.assign(await _facts_of(ledger, donation), donation, ticket, actor=actor, at_us=_now_us())
+    await ledger.record([act])
+    return act
+
+
+async def _facts_of(ledger: Ledger, donation: str) -> Facts:
+    facts = await ledger.facts_of(donation)
+    if facts is None:
+        raise Failure(f"there is no donation {donation}; its id stands in: donationd unassigned, donationd ledger")
+    return facts
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+@click.command()
+@click.argument("donation", required=False)
+@click.option("--email", is_flag=True, help="All donations of one e-mail, which is read from the terminal.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@by_option
+def erase(donation: str | None, email: bool, yes: bool, actor: str) -> None:
+    """Take a donor's last name, country and e-mail hash away for good.
+
+    No total changes, and no later delivery brings them back. The e-mail is neither shown nor kept: it is hashed with
+    DONOR_EMAIL_HASH_KEY if that is set, and without it too.
+
+    \b
+    Examples:
+      donationd erase pi_3PqXb2Lkd
+      donationd erase --email
+    """
+    if (donation is None) is not email:
+        raise click.UsageError("name a donation, or say --email")
+    hashes = _read_email_hashes() if email else []
+    found = ask(lambda database: _to_erase(Ledger(database), donation, hashes), timeout_s=LONG_S)
+    if not found:
+        raise Failure("no donation has this e-mail")
+    if not yes:
+        click.confirm(f"Erase the donor of {len(found)} donation(s): {', '.join(sorted(found)[:5])} …?", abort=True)
+    done = [acts.erase(facts, id_, actor=actor, at_us=_now_us()) for id_, facts in found.items()]
+    ask(lambda database: _record_acts(Ledger(database), done), timeout_s=LONG_S)
+    click.echo(f"erased the donor of {len(done)} donation(s)")
+
+
+def _read_email_hashes() -> list[str]:
+    """Both hashes of an e-mail: with the key, and without it, as rows from before the key have it."""
+    email = click.prompt("E-mail", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
+    key = environ().get("DONOR_EMAIL_HASH_KEY")
+    if not key:
+        click.echo("(DONOR_EMAIL_HASH_KEY is not set here: only hashes made without it can be found)", err=True)
+    hashes = {privacy.email_hash(email, key.encode() if key else None), privacy.email_hash(email, None)}
+    known = sorted(each for each in hashes if each)
+    if not known:
+        raise click.UsageError("no e-mail was given")
+    return known
+
+
+async def _to_erase(ledger: Ledger, donation: str | None, hashes: list[str]) -> dict[str, Facts]:
+    if donation is not None:
+        facts = await _facts_of(ledger, donation)
+        return {fold.owners(facts)[donation]: facts}
+    found = await ledger.facts_with(hashes)
+    return {id_: facts for facts in found for id_ in acts.donations_with(facts, hashes)}
+
+
+async def _record_acts(ledger: Ledger, done: list[acts.Act]) -> None:
+    for act in done:
+        await ledger.record([act])
+
+
+@click.command("acts")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="How many at most.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object per act.")
+def acts_command(limit: int, as_json: bool) -> None:
+    """What operators did to donations, and when; newest first.
+
+    \b
+    Example:
+      donationd acts --limit 10
+    """
+    for at, actor, action, donation, detail in ask(
+        lambda database: database.fetch(load("list_acts"), {"limit": limit})
+    ):
+        if as_json:
+            act = {"at": at.isoformat(), "by": actor, "action": action, "donation": donation, "detail": detail}
+            click.echo(json.dumps(act))
+        else:
+            click.echo(f"[{minute(at)}] {actor:<16} {action:<7} {donation} {detail}")
+
+
+@click.command("verify")
+def verify_command() -> None:
+    """Recompute every donation and every total from the facts, and say each difference.
+
+    Runs beside live traffic, on a snapshot. Exit status 1 if anything differs.
+
+    \b
+    Example:
+      donationd verify
+    """
+    url = database_url()
+    found = 0
+    try:
+        with snapshot(url, "donationd verify") as moment:
+            [(donations, _objects)] = moment.rows("verify_size")
+            with click.progressbar(length=donations, label="verifying", file=sys.stderr) as bar:
+                for line in verify(moment, bar.update):
+                    found += 1
+                    click.echo(line)
+    except (DatabaseDown, Refused) as error:
+        raise Failure(f"{error}; `donationd gate` says more") from None
+    if found:
+        raise Failure(f"{found} differences between the ledger and its facts")
+    click.echo("the ledger and its facts agree")
+
+
+COMMANDS = (unassigned, assign, erase, acts_command, verify_command)
