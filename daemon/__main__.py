@@ -18,9 +18,11 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from daemon.app import build
+from daemon.batcher import Batcher
 from daemon.config import Config
 from daemon.donations import Donations
 from daemon.ledger import Ledger
+from daemon.recorder import Recorder
 from daemon.webhook import Webhook
 from health_sidecar import logs
 from health_sidecar.config import ConfigError
@@ -69,9 +71,11 @@ async def _serve(config: Config) -> int:
     follower = Follower(config.readiness_socket)
     following = asyncio.create_task(follower.run())
     following.add_done_callback(lambda _task: stop.set())
-    database = _database(config, config.database_url)
-    replica = _database(config, config.read_database_url) if config.read_database_url else database
-    runner = _runner(config, Ledger(database), Ledger(replica), follower, draining)
+    # Writes go out one batch at a time; reads have connections of their own, and never wait behind them.
+    writer = _database(config, config.database_url, pool_size=1)
+    reader = _database(config, config.read_database_url or config.database_url, pool_size=config.db_pool_size)
+    batcher = Batcher(Recorder(writer), config.webhook_queue_limit)
+    runner = _runner(config, batcher, Ledger(reader), follower, draining)
     await runner.setup()
     try:
         if await _open_port(config, runner, follower, stop):
@@ -81,17 +85,17 @@ async def _serve(config: Config) -> int:
         died = following.done()
     finally:
         await runner.cleanup()
-        await database.close()
-        await replica.close()
+        await writer.close()
+        await reader.close()
         following.cancel()
     log.info("API stopped", pid=os.getpid())
     return 1 if died else 0
 
 
-def _database(config: Config, url: SecretStr) -> Database:
+def _database(config: Config, url: SecretStr, *, pool_size: int) -> Database:
     return Database(
         url.get_secret_value(),
-        pool_size=config.db_pool_size,
+        pool_size=pool_size,
         statement_timeout_s=config.db_statement_timeout_ms / 1000,
         connect_timeout_s=CONNECT_TIMEOUT_S,
         application_name="donationd api",
@@ -99,12 +103,14 @@ def _database(config: Config, url: SecretStr) -> Database:
 
 
 def _runner(
-    config: Config, ledger: Ledger, replica: Ledger, follower: Follower, draining: asyncio.Event
+    config: Config, batcher: Batcher, ledger: Ledger, follower: Follower, draining: asyncio.Event
 ) -> web.AppRunner:
-    webhook = Webhook(ledger, secrets=config.signing_secrets, livemode=config.stripe_livemode, hash_key=config.hash_key)
+    webhook = Webhook(
+        batcher.record, secrets=config.signing_secrets, livemode=config.stripe_livemode, hash_key=config.hash_key
+    )
     app = build(
         webhook,
-        Donations(replica, config.default_currency),
+        Donations(ledger, config.default_currency),
         follower,
         deadline_s=config.request_deadline_ms / 1000,
         draining=draining,

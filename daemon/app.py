@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from daemon import metrics
+from daemon.batcher import Overloaded
 from daemon.donations import Donations
 from daemon.webhook import BODY_LIMIT, Webhook
 from health_sidecar.endpoints import health_routes
@@ -74,6 +75,8 @@ async def _answer(request: web.Request, handler: Handler, follower: Follower, de
         follower.report_failure()
         log.warning("[API] Database unavailable", kind=down.kind)
         return unavailable()
+    except Overloaded:
+        return unavailable("More events wait than can be taken")
     except Refused as refused:
         log.error("[API] The schema is not as it should be", route=_route(request), reason=str(refused))  # noqa: TRY400
         return unavailable()
@@ -94,12 +97,12 @@ def _place(error: BaseException) -> str:
     return f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace else ""
 
 
-def unavailable() -> web.Response:
+def unavailable(message: str = "Database connection is currently unavailable") -> web.Response:
     """503 as the original design words it; Stripe delivers again."""
     return web.json_response(
         {
             "error": "Service Unavailable",
-            "message": "Database connection is currently unavailable",
+            "message": message,
             "retryAfter": RETRY_AFTER_S,
         },
         status=503,

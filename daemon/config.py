@@ -30,7 +30,8 @@ class Config(Settings):
     host: str = "0.0.0.0"  # noqa: S104 - Stripe comes from outside
     port: int = Field(3003, ge=1, le=65535)
     default_currency: Annotated[str, AfterValidator(_currency)] = "USD"
-    db_pool_size: int = Field(4, ge=1, le=100)  # reads are short; writes take turns anyway
+    db_pool_size: int = Field(4, ge=1, le=100)  # for reads, which are short; events have one connection more
+    webhook_queue_limit: int = Field(1000, ge=1, le=100_000)  # some tenths of a second's work; more get 503 at once
     db_statement_timeout_ms: Milliseconds = 5000  # a batch takes milliseconds; this long means trouble
     request_deadline_ms: Milliseconds = 15_000  # a connection, a statement and a retry fit in
     shutdown_grace_ms: Milliseconds = 10_000  # accepted requests end well within it

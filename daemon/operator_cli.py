@@ -10,6 +10,7 @@ import click
 from daemon import acts, fold, money, privacy
 from daemon.facts import Facts
 from daemon.ledger import Ledger
+from daemon.recorder import Recorder
 from daemon.terminal import Failure, ask, database_url, environ, minute, ticket_argument
 from daemon.verify import verify
 from sql import load
@@ -75,15 +76,16 @@ def assign(donation: str, ticket: str, actor: str) -> None:
     Example:
       donationd assign pi_3PqXb2Lkd story-1 --by alex
     """
-    act = ask(lambda database: _assign(Ledger(database), donation, ticket, actor))
+    act = ask(lambda database: _assign(database, donation, ticket, actor))
     click.echo(f"assigned {act.donation} to {ticket}")
 
 
-async def _assign(ledger: Ledger, donation: str, ticket: str, actor: str) -> acts.Act:
+async def _assign(database: Database, donation: str, ticket: str, actor: str) -> acts.Act:
+    ledger = Ledger(database)
     if await ledger.ticket(ticket) is None:
         raise Failure(f"there is no ticket {ticket}; add it: donationd tickets add {ticket}")
     act = acts.assign(await _facts_of(ledger, donation), donation, ticket, actor=actor, at_us=_now_us())
-    await ledger.record([act])
+    await Recorder(database).record([act])
     return act
 
 
@@ -123,7 +125,7 @@ def erase(donation: str | None, email: bool, yes: bool, actor: str) -> None:
     if not yes:
         click.confirm(f"Erase the donor of {len(found)} donation(s): {', '.join(sorted(found)[:5])} …?", abort=True)
     done = [acts.erase(facts, id_, actor=actor, at_us=_now_us()) for id_, facts in found.items()]
-    ask(lambda database: _record_acts(Ledger(database), done), timeout_s=LONG_S)
+    ask(lambda database: Recorder(database).record(done), timeout_s=LONG_S)
     click.echo(f"erased the donor of {len(done)} donation(s)")
 
 
@@ -146,11 +148,6 @@ async def _to_erase(ledger: Ledger, donation: str | None, hashes: list[str]) -> 
         return {fold.owners(facts)[donation]: facts}
     found = await ledger.facts_with(hashes)
     return {id_: facts for facts in found for id_ in acts.donations_with(facts, hashes)}
-
-
-async def _record_acts(ledger: Ledger, done: list[acts.Act]) -> None:
-    for act in done:
-        await ledger.record([act])
 
 
 @click.command("acts")

@@ -1,7 +1,7 @@
 """One event's way: raw bytes -> signature -> facts -> one durable statement -> reply (SPEC 4)."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import stripe
 from aiohttp import web
@@ -9,7 +9,7 @@ from aiohttp import web
 from daemon import metrics
 from daemon.event_log import EventLog
 from daemon.facts import CannotApply, NotAnEvent, StripeEvent, read
-from daemon.ledger import Entry, Ledger
+from daemon.recorder import Entry, Recorded
 
 BODY_LIMIT = 1024 * 1024  # Stripe's events have a few kB
 TOLERANCE_S = 300  # https://docs.stripe.com/webhooks#replay-attacks, kept in both directions
@@ -55,19 +55,22 @@ def _signed_by(text: str, header: str, secret: str) -> bool:
     return True
 
 
+Record = Callable[[Entry, int], Awaitable[Recorded]]  # an event, and its body's size in bytes
+
+
 class Webhook:
     """`POST /webhooks/stripe`."""
 
     def __init__(
         self,
-        ledger: Ledger,
+        record: Record,
         *,
         secrets: Sequence[str],
         livemode: bool,
         hash_key: bytes | None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._ledger = ledger
+        self._record = record
         self._secrets = secrets
         self._livemode = livemode
         self._hash_key = hash_key
@@ -83,7 +86,7 @@ class Webhook:
         except (BadSignature, NotAnEvent) as refusal:
             metrics.WEBHOOK_EVENTS.labels("none", "refused").inc()
             raise web.HTTPBadRequest(text=str(refusal)) from None
-        recorded = await self._ledger.record([Entry(event, error)])
+        recorded = await self._record(Entry(event, error), len(body))
         is_new = event.id in recorded.new
         error = recorded.refused.get(event.id, error)
         outcome = _outcome(event, error, is_new)

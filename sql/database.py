@@ -10,6 +10,7 @@ aiopg's own defaults wait a minute for everything and report a statement over th
 import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import aiopg
 import psycopg2
@@ -122,11 +123,17 @@ class Database:
         self._connect_timeout_s = connect_timeout_s
         self._application_name = application_name
         self._pool: aiopg.Pool | None = None
+        self._prepared: WeakKeyDictionary[aiopg.Connection, set[str]] = WeakKeyDictionary()
         # aiopg's own queue of waiters can lose a wake-up when connections break; this one can't.
         self._free = asyncio.Semaphore(pool_size)
 
-    async def fetch(self, sql: str, params: Mapping[str, object] | Sequence[object] = ()) -> list[Row]:
+    async def fetch(
+        self, sql: str, params: Mapping[str, object] | Sequence[object] = (), *, prepare: str | None = None
+    ) -> list[Row]:
         """Runs one statement in its own transaction and returns its rows (none if it has none to return).
+
+        Args:
+            prepare: what `sql` needs on its connection, such as a PREPARE; it is run once on each.
 
         Raises:
             DatabaseDown: it could not be reached or did not answer in time.
@@ -138,7 +145,7 @@ class Database:
         except TimeoutError:
             raise DatabaseDown("pool exhausted") from None
         try:
-            return await self._fetch(sql, params)
+            return await self._fetch(sql, params, prepare)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -154,12 +161,15 @@ class Database:
         finally:
             self._free.release()
 
-    async def _fetch(self, sql: str, params: Mapping[str, object] | Sequence[object]) -> list[Row]:
+    async def _fetch(self, sql: str, params: Mapping[str, object] | Sequence[object], prepare: str | None) -> list[Row]:
         connection = await self._acquire()
         pool = self._pool
         assert pool is not None  # noqa: S101 - _acquire opened it
         try:
             async with connection.cursor(timeout=self._statement_timeout_s + CLIENT_GRACE_S) as cursor:
+                if prepare is not None and prepare not in (prepared := self._prepared.setdefault(connection, set())):
+                    await cursor.execute(prepare)
+                    prepared.add(prepare)
                 await cursor.execute(sql, params)
                 return list(await cursor.fetchall()) if cursor.description else []
         except BaseException:

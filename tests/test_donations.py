@@ -8,7 +8,8 @@ import pytest
 from daemon import simulate
 from daemon.cli import _ledger_line, _total_lines
 from daemon.facts import read
-from daemon.ledger import Entry, Ledger
+from daemon.ledger import Ledger
+from daemon.recorder import Entry, Recorder
 from sql import load
 from sql.database import Database
 from tests.test_webhook import NOW, Client, client
@@ -31,7 +32,7 @@ async def fill(database: Database, lives: list[simulate.Life], *tickets: str) ->
     entries = [
         Entry(read(simulate.encode(event), livemode=False, hash_key=None)) for life in lives for event in life.events
     ]
-    await Ledger(database).record(entries)
+    await Recorder(database).record(entries)
 
 
 async def test_the_ledger_view_line_for_line(database: Database) -> None:

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from daemon import privacy, simulate
 from daemon.cli import main
 from daemon.facts import read
-from daemon.ledger import Entry, Ledger
+from daemon.recorder import Entry, Recorder
 from sql import load
 from sql.database import Database, Row
 
@@ -51,7 +51,7 @@ def rows(url: str, sql: str) -> list[Row]:
 
 def record(url: str, events: Sequence[simulate.Json]) -> None:
     entries = [Entry(read(simulate.encode(event), livemode=False, hash_key=KEY.encode())) for event in events]
-    ask(url, lambda database: Ledger(database).record(entries))
+    ask(url, lambda database: Recorder(database).record(entries))
 
 
 def add_ticket(url: str, ticket: str) -> None:

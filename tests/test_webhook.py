@@ -13,8 +13,10 @@ from aiohttp.test_utils import TestClient
 
 from daemon import simulate
 from daemon.app import build
+from daemon.batcher import Batcher
 from daemon.donations import Donations
 from daemon.ledger import Ledger
+from daemon.recorder import Recorder
 from daemon.webhook import BODY_LIMIT, Webhook
 from health_sidecar.readiness import Follower, Readiness
 from sql.database import Database
@@ -33,7 +35,10 @@ def follower(ready: bool = True) -> Follower:
 
 def application(database: Database, follows: Follower) -> web.Application:
     ledger = Ledger(database)
-    webhook = Webhook(ledger, secrets=(OLD_SECRET, SECRET), livemode=False, hash_key=None, clock=lambda: float(NOW))
+    batcher = Batcher(Recorder(database), limit=100)
+    webhook = Webhook(
+        batcher.record, secrets=(OLD_SECRET, SECRET), livemode=False, hash_key=None, clock=lambda: float(NOW)
+    )
     return build(webhook, Donations(ledger, "USD"), follows, deadline_s=10, draining=asyncio.Event())
 
 

@@ -1,55 +1,55 @@
 -- Records events and operators' acts, and writes the donations they belong to, all or nothing per group, in one
 -- transaction.
 --
--- A group is a set of Stripe objects, with its events and acts and the donations derived from its facts. `base` names the
--- rows and versions the facts were folded from. Where the ledger holds something else by now the group is stale:
--- nothing of it is written, and the facts it should be folded from come back.
+-- A group is a set of Stripe objects, with its events and acts and the donations derived from its facts. Its bases
+-- name the rows and versions that the facts were folded from. Where the ledger holds something else by now the group is
+-- stale: nothing of it is written, and the rows it should be folded from come back.
 --
 -- The caller holds the ledger's lock (lock_ledger.sql), so nobody else writes between reading and writing here.
-WITH input AS (
-    SELECT %(batch)s::json AS doc
-), groups AS MATERIALIZED (
-    SELECT g.*
-    FROM input, json_to_recordset(doc -> 'groups')
-         AS g(n int, ids text[], base jsonb, root text, donations json)
-), events AS MATERIALIZED (
-    SELECT e.*
-    FROM input, json_to_recordset(doc -> 'events')
-         AS e(id text, type text, created bigint, livemode boolean, error text, n int)
+--
+-- $1 groups {n, root, ids}; $2 bases {n, root, version}; $3 donations; $4 events; $5 acts: arrays of JSON objects
+WITH groups AS MATERIALIZED (
+    SELECT * FROM json_to_recordset($1) AS g(n int, root text, ids text[])
+), bases AS MATERIALIZED (
+    SELECT * FROM json_to_recordset($2) AS b(n int, root text, version bigint)
 ), roots AS MATERIALIZED (  -- where the ledger keeps the objects of each group now
     SELECT DISTINCT g.n, o.root
     FROM groups g CROSS JOIN unnest(g.ids) AS i(id) JOIN stripe_objects o ON o.id = i.id
 ), held AS MATERIALIZED (
-    SELECT g.n, coalesce(jsonb_object_agg(a.id, a.version) FILTER (WHERE a.id IS NOT NULL), '{}') AS base,
-           json_agg(json_build_array(a.id, a.version, a.facts)) FILTER (WHERE a.id IS NOT NULL) AS facts
-    FROM groups g LEFT JOIN roots r ON r.n = g.n LEFT JOIN stripe_attributions a ON a.id = r.root
-    GROUP BY g.n
+    SELECT r.n, r.root, a.version, a.facts FROM roots r JOIN stripe_attributions a ON a.id = r.root
+), stale AS MATERIALIZED (
+    SELECT n FROM (SELECT n, root, version FROM held EXCEPT SELECT n, root, version FROM bases) gained
+    UNION
+    SELECT n FROM (SELECT n, root, version FROM bases EXCEPT SELECT n, root, version FROM held) lost
 ), fresh AS MATERIALIZED (
-    SELECT g.* FROM groups g JOIN held USING (n) WHERE held.base = g.base
+    SELECT n, root, ids FROM groups WHERE n NOT IN (SELECT n FROM stale)
 ), recorded AS (
     INSERT INTO stripe_events AS known (id, type, stripe_created, livemode, error)
     SELECT DISTINCT ON (e.id) e.id, e.type, to_timestamp(e.created), e.livemode, e.error
-    FROM events e
-    WHERE e.n IS NULL OR e.n IN (SELECT n FROM fresh)
+    FROM json_to_recordset($4) AS e(id text, type text, created bigint, livemode boolean, error text, n int)
+    WHERE e.n IS NULL OR e.n NOT IN (SELECT n FROM stale)
     ORDER BY e.id
     ON CONFLICT (id) DO UPDATE SET error = excluded.error, processed_at = now() WHERE known.error IS NOT NULL
     RETURNING id
 ), acted AS (
     INSERT INTO operator_acts (at, actor, action, donation_id, detail)
     SELECT to_timestamp(a.at_us / 1e6), a.actor, a.action, a.donation, a.detail
-    FROM input, json_to_recordset(doc -> 'acts')
-         AS a(at_us bigint, actor text, action text, donation text, detail text, n int)
-    WHERE a.n IN (SELECT n FROM fresh)
+    FROM json_to_recordset($5) AS a(at_us bigint, actor text, action text, donation text, detail text, n int)
+    WHERE a.n NOT IN (SELECT n FROM stale)
 ), after AS MATERIALIZED (
     SELECT f.root, d.*
-    FROM fresh f, json_to_recordset(f.donations)
-         AS d(id text, version bigint, facts json, ticket text, status text, amount bigint, currency text,
+    FROM json_to_recordset($3)
+         AS d(n int, id text, version bigint, facts json, ticket text, status text, amount bigint, currency text,
               refunded bigint, disputed bigint, created_at bigint, paid_at bigint, refunded_at bigint,
               last_name text, country text, email_hash text, session_id text, charge_id text, account text)
+    JOIN fresh f ON f.n = d.n
+), changed AS MATERIALIZED (  -- the objects whose donations are written; other fresh groups hold nothing new
+    SELECT f.root, i.id
+    FROM fresh f CROSS JOIN unnest(f.ids) AS i(id)
+    WHERE f.n IN (SELECT n FROM after)
 ), before AS MATERIALIZED (
     SELECT a.id, a.ticket_id, a.status, a.amount_minor, a.currency, a.refunded_minor, a.disputed_minor, a.paid_at
-    FROM fresh f CROSS JOIN unnest(f.ids) AS i(id) JOIN stripe_attributions a ON a.id = i.id
-    WHERE f.donations IS NOT NULL
+    FROM changed c JOIN stripe_attributions a ON a.id = c.id
 ), dropped AS (  -- a session's donation goes when its PaymentIntent is known
     DELETE FROM stripe_attributions WHERE id IN (SELECT id FROM before EXCEPT SELECT id FROM after)
 ), written AS (
@@ -71,7 +71,7 @@ WITH input AS (
         charge_id = excluded.charge_id, account = excluded.account
 ), named AS (
     INSERT INTO stripe_objects AS o (id, root)
-    SELECT i.id, f.root FROM fresh f CROSS JOIN unnest(f.ids) AS i(id) WHERE f.donations IS NOT NULL
+    SELECT id, root FROM changed
     ON CONFLICT (id) DO UPDATE SET root = excluded.root WHERE o.root <> excluded.root
 ), moved AS (  -- what each donation adds to its ticket's figures ('': none claims it), and what it added before
     SELECT 1 AS sign, coalesce(ticket, '') AS ticket, coalesce(currency, '') AS currency,
@@ -100,6 +100,6 @@ WITH input AS (
         disputed = t.disputed + excluded.disputed,
         partially_refunded = t.partially_refunded + excluded.partially_refunded
 )
-SELECT (SELECT coalesce(json_agg(id), '[]') FROM recorded),
-       (SELECT coalesce(json_agg(json_build_array(n, coalesce(facts, '[]'::json))), '[]')
-        FROM held WHERE n NOT IN (SELECT n FROM fresh))
+SELECT (SELECT coalesce(json_agg(id), '[]') FROM recorded)::text,
+       (SELECT coalesce(json_agg(json_build_array(s.n, h.root, h.version, h.facts)), '[]')
+        FROM stale s LEFT JOIN held h ON h.n = s.n)::text

@@ -7,7 +7,7 @@ import pytest
 
 from daemon import simulate
 from daemon.facts import StripeEvent, read
-from daemon.ledger import Entry, Ledger
+from daemon.recorder import Entry, Recorder
 from sql.database import Database, Refused
 
 NOW = 1_760_000_000
@@ -67,9 +67,9 @@ async def test_any_order_duplicates_batches_and_writers_give_the_models_ledger(d
         writers[rng.randrange(3)].append([Entry(reduced(event)) for event in batch])
 
     async def write(batches: list[list[Entry]]) -> None:
-        ledger = Ledger(database)
+        recorder = Recorder(database)
         for batch in batches:
-            await ledger.record(batch)
+            await recorder.record(batch)
 
     await asyncio.gather(*map(write, writers))
     assert await shown(database) == expected(lives)
@@ -79,9 +79,9 @@ async def test_any_order_duplicates_batches_and_writers_give_the_models_ledger(d
 async def test_a_session_and_its_payment_become_one_donation(database: Database) -> None:
     """A session's donation goes when its PaymentIntent is known, and its money is counted once."""
     life = next(life for life in simulate.lives(1, 40, TICKETS, now=NOW) if life.kind == "paid")
-    ledger = Ledger(database)
+    recorder = Recorder(database)
     for event in life.events:
-        await ledger.record([Entry(reduced(event))])
+        await recorder.record([Entry(reduced(event))])
         assert len(await shown(database)) == 1
     assert await shown(database) == expected([life])
 
@@ -94,8 +94,8 @@ async def test_an_event_the_database_refuses_fails_alone(database: Database) -> 
     await database.fetch(
         f"ALTER TABLE stripe_attributions ADD CONSTRAINT poison CHECK (id <> '{poisoned.expected.donation}')"
     )
-    ledger = Ledger(database)
-    recorded = await ledger.record(entries)
+    recorder = Recorder(database)
+    recorded = await recorder.record(entries)
     assert recorded.new == {entry.event.id for entry in entries}
     others = [life for life in lives if life is not poisoned]
     assert {id_: row for id_, row in (await shown(database)).items() if id_ in expected(others)} == expected(others)
@@ -105,7 +105,7 @@ async def test_an_event_the_database_refuses_fails_alone(database: Database) -> 
     failed = await database.fetch("SELECT id, error FROM stripe_events WHERE error IS NOT NULL")
     assert dict(failed) == recorded.refused
     await database.fetch("ALTER TABLE stripe_attributions DROP CONSTRAINT poison")
-    again = await ledger.record(entries)
+    again = await recorder.record(entries)
     assert (again.new, again.refused) == (set(recorded.refused), {})
     assert await shown(database) == expected(lives)
 
@@ -125,7 +125,7 @@ async def test_a_conflict_is_tried_again(database: Database, sqlstate: str) -> N
         CREATE TRIGGER conflict AFTER INSERT ON stripe_attributions FOR EACH ROW EXECUTE FUNCTION conflict();
         """
     )
-    recorded = await Ledger(database).record([Entry(reduced(event)) for event in life.events])
+    recorded = await Recorder(database).record([Entry(reduced(event)) for event in life.events])
     assert recorded.new == {event["id"] for event in life.events}
     assert await database.fetch("SELECT last_value FROM attempts") == [(4,)]
     assert await shown(database) == expected([life])
@@ -136,7 +136,7 @@ async def test_a_schema_that_is_wrong_is_no_event_s_fault(database: Database) ->
     [life] = simulate.lives(2, 1, TICKETS, now=NOW)
     await database.fetch("ALTER TABLE ticket_totals RENAME TO elsewhere")
     with pytest.raises(Refused, match="undefined table"):
-        await Ledger(database).record([Entry(reduced(event)) for event in life.events])
+        await Recorder(database).record([Entry(reduced(event)) for event in life.events])
     assert await database.fetch("SELECT count(*) FROM stripe_events") == [(0,)]
 
 
@@ -144,11 +144,11 @@ async def test_an_event_is_new_once_and_a_failed_one_until_it_is_applied(databas
     """A failed event is not "seen": it is new again when it comes back, and no longer once applied."""
     event = reduced(simulate.lives(1, 1, TICKETS, now=NOW)[0].events[0])
     failed = StripeEvent(event.id, event.type, event.created, event.livemode, None)
-    ledger = Ledger(database)
-    assert (await ledger.record([Entry(failed, "scrubbed")])).new == {event.id}
+    recorder = Recorder(database)
+    assert (await recorder.record([Entry(failed, "scrubbed")])).new == {event.id}
     assert await database.fetch("SELECT error FROM stripe_events") == [("scrubbed",)]
-    assert (await ledger.record([Entry(event)])).new == {event.id}
+    assert (await recorder.record([Entry(event)])).new == {event.id}
     assert await database.fetch("SELECT error FROM stripe_events") == [(None,)]
-    assert (await ledger.record([Entry(event)])).new == set()
-    assert (await ledger.record([Entry(failed, "scrubbed")])).new == set()
+    assert (await recorder.record([Entry(event)])).new == set()
+    assert (await recorder.record([Entry(failed, "scrubbed")])).new == set()
     assert await database.fetch("SELECT error FROM stripe_events") == [(None,)]
