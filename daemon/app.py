@@ -55,7 +55,7 @@ def _gateway(follower: Follower, deadline_s: float, draining: asyncio.Event) -> 
             response = unavailable()
         if draining.is_set():
             response.force_close()
-        _count(request, response.status, time.perf_counter() - started)
+        metrics.request(_route(request), request.method, response.status, time.perf_counter() - started)
         return response
 
     return gateway
@@ -127,10 +127,3 @@ def refusal(error: web.HTTPException) -> web.Response:
 def _route(request: web.Request) -> str:
     resource = request.match_info.route.resource
     return resource.canonical if resource else "none"
-
-
-def _count(request: web.Request, status: int, duration_s: float) -> None:
-    route = _route(request)
-    method = request.method if request.method in ("GET", "POST", "HEAD", "OPTIONS") else "other"
-    metrics.HTTP_REQUESTS.labels(route, method, str(status)).inc()
-    metrics.HTTP_DURATION.labels(route).observe(duration_s)
