@@ -5,15 +5,16 @@ import json
 import os
 import sys
 import time
-from datetime import UTC
-from typing import TypeVar
+from decimal import Decimal
+from typing import Any, TypeVar
 
 import click
+import msgspec
 import psycopg2
 
 from daemon import money, operator_cli, simulate, up
-from daemon.ledger import Cursor, Ledger
-from daemon.terminal import Failure, ask, environ, minute, ticket_argument
+from daemon.ledger import Cursor, Ledger, PageQuery
+from daemon.terminal import Failure, ask, environ, ticket_argument
 from health_sidecar import gate
 from sql import load, migrate
 from sql.database import Row
@@ -173,73 +174,59 @@ def ledger(ticket: str, as_json: bool) -> None:
       donationd ledger story-1
       donationd ledger story-1 --json
     """
-    known, rows, totals = ask(lambda database: _read_ledger(Ledger(database), ticket))
-    if known is None:
-        raise Failure(f"there is no ticket {ticket}; add it: donationd tickets add {ticket}")
-    unit = known[0] or os.environ.get("DEFAULT_CURRENCY") or "USD"
+    unit = os.environ.get("DEFAULT_CURRENCY") or "USD"
+    donations, totals = ask(lambda database: _read_ledger(Ledger(database), ticket, unit))
     if as_json:
-        for row in rows:
-            click.echo(_json_line(row, unit))
+        for donation in donations:
+            click.echo(bytes(donation))
         return
     click.echo(f"Ticket: {ticket}\n\nDonations:")
-    for row in rows:
-        click.echo(_ledger_line(row, unit))
-    for line in _total_lines(totals, unit):
+    for line in [*map(_ledger_line, donations), *_total_lines(totals, unit)]:
         click.echo(line)
 
 
-async def _read_ledger(ledger: Ledger, ticket: str) -> tuple[Row | None, list[Row], list[Row]]:
-    known, totals = await ledger.ticket(ticket), await ledger.totals(ticket)
-    rows: list[Row] = []
+_donations = msgspec.json.Decoder(list[msgspec.Raw])
+_donation = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)  # amounts stay the exact decimals that they are
+
+
+async def _read_ledger(ledger: Ledger, ticket: str, unit: str) -> tuple[list[msgspec.Raw], list[Row]]:
+    """All of a ticket's donations, each as the API's JSON, and its totals."""
+    totals = await ledger.totals(ticket)
+    donations: list[msgspec.Raw] = []
     after: Cursor | None = None
-    while page := await ledger.page(ticket, limit=PAGE, status=None, currency=None, after=after):
-        rows += page
-        after = Cursor(int(page[-1][12]), int(page[-1][13]), page[-1][0])
-    return known, rows, totals
+    while page := await ledger.page(PageQuery(ticket, PAGE, unit, after=after)):
+        donations += _donations.decode(page.donations)
+        if page.next is None:
+            return donations, totals
+        after = Cursor.parse(page.next)
+    raise Failure(f"there is no ticket {ticket}; add it: donationd tickets add {ticket}")
 
 
-def _ledger_line(row: Row, unit: str) -> str:
+def _ledger_line(as_json: msgspec.Raw) -> str:
     """`[2024-12-16 10:31] $50.00 - Smith (US) - PAID`, as the original design's section 9.2 shows it."""
-    _id, amount, currency, status, last_name, country, created, paid, refunded_at = row[:9]
-    line = f"[{minute(paid or created)}] {money.display(amount or 0, currency or unit)} - {last_name or 'Anonymous'}"
-    if country:
-        line += f" ({country})"
-    line += f" - {status}"
-    return f"{line} (refund: {minute(refunded_at)})" if refunded_at else line
+    donation = _donation.decode(as_json)
+    amount = money.with_symbol(str(donation["amount"]), donation["currency"])
+    line = f"[{_minute(donation['paidAt'] or donation['createdAt'])}] {amount} - {donation['donor']}"
+    if donation["country"]:
+        line += f" ({donation['country']})"
+    line += f" - {donation['status']}"
+    return f"{line} (refund: {_minute(donation['refundedAt'])})" if donation["refundedAt"] else line
 
 
-def _total_lines(totals: list[Row], unit: str) -> list[str]:
+def _minute(moment: str) -> str:
+    return moment[:16].replace("T", " ")
+
+
+def _total_lines(totals: list[Row], default_currency: str) -> list[str]:
     """One line per currency. Every donation with a paidAt counts as paid."""
     lines = []
+    unit = totals[0][0] or default_currency
     for _own, currency, paid, refunded, disputed, n_paid, n_refunded, n_disputed, _n_partial, *_last in totals:
         if currency:
             net = money.display(paid - refunded - disputed, currency)
             line = f"Total: {net} ({n_paid + n_refunded + n_disputed} paid, {n_refunded} refunded"
             lines.append(f"{line}, {n_disputed} disputed)" if n_disputed else f"{line})")
     return ["", *(lines or [f"Total: {money.display(0, unit)} (0 paid, 0 refunded)"])]
-
-
-def _json_line(row: Row, unit: str) -> str:
-    id_, amount, currency, status, last_name, country, created, paid, refunded_at, session, refunded, disputed = row[
-        :12
-    ]
-    unit = currency or unit
-    return json.dumps(
-        {
-            "id": id_,
-            "amount": money.major(amount or 0, unit),
-            "currency": unit,
-            "status": status,
-            "donor": last_name or "Anonymous",
-            "country": country,
-            "createdAt": created.astimezone(UTC).isoformat(),
-            "paidAt": paid and paid.astimezone(UTC).isoformat(),
-            "refundedAt": refunded_at and refunded_at.astimezone(UTC).isoformat(),
-            "sessionId": session,
-            "refundedAmount": money.major(refunded, unit),
-            "disputedAmount": money.major(disputed, unit),
-        }
-    )
 
 
 @main.command("simulate")

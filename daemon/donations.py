@@ -1,6 +1,7 @@
 """The two GET replies: rows of the ledger -> the seed's JSON (SPEC 5)."""
 
 import base64
+import hashlib
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -10,8 +11,7 @@ from aiohttp import web
 
 from daemon import money
 from daemon.facts import TICKET_PATTERN
-from daemon.ledger import Cursor, Ledger
-from sql.database import Row
+from daemon.ledger import Cursor, Ledger, PageQuery
 
 PAGE = 100
 PAGE_LIMIT = 1000
@@ -37,20 +37,17 @@ class Donations:
         limit, after = _limit(query.get("limit")), _cursor(query.get("cursor"))
         status, currency = _status(query.get("status")), _currency(query.get("currency"))
         ticket = _ticket_id(request)
-        known = await self._ledger.ticket(ticket)
-        if known is None:
+        page = await self._ledger.page(PageQuery(ticket, limit, self._default_currency, status, currency, after))
+        if page is None:
             raise _unknown(ticket)
-        rows = await self._ledger.page(ticket, limit=limit + 1, status=status, currency=currency, after=after)
-        fallback = known[0] or self._default_currency
-        return _json(
-            {
-                "success": True,
-                "count": len(rows[:limit]),
-                "ticketId": ticket,
-                "donations": [_donation(row, fallback) for row in rows[:limit]],
-                "nextCursor": _next_cursor(rows[limit - 1]) if len(rows) > limit else None,
-            }
-        )
+        reply = {
+            "success": True,
+            "count": page.count,
+            "ticketId": ticket,
+            "donations": msgspec.Raw(page.donations.encode()),
+            "nextCursor": _opaque(page.next),
+        }
+        return _json(request, reply)
 
     async def total(self, request: web.Request) -> web.Response:
         """`GET /api/tickets/{id}/donations/total?currency=`"""
@@ -62,6 +59,7 @@ class Donations:
         top = wanted or rows[0][0] or self._default_currency
         by_currency = {row[1]: _figures(row[1], row[2:9]) for row in rows if row[1]}
         return _json(
+            request,
             {
                 "success": True,
                 **by_currency.get(top, _figures(top, [0] * 7)),
@@ -72,8 +70,17 @@ class Donations:
         )
 
 
-def _json(body: object, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(body=msgspec.json.encode(body), content_type="application/json", headers=headers)
+def _json(request: web.Request, reply: object, headers: dict[str, str] | None = None) -> web.Response:
+    """The reply with its ETag, or 304 for a client that has it already (RFC 9110, section 13.1.2)."""
+    body = msgspec.json.encode(reply)
+    tag = hashlib.blake2b(body, digest_size=16).hexdigest()
+    known = request.if_none_match or ()
+    if any(etag.value in (tag, "*") for etag in known):
+        response = web.Response(status=304, headers=headers)
+    else:
+        response = web.Response(body=body, content_type="application/json", headers=headers)
+    response.etag = tag
+    return response
 
 
 def _number(amount_minor: int | None, currency: str) -> msgspec.Raw:
@@ -84,26 +91,6 @@ def _number(amount_minor: int | None, currency: str) -> msgspec.Raw:
 def _time(moment: datetime | None) -> str | None:
     """RFC 3339 in UTC, whole seconds as Stripe sends them."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else None
-
-
-def _donation(row: Row, fallback_currency: str) -> dict[str, object]:
-    id_, amount, currency, status, last_name, country, created, paid, refunded_at, *rest = row[:12]
-    session, refunded, disputed = rest
-    unit = currency or fallback_currency
-    return {
-        "id": id_,
-        "amount": _number(amount, unit),
-        "currency": unit,
-        "status": status,
-        "donor": last_name or "Anonymous",
-        "country": country,
-        "createdAt": _time(created),
-        "paidAt": _time(paid),
-        "refundedAt": _time(refunded_at),
-        "sessionId": session,
-        "refundedAmount": _number(refunded, unit),
-        "disputedAmount": _number(disputed, unit),
-    }
 
 
 def _figures(currency: str, row: Sequence[int]) -> dict[str, object]:
@@ -186,19 +173,15 @@ def _currency(text: str | None) -> str | None:
     return text.upper()
 
 
-def _next_cursor(row: Row) -> str:
+def _opaque(place: str | None) -> str | None:
     """Where the next page begins: opaque to clients, so that it may change."""
-    return base64.urlsafe_b64encode(f"{row[12]}:{row[13]}:{row[0]}".encode()).decode().rstrip("=")
+    return None if place is None else base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
 
 
 def _cursor(text: str | None) -> Cursor | None:
     if text is None:
         return None
     try:
-        paid, created, id_ = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii").split(":")
-        cursor = Cursor(int(paid), int(created), id_)
+        return Cursor.parse(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii"))
     except ValueError:
-        cursor = None
-    if cursor is None or not (-1 <= cursor.paid < 10**12 and 0 <= cursor.created < 10**12 and cursor.id):
         raise web.HTTPBadRequest(text="cursor: not one that a nextCursor gave") from None
-    return cursor

@@ -3,9 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from daemon import money
 from daemon.facts import Facts
 from sql import load
 from sql.database import Database, Row
+
+END_OF_TIME = 10**12  # seconds: more digits than PostgreSQL's timestamps take
 
 
 class Ledger:
@@ -24,22 +27,25 @@ class Ledger:
         rows = await self._database.fetch(load("facts_with_hash"), {"patterns": [f"%{h}%" for h in email_hashes]})
         return [row[0] for row in rows]
 
-    async def page(
-        self, ticket: str, *, limit: int, status: str | None, currency: str | None, after: "Cursor | None"
-    ) -> list[Row]:
-        """Rows of donation_page.sql: at most `limit`, after the cursor."""
-        return await self._database.fetch(
-            load("donation_page"),
+    async def page(self, query: "PageQuery") -> "Page | None":
+        """One page of a ticket's ledger; None for an unknown ticket."""
+        after = query.after
+        rows = await self._database.fetch(
+            load("ledger_page"),
             {
-                "ticket": ticket,
-                "limit": limit,
-                "status": status,
-                "currency": currency,
+                "ticket": query.ticket,
+                "limit": query.limit,
+                "status": query.status,
+                "currency": query.currency,
                 "after_paid": None if after is None or after.paid < 0 else after.paid,
                 "after_created": after.created if after else None,
                 "after_id": after.id if after else None,
+                "default_currency": query.default_currency,
+                "zero_decimal": sorted(money.ZERO_DECIMAL),
+                "three_decimal": sorted(money.THREE_DECIMAL),
             },
         )
+        return Page(*rows[0]) if rows else None
 
     async def ticket(self, ticket: str) -> Row | None:
         """The row of ticket.sql, or None for an unknown ticket."""
@@ -58,3 +64,33 @@ class Cursor:
     paid: int
     created: int
     id: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor":
+        """Reads a `Page.next`. Raises ValueError for anything else."""
+        paid, created, id_ = text.split(":")
+        cursor = cls(int(paid), int(created), id_)
+        if not (-1 <= cursor.paid < END_OF_TIME and 0 <= cursor.created < END_OF_TIME and id_):
+            raise ValueError("not a place in the ledger")
+        return cursor
+
+
+@dataclass(frozen=True)
+class PageQuery:
+    """Which page of which ticket; `status` and `currency` None for all, `after` None for the first page."""
+
+    ticket: str
+    limit: int
+    default_currency: str
+    status: str | None = None
+    currency: str | None = None
+    after: Cursor | None = None
+
+
+@dataclass(frozen=True)
+class Page:
+    """The donations as a JSON array, how many they are, and where the next page begins (None on the last one)."""
+
+    donations: str
+    count: int
+    next: str | None

@@ -28,6 +28,10 @@ def major(amount_minor: int, currency: str) -> str:
 
 def display(amount_minor: int, currency: str) -> str:
     """An amount for people: `$50.00`, or `CHF 50.00` where the currency has no symbol of its own here."""
+    return with_symbol(major(amount_minor, currency), currency)
+
+
+def with_symbol(amount: str, currency: str) -> str:
+    """An amount in major units, as text, for people: its sign, its currency's symbol, its digits."""
     symbol = SYMBOLS.get(currency, f"{currency} ")
-    sign = "-" if amount_minor < 0 else ""
-    return f"{sign}{symbol}{major(abs(amount_minor), currency)}"
+    return f"-{symbol}{amount[1:]}" if amount.startswith("-") else f"{symbol}{amount}"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from daemon import simulate
-from daemon.cli import _ledger_line, _total_lines
+from daemon.cli import _ledger_line, _read_ledger, _total_lines
 from daemon.facts import read
 from daemon.ledger import Ledger
 from daemon.recorder import Entry, Recorder
@@ -38,10 +38,24 @@ async def fill(database: Database, lives: list[simulate.Life], *tickets: str) ->
 async def test_the_ledger_view_line_for_line(database: Database) -> None:
     """The original design's four donations print its section 9.2."""
     await fill(database, simulate.seed_example(), TICKET)
-    ledger = Ledger(database)
-    rows = await ledger.page(TICKET, limit=10, status=None, currency=None, after=None)
-    lines = [_ledger_line(row, "USD") for row in rows] + _total_lines(await ledger.totals(TICKET), "USD")
-    assert "\n".join(lines) == LEDGER_VIEW
+    donations, totals = await _read_ledger(Ledger(database), TICKET, "USD")
+    assert "\n".join([*map(_ledger_line, donations), *_total_lines(totals, "USD")]) == LEDGER_VIEW
+
+
+@pytest.mark.parametrize("path", ["donations", "donations/total"])
+async def test_what_a_client_has_is_not_sent_again(client: Client, database: Database, path: str) -> None:
+    """The ETag brings 304 and no body until something changes."""
+    first, *others = simulate.seed_example()
+    await fill(database, others, TICKET)
+    url = f"/api/tickets/{TICKET}/{path}"
+    tag = (await client.get(url)).headers["ETag"]
+    for known in (tag, f'"other", {tag}', "*"):
+        same = await client.get(url, headers={"If-None-Match": known})
+        assert (same.status, await same.read(), same.headers["ETag"]) == (304, b"", tag)
+    await fill(database, [first])
+    changed = await client.get(url, headers={"If-None-Match": tag})
+    assert changed.status == 200
+    assert changed.headers["ETag"] != tag
 
 
 async def test_the_ledger_reply_key_for_key(client: Client, database: Database) -> None:
