@@ -18,6 +18,8 @@ from sql.database import Database, DatabaseDown, Refused, Row
 from sql.snapshot import snapshot
 
 LONG_S = 3600.0  # for statements that read the whole ledger
+STRIPE_KEEPS_DAYS = 30  # https://docs.stripe.com/api/events: older ones can't be delivered again
+PRUNE_ROWS = 20_000  # per statement: some tenths of a second
 
 
 @click.command()
@@ -196,4 +198,36 @@ def verify_command() -> None:
     click.echo("the ledger and its facts agree")
 
 
-COMMANDS = (unassigned, assign, erase, acts_command, verify_command)
+@click.command()
+@click.option(
+    "--days",
+    type=click.IntRange(STRIPE_KEEPS_DAYS),
+    default=90,
+    show_default=True,
+    help=f"Keep this many; at least {STRIPE_KEEPS_DAYS}, as long as Stripe can deliver an event again.",
+)
+def prune(days: int) -> None:
+    """Drop the rows of events applied long ago. No donation and no total changes, nor would one by a redelivery.
+
+    Runs beside live traffic, some thousand rows at a time; Ctrl-C loses nothing. Events that failed stay.
+
+    \b
+    Example:
+      donationd prune --days 45
+    """
+    dropped = ask(lambda database: _prune(database, days), timeout_s=LONG_S)
+    click.echo(f"dropped {dropped} events older than {days} days")
+
+
+async def _prune(database: Database, days: int) -> int:
+    dropped = 0
+    while True:
+        [(some,)] = await database.fetch(load("prune_events"), {"days": days, "limit": PRUNE_ROWS})
+        if not some:
+            return dropped
+        dropped += int(some)
+        if sys.stderr.isatty():
+            click.echo(f"\r{dropped} dropped ", nl=False, err=True)
+
+
+COMMANDS = (unassigned, assign, erase, acts_command, verify_command, prune)

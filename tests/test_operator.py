@@ -192,3 +192,22 @@ def test_verify_finds_each_kind_of_damage(
     assert wrong.exit_code == 1
     assert said in wrong.stdout
     assert "Nobody" not in wrong.output
+
+
+def test_old_events_go_and_their_donations_stay(donationd: Callable[..., Result], database_url: str) -> None:
+    """Only applied events older than asked for are dropped; a redelivery then changes nothing."""
+    events = named_life().events
+    record(database_url, events)
+    rows(database_url, "UPDATE stripe_events SET processed_at = now() - interval '31 days'")
+    rows(
+        database_url,
+        "UPDATE stripe_events SET error = 'scrubbed' WHERE id = (SELECT min(id) FROM stripe_events)",
+    )
+    before = rows(database_url, "SELECT * FROM stripe_attributions"), rows(database_url, TOTALS)
+    assert donationd("prune", "--days", "32").output == "dropped 0 events older than 32 days\n"
+    assert donationd("prune", "--days", "29").exit_code == 2
+    done = donationd("prune", "--days", "30")
+    assert (done.exit_code, done.output) == (0, f"dropped {len(events) - 1} events older than 30 days\n")
+    assert rows(database_url, "SELECT error FROM stripe_events") == [("scrubbed",)]
+    record(database_url, events)
+    assert (rows(database_url, "SELECT * FROM stripe_attributions"), rows(database_url, TOTALS)) == before
