@@ -13,7 +13,7 @@ from typing import TypeVar
 import click
 import psycopg2
 
-from daemon import money, simulate, up
+from daemon import money, payment_lives, simulate, up
 from daemon.facts import TICKET_PATTERN
 from daemon.ledger import Cursor, Ledger
 from health_sidecar import gate
@@ -284,8 +284,8 @@ def simulate_command(payments: int, seed: int | None, url: str | None) -> None:
     base = url or f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{environ.get('PORT') or 3003}"  # noqa: S104
     chosen = seed if seed is not None else time.time_ns() % 2**31
     livemode = (environ.get("STRIPE_LIVEMODE") or "true").lower() not in ("false", "0", "no", "off")
-    lives = simulate.lives(chosen, payments, names, livemode=livemode, now=int(time.time()))
-    outcome = asyncio.run(simulate.play(base, secret, simulate.shuffled(lives, chosen), progress=_progress))
+    lives = payment_lives.lives(chosen, payments, names, livemode=livemode, now=int(time.time()))
+    outcome = asyncio.run(simulate.play(base, secret, payment_lives.shuffled(lives, chosen), progress=_progress))
     click.echo(err=True)
     click.echo(
         f"{payments} payments (seed {chosen}), {outcome.total} deliveries: {outcome.applied} applied, "

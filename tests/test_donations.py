@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from daemon import simulate
+from daemon import payment_lives, simulate
 from daemon.cli import _ledger_line, _total_lines
 from daemon.facts import read
 from daemon.ledger import Entry, Ledger
@@ -25,7 +25,7 @@ LEDGER_VIEW = """\
 Total: $250.00 (4 paid, 1 refunded)"""
 
 
-async def fill(database: Database, lives: list[simulate.Life], *tickets: str) -> None:
+async def fill(database: Database, lives: list[payment_lives.Life], *tickets: str) -> None:
     for ticket in tickets:
         await database.fetch(load("add_ticket"), {"id": ticket, "title": None, "currency": None})
     entries = [
@@ -36,7 +36,7 @@ async def fill(database: Database, lives: list[simulate.Life], *tickets: str) ->
 
 async def test_the_ledger_view_line_for_line(database: Database) -> None:
     """The original design's four donations print its section 9.2."""
-    await fill(database, simulate.seed_example(), TICKET)
+    await fill(database, payment_lives.seed_example(), TICKET)
     ledger = Ledger(database)
     rows = await ledger.page(TICKET, limit=10, status=None, currency=None, after=None)
     lines = [_ledger_line(row, "USD") for row in rows] + _total_lines(await ledger.totals(TICKET), "USD")
@@ -45,7 +45,7 @@ async def test_the_ledger_view_line_for_line(database: Database) -> None:
 
 async def test_the_ledger_reply_key_for_key(client: Client, database: Database) -> None:
     """The seed's first example, with the keys that were added since."""
-    await fill(database, simulate.seed_example(), TICKET)
+    await fill(database, payment_lives.seed_example(), TICKET)
     reply = await client.get(f"/api/tickets/{TICKET}/donations", params={"limit": "2"})
     text = await reply.text()
     page = json.loads(text)
@@ -70,7 +70,7 @@ async def test_the_ledger_reply_key_for_key(client: Client, database: Database) 
 
 async def test_the_totals_reply_key_for_key(client: Client, database: Database) -> None:
     """The seed's second example: its keys, its nesting, and net = paid - refunded."""
-    await fill(database, simulate.seed_example(), TICKET)
+    await fill(database, payment_lives.seed_example(), TICKET)
     reply = await client.get(f"/api/tickets/{TICKET}/donations/total")
     assert reply.headers["Access-Control-Allow-Origin"] == "*"
     assert reply.headers["Cache-Control"] == "max-age=5"
@@ -91,7 +91,7 @@ async def test_the_totals_reply_key_for_key(client: Client, database: Database) 
 @pytest.mark.parametrize("limit", [1, 3, 7])
 async def test_pages_put_together_are_the_ledger(client: Client, database: Database, limit: int) -> None:
     """Following nextCursor gives each donation once, in the ledger's order, whatever the page's size."""
-    await fill(database, simulate.lives(7, 60, ["story-1"], now=NOW), "story-1")
+    await fill(database, payment_lives.lives(7, 60, ["story-1"], now=NOW), "story-1")
     path = "/api/tickets/story-1/donations"
     whole = (await (await client.get(path, params={"limit": "1000"})).json())["donations"]
     pages: list[dict[str, Any]] = []
@@ -110,7 +110,7 @@ async def test_pages_put_together_are_the_ledger(client: Client, database: Datab
 
 async def test_filters(client: Client, database: Database) -> None:
     """`status` and `currency` narrow the ledger."""
-    await fill(database, simulate.lives(7, 60, ["story-1"], now=NOW), "story-1")
+    await fill(database, payment_lives.lives(7, 60, ["story-1"], now=NOW), "story-1")
     path = "/api/tickets/story-1/donations"
     refunded = await (await client.get(path, params={"status": "REFUNDED", "currency": "usd"})).json()
     assert {d["status"] for d in refunded["donations"]} == {"REFUNDED"}

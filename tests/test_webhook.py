@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient
 
-from daemon import simulate
+from daemon import payment_lives, simulate
 from daemon.app import build
 from daemon.donations import Donations
 from daemon.ledger import Ledger
@@ -44,7 +44,7 @@ async def client(database: Database, aiohttp_client: MakeClient) -> Client:
 
 @pytest.fixture
 def event() -> dict[str, Any]:
-    life = next(life for life in simulate.lives(1, 40, ["story-1"], now=NOW) if life.kind == "paid")
+    life = next(life for life in payment_lives.lives(1, 40, ["story-1"], now=NOW) if life.kind == "paid")
     return next(dict(e) for e in life.events if e["type"] == "charge.succeeded")
 
 
