@@ -290,6 +290,14 @@ class Payment:
         elif took_money and status in {"won", "lost"}:  # a lost one may give a part back: its status decides
             self._tell("charge.dispute.funds_reinstated", dispute)
 
+    def amend_dispute(self, dispute: Dispute, amount: int) -> None:
+        """The bank asks for another amount; a smaller one comes at least a second later."""
+        if amount < dispute.amount:
+            self.at += 1
+        before = {"amount": dispute.amount}
+        dispute.amount = amount
+        self._tell("charge.dispute.updated", dispute, before)
+
     def mention(self, event_type: str, thing: "_Rendered") -> None:
         """An event of a type that changes nothing, whatever it carries."""
         self._emit(event_type, thing.render(self.books.api))
