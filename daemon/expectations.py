@@ -41,7 +41,7 @@ def expect(books: Books) -> Expected | None:
     if not heard.owners:
         return None
     return Expected(
-        donation=heard.owners[0].id,
+        donation=books.intent.id if books.intent else heard.owners[0].id,
         ticket=heard.ticket(),
         amount_minor=heard.amount(),
         currency=heard.currency(),
@@ -60,7 +60,12 @@ def expect(books: Books) -> Expected | None:
 
 
 def dispensable(books: Books) -> frozenset[frozenset[str]]:
-    """The families of events without any one of which the ledger must still say the same."""
+    """The families of events without any one of which the ledger must still say the same.
+
+    None if others are left out already: each family can be spared as long as the rest is told.
+    """
+    if books.unheard:
+        return frozenset()
     charges = books.charges
     never_released = books.api.says_captured or not any(charge.released for charge in charges)
     holds = {
@@ -68,7 +73,7 @@ def dispensable(books: Books) -> frozenset[frozenset[str]]:
         CHARGE_REFUNDED: never_released and all(refund.told and not refund.hidden for refund in books.refunds),
         CHARGE_UPDATED: not any(charge.told_otherwise for charge in charges),
         # No refund came or went since the charge was last told.
-        REFUNDS: all(charge.told_at is None or charge.told_refunded == charge.amount_refunded for charge in charges),
+        REFUNDS: all(charge.told_refunded == charge.amount_refunded for charge in charges),
     }
     return frozenset(family for family, still in holds.items() if still)
 
@@ -85,6 +90,8 @@ class _Heard:
         self.intent = books.intent if books.intent and books.intent.told else None
         heard = (charge for charge in books.charges if charge.told_at is not None)
         self.charges = sorted(heard, key=lambda charge: (charge.took_money, charge.created, charge.id), reverse=True)
+        self.refunds = [refund for refund in books.refunds if refund.told or refund.charge.told_at is not None]
+        self.disputes = [dispute for dispute in books.disputes if dispute.told]
         owners: list[PaymentIntent | Session | Charge | None] = [self.intent, self.session, *self.charges]
         self.owners = [each for each in owners if each is not None]
 
@@ -132,8 +139,12 @@ class _Heard:
         return named[0].currency.upper() if named else None
 
     def paid_at(self) -> int | None:
-        """When money came."""
-        return min((charge.paid_at for charge in self.charges if charge.paid_at is not None), default=None)
+        """When money came: by the events that say so, else by a charge that took some, else by a paid session."""
+        if self.books.paid_told_at is not None:
+            return self.books.paid_told_at
+        charged = next((charge.created for charge in self.charges if charge.took_money), None)
+        session = self.session.paid_told_at if self.session and self.api.says_session else None
+        return session if charged is None else charged
 
     def paid(self) -> int:
         """What came."""
@@ -143,21 +154,21 @@ class _Heard:
         """The refunds that stand; where nothing says how much was captured, also what was released."""
         taken = [charge for charge in self.charges if charge.took_money]
         released = 0 if self.api.says_captured else sum(charge.released for charge in taken)
-        return released + sum(refund.amount for charge in taken for refund in charge.refunds if refund.stands)
+        return released + sum(refund.amount for refund in self.refunds if refund.stands)
 
     def refunded_at(self) -> int | None:
         """When the first money went back, even if that refund failed later."""
         if not self.refunded():
             return None
         released = [] if self.api.says_captured else [c.paid_at for c in self.charges if c.released and c.paid_at]
-        return min([*released, *(refund.created for refund in self.books.refunds)])
+        return min([*released, *(refund.created for refund in self.refunds)])
 
     def disputed(self) -> int:
         """What the disputes hold or took, each at most once and never more than is left."""
         amount, currency = self.amount() or 0, self.currency() or ""
         held = sum(
             dispute.amount if dispute.currency.upper() == currency else amount
-            for dispute in self.books.disputes
+            for dispute in self.disputes
             if dispute.takes_money
         )
         return min(held, amount - self.refunded())
@@ -175,7 +186,7 @@ class _Heard:
 
     def status(self) -> str:
         """The first that holds, in SPEC's order."""
-        if any(dispute.open_or_lost for dispute in self.books.disputes):
+        if any(dispute.open_or_lost for dispute in self.disputes):
             return "DISPUTED"
         if self.paid_at() is not None:
             return "REFUNDED" if self.refunded() >= (self.amount() or 0) else "PAID"

@@ -71,10 +71,11 @@ class Payment:
         api: Api = TODAY,
         account: str | None = None,
         livemode: bool = False,
+        unheard: frozenset[str] = frozenset(),
     ) -> None:
         self.new_id, self.words, self.at = new_id, words, at
         self.amount, self.currency, self.livemode = amount, currency, livemode
-        self.books = Books(api, account)
+        self.books = Books(api, account, unheard)
         self.most = Most()
         self.events: list[Json] = []
 
@@ -267,9 +268,9 @@ class Payment:
         currency = currency or charge.currency
         dispute = Dispute(self.new_id("du_1"), self.at, amount, currency, charge, self.livemode, status)
         charge.disputes.append(dispute)
-        self._tell("charge.dispute.created", dispute)
+        self._tell_dispute("created", dispute)
         if dispute.takes_money:
-            self._tell("charge.dispute.funds_withdrawn", dispute)
+            self._tell_dispute("funds_withdrawn", dispute)
         return dispute
 
     def change_dispute(self, dispute: Dispute, status: str) -> None:
@@ -282,13 +283,13 @@ class Payment:
         before, took_money = {"status": dispute.status}, dispute.takes_money
         dispute.status = status
         if status in CLOSED:
-            self._tell("charge.dispute.closed", dispute)
+            self._tell_dispute("closed", dispute)
         else:
-            self._tell("charge.dispute.updated", dispute, before)
+            self._tell_dispute("updated", dispute, before)
         if dispute.takes_money and not took_money:
-            self._tell("charge.dispute.funds_withdrawn", dispute)
+            self._tell_dispute("funds_withdrawn", dispute)
         elif took_money and status in {"won", "lost"}:  # a lost one may give a part back: its status decides
-            self._tell("charge.dispute.funds_reinstated", dispute)
+            self._tell_dispute("funds_reinstated", dispute)
 
     def amend_dispute(self, dispute: Dispute, amount: int) -> None:
         """The bank asks for another amount; a smaller one comes at least a second later."""
@@ -296,7 +297,7 @@ class Payment:
             self.at += 1
         before = {"amount": dispute.amount}
         dispute.amount = amount
-        self._tell("charge.dispute.updated", dispute, before)
+        self._tell_dispute("updated", dispute, before)
 
     def mention(self, event_type: str, thing: "_Rendered") -> None:
         """An event of a type that changes nothing, whatever it carries."""
@@ -340,6 +341,9 @@ class Payment:
         if intent is not None:
             intent.status, intent.amount_received = "succeeded", charge.amount_captured
             intent.last_payment_error = None
+        says_so = {event_type, "payment_intent.succeeded"} if intent is not None else {event_type}
+        if says_so - self.books.unheard:
+            self.books.paid_told_at = self.at
         self._tell_charge(event_type, charge)
         if intent is not None:
             self._tell_intent("succeeded", intent)
@@ -365,32 +369,44 @@ class Payment:
         code, message = charge.failure_code, "Your card was declined."
         return {"charge": charge.id, "code": code, "message": message, "payment_method": method, "type": "card_error"}
 
+    def _hears(self, event_type: str) -> bool:
+        return event_type not in self.books.unheard
+
     def _tell_session(self, suffix: str, session: Session) -> None:
-        if session.told_at is None:
-            session.told_at = self.at
+        if self._hears(f"checkout.session.{suffix}"):
+            session.told_at = self.at if session.told_at is None else session.told_at
+            if session.payment_status == "paid" and session.paid_told_at is None:
+                session.paid_told_at = self.at
         self._tell(f"checkout.session.{suffix}", session)
 
     def _tell_intent(self, suffix: str, intent: PaymentIntent) -> None:
-        intent.told = True
-        carried = {"listed": intent.charges, "expanded": intent.charges[-1:], "named": []}[self.books.api.charges]
-        for charge in carried:
-            self._carry(charge)
+        if self._hears(f"payment_intent.{suffix}"):
+            intent.told = True
+            shapes = {"listed": intent.charges, "expanded": intent.charges[-1:], "named": []}
+            for charge in shapes[self.books.api.charges]:
+                self._carry(charge)
         self._tell(f"payment_intent.{suffix}", intent)
 
     def _tell_charge(self, event_type: str, charge: Charge, previous: Json | None = None) -> None:
-        self._carry(charge)
+        if self._hears(event_type):
+            self._carry(charge)
         self._tell(event_type, charge, previous)
 
     def _carry(self, charge: Charge) -> None:
         charge.told_at, charge.told_refunded = self.at, charge.amount_refunded
 
     def _tell_refund(self, event_type: str, refund: Refund, previous: Json | None = None) -> None:
-        refund.told = True
+        refund.told = refund.told or self._hears(event_type)
         self._tell(event_type, refund, previous)
 
+    def _tell_dispute(self, suffix: str, dispute: Dispute, previous: Json | None = None) -> None:
+        dispute.told = dispute.told or self._hears(f"charge.dispute.{suffix}")
+        self._tell(f"charge.dispute.{suffix}", dispute, previous)
+
     def _tell(self, event_type: str, thing: _Rendered, previous: Json | None = None) -> None:
-        self._emit(event_type, thing.render(self.books.api), previous)
-        self.most.look(self.books)
+        if self._hears(event_type):
+            self._emit(event_type, thing.render(self.books.api), previous)
+            self.most.look(self.books)
 
     def _emit(self, event_type: str, rendered: Json, previous: Mapping[str, object] | None = None) -> None:
         data: Json = {"object": rendered}

@@ -345,6 +345,7 @@ class Session:
     donor: Donor = NOBODY
     was_declined: bool = False
     told_at: int | None = None  # when an event first carried it
+    paid_told_at: int | None = None  # when one first said that it is paid
 
     def render(self, api: Api) -> Json:
         """The object as an event carries it."""
@@ -423,7 +424,7 @@ class Refund:
     charge: Charge
     status: str
     failure_reason: str | None = None
-    told: bool = False
+    told: bool = False  # by itself, not only in its charge's sum
     hidden: bool = False  # beside a released hold: an earlier snapshot of its second looks as if it held this refund
 
     @property
@@ -473,6 +474,7 @@ class Dispute:
     charge: Charge
     livemode: bool
     status: str
+    told: bool = False
 
     @property
     def takes_money(self) -> bool:
@@ -538,9 +540,11 @@ class Books:
 
     api: Api = TODAY
     account: str | None = None  # the Connect account that the events are for
+    unheard: frozenset[str] = frozenset()  # types of events that the endpoint is not subscribed to
     sessions: list[Session] = field(default_factory=list)
     intent: PaymentIntent | None = None
     charges: list[Charge] = field(default_factory=list)
+    paid_told_at: int | None = None  # when an event said that money came
 
     @property
     def refunds(self) -> list[Refund]:

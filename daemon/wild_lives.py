@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from daemon.expectations import REFUNDS
 from daemon.payment_lives import DONORS, HOUR_S, MINUTE_S, Life
 from daemon.payment_steps import Payment, Words
-from daemon.stripe_model import APIS, DAY_S, NOBODY, Books, Charge, Dispute, Donor, Metadata, Refund, Session
+from daemon.stripe_model import APIS, DAY_S, NOBODY, Api, Books, Charge, Dispute, Donor, Metadata, Refund, Session
 
 # In every list what is plain comes first: Hypothesis shrinks towards it.
 OPENINGS = (*["checkout"] * 8, *["form"] * 8, *["direct"] * 3, "free", "setup", "subscription")
@@ -19,6 +20,27 @@ CURRENCIES = ("usd", "eur", "jpy", "kwd", "isk", "ugx")
 SMALLEST = {"kwd": 10, "isk": 100, "ugx": 100}  # Stripe takes no finer amounts
 AMOUNTS = (100, 5000, 7500, 123_400, 999_999_999_900)
 NOT_TICKETS = ("", "for my aunt's roof", "x" * 65)
+
+_CHECKOUT = frozenset(
+    f"checkout.session.{name}" for name in ("completed", "async_payment_succeeded", "async_payment_failed", "expired")
+)
+_INTENT = frozenset(
+    f"payment_intent.{name}" for name in ("succeeded", "payment_failed", "canceled", "processing", "created")
+)
+_CHARGE = frozenset(f"charge.{name}" for name in ("succeeded", "updated", "captured", "failed", "refunded"))
+_DISPUTE = frozenset(
+    f"charge.dispute.{name}" for name in ("created", "updated", "closed", "funds_withdrawn", "funds_reinstated")
+)
+# What endpoints may not be subscribed to, so that each source of a fact has to speak for itself.
+UNHEARD: dict[str, frozenset[str]] = {
+    "all": frozenset(),
+    "no sessions": _CHECKOUT,
+    "no PaymentIntents": _INTENT,
+    "no charges": _CHARGE,
+    "afterwards": _INTENT | _DISPUTE | {"charge.succeeded", "charge.captured"},
+    "sessions": _INTENT | _CHARGE | _DISPUTE | REFUNDS,
+}
+
 UNKNOWN_TICKET = "nobody-knows"
 ACCOUNT = "acct_1Connected"
 
@@ -85,21 +107,31 @@ class _Walk:
             reference=self.ticket(),
             intent_metadata=self.metadata(),
         )
+        api = rng.choice(APIS[::-1])
         self.payment = Payment(
             self.new_id,
             words,
             at=at,
             amount=0 if opening == "free" else rng.choice(AMOUNTS),
             currency=rng.choice(CURRENCIES),
-            api=rng.choice(APIS[::-1]),
+            api=api,
             account=rng.choice((None, ACCOUNT)),
             livemode=livemode,
+            unheard=self.subscription(opening, api),
         )
         if opening == "form":
             self.create_intent()
         elif opening != "direct":
             self.payment.open_session(opening if opening in {"setup", "subscription"} else "payment")
         return self.payment
+
+    def subscription(self, opening: str, api: Api) -> frozenset[str]:
+        """Mostly to everything. Where refunds are told by their charge only, charges have to be heard."""
+        name = self.rng.choice((*["all"] * 10, *UNHEARD))
+        if name == "no charges" and (opening == "direct" or not api.tells_refunds):
+            name = "all"
+        self.steps.append(f"hears {name}")
+        return UNHEARD[name]
 
     def step(self) -> None:
         """Some time passes, and one of the things happens that can happen now."""
@@ -213,7 +245,9 @@ def _paid(books: Books) -> list[Charge]:
 
 
 def _told(books: Books) -> list[Charge]:
-    return [charge for charge in books.charges if charge.told_at is not None]
+    """Those whose words can be changed so that it is heard."""
+    changes = "charge.updated" not in books.unheard
+    return [charge for charge in books.charges if changes and charge.told_at is not None]
 
 
 def _refundable(books: Books) -> list[Charge]:
@@ -251,12 +285,17 @@ FIRST_STAGES = ("needs_response", "needs_response", "warning_needs_response", "l
 
 def _refund(walk: _Walk, charge: Charge) -> None:
     status = walk.rng.choice(("succeeded", "succeeded", "pending", "requires_action"))
+    if "charge.refunded" in walk.payment.books.unheard and charge.told_at == walk.payment.at:
+        walk.payment.at += 1  # or nothing would tell whether that second's snapshot holds the refund
     walk.payment.refund(charge, walk.part(charge.refundable), status)
 
 
 def _dispute(walk: _Walk, charge: Charge) -> None:
-    currency = walk.rng.choice(CURRENCIES) if walk.chance(1) else charge.currency
-    walk.payment.dispute(charge, walk.part(charge.amount), walk.rng.choice(FIRST_STAGES), currency)
+    status = walk.rng.choice(FIRST_STAGES)
+    if walk.chance(2):
+        walk.payment.dispute(charge, walk.rng.choice(AMOUNTS), status, walk.rng.choice(CURRENCIES))
+    else:
+        walk.payment.dispute(charge, walk.part(charge.amount), status)
 
 
 def _release(walk: _Walk, charge: Charge) -> None:

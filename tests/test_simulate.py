@@ -28,7 +28,7 @@ from daemon.payment_lives import DECK, KINDS, Life, lives, seed_example, shuffle
 from daemon.payment_steps import STAGES
 from daemon.simulate import Outcome, Retry, encode, play, sign
 from daemon.stripe_model import APIS, Json
-from daemon.wild_lives import CURRENCIES, NOT_TICKETS, OPENINGS, STEPS, UNKNOWN_TICKET, wild_life
+from daemon.wild_lives import CURRENCIES, NOT_TICKETS, OPENINGS, STEPS, UNHEARD, UNKNOWN_TICKET, wild_life
 
 NOW = 1_800_000_000
 SECRET = "whsec_simulated"
@@ -433,6 +433,7 @@ def test_everything_happens_in_wild_lives(wild_world: list[Life]) -> None:
     seen = Counter(mark for life in wild_world for mark in set(found_in(life)))
     wanted = {
         *(f"step {step.name}" for step in STEPS),
+        *(f"step hears {endpoint}" for endpoint in UNHEARD),
         *(f"api {api.version}" for api in APIS),
         *(f"kind {kind}" for kind in (*OPENINGS, "other mode")),
         *(f"status {status}" for status in ("DISPUTED", "REFUNDED", "PAID", "EXPIRED", "FAILED", "CREATED")),
