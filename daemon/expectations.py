@@ -181,8 +181,7 @@ class _Heard:
             return min(begun)
         if self.charges:
             return self.charges[0].created
-        assert self.session is not None and self.session.told_at is not None  # noqa: S101 - something was heard
-        return self.session.told_at
+        return min(session.told_at for session in self.books.sessions if session.told_at is not None)
 
     def status(self) -> str:
         """The first that holds, in SPEC's order."""
