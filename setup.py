@@ -37,7 +37,7 @@ setup(
     description="A supervised ledger of Stripe donations",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["daemon", "health_sidecar", "sql"],
+    packages=["daemon", "daemon.simulator", "health_sidecar", "sql"],
     package_data={"sql": ["migrations/*.sql", "queries/*.sql"]},
     install_requires=RUNTIME,
     extras_require={"embedded": EMBEDDED, "test": TEST},

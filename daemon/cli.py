@@ -12,8 +12,9 @@ import click
 import msgspec
 import psycopg2
 
-from daemon import money, operator_cli, simulate, up
+from daemon import money, operator_cli, up
 from daemon.ledger import Cursor, Ledger, PageQuery
+from daemon.simulator import payment_lives, player
 from daemon.terminal import Failure, ask, environ, ticket_argument
 from health_sidecar import gate
 from sql import load, migrate
@@ -255,8 +256,8 @@ def simulate_command(payments: int, seed: int | None, url: str | None) -> None:
     base = url or f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{environment.get('PORT') or 3003}"  # noqa: S104
     chosen = seed if seed is not None else time.time_ns() % 2**31
     livemode = (environment.get("STRIPE_LIVEMODE") or "true").lower() not in ("false", "0", "no", "off")
-    lives = simulate.lives(chosen, payments, names, livemode=livemode, now=int(time.time()))
-    outcome = asyncio.run(simulate.play(base, secret, simulate.shuffled(lives, chosen), progress=_progress))
+    lives = payment_lives.lives(chosen, payments, names, livemode=livemode, now=int(time.time()))
+    outcome = asyncio.run(player.play(base, secret, payment_lives.shuffled(lives, chosen), progress=_progress))
     click.echo(err=True)
     click.echo(
         f"{payments} payments (seed {chosen}), {outcome.total} deliveries: {outcome.applied} applied, "
@@ -272,7 +273,7 @@ def simulate_command(payments: int, seed: int | None, url: str | None) -> None:
         )
 
 
-def _progress(outcome: simulate.Outcome) -> None:
+def _progress(outcome: player.Outcome) -> None:
     if sys.stderr.isatty():
         click.echo(f"\r{outcome.total - outcome.remaining} of {outcome.total} delivered", nl=False, err=True)
 

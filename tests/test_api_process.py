@@ -16,7 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from daemon import simulate
+from daemon.simulator import player
 from health_sidecar.readiness import Publisher, Readiness
 
 SECRET = "whsec_test"
@@ -91,7 +91,7 @@ async def deliver(api: Api, number: int) -> int:
     """Posts an event of a type that changes nothing; returns the status."""
     event = {"id": f"evt_{number}", "object": "event", "type": "customer.created", "created": 1_760_000_000}
     body = json.dumps({**event, "livemode": False, "data": {"object": {}}}).encode()
-    headers = {"Stripe-Signature": simulate.sign(body, SECRET, int(time.time()))}
+    headers = {"Stripe-Signature": player.sign(body, SECRET, int(time.time()))}
     async with (
         aiohttp.ClientSession() as session,
         session.post(f"{api.base}/webhooks/stripe", data=body, headers=headers) as reply,

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from daemon import simulate
 from daemon.cli import _ledger_line, _read_ledger, _total_lines
 from daemon.facts import read
 from daemon.ledger import Ledger
 from daemon.recorder import Entry, Recorder
+from daemon.simulator import payment_lives, player
 from sql import load
 from sql.database import Database
 from tests.test_webhook import NOW, Client, client
@@ -26,18 +26,18 @@ LEDGER_VIEW = """\
 Total: $250.00 (4 paid, 1 refunded)"""
 
 
-async def fill(database: Database, lives: list[simulate.Life], *tickets: str) -> None:
+async def fill(database: Database, lives: list[payment_lives.Life], *tickets: str) -> None:
     for ticket in tickets:
         await database.fetch(load("add_ticket"), {"id": ticket, "title": None, "currency": None})
     entries = [
-        Entry(read(simulate.encode(event), livemode=False, hash_key=None)) for life in lives for event in life.events
+        Entry(read(player.encode(event), livemode=False, hash_key=None)) for life in lives for event in life.events
     ]
     await Recorder(database).record(entries)
 
 
 async def test_the_ledger_view_line_for_line(database: Database) -> None:
     """The original design's four donations print its section 9.2."""
-    await fill(database, simulate.seed_example(), TICKET)
+    await fill(database, payment_lives.seed_example(), TICKET)
     donations, totals = await _read_ledger(Ledger(database), TICKET, "USD")
     assert "\n".join([*map(_ledger_line, donations), *_total_lines(totals, "USD")]) == LEDGER_VIEW
 
@@ -45,7 +45,7 @@ async def test_the_ledger_view_line_for_line(database: Database) -> None:
 @pytest.mark.parametrize("path", ["donations", "donations/total"])
 async def test_what_a_client_has_is_not_sent_again(client: Client, database: Database, path: str) -> None:
     """The ETag brings 304 and no body until something changes."""
-    first, *others = simulate.seed_example()
+    first, *others = payment_lives.seed_example()
     await fill(database, others, TICKET)
     url = f"/api/tickets/{TICKET}/{path}"
     tag = (await client.get(url)).headers["ETag"]
@@ -60,7 +60,7 @@ async def test_what_a_client_has_is_not_sent_again(client: Client, database: Dat
 
 async def test_the_ledger_reply_key_for_key(client: Client, database: Database) -> None:
     """The seed's first example, with the keys that were added since."""
-    await fill(database, simulate.seed_example(), TICKET)
+    await fill(database, payment_lives.seed_example(), TICKET)
     reply = await client.get(f"/api/tickets/{TICKET}/donations", params={"limit": "2"})
     text = await reply.text()
     page = json.loads(text)
@@ -85,7 +85,7 @@ async def test_the_ledger_reply_key_for_key(client: Client, database: Database) 
 
 async def test_the_totals_reply_key_for_key(client: Client, database: Database) -> None:
     """The seed's second example: its keys, its nesting, and net = paid - refunded."""
-    await fill(database, simulate.seed_example(), TICKET)
+    await fill(database, payment_lives.seed_example(), TICKET)
     reply = await client.get(f"/api/tickets/{TICKET}/donations/total")
     assert reply.headers["Access-Control-Allow-Origin"] == "*"
     assert reply.headers["Cache-Control"] == "max-age=5"
@@ -106,7 +106,7 @@ async def test_the_totals_reply_key_for_key(client: Client, database: Database) 
 @pytest.mark.parametrize("limit", [1, 3, 7])
 async def test_pages_put_together_are_the_ledger(client: Client, database: Database, limit: int) -> None:
     """Following nextCursor gives each donation once, in the ledger's order, whatever the page's size."""
-    await fill(database, simulate.lives(7, 60, ["story-1"], now=NOW), "story-1")
+    await fill(database, payment_lives.lives(7, 60, ["story-1"], now=NOW), "story-1")
     path = "/api/tickets/story-1/donations"
     whole = (await (await client.get(path, params={"limit": "1000"})).json())["donations"]
     pages: list[dict[str, Any]] = []
@@ -125,7 +125,7 @@ async def test_pages_put_together_are_the_ledger(client: Client, database: Datab
 
 async def test_filters(client: Client, database: Database) -> None:
     """`status` and `currency` narrow the ledger."""
-    await fill(database, simulate.lives(7, 60, ["story-1"], now=NOW), "story-1")
+    await fill(database, payment_lives.lives(7, 60, ["story-1"], now=NOW), "story-1")
     path = "/api/tickets/story-1/donations"
     refunded = await (await client.get(path, params={"status": "REFUNDED", "currency": "usd"})).json()
     assert {d["status"] for d in refunded["donations"]} == {"REFUNDED"}

@@ -8,8 +8,8 @@ import psycopg2
 import pytest
 from click.testing import CliRunner
 
-from daemon import simulate
 from daemon.cli import main
+from daemon.simulator import payment_lives
 from sql import migrate
 from sql.database import Row
 from tests.test_operator import NOW, record, rows
@@ -54,7 +54,7 @@ def test_a_filled_first_schema_keeps_every_donation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After migrating, all rows are those a new database would hold, totals included, and verify agrees."""
-    record(database_url, simulate.shuffled(simulate.lives(5, 60, ["story-1", "story-2"], now=NOW), 1))
+    record(database_url, payment_lives.shuffled(payment_lives.lives(5, 60, ["story-1", "story-2"], now=NOW), 1))
     copy_tables(database_url, first_schema)
     before = contents(first_schema)
     assert migrate.apply(first_schema) == [m.name for m in migrate.discover() if m.name != FIRST]

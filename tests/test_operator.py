@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 import pytest
 from click.testing import CliRunner, Result
 
-from daemon import privacy, simulate
+from daemon import privacy
 from daemon.cli import main
 from daemon.facts import read
 from daemon.recorder import Entry, Recorder
+from daemon.simulator import payment_lives, player
+from daemon.simulator.stripe_model import Json
 from sql import load
 from sql.database import Database, Row
 
@@ -49,8 +51,8 @@ def rows(url: str, sql: str) -> list[Row]:
     return ask(url, lambda database: database.fetch(sql))
 
 
-def record(url: str, events: Sequence[simulate.Json]) -> None:
-    entries = [Entry(read(simulate.encode(event), livemode=False, hash_key=KEY.encode())) for event in events]
+def record(url: str, events: Sequence[Json]) -> None:
+    entries = [Entry(read(player.encode(event), livemode=False, hash_key=KEY.encode())) for event in events]
     ask(url, lambda database: Recorder(database).record(entries))
 
 
@@ -59,16 +61,16 @@ def add_ticket(url: str, ticket: str) -> None:
     ask(url, lambda database: database.fetch(load("add_ticket"), values))
 
 
-def life(kind: str, number: int = 0) -> simulate.Life:
+def life(kind: str, number: int = 0) -> payment_lives.Life:
     """A life of this kind; `number` counts those there are."""
-    found = [each for each in simulate.lives(3, 200, ["story-1"], now=NOW) if each.kind == kind]
+    found = [each for each in payment_lives.lives(3, 200, ["story-1"], now=NOW) if each.kind == kind]
     return found[number]
 
 
-def named_life() -> simulate.Life:
+def named_life() -> payment_lives.Life:
     """A paid life whose donor gave a name and an e-mail."""
-    found = (each for each in simulate.lives(3, 200, ["story-1"], now=NOW) if each.kind == "paid")
-    return next(each for each in found if each.expected.donor == "Smith")
+    found = (each for each in payment_lives.lives(3, 200, ["story-1"], now=NOW) if each.kind == "paid")
+    return next(each for each in found if each.end.donor == "Smith")
 
 
 TOTALS = "SELECT * FROM ticket_totals WHERE paid_minor > 0 ORDER BY ticket_id, currency"
@@ -81,16 +83,16 @@ def test_money_without_a_ticket_is_listed_and_moved(donationd: Callable[..., Res
     record(database_url, [*lost.events[:-1], *strange.events])
     listed = donationd("unassigned")
     assert (listed.exit_code, "2 of 2 unassigned" in listed.output) == (0, True)
-    assert lost.expected.donation in listed.output
+    assert lost.end.donation in listed.output
     add_ticket(database_url, "story-1")
     ids = [json.loads(line)["id"] for line in donationd("unassigned", "--json").stdout.splitlines()]
-    assert ids == [lost.expected.donation]
-    moved = donationd("assign", lost.expected.donation, "story-1", "--by", "alex")
-    assert (moved.exit_code, moved.output) == (0, f"assigned {lost.expected.donation} to story-1\n")
+    assert ids == [lost.end.donation]
+    moved = donationd("assign", lost.end.donation, "story-1", "--by", "alex")
+    assert (moved.exit_code, moved.output) == (0, f"assigned {lost.end.donation} to story-1\n")
     record(database_url, lost.events)
     assert "0 of 0 unassigned" in donationd("unassigned").output
     assert rows(database_url, "SELECT DISTINCT ticket_id FROM stripe_attributions") == [("story-1",)]
-    assert f"alex             assign  {lost.expected.donation} story-1" in donationd("acts").output
+    assert f"alex             assign  {lost.end.donation} story-1" in donationd("acts").output
     assert donationd("verify").exit_code == 0
 
 
@@ -134,7 +136,7 @@ def test_an_erased_donor_does_not_come_back(
     if by_email:
         done = donationd("erase", "--email", "--yes", stdin=" ALICE.smith@example.com \n")
     else:
-        done = donationd("erase", erased.expected.donation, "--yes")
+        done = donationd("erase", erased.end.donation, "--yes")
     assert (done.exit_code, done.output.splitlines()[-1]) == (0, "erased the donor of 1 donation(s)")
     record(database_url, erased.events)
     assert rows(database_url, DONORS) == [(None, None, None)]
@@ -157,7 +159,7 @@ def test_an_email_nobody_has_is_an_error(donationd: Callable[..., Result], datab
 def test_erasing_asks_first(donationd: Callable[..., Result], database_url: str) -> None:
     """Without a yes nothing happens."""
     record(database_url, named_life().events)
-    refused = donationd("erase", named_life().expected.donation, stdin="n\n")
+    refused = donationd("erase", named_life().end.donation, stdin="n\n")
     assert refused.exit_code == 1
     assert rows(database_url, DONORS)[0][0] == "Smith"
 
@@ -184,7 +186,7 @@ def test_verify_finds_each_kind_of_damage(
     donationd: Callable[..., Result], database_url: str, damage: str, said: str
 ) -> None:
     """A right ledger passes; any figure, field or link that is off is named, with exit status 1."""
-    record(database_url, simulate.shuffled(simulate.lives(5, 40, ["story-1", "story-2"], now=NOW), 1))
+    record(database_url, payment_lives.shuffled(payment_lives.lives(5, 40, ["story-1", "story-2"], now=NOW), 1))
     right = donationd("verify")
     assert (right.exit_code, right.stdout) == (0, "the ledger and its facts agree\n")
     rows(database_url, damage)

@@ -17,8 +17,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from daemon import privacy, simulate
+from daemon import privacy
 from daemon.facts import CannotApply, NotAnEvent, read
+from daemon.simulator import payment_lives, player
+from daemon.simulator.stripe_model import Json
 from tests.conftest import Server
 from tests.test_api_process import SECRET, Api, free_port
 
@@ -75,12 +77,12 @@ def with_canaries(value: Any) -> Any:
     return [with_canaries(inner) for inner in value] if isinstance(value, list) else value
 
 
-def canary_events(seed: int) -> list[simulate.Json]:
-    lives = simulate.lives(seed, 40, ["story-1"], now=int(time.time()))
-    return [with_canaries(event) for event in simulate.shuffled(lives, seed)]
+def canary_events(seed: int) -> list[Json]:
+    lives = payment_lives.lives(seed, 40, ["story-1"], now=int(time.time()))
+    return [with_canaries(event) for event in payment_lives.shuffled(lives, seed)]
 
 
-def broken(events: list[simulate.Json]) -> list[simulate.Json]:
+def broken(events: list[Json]) -> list[Json]:
     """Signed events of handled types that can't be applied."""
     charges = [event for event in events if event["type"] == "charge.succeeded"]
     return [
@@ -97,12 +99,12 @@ def broken(events: list[simulate.Json]) -> list[simulate.Json]:
 @example({"name": "canary", "email": 5})
 def test_a_reason_names_places_not_values(details: object) -> None:
     """Whatever stands where billing details belong, the reason for refusing it repeats none of it."""
-    [life] = simulate.seed_example()[:1]
+    [life] = payment_lives.seed_example()[:1]
     charge = next(event for event in life.events if event["type"] == "charge.succeeded")
     event = {**charge, "data": {"object": {**charge["data"]["object"], "billing_details": details}}}
     words = [word for word in json.dumps(details).split('"') if len(word) > 4]
     try:
-        read(simulate.encode(event), livemode=False, hash_key=None)
+        read(player.encode(event), livemode=False, hash_key=None)
     except (CannotApply, NotAnEvent) as refusal:
         assert not any(word in str(refusal) for word in words if word not in ("email", "address", "country"))
 
@@ -134,7 +136,7 @@ class Witness:
         self.statuses: list[int] = []
 
     async def post(self, body: bytes, *, secret: str = SECRET) -> int:
-        headers = {"Stripe-Signature": simulate.sign(body, secret, int(time.time()))}
+        headers = {"Stripe-Signature": player.sign(body, secret, int(time.time()))}
         async with self.session.post(f"{self.api.base}/webhooks/stripe", data=body, headers=headers) as reply:
             await self._keep(reply)
             self.statuses.append(reply.status)
@@ -161,13 +163,13 @@ def admin(url: str, *statements: str) -> None:
             cursor.execute(statement)
 
 
-async def provoke(witness: Witness, url: str, events: list[simulate.Json]) -> None:
+async def provoke(witness: Witness, url: str, events: list[Json]) -> None:
     """Everything that can go wrong on an event's way, each with a body full of canaries."""
-    bodies = [simulate.encode(event) for event in events]
+    bodies = [player.encode(event) for event in events]
     assert await witness.post(bodies[0], secret="whsec_wrong") == 400
     assert await witness.post(bodies[0][:-9]) == 400
     for event in broken(events):
-        assert await witness.post(simulate.encode(event)) == 422
+        assert await witness.post(player.encode(event)) == 422
     admin(url, "ALTER TABLE stripe_attributions ADD CONSTRAINT poison CHECK (donor_country IS NULL) NOT VALID")
     assert 422 in [await witness.post(body) for body in bodies[:20]]
     admin(url, "ALTER TABLE stripe_attributions DROP CONSTRAINT poison", "ALTER TABLE ticket_totals RENAME TO hidden")
@@ -223,7 +225,7 @@ async def test_no_canary_is_found_anywhere(api: Api, database_url: str, server: 
         await provoke(witness, database_url, events)
         await _until_ready(session, api)
         for event in events:
-            await witness.post(simulate.encode(event))
+            await witness.post(player.encode(event))
         for path in ("/api/tickets/story-1/donations", "/api/tickets/story-1/donations/total", "/health"):
             await witness.get(api.base + path)
         await witness.get(f"http://127.0.0.1:{port}/metrics")

@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from daemon import simulate
 from daemon.facts import StripeEvent, read
 from daemon.recorder import Entry, Recorder
+from daemon.simulator import payment_lives, player
 from sql.database import Database, Refused
 
 NOW = 1_760_000_000
@@ -15,7 +15,7 @@ TICKETS = ("story-1", "story-2")
 
 
 def reduced(event: dict[str, object]) -> StripeEvent:
-    return read(simulate.encode(event), livemode=False, hash_key=None)
+    return read(player.encode(event), livemode=False, hash_key=None)
 
 
 async def shown(database: Database) -> dict[str, tuple[object, ...]]:
@@ -26,7 +26,7 @@ async def shown(database: Database) -> dict[str, tuple[object, ...]]:
     return {row[0]: row[1:] for row in rows}
 
 
-def expected(lives: list[simulate.Life]) -> dict[str, tuple[object, ...]]:
+def expected(lives: list[payment_lives.Life]) -> dict[str, tuple[object, ...]]:
     return {
         e.donation: (
             e.ticket,
@@ -38,7 +38,7 @@ def expected(lives: list[simulate.Life]) -> dict[str, tuple[object, ...]]:
             e.donor,
             e.country,
         )
-        for e in (life.expected for life in lives)
+        for e in (life.end for life in lives)
     }
 
 
@@ -57,8 +57,8 @@ FROM ticket_totals WHERE paid_minor <> 0 OR paid <> 0 ORDER BY 1, 2
 
 async def test_any_order_duplicates_batches_and_writers_give_the_models_ledger(database: Database) -> None:
     """Whatever the order, the duplicates, the batches and the writers beside each other: the model's ledger."""
-    lives = simulate.lives(11, 120, TICKETS, now=NOW)
-    events = simulate.shuffled(lives, seed=3, duplicates=0.3)
+    lives = payment_lives.lives(11, 120, TICKETS, now=NOW)
+    events = payment_lives.shuffled(lives, seed=3, duplicates=0.3)
     rng = random.Random(5)
     writers: list[list[list[Entry]]] = [[], [], []]
     while events:
@@ -78,7 +78,7 @@ async def test_any_order_duplicates_batches_and_writers_give_the_models_ledger(d
 
 async def test_a_session_and_its_payment_become_one_donation(database: Database) -> None:
     """A session's donation goes when its PaymentIntent is known, and its money is counted once."""
-    life = next(life for life in simulate.lives(1, 40, TICKETS, now=NOW) if life.kind == "paid")
+    life = next(life for life in payment_lives.lives(1, 40, TICKETS, now=NOW) if life.kind == "paid")
     recorder = Recorder(database)
     for event in life.events:
         await recorder.record([Entry(reduced(event))])
@@ -88,11 +88,11 @@ async def test_a_session_and_its_payment_become_one_donation(database: Database)
 
 async def test_an_event_the_database_refuses_fails_alone(database: Database) -> None:
     """One event in a batch that PostgreSQL does not take is kept as failed, the others are applied; later it is too."""
-    lives = simulate.lives(2, 12, TICKETS, now=NOW)
+    lives = payment_lives.lives(2, 12, TICKETS, now=NOW)
     entries = [Entry(reduced(event)) for life in lives for event in life.events]
     poisoned = lives[5]
     await database.fetch(
-        f"ALTER TABLE stripe_attributions ADD CONSTRAINT poison CHECK (id <> '{poisoned.expected.donation}')"
+        f"ALTER TABLE stripe_attributions ADD CONSTRAINT poison CHECK (id <> '{poisoned.end.donation}')"
     )
     recorder = Recorder(database)
     recorded = await recorder.record(entries)
@@ -113,7 +113,7 @@ async def test_an_event_the_database_refuses_fails_alone(database: Database) -> 
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
 async def test_a_conflict_is_tried_again(database: Database, sqlstate: str) -> None:
     """A serialization failure or a deadlock is no reason to give up, nor to apply anything twice."""
-    [life] = simulate.lives(2, 1, TICKETS, now=NOW)
+    [life] = payment_lives.lives(2, 1, TICKETS, now=NOW)
     await database.fetch(
         f"""
         CREATE SEQUENCE attempts;
@@ -133,7 +133,7 @@ async def test_a_conflict_is_tried_again(database: Database, sqlstate: str) -> N
 
 async def test_a_schema_that_is_wrong_is_no_event_s_fault(database: Database) -> None:
     """Without a table nothing is recorded as failed: the whole batch is handed back."""
-    [life] = simulate.lives(2, 1, TICKETS, now=NOW)
+    [life] = payment_lives.lives(2, 1, TICKETS, now=NOW)
     await database.fetch("ALTER TABLE ticket_totals RENAME TO elsewhere")
     with pytest.raises(Refused, match="undefined table"):
         await Recorder(database).record([Entry(reduced(event)) for event in life.events])
@@ -142,7 +142,7 @@ async def test_a_schema_that_is_wrong_is_no_event_s_fault(database: Database) ->
 
 async def test_an_event_is_new_once_and_a_failed_one_until_it_is_applied(database: Database) -> None:
     """A failed event is not "seen": it is new again when it comes back, and no longer once applied."""
-    event = reduced(simulate.lives(1, 1, TICKETS, now=NOW)[0].events[0])
+    event = reduced(payment_lives.lives(1, 1, TICKETS, now=NOW)[0].events[0])
     failed = StripeEvent(event.id, event.type, event.created, event.livemode, None)
     recorder = Recorder(database)
     assert (await recorder.record([Entry(failed, "scrubbed")])).new == {event.id}

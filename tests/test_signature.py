@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from daemon.signature import TOLERANCE_S, BadSignature, verify
-from daemon.simulate import sign
+from daemon.simulator.player import sign
 
 NOW = 1_760_000_000
 SECRET = "whsec_one"

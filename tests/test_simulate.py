@@ -1,33 +1,34 @@
-"""The generator of payment lives: repeatable, consistent with itself, and delivered as Stripe would."""
+"""The generator of payment lives: repeatable, consistent with itself, and delivered as Stripe would.
+
+Wild lives are also held against the pure part of the ledger, which is what they are for.
+"""
 
 import asyncio
+import hashlib
 import json
 import os
+import random
 import signal
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import pytest
 import stripe
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.simulate import (
-    DECK,
-    KINDS,
-    Json,
-    Life,
-    Outcome,
-    Retry,
-    encode,
-    lives,
-    play,
-    seed_example,
-    shuffled,
-    sign,
-)
+from daemon.facts import Facts, read
+from daemon.fold import Donation, donations, merge
+from daemon.simulator.expectations import CHARGE_REFUNDED, CHARGE_UPDATED, REFUNDS, Expected
+from daemon.simulator.payment_lives import DECK, KINDS, Life, lives, seed_example, shuffled
+from daemon.simulator.payment_steps import STAGES
+from daemon.simulator.player import Outcome, Retry, encode, play, sign
+from daemon.simulator.stripe_model import APIS, Json
+from daemon.simulator.wild_lives import CURRENCIES, NOT_TICKETS, OPENINGS, STEPS, UNHEARD, UNKNOWN_TICKET, wild_life
 
 NOW = 1_800_000_000
 SECRET = "whsec_simulated"
@@ -41,6 +42,12 @@ Reply = Callable[[Json], web.Response]
 def world() -> list[Life]:
     """Two thousand lives over three tickets."""
     return lives(7, 2000, ["story-1", "story-2", "story-3"], now=NOW)
+
+
+def end(life: Life) -> Expected:
+    """What is expected of a life that is a donation."""
+    assert life.expected is not None
+    return life.expected
 
 
 def rows(life: Life, prefix: str) -> list[Json]:
@@ -75,7 +82,7 @@ def test_ids_are_unique(world: list[Life]) -> None:
     """No two events, and no two donations, share an id."""
     events = [event["id"] for life in world for event in life.events]
     assert len(set(events)) == len(events)
-    assert len({life.expected.donation for life in world}) == len(world)
+    assert len({end(life).donation for life in world}) == len(world)
 
 
 def test_events_lie_in_order_before_now(world: list[Life]) -> None:
@@ -103,7 +110,7 @@ def test_today_s_shapes(world: list[Life]) -> None:
             assert intent["latest_charge"] is None or intent["latest_charge"].startswith("ch_")
         for linked in rows(life, "refund.") + rows(life, "charge.dispute."):
             assert linked["metadata"] == {}
-            assert linked["payment_intent"] == life.expected.donation
+            assert linked["payment_intent"] == end(life).donation
 
 
 def test_bodies_are_of_a_real_size(world: list[Life]) -> None:
@@ -117,21 +124,22 @@ def test_bodies_are_of_a_real_size(world: list[Life]) -> None:
 
 def test_amounts_are_consistent(world: list[Life]) -> None:
     """Refunded and disputed money never exceeds the amount, and only paid donations have any."""
-    for expected in (life.expected for life in world):
-        assert expected.amount_minor > 0
-        assert 0 <= expected.refunded_minor <= expected.amount_minor
-        assert 0 <= expected.disputed_minor <= expected.amount_minor - expected.refunded_minor
+    for expected in map(end, world):
+        amount = expected.amount_minor or 0
+        assert amount > 0
+        assert 0 <= expected.refunded_minor <= amount
+        assert 0 <= expected.disputed_minor <= amount - expected.refunded_minor
         if expected.paid_at is None:
             assert expected.refunded_minor == expected.disputed_minor == 0
         assert (expected.refunded_at is None) == (expected.refunded_minor == 0)
-        assert expected.currency != "KWD" or expected.amount_minor % 10 == expected.refunded_minor % 10 == 0
+        assert expected.currency != "KWD" or amount % 10 == expected.refunded_minor % 10 == 0
 
 
 def test_statuses_follow_the_kinds(world: list[Life]) -> None:
     """Each kind ends in the status its name says."""
     ends: dict[str, set[str]] = {}
     for life in world:
-        ends.setdefault(life.kind, set()).add(life.expected.status)
+        ends.setdefault(life.kind, set()).add(end(life).status)
     assert ends == {
         "paid": {"PAID"},
         "paid_late": {"PAID"},
@@ -152,11 +160,7 @@ def test_statuses_follow_the_kinds(world: list[Life]) -> None:
 def test_money_follows_the_kinds(world: list[Life]) -> None:
     """Refunds and disputes move what their kind says; a failed refund and a won dispute move nothing."""
     for life in world:
-        amount, refunded, disputed = (
-            life.expected.amount_minor,
-            life.expected.refunded_minor,
-            life.expected.disputed_minor,
-        )
+        amount, refunded, disputed = end(life).amount_minor or 0, end(life).refunded_minor, end(life).disputed_minor
         match life.kind:
             case "refunded":
                 assert (refunded, disputed) == (amount, 0)
@@ -186,7 +190,7 @@ def test_ticket_is_found_where_the_life_names_it(world: list[Life]) -> None:
         objects = [event["data"]["object"] for event in life.events]
         metadata = {each["metadata"].get("ticketId") for each in objects} - {None}
         reference = {each.get("client_reference_id") for each in objects} - {None}
-        assert metadata | reference == ({life.expected.ticket} - {None})
+        assert metadata | reference == ({end(life).ticket} - {None})
         ways["metadata" if metadata else "reference" if reference else "none"] += 1
     assert set(ways) == {"metadata", "reference", "none"}
 
@@ -195,14 +199,15 @@ def test_donors_are_of_every_sort(world: list[Life]) -> None:
     """Named and nameless donors appear, and a name is only ever expected if some event carried it."""
     for life in world:
         text = json.dumps(life.events, ensure_ascii=False)
-        assert life.expected.donor is None or life.expected.donor in text
-        assert "@" not in (life.expected.donor or "")
-    assert {None, "Smith", "López", "O'Neill", "太郎"} <= {life.expected.donor for life in world}
+        donor = end(life).donor or ""
+        assert donor in text
+        assert "@" not in donor
+    assert {None, "Smith", "López", "O'Neill", "太郎"} <= {end(life).donor for life in world}
 
 
 def test_seed_example() -> None:
     """The four donations of the original ledger view: 350.00 paid, 100.00 of it refunded."""
-    ends = [life.expected for life in seed_example()]
+    ends = [end(life) for life in seed_example()]
     assert [(e.donor, e.country, e.amount_minor, e.status) for e in ends] == [
         ("Smith", "US", 5000, "PAID"),
         ("Johnson", "CA", 10_000, "REFUNDED"),
@@ -226,6 +231,254 @@ def test_shuffled_keeps_every_event() -> None:
     assert [event["created"] for event in mixed] != sorted(event["created"] for event in mixed)
     assert mixed == shuffled(some, 9)
     assert shuffled([], 9) == []
+
+
+# --- Wild lives
+
+TICKETS = ("story-1", "story-2")
+DICE = st.randoms(use_true_random=False)
+
+
+def wild(rng: random.Random, key: str = "1") -> Life:
+    """A life at random."""
+    return wild_life(rng, TICKETS, key=key, start=NOW)
+
+
+@pytest.fixture(scope="module")
+def wild_world() -> list[Life]:
+    """Three thousand lives of one database."""
+    return [wild(random.Random(index), f"w{index}") for index in range(3000)]
+
+
+def folded(events: Sequence[Json]) -> list[Donation]:
+    """The donations of these events, by the ledger's pure part."""
+    facts: Facts = {}
+    for event in events:
+        facts = merge(facts, read(encode(event), livemode=False, hash_key=None).facts or {})
+    return donations(facts)
+
+
+def as_donation(expected: Expected, charge_id: str | None) -> Donation:
+    """What the fold must make of it; which charge speaks for it is nobody's business but the fold's."""
+    return Donation(
+        id=expected.donation,
+        ticket=expected.ticket,
+        status=expected.status,
+        amount=expected.amount_minor,
+        currency=expected.currency,
+        refunded=expected.refunded_minor,
+        disputed=expected.disputed_minor,
+        created_at=expected.created_at,
+        paid_at=expected.paid_at,
+        refunded_at=expected.refunded_at,
+        last_name=expected.donor,
+        country=expected.country,
+        email_hash=hashlib.sha256(expected.email.encode()).hexdigest() if expected.email else None,
+        session_id=expected.session_id,
+        charge_id=charge_id,
+        account=expected.account,
+    )
+
+
+def assert_told(life: Life, events: Sequence[Json]) -> None:
+    """The fold makes exactly the expected of the events."""
+    found = folded(events)
+    charge_id = found[0].charge_id if found else None
+    assert found == ([as_donation(life.expected, charge_id)] if life.expected else [])
+
+
+@settings(max_examples=400, deadline=None)
+@given(DICE)
+def test_any_order_tells_the_model_s_end(rng: random.Random) -> None:
+    """Whatever happened at Stripe, and in whatever order and how often it is told: the ledger says the model's end."""
+    life = wild(rng)
+    assert_told(life, shuffled([life], rng.randint(0, 99), duplicates=0.3))
+
+
+@pytest.mark.parametrize("family", [CHARGE_REFUNDED, CHARGE_UPDATED, REFUNDS], ids=min)
+def test_families_of_events_can_be_left_out(wild_world: list[Life], family: frozenset[str]) -> None:
+    """Where the model says that a family of events is dispensable, the end is the same without it."""
+    shorter = 0
+    for life in wild_world[:1000]:
+        rest = life.without(family)
+        if rest is not None and len(rest.events) < len(life.events):
+            shorter += 1
+            assert_told(rest, shuffled([rest], shorter))
+            assert rest.without(family) is None
+    assert shorter > 50
+
+
+def test_no_prefix_shows_more_than_there_ever_was(wild_world: list[Life]) -> None:
+    """While events come in Stripe's order, no amount is shown above the largest that the model ever had."""
+    for life in wild_world[:150]:
+        for told in range(1, len(life.events)):
+            for shown in folded(life.events[:told]) if life.expected else ():
+                assert (shown.amount or 0 if shown.paid_at else 0) <= life.most.paid
+                assert shown.refunded <= life.most.refunded
+                assert shown.disputed <= life.most.disputed
+
+
+def test_a_wild_life_is_repeatable() -> None:
+    """The same dice give the same life."""
+    assert wild(random.Random(5)) == wild(random.Random(5)) != wild(random.Random(6))
+
+
+def test_ids_of_wild_lives_are_unique(wild_world: list[Life]) -> None:
+    """No two events, and no objects of two lives, share an id."""
+    owner: dict[str, int] = {}
+    for index, life in enumerate(wild_world):
+        for event in life.events:
+            assert owner.setdefault(event["id"], -1) == -1
+            owner[event["id"]] = index
+            assert owner.setdefault(event["data"]["object"]["id"], index) == index
+
+
+def test_wild_lives_run_forward(wild_world: list[Life]) -> None:
+    """Events come in time order, and where a dispute's state falls, or a sum on a charge, a second has passed."""
+    for life in wild_world:
+        newest: dict[str, tuple[int, tuple[int, int]]] = {}
+        times = [event["created"] for event in life.events]
+        assert times == sorted(times)
+        for event in life.events:
+            thing = event["data"]["object"]
+            if thing["object"] == "dispute":
+                state = event["created"], (STAGES.index(thing["status"]), thing["amount"])
+            elif event["type"].startswith("charge.") and thing["object"] == "charge":
+                state = event["created"], (thing["amount_refunded"], 0)
+            else:
+                continue
+            assert state >= newest.get(thing["id"], state)
+            newest[thing["id"]] = state
+
+
+def found_in(life: Life) -> Iterator[str]:
+    """What can be seen in a life from outside."""
+    yield from (f"step {step}" for step in life.steps)
+    yield from (f"type {event['type']}" for event in life.events)
+    yield from (f"api {event['api_version']}" for event in life.events)
+    yield f"kind {life.kind}"
+    if life.expected is not None:
+        yield f"status {life.expected.status}"
+        yield f"currency {life.expected.currency}"
+        yield f"ticket {life.expected.ticket}"
+        yield f"donor {bool(life.expected.donor)} {bool(life.expected.country)} {bool(life.expected.email)}"
+    kept = [event["data"]["object"] for event in life.events]
+    for thing in kept:
+        yield from SHAPES[thing["object"]](thing)
+    for name, objects in (
+        ("charges", {each["id"]: each.get("payment_intent") for each in kept if each["object"] == "charge"}),
+        ("sessions", {each["id"]: each.get("payment_intent") for each in kept if each["object"] == "checkout.session"}),
+        ("disputes", {each["id"]: each["charge"] for each in kept if each["object"] == "dispute"}),
+        ("refunds", {each["id"]: each["charge"] for each in kept if each["object"] == "refund"}),
+    ):
+        yield f"{max(Counter(objects.values()).values(), default=0)} {name}"
+    named = [each["metadata"].get("ticketId") for each in kept] + [each.get("client_reference_id") for each in kept]
+    yield f"{len({text for text in named if text})} tickets"
+    yield from (f"names {text!r}" for text in named)
+    yield f"{max(Counter(event['created'] for event in life.events).values(), default=0)} events a second"
+
+
+def intent_shapes(intent: Json) -> Iterator[str]:
+    """How a PaymentIntent carries its charges, and where it stands."""
+    yield f"intent {intent['status']}"
+    if "charges" in intent:
+        assert "latest_charge" not in intent
+        yield f"{len(intent['charges']['data'])} charges listed"
+    else:
+        yield f"latest_charge {type(intent['latest_charge']).__name__}"
+
+
+def charge_shapes(charge: Json) -> Iterator[str]:
+    """How much of a charge was taken and went back."""
+    if "amount_captured" not in charge:
+        yield "charge without amount_captured"
+        return
+    taken, released = charge["amount_captured"], charge["amount"] - charge["amount_captured"]
+    yield f"charge {charge['status']} captured={charge['captured']}"
+    yield "captured in part" if 0 < taken < charge["amount"] else "captured wholly" if taken else "not captured"
+    if taken and charge["amount_refunded"] > released:
+        yield "refunded wholly" if charge["amount_refunded"] == charge["amount"] else "refunded in part"
+    if not taken and charge["amount_refunded"] == charge["amount"]:
+        yield "released wholly"
+    yield f"charge of {len(str(charge['amount']))} digits"
+    yield f"charge under a PaymentIntent: {charge['payment_intent'] is not None}"
+
+
+def session_shapes(session: Json) -> Iterator[str]:
+    """A session's mode and state."""
+    yield f"session {session['mode']} {session.get('status')} {session.get('payment_status')}"
+
+
+def refund_shapes(refund: Json) -> Iterator[str]:
+    """A refund's state and link."""
+    yield f"refund {refund['status']} linked={'payment_intent' in refund}"
+
+
+def dispute_shapes(dispute: Json) -> Iterator[str]:
+    """A dispute's state and link."""
+    yield f"dispute {dispute['status']} linked={'payment_intent' in dispute}"
+
+
+SHAPES: dict[str, Callable[[Json], Iterator[str]]] = {
+    "payment_intent": intent_shapes,
+    "charge": charge_shapes,
+    "checkout.session": session_shapes,
+    "refund": refund_shapes,
+    "dispute": dispute_shapes,
+}
+
+
+def test_everything_happens_in_wild_lives(wild_world: list[Life]) -> None:
+    """Three thousand lives hold every step, state, API shape and contradiction that there is."""
+    seen = Counter(mark for life in wild_world for mark in set(found_in(life)))
+    wanted = {
+        *(f"step {step.name}" for step in STEPS),
+        *(f"step hears {endpoint}" for endpoint in UNHEARD),
+        *(f"api {api.version}" for api in APIS),
+        *(f"kind {kind}" for kind in (*OPENINGS, "other mode")),
+        *(f"status {status}" for status in ("DISPUTED", "REFUNDED", "PAID", "EXPIRED", "FAILED", "CREATED")),
+        *(f"currency {currency.upper()}" for currency in CURRENCIES),
+        *(f"ticket {ticket}" for ticket in (*TICKETS, UNKNOWN_TICKET, None)),
+        *(f"names {text!r}" for text in (*TICKETS, UNKNOWN_TICKET, *NOT_TICKETS, None)),
+        *(f"{count} tickets" for count in range(4)),
+        *(f"{count} events a second" for count in range(1, 8)),
+        *(f"dispute {stage} linked={linked}" for stage in STAGES for linked in (True, False)),
+        *(
+            f"refund {status} linked={linked}"
+            for status in ("pending", "requires_action", "succeeded", "failed", "canceled")
+            for linked in (True, False)
+            if linked or status != "pending"
+        ),
+        *("1 sessions", "2 sessions", "2 charges", "3 charges", "2 disputes", "3 disputes", "2 refunds", "3 refunds"),
+        *("0 charges listed", "1 charges listed", "2 charges listed", "3 charges listed"),
+        *("latest_charge NoneType", "latest_charge str", "latest_charge dict", "charge without amount_captured"),
+        *("captured in part", "captured wholly", "not captured", "released wholly"),
+        *("refunded wholly", "refunded in part", "charge of 12 digits", "charge of 3 digits"),
+        *("charge under a PaymentIntent: True", "charge under a PaymentIntent: False"),
+        *("charge pending captured=True", "charge succeeded captured=False", "charge failed captured=False"),
+        *("session setup complete no_payment_required", "session subscription complete paid"),
+        *("session payment complete no_payment_required", "session payment complete unpaid"),
+        *("session payment complete paid", "session payment expired unpaid", "session payment None None"),
+        *("type checkout.session.created", "type payment_intent.amount_capturable_updated"),
+        *("type charge.pending", "type charge.expired"),
+        *(f"type checkout.session.{name}" for name in "completed expired".split()),
+        *(f"type checkout.session.async_payment_{name}" for name in "succeeded failed".split()),
+        *(f"type payment_intent.{name}" for name in "succeeded payment_failed canceled processing created".split()),
+        *(f"type charge.{name}" for name in "succeeded updated captured failed refunded refund.updated".split()),
+        *(f"type refund.{name}" for name in "created updated failed".split()),
+        *(f"type charge.dispute.{name}" for name in "created updated closed".split()),
+        *(f"type charge.dispute.funds_{name}" for name in "withdrawn reinstated".split()),
+    }
+    assert {mark: seen[mark] for mark in wanted if seen[mark] < 3} == {}
+    assert any(life.expected is None and life.events for life in wild_world)
+
+
+def test_the_generator_does_not_know_the_fold() -> None:
+    """Whoever makes lives imports nothing of what they test."""
+    code = "import sys, daemon.simulator.player, daemon.simulator.wild_lives; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "daemon.simulator.expectations" in modules
+    assert {f"daemon.{name}" for name in ("facts", "fold", "ledger", "recorder", "privacy")} & set(modules) == set()
 
 
 # --- Signatures

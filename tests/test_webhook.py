@@ -11,12 +11,12 @@ import pytest
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient
 
-from daemon import simulate
 from daemon.app import build
 from daemon.batcher import Batcher
 from daemon.donations import Donations
 from daemon.ledger import Ledger
 from daemon.recorder import Recorder
+from daemon.simulator import payment_lives, player
 from daemon.webhook import BODY_LIMIT, Webhook
 from health_sidecar.readiness import Follower, Readiness
 from sql.database import Database
@@ -49,7 +49,7 @@ async def client(database: Database, aiohttp_client: MakeClient) -> Client:
 
 @pytest.fixture
 def event() -> dict[str, Any]:
-    life = next(life for life in simulate.lives(1, 40, ["story-1"], now=NOW) if life.kind == "paid")
+    life = next(life for life in payment_lives.lives(1, 40, ["story-1"], now=NOW) if life.kind == "paid")
     return next(dict(e) for e in life.events if e["type"] == "charge.succeeded")
 
 
@@ -57,7 +57,7 @@ async def post(
     client: Client, event: object, *, secret: str = SECRET, at: int = NOW, header: str | None = None
 ) -> ClientResponse:
     body = event if isinstance(event, bytes) else json.dumps(event).encode()
-    signature = simulate.sign(body, secret, at) if header is None else header
+    signature = player.sign(body, secret, at) if header is None else header
     return await client.post("/webhooks/stripe", data=io.BytesIO(body), headers={"Stripe-Signature": signature})
 
 
@@ -120,7 +120,7 @@ async def test_a_bad_signature_is_refused(
 async def test_a_changed_body_is_refused(client: Client, event: Any) -> None:
     """One bit changed after signing: 400."""
     body = bytearray(json.dumps(event).encode())
-    header = simulate.sign(bytes(body), SECRET, NOW)
+    header = player.sign(bytes(body), SECRET, NOW)
     body[-2] ^= 1
     assert (await post(client, bytes(body), header=header)).status == 400
 
@@ -131,7 +131,7 @@ async def test_a_changed_body_is_refused(client: Client, event: Any) -> None:
 )
 async def test_signed_but_no_event_is_refused(client: Client, database: Database, body: bytes) -> None:
     """Signed bytes that are no Stripe event: 400, nothing stored."""
-    header = "t=1" if b"\xff" in body else simulate.sign(body, SECRET, NOW)
+    header = "t=1" if b"\xff" in body else player.sign(body, SECRET, NOW)
     reply = await post(client, body, header=header)
     assert reply.status == 400
     assert await stored(database) == []
