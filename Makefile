@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
 
-.PHONY: help run test check format diagram lock clean
+.PHONY: help run test check format mutants diagram lock clean
 
 help:
 	@echo 'make run     everything on this machine, with a PostgreSQL of its own; Ctrl-C stops it'
 	@echo 'make test    the whole suite'
 	@echo 'make check   format, lint and strict types'
 	@echo 'make format  puts the code into shape'
+	@echo 'make mutants shows that the suite finds faults put into the code (SAMPLE=n: every nth)'
 	@echo 'make diagram draws the picture of the facts in README'
 	@echo 'make lock    renews the locked versions (needs uv)'
 	@echo 'make clean   removes what make installed; the data in .donationd/ stays'
@@ -30,6 +31,9 @@ check: $(TESTS)
 format: $(TESTS)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+mutants: $(TESTS)
+	$(BIN)/python -m tests.mutants
 
 diagram: $(TESTS)
 	$(BIN)/python -m tests.diagram

@@ -58,7 +58,10 @@ class Words:
 
 
 class Payment:
-    """One donor's way through Stripe: a clock that the life moves on, the books so far, the events so far."""
+    """One donor's way through Stripe: a clock that the life moves on, the books so far, the events so far.
+
+    `new_id` makes an id from its prefix; `unheard` are types of events that the endpoint is not subscribed to.
+    """
 
     def __init__(
         self,

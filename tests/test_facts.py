@@ -1,0 +1,77 @@
+"""Shapes that no life of the model takes, but Stripe's API allows."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.facts import HANDLERS, CannotApply, Facts, NotAnEvent, read
+from daemon.fold import donations, merge
+
+AT = 1_760_000_000
+
+
+def facts_of(event_type: str, stripe_object: dict[str, Any], **envelope: object) -> Facts:
+    event = {"id": "evt_1", "object": "event", "type": event_type, "created": AT, "livemode": False}
+    body = json.dumps({**event, **envelope, "data": {"object": stripe_object}})
+    return read(body.encode(), livemode=False, hash_key=None).facts or {}
+
+
+def charge(id_: str, *, paid: bool, amount: int = 500) -> dict[str, Any]:
+    status = "succeeded" if paid else "failed"
+    taken = amount if paid else 0
+    named = {"billing_details": {"name": f"Ada {id_.title().replace('_', '')}"}}
+    figures = {"amount": amount, "amount_captured": taken, "amount_refunded": 0, "currency": "usd", "created": AT}
+    return {"id": id_, **named, **figures, "paid": paid, "captured": paid, "status": status}
+
+
+def test_every_element_of_charges_data_speaks() -> None:
+    """The charge that took the money counts wherever it stands in the list."""
+    charges = [charge("ch_a", paid=False), charge("ch_b", paid=True, amount=700), charge("ch_c", paid=False)]
+    facts = facts_of("payment_intent.created", {"id": "pi_1", "amount": 700, "charges": {"data": charges}})
+    [donation] = donations(facts)
+    assert (donation.amount, donation.charge_id, donation.last_name, donation.paid_at) == (700, "ch_b", "ChB", AT)
+
+
+def test_a_session_naming_two_payments_belongs_to_the_newest() -> None:
+    """The PaymentIntent named last has the session; the other is a donation of its own."""
+    session = {"id": "cs_1", "mode": "payment", "created": AT - 9, "amount_total": 500, "currency": "usd"}
+    old = facts_of("checkout.session.completed", {**session, "payment_intent": "pi_old"}, created=AT)
+    new = facts_of("checkout.session.completed", {**session, "payment_intent": "pi_new"}, created=AT + 1)
+    for facts in (merge(old, new), merge(new, old)):
+        assert [(d.id, d.session_id) for d in donations(facts)] == [("pi_new", "cs_1"), ("pi_old", None)]
+
+
+@pytest.mark.parametrize("expanded", [{"id": "pi_1", "object": "payment_intent"}, "pi_1"])
+def test_a_reference_may_be_expanded(expanded: object) -> None:
+    """An id and the object itself mean the same."""
+    facts = facts_of("charge.succeeded", {**charge("ch_1", paid=True), "payment_intent": expanded})
+    assert [donation.id for donation in donations(facts)] == ["pi_1"]
+
+
+def test_what_only_refunds_and_disputes_know_does_not_depend_on_order() -> None:
+    """Currencies named only by refunds: the newest counts, whatever came first."""
+    refunds = [
+        facts_of("refund.created", {"id": f"re_{n}", "amount": 5, "currency": unit, "charge": "ch_1"}, created=AT + n)
+        for n, unit in enumerate(("eur", "usd"))
+    ]
+    for facts in (merge(*refunds), merge(*reversed(refunds))):
+        assert donations(facts)[0].currency == "USD"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+)
+
+
+@given(st.sampled_from(sorted(HANDLERS)), JSON, JSON, JSON)
+def test_any_object_is_applied_or_refused(event_type: str, mode: object, amount: object, metadata: object) -> None:
+    """Whatever stands in an event of a handled type, it becomes donations or is refused; nothing else happens."""
+    stripe_object = {"id": "x_1", "payment_intent": "pi_1", "amount": amount, "mode": mode, "metadata": metadata}
+    try:
+        donations(facts_of(event_type, {**stripe_object, "status": mode, "latest_charge": amount}))
+    except (CannotApply, NotAnEvent):
+        return
