@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
 
-.PHONY: help run test check format lock clean
+.PHONY: help run test check bench format lock clean
 
 help:
 	@echo 'make run     everything on this machine, with a PostgreSQL of its own; Ctrl-C stops it'
 	@echo 'make test    the whole suite'
 	@echo 'make check   format, lint and strict types'
+	@echo 'make bench   figures of this machine, about a quarter of an hour; ROUNDS=1 takes minutes (needs wrk)'
 	@echo 'make format  puts the code into shape'
 	@echo 'make lock    renews the locked versions (needs uv)'
 	@echo 'make clean   removes what make installed; the data in .donationd/ stays'
@@ -25,6 +26,9 @@ check: $(TESTS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: $(TESTS)
+	@$(BIN)/python -m tests.bench
 
 format: $(TESTS)
 	$(BIN)/ruff format .

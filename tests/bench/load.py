@@ -60,9 +60,7 @@ def get(site: Site, path: str, *, seconds: int) -> Measured:
     return _wrk(site.url + path, 1, seconds, {})
 
 
-def _post(
-    site: Site, bodies: Iterable[bytes], connections: int, seconds: int, environ: Mapping[str, str]
-) -> Measured:
+def _post(site: Site, bodies: Iterable[bytes], connections: int, seconds: int, environ: Mapping[str, str]) -> Measured:
     now = int(time.time())
     with tempfile.NamedTemporaryFile(prefix="donationd-bench-", buffering=1 << 20) as file:
         for body in bodies:

@@ -71,14 +71,18 @@ def postgres() -> Iterator[Server]:
 
 def _await_postgres(server: Server) -> None:
     deadline_s = time.monotonic() + START_TIMEOUT_S
-    while True:
-        try:
-            query(server.url.format(name="postgres"), "SELECT 1")
-            return
-        except psycopg2.OperationalError:
-            if time.monotonic() > deadline_s:
-                raise Broken("PostgreSQL does not start") from None
-            time.sleep(POLL_S)
+    while not _answers(server):
+        if time.monotonic() > deadline_s:
+            raise Broken("PostgreSQL does not start")
+        time.sleep(POLL_S)
+
+
+def _answers(server: Server) -> bool:
+    try:
+        query(server.url.format(name="postgres"), "SELECT 1")
+    except psycopg2.OperationalError:
+        return False
+    return True
 
 
 def query(url: str, sql: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
