@@ -64,20 +64,23 @@ def _run(count: int) -> None:
         "rounds": count,
         "seconds_per_measurement": rounds.SECONDS,
         "webhooks_fed_for_memory": webhooks,
+        "failed_requests": bench.failures,
         "figures": figures.as_json(bench.samples),
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
-    print(_report(count, machine, webhooks, bench.samples))
+    print(_report(count, machine, webhooks, bench))
 
 
-def _report(count: int, machine: dict[str, object], webhooks: int, samples: figures.Samples) -> str:
+def _report(count: int, machine: dict[str, object], webhooks: int, bench: rounds.Bench) -> str:
     facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in machine.items())
+    failures = ", ".join(f"{name} {failed}" for name, failed in bench.failures.items())
     return (
-        f"{figures.table(samples)}\n\n"
+        f"{figures.table(bench.samples)}\n\n"
         f"{count} rounds of {rounds.SECONDS} s per measurement, {rounds.CONNECTIONS} connections unless it says "
         f"otherwise; memory after {webhooks:,} webhooks "
-        f"(a million, or what {rounds.MEMORY_S_PER_ROUND} s per round allow).\n{facts}"
+        f"(a million, or what {rounds.MEMORY_S_PER_ROUND} s per round allow).\n"
+        f"Requests refused or lost: {failures or 'none'}.\n{facts}"
     )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import http.client
 import timeit
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ import msgspec
 
 from health_sidecar.readiness import Follower
 from tests.bench import disk, fill
-from tests.bench.load import get, post_again, post_new
+from tests.bench.load import Measured, get, post_again, post_new
 from tests.bench.machine import API, EMPTY, ONE_BY_ONE, Broken, Site, Stored, query, site, stored
 from tests.bench.stream import Pool, Stream
 from tests.conftest import Server
@@ -44,6 +44,7 @@ class Bench:
     sites: dict[str, Site]
     deep_page: str
     samples: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    failures: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.spread, self.hot = Stream(self.pool, TICKETS), Stream(self.pool, [HOT])
@@ -69,7 +70,8 @@ class Bench:
         self._note("one", one.per_s)
         self._note("p50", one.p50_us)
         self._note("p99", one.p99_us)
-        answered = one.answered + self._new("one by one", "one by one", self.spread, CONNECTIONS)
+        self._count_failures("one", one)
+        answered = one.accepted + self._new("one by one", "one by one", self.spread, CONNECTIONS)
         answered += self._new("hot", "api", self.hot, CONNECTIONS)
         self._new("full", "full", self.spread_full, CONNECTIONS)
         return (
@@ -93,7 +95,8 @@ class Bench:
         """Posts new events; over one connection their latency counts, over many their number. Returns the latter."""
         measured = post_new(self.sites[where], stream, connections=connections, seconds=SECONDS)
         self._note(name, measured.p50_us if connections == 1 else measured.per_s)
-        return measured.answered
+        self._count_failures(name, measured)
+        return measured.accepted
 
     def _reads(self) -> None:
         for name, path in (
@@ -122,7 +125,7 @@ class Bench:
             answered, early, batches = 0, 0.0, rounds * MEMORY_S_PER_ROUND // SECONDS
             for _ in range(batches):
                 measured = post_new(fed, self.spread, connections=CONNECTIONS, seconds=SECONDS)
-                answered += measured.answered
+                answered += measured.accepted
                 if not early and answered >= EARLY_WEBHOOKS:
                     early = _resident_mb(fed)
                 if answered >= WEBHOOKS:
@@ -134,6 +137,12 @@ class Bench:
     def _note(self, name: str, value: float) -> None:
         self.samples[name].append(value)
         self.say(f"  {name}: {value:,.2f}")
+
+    def _count_failures(self, name: str, measured: Measured) -> None:
+        """A reply of 503 is no breakage of the benchmark, but whoever reads its figures must know."""
+        if failures := measured.refused + measured.lost:
+            self.failures[name] += failures
+            self.say(f"  {name}: {measured.refused} refused, {measured.lost} lost")
 
 
 @contextmanager
