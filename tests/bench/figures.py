@@ -74,14 +74,19 @@ def _row(figure: Figure, samples: Samples) -> str:
     measured = [median(samples[name]) for name in (figure.over, figure.under) if name]
     cells = [
         figure.name,
-        f"{middle:.2f}",
-        f"{min(values):.2f} – {max(values):.2f}",
+        _short(middle),
+        f"{_short(min(values))} – {_short(max(values))}",
         f"{sign} {figure.required:.2f}",
         f"{figure.aimed:.2f}",
         figure.verdict(middle),
-        " ÷ ".join(f"{value:,.{0 if value >= 10 else 2}f}" for value in measured) + f" {figure.unit}",
+        " ÷ ".join(map(_short, measured)) + f" {figure.unit}",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _short(value: float) -> str:
+    """The number with as many decimals as say something."""
+    return f"{value:,.{0 if value >= 10 else 2 if value >= 0.1 else 4}f}"
 
 
 def as_json(samples: Samples) -> list[dict[str, object]]:
