@@ -26,7 +26,8 @@ FLUSHES = 300
 
 def main() -> int:
     """Runs everything. Returns the exit status: 1 when something broke, 130 after Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for sig in (signal.SIGINT, signal.SIGTERM):  # also where a shell's `&` made us deaf to Ctrl-C
+        signal.signal(sig, signal.default_int_handler)
     wanted = os.environ.get("ROUNDS") or str(ROUNDS)
     if not (wanted.isascii() and wanted.isdigit() and 1 <= int(wanted) <= 1000):
         print("ROUNDS: a whole number from 1 to 1000", file=sys.stderr)

@@ -22,10 +22,10 @@ def test_every_event_is_new_signed_and_can_be_applied() -> None:
 
 def test_the_events_of_a_life_belong_together() -> None:
     """The events of a payment name the same objects, so that most of a stream is about donations already begun."""
-    pool = Pool(payments=150)
+    pool = Pool(payments=300)
     seen: set[str] = set()
     known = 0
-    bodies = Stream(pool, ["a", "b"]).take(16 * len(pool.events))
+    bodies = Stream(pool, ["a", "b"]).take(12 * len(pool.events))
     for body in bodies:
         named = set(fold.ids(facts.read(body, livemode=False, hash_key=None).facts or {}))
         known += not named.isdisjoint(seen)
