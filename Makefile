@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
 
-.PHONY: help run test check format mutants diagram lock clean
+.PHONY: help run test check bench mutants format diagram lock clean
 
 help:
 	@echo 'make run     everything on this machine, with a PostgreSQL of its own; Ctrl-C stops it'
 	@echo 'make test    the whole suite'
 	@echo 'make check   format, lint and strict types'
+	@echo 'make bench   figures of this machine, about a quarter of an hour; ROUNDS=1 takes minutes (needs wrk)'
 	@echo 'make format  puts the code into shape'
 	@echo 'make mutants shows that the suite finds faults put into the code (SAMPLE=n: every nth)'
 	@echo 'make diagram draws the picture of the facts in README'
@@ -27,6 +28,9 @@ check: $(TESTS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: $(TESTS)
+	@$(BIN)/python -m tests.bench
 
 format: $(TESTS)
 	$(BIN)/ruff format .

@@ -1,0 +1,120 @@
+"""`make bench`: the table on stdout, progress on stderr, everything in build/bench.json.
+
+ROUNDS sets how often everything is measured. The exit status says whether the run was whole, not whether the figures
+are good.
+"""
+
+import os
+import platform
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from tests.bench import figures, rounds
+from tests.bench.machine import ROOT, Broken, postgres, query
+from tests.conftest import Server
+
+ROUNDS = 5
+RESULT = ROOT / "build" / "bench.json"
+FLUSHES = 300
+
+
+def main() -> int:
+    """Runs everything. Returns the exit status: 1 when something broke, 130 after Ctrl-C."""
+    for sig in (signal.SIGINT, signal.SIGTERM):  # also where a shell's `&` made us deaf to Ctrl-C
+        signal.signal(sig, signal.default_int_handler)
+    wanted = os.environ.get("ROUNDS") or str(ROUNDS)
+    if not (wanted.isascii() and wanted.isdigit() and 1 <= int(wanted) <= 1000):
+        print("ROUNDS: a whole number from 1 to 1000", file=sys.stderr)
+        return 2
+    try:
+        _run(int(wanted))
+    except Broken as reason:
+        print(f"bench: {reason}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _run(count: int) -> None:
+    began_s = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"{time.monotonic() - began_s:6.0f} s  {line}", file=sys.stderr, flush=True)
+
+    with (
+        postgres() as server,
+        tempfile.TemporaryDirectory(prefix="donationd-bench-") as folder,
+        rounds.bench(server, Path(folder), say) as bench,
+    ):
+        machine = _machine(server)
+        for number in range(1, count + 1):
+            say(f"round {number} of {count}")
+            bench.round()
+        say("feeding one API process")
+        webhooks = bench.memory(Path(folder), count)
+        say("done")
+    result = {
+        "machine": machine,
+        "rounds": count,
+        "seconds_per_measurement": rounds.SECONDS,
+        "webhooks_fed_for_memory": webhooks,
+        "failed_requests": bench.failures,
+        "figures": figures.as_json(bench.samples),
+    }
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+    print(_report(count, machine, webhooks, bench))
+
+
+def _report(count: int, machine: dict[str, object], webhooks: int, bench: rounds.Bench) -> str:
+    facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in machine.items())
+    failures = ", ".join(f"{name} {failed}" for name, failed in bench.failures.items())
+    return (
+        f"{figures.table(bench.samples)}\n\n"
+        f"{count} rounds of {rounds.SECONDS} s per measurement, {rounds.CONNECTIONS} connections unless it says "
+        f"otherwise; memory after {webhooks:,} webhooks "
+        f"(a million, or what {rounds.MEMORY_S_PER_ROUND} s per round allow).\n"
+        f"Requests refused or lost: {failures or 'none'}.\n{facts}"
+    )
+
+
+def _machine(server: Server) -> dict[str, object]:
+    [(version,)] = query(server.url.format(name="postgres"), "SHOW server_version")
+    return {
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "postgresql": version,
+        "flush_us": round(_flush_us(server.home)),
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _flush_us(folder: Path) -> float:
+    """What the disk below the database takes to make 8 kB durable."""
+    took_s = []
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for _ in range(FLUSHES):
+            file.seek(0)
+            file.write(os.urandom(8192))
+            file.flush()
+            began_s = time.perf_counter()
+            os.fdatasync(file.fileno())
+            took_s.append(time.perf_counter() - began_s)
+    return statistics.median(took_s) * 1e6
+
+
+if __name__ == "__main__":
+    sys.exit(main())

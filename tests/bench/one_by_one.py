@@ -1,0 +1,64 @@
+"""An API process that writes one statement per event through the pool: what batching is measured against."""
+
+import asyncio
+import os
+import signal
+import socket
+
+from aiohttp import web
+
+from daemon.__main__ import CONNECT_TIMEOUT_S
+from daemon.app import build
+from daemon.config import Config
+from daemon.donations import Donations
+from daemon.ledger import Ledger
+from daemon.recorder import Entry, Recorded, Recorder
+from daemon.webhook import Webhook
+from health_sidecar import logs
+from health_sidecar.readiness import Follower
+from sql.database import Database
+
+
+def application(config: Config, database: Database, follower: Follower) -> web.Application:
+    """The API, with the ledger itself behind the webhook and nothing that gathers events."""
+    recorder = Recorder(database)
+
+    async def record(entry: Entry, _size: int) -> Recorded:
+        return await recorder.record([entry])
+
+    webhook = Webhook(record, secrets=config.signing_secrets, livemode=config.stripe_livemode, hash_key=config.hash_key)
+    return build(
+        webhook,
+        Donations(Ledger(database), config.default_currency),
+        follower,
+        deadline_s=config.request_deadline_ms / 1000,
+        draining=asyncio.Event(),
+    )
+
+
+async def serve(config: Config) -> None:
+    """Serves on the inherited socket until SIGTERM."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    database = Database(
+        config.database_url.get_secret_value(),
+        pool_size=config.db_pool_size,
+        statement_timeout_s=config.db_statement_timeout_ms / 1000,
+        connect_timeout_s=CONNECT_TIMEOUT_S,
+        application_name="donationd one by one",
+    )
+    follower = Follower(config.readiness_socket)
+    following = asyncio.create_task(follower.run())
+    runner = web.AppRunner(application(config, database, follower), access_log=None)
+    await runner.setup()
+    await web.SockSite(runner, socket.socket(fileno=0)).start()
+    await stop.wait()
+    await runner.cleanup()
+    await database.close()
+    following.cancel()
+
+
+if __name__ == "__main__":
+    settings = Config.from_environ(os.environ)
+    logs.configure(settings.log_format, settings.log_level)
+    asyncio.run(serve(settings))

@@ -1,0 +1,220 @@
+"""What is measured: one round of everything, side by side, and what takes all the rounds' time together."""
+
+import asyncio
+import http.client
+import timeit
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from health_sidecar.readiness import Follower
+from tests.bench import disk, fill
+from tests.bench.load import Measured, get, post_again, post_new
+from tests.bench.machine import API, EMPTY, ONE_BY_ONE, Broken, Site, Stored, query, site, stored
+from tests.bench.stream import Pool, Stream
+from tests.conftest import Server
+
+SECONDS = 4  # of each measurement
+CONNECTIONS, MANY_CONNECTIONS = 64, 256
+PRIMED = 10_000  # events recorded before a round: a second of the record minute, so that donations are going on
+WRITTEN_TO_DISK = 50_000
+TICKETS = [f"ticket_{number:04}" for number in range(1000)]
+MILLION, TEN, HOT = "ticket_million", "ticket_ten", "ticket_hot"
+DEEP_PAGES, PAGE_LIMIT = 300, 1000
+EARLY_WEBHOOKS, WEBHOOKS = 10_000, 1_000_000
+MEMORY_S_PER_ROUND = 60
+LOOKS = 1_000_000
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Bench:
+    """Everything that is up while the rounds go on, and what they measured so far."""
+
+    say: Say
+    small: Stored
+    full: Stored
+    seeds_url: str
+    pool: Pool
+    sites: dict[str, Site]
+    deep_page: str
+    samples: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    failures: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.spread, self.hot = Stream(self.pool, TICKETS), Stream(self.pool, [HOT])
+        self.spread_full = Stream(self.pool, TICKETS)
+
+    def round(self) -> None:
+        """Measures each quantity once. What is compared is measured close together."""
+        fill.empty(self.small)
+        fill.record(self.small, self.spread.take(PRIMED))
+        fill.record(self.small, self.hot.take(PRIMED))
+        fill.settle(self.small)
+        answered = self._one_process() + self._two_processes()
+        [(events,)] = query(self.small.url, "SELECT count(*) FROM stripe_events")
+        if not isinstance(events, int) or events < answered + 2 * PRIMED:
+            raise Broken(f"{answered} events were acknowledged and {events} are stored: some are lost")
+        self._reads()
+        self._disk()
+        self._note("look", asyncio.run(_look_us(self.small.readiness)))
+
+    def _one_process(self) -> int:
+        self._empty("empty", "empty", CONNECTIONS)
+        one = post_new(self.sites["api"], self.spread, connections=CONNECTIONS, seconds=SECONDS)
+        self._note("one", one.per_s)
+        self._note("p50", one.p50_us)
+        self._note("p99", one.p99_us)
+        self._count_failures("one", one)
+        answered = one.accepted + self._new("one by one", "one by one", self.spread, CONNECTIONS)
+        answered += self._new("hot", "api", self.hot, CONNECTIONS)
+        self._new("full", "full", self.spread_full, CONNECTIONS)
+        return (
+            answered
+            + self._new("alone", "api", self.spread, 1)
+            + self._new("one by one, alone", "one by one", self.spread, 1)
+        )
+
+    def _two_processes(self) -> int:
+        answered = 0
+        for connections, suffix in ((CONNECTIONS, ""), (MANY_CONNECTIONS, ", 256")):
+            self._empty("two empty" + suffix, "two empty", connections)
+            answered += self._new("two" + suffix, "two", self.spread, connections)
+        return answered
+
+    def _empty(self, name: str, where: str, connections: int) -> None:
+        measured = post_again(self.sites[where], self.spread, connections=connections, seconds=SECONDS)
+        self._note(name, measured.per_s)
+
+    def _new(self, name: str, where: str, stream: Stream, connections: int) -> int:
+        """Posts new events; over one connection their latency counts, over many their number. Returns the latter."""
+        measured = post_new(self.sites[where], stream, connections=connections, seconds=SECONDS)
+        self._note(name, measured.p50_us if connections == 1 else measured.per_s)
+        self._count_failures(name, measured)
+        return measured.accepted
+
+    def _reads(self) -> None:
+        for name, path in (
+            ("total of ten", _total(TEN)),
+            ("total of a million", _total(MILLION)),
+            ("first page", _page(MILLION)),
+            ("deep page", self.deep_page),
+        ):
+            self._note(name, get(self.sites["full"], path, seconds=SECONDS // 2).p50_us)
+
+    def _disk(self) -> None:
+        bodies = self.spread.take(WRITTEN_TO_DISK)
+        fill.empty(self.small)
+        ours, seeds = disk.ours(self.small, bodies), disk.seeds(self.seeds_url, bodies)
+        for name, value in (
+            ("disk", ours.disk),
+            ("seed's disk", seeds.disk),
+            ("wal", ours.wal),
+            ("seed's wal", seeds.wal),
+        ):
+            self._note(name, value)
+
+    def memory(self, folder: Path, rounds: int) -> int:
+        """Feeds one new API process for a minute per round at most. Returns how many webhooks it took."""
+        with site(API, self.small, folder) as fed:
+            answered, early, batches = 0, 0.0, rounds * MEMORY_S_PER_ROUND // SECONDS
+            for _ in range(batches):
+                measured = post_new(fed, self.spread, connections=CONNECTIONS, seconds=SECONDS)
+                answered += measured.accepted
+                if not early and answered >= EARLY_WEBHOOKS:
+                    early = _resident_mb(fed)
+                if answered >= WEBHOOKS:
+                    break
+            self._note("memory", _resident_mb(fed))
+            self._note("memory early", early or _resident_mb(fed))
+        return answered
+
+    def _note(self, name: str, value: float) -> None:
+        self.samples[name].append(value)
+        self.say(f"  {name}: {value:,.2f}")
+
+    def _count_failures(self, name: str, measured: Measured) -> None:
+        """A reply of 503 is no breakage of the benchmark, but whoever reads its figures must know."""
+        if failures := measured.refused + measured.lost:
+            self.failures[name] += failures
+            self.say(f"  {name}: {measured.refused} refused, {measured.lost} lost")
+
+
+@contextmanager
+def bench(server: Server, folder: Path, say: Say) -> Iterator[Bench]:
+    """Everything up and filled."""
+    with ExitStack() as stack:
+        say("making payment lives")
+        pool = Pool()
+        small = stack.enter_context(stored(server, "small", folder))
+        full = stack.enter_context(stored(server, "large", folder))
+        query(server.url.format(name="postgres"), "CREATE DATABASE seeds")
+        say(f"storing {fill.EVENTS:,} events and {fill.DONATIONS:,} donations")
+        _fill(full, pool)
+        sites = {
+            name: stack.enter_context(site(module, database, folder, processes=processes))
+            for name, module, database, processes in (
+                ("empty", EMPTY, small, 1),
+                ("two empty", EMPTY, small, 2),
+                ("api", API, small, 1),
+                ("two", API, small, 2),
+                ("one by one", ONE_BY_ONE, small, 1),
+                ("full", API, full, 1),
+            )
+        }
+        say("paging deep into the ledger")
+        deep = _deep_page(sites["full"])
+        yield Bench(say, small, full, server.url.format(name="seeds"), pool, sites, deep)
+
+
+def _fill(full: Stored, pool: Pool) -> None:
+    fill.record(full, Stream(pool, [MILLION]).take(fill.RECORDED))
+    fill.multiply(full)
+    ten = (body for body in Stream(pool, [TEN]).take(fill.RECORDED) if b'"payment_intent.succeeded"' in body)
+    fill.record(full, [body for body, _ in zip(ten, range(10), strict=False)])
+    query(full.url, "INSERT INTO recording_tickets (id) VALUES (%s), (%s)", [MILLION, TEN])
+    fill.settle(full)
+
+
+def _total(ticket: str) -> str:
+    return f"/api/tickets/{ticket}/donations/total"
+
+
+def _page(ticket: str) -> str:
+    return f"/api/tickets/{ticket}/donations"
+
+
+def _deep_page(where: Site) -> str:
+    """The path of a page after DEEP_PAGES of PAGE_LIMIT donations, found as a client finds it."""
+    cursor = ""
+    with closing(http.client.HTTPConnection("127.0.0.1", where.port)) as connection:
+        for _ in range(DEEP_PAGES):
+            connection.request("GET", f"{_page(MILLION)}?limit={PAGE_LIMIT}{cursor}")
+            page = msgspec.json.decode(connection.getresponse().read(), type=_Page)
+            cursor = f"&cursor={page.next_cursor}"
+    return f"{_page(MILLION)}?{cursor[1:]}"
+
+
+class _Page(msgspec.Struct, rename="camel"):
+    next_cursor: str
+
+
+async def _look_us(readiness: Path) -> float:
+    """What the gateway's look costs, in a process that follows a real sidecar."""
+    follower = Follower(readiness)
+    following = asyncio.create_task(follower.run())
+    await follower.wait_gate()
+    took_s = timeit.timeit("follower.ready", globals={"follower": follower}, number=LOOKS)
+    following.cancel()
+    return took_s / LOOKS * 1e6
+
+
+def _resident_mb(where: Site) -> float:
+    [pid] = where.pids
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
