@@ -52,13 +52,14 @@ class Donation:
     account: str | None
 
 
-def merge(facts: Facts, more: Facts) -> Facts:
-    """The two put together, as a new object: the greater of newest facts, the smaller of first ones."""
+def merge(facts: Facts, *more: Facts) -> Facts:
+    """All put together, as a new object: the greater of newest facts, the smaller of first ones."""
     result = {family: {id_: dict(known) for id_, known in objects.items()} for family, objects in facts.items()}
-    for family, objects in more.items():
-        mine = result.setdefault(family, {})
-        for id_, known in objects.items():
-            _merge_object(mine.setdefault(id_, {}), known)
+    for each in more:
+        for family, objects in each.items():
+            mine = result.setdefault(family, {})
+            for id_, known in objects.items():
+                _merge_object(mine.setdefault(id_, {}), known)
     return result
 
 

@@ -25,9 +25,9 @@ from sql.database import Database, DatabaseDown, Refused
 # that others write the same donations all the time: Stripe shall deliver again.
 ROUNDS = 20
 
-# Donations remembered, about 2 kB each. A payment's events come within seconds; at a thousand payments a second this
+# Donations remembered, about 1 kB each. A payment's events come within seconds; at a thousand payments a second this
 # is some seconds' worth.
-REMEMBERED = 5000
+REMEMBERED = 6500
 
 # The statement only looks rows up by their keys. Said once per connection, so that a plan made while the tables were
 # small is no worse when they are large.
@@ -80,12 +80,19 @@ class _Held(msgspec.Struct, array_like=True, frozen=True):
 
 
 class _Stale(msgspec.Struct, array_like=True):
-    """A group that was not written, and a row it should be folded from; several of these if there are more rows."""
+    """A group that was not written, and a row it should be folded from, if any; one of these per row."""
 
     n: int
     root: str | None
     version: int | None
     facts: msgspec.Raw
+
+    @property
+    def held(self) -> _Held | None:
+        """The row."""
+        if self.root is None or self.version is None:
+            return None
+        return _Held(self.root, self.version, self.facts)
 
 
 _recorded = msgspec.json.Decoder(list[str])
@@ -93,45 +100,42 @@ _stale = msgspec.json.Decoder(list[_Stale])
 
 
 class _Memory:
-    """The rows written or met lately, found by the id of any object in them; the oldest are forgotten."""
+    """The rows written or met lately, by the id of their root; the oldest are forgotten."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._rows: OrderedDict[str, tuple[_Held, list[str]]] = OrderedDict()
-        self._root_of: dict[str, str] = {}
+        self._rows: OrderedDict[str, _Held] = OrderedDict()
 
-    def find(self, ids: Iterable[str]) -> list[tuple[_Held, list[str]]]:
-        """The rows that hold any of these objects, each with the ids of all objects in it."""
-        return [self._rows[root] for root in self._roots(ids)]
+    def find(self, ids: Iterable[str]) -> list[_Held]:
+        """The rows among these ids."""
+        return [row for id_ in ids if (row := self._rows.get(id_))]
 
-    def keep(self, row: _Held, ids: list[str]) -> None:
-        """Remembers a row and the objects in it, instead of all rows that held any of them."""
-        self.drop(ids)
-        self._rows[row.root] = (row, ids)
-        self._root_of.update(dict.fromkeys(ids, row.root))
+    def keep(self, row: _Held) -> None:
+        """Remembers a row, instead of the one remembered before."""
+        self._rows[row.root] = row
+        self._rows.move_to_end(row.root)
         if len(self._rows) > self._limit:
-            self._forget(next(iter(self._rows)))
+            self._rows.popitem(last=False)
 
     def drop(self, ids: Iterable[str]) -> None:
-        """Forgets the rows that hold any of these objects."""
-        for root in self._roots(ids):
-            self._forget(root)
-
-    def _roots(self, ids: Iterable[str]) -> set[str]:
-        return {root for id_ in ids if (root := self._root_of.get(id_))}
-
-    def _forget(self, root: str) -> None:
-        _row, ids = self._rows.pop(root)
+        """Forgets the rows among these ids."""
         for id_ in ids:
-            self._root_of.pop(id_, None)
+            self._rows.pop(id_, None)
 
 
 @dataclass
 class _Group:
-    """Everything that hangs together by the ids it names: rows held, and changes to be merged into them."""
+    """Everything that hangs together by the ids it names: rows held, their facts, and changes to be merged in."""
 
     held: list[_Held] = field(default_factory=list)
+    base: list[Facts] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
+
+    def absorb(self, other: "_Group") -> None:
+        """Takes over everything of another group."""
+        self.held += other.held
+        self.base += other.base
+        self.changes += other.changes
 
 
 @dataclass
@@ -196,9 +200,9 @@ class Recorder:
 
     async def _merge(self, changes: Sequence[Change], recorded: Recorded) -> None:
         """Folds and writes, until the ledger was what the fold had begun from."""
-        pending = list(changes)
+        pending, met = list(changes), list[_Held]()
         for _ in range(ROUNDS):
-            groups = self._group(change for change in pending if change.facts)
+            groups = self._group([change for change in pending if change.facts], met)
             try:
                 new, stale = await self._write(groups, pending)
             except DatabaseDown as down:
@@ -206,13 +210,14 @@ class Recorder:
                     raise
                 continue
             recorded.new.update(new)
-            pending = [change for n in stale for change in groups[n].changes]
+            pending = [change for n in {row.n for row in stale} for change in groups[n].changes]
+            met = [row.held for row in stale if row.held is not None]
             if not pending:
                 return
         raise DatabaseDown("too much contention")
 
-    async def _write(self, groups: list[_Group], changes: Sequence[Change]) -> tuple[list[str], set[int]]:
-        """One statement. Returns the events recorded and the numbers of stale groups; memory holds what is so now."""
+    async def _write(self, groups: list[_Group], changes: Sequence[Change]) -> tuple[list[str], list[_Stale]]:
+        """One statement. Returns the events recorded, and what stale groups should be folded from."""
         folded = [_fold(group) for group in groups]
         number = {id(change): n for n, group in enumerate(groups) for change in group.changes}
         arrays: tuple[list[object], ...] = (
@@ -227,24 +232,22 @@ class Recorder:
         stale = _stale.decode(stale_rows)
         stale_numbers = {row.n for row in stale}
         for n, each in enumerate(folded):
-            if n in stale_numbers:
-                self._memory.drop(each.ids)
-            else:
-                self._memory.keep(each.row, each.ids)
-        for row in stale:
-            if row.root is not None and row.version is not None:
-                held = _Held(row.root, row.version, row.facts)
-                self._memory.keep(held, fold.ids(held.read()))
-        return _recorded.decode(recorded), stale_numbers
+            self._memory.drop(each.ids)
+            if n not in stale_numbers:
+                self._memory.keep(each.row)
+        return _recorded.decode(recorded), stale
 
-    def _group(self, changes: Iterable[Change]) -> list[_Group]:
-        """Puts together what shares an id, directly or through rows remembered."""
+    def _group(self, changes: Sequence[Change], met: Iterable[_Held]) -> list[_Group]:
+        """Puts together what shares an id, directly or through rows met in the ledger or remembered."""
         group_of: dict[str, _Group] = {}
-        for change in changes:
-            ids = fold.ids(change.facts)
-            for row, its_ids in self._memory.find(ids):
-                if row.root not in group_of:
-                    _join(group_of, its_ids).held.append(row)
+        ids_of = [fold.ids(change.facts) for change in changes]
+        for row in (*met, *(row for ids in ids_of for row in self._memory.find(ids))):
+            if row.root not in group_of:
+                facts = row.read()
+                group = _join(group_of, fold.ids(facts))
+                group.held.append(row)
+                group.base.append(facts)
+        for change, ids in zip(changes, ids_of, strict=True):
             _join(group_of, ids).changes.append(change)
         return list({id(group): group for group in group_of.values()}.values())
 
@@ -252,29 +255,24 @@ class Recorder:
 def _join(group_of: dict[str, _Group], ids: list[str]) -> _Group:
     """The one group of everything that has these ids; groups that meet in them become one."""
     met = {id(group): group for id_ in ids if (group := group_of.get(id_))}
-    if len(met) == 1:
-        joined = next(iter(met.values()))
-    else:
-        joined = _Group([h for g in met.values() for h in g.held], [c for g in met.values() for c in g.changes])
-        ids = ids + [id_ for id_, group in group_of.items() if id(group) in met] if met else ids
+    joined, *others = met.values() or [_Group()]
+    for other in others:
+        joined.absorb(other)
+        group_of.update({id_: joined for id_, group in group_of.items() if group is other})
     group_of.update(dict.fromkeys(ids, joined))
     return joined
 
 
 def _fold(group: _Group) -> _Folded:
     """Merges a group's changes into what is held, and derives its donations; none where nothing is new."""
-    base: Facts = {}
-    for held in group.held:
-        base = fold.merge(base, held.read())
-    facts = base
-    for change in group.changes:
-        facts = fold.merge(facts, change.facts)
-    facts = fold.forget(facts)
-    if facts == base and len(group.held) == 1:
-        return _Folded(fold.ids(facts), group.held[0], [])
+    base = group.base[0] if len(group.base) == 1 else fold.merge({}, *group.base)
+    facts = fold.forget(fold.merge(base, *(change.facts for change in group.changes)))
+    ids = fold.ids(facts)
+    if len(group.held) == 1 and facts == base:
+        return _Folded(ids, group.held[0], [])
     donations = fold.donations(facts)
     version = 1 + max((held.version for held in group.held), default=0)
-    return _Folded(fold.ids(facts), _Held(donations[0].id, version, msgspec.Raw(msgspec.json.encode(facts))), donations)
+    return _Folded(ids, _Held(donations[0].id, version, msgspec.Raw(msgspec.json.encode(facts))), donations)
 
 
 def _event_row(entry: Entry, n: int | None) -> dict[str, object]:
