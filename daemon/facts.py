@@ -10,7 +10,6 @@ stands. A bare number is *first*: the smaller one stands; that it exists at all 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
@@ -63,8 +62,7 @@ class CannotApply(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True)
-class StripeEvent:
+class StripeEvent(Struct, frozen=True):
     """An event, reduced: what is recorded of it, and the facts it states.
 
     `facts` is None where it changes nothing; then `reason` says why.

@@ -5,14 +5,15 @@ their own. `donations` derives everything that is shown from the merged facts, b
 SOURCES and STATUSES; README's diagram is drawn from these two.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
+
+import msgspec
 
 from daemon.facts import DISPUTE_STAGES, DONOR_FIELDS, Facts
 
 # Who states what is shown, the first that has something to say speaks: family of Stripe objects, and its fact. Within
-# a family objects speak in turn (see `_Objects.sort`); `op` is the operator.
+# a family objects speak in turn (TURN); `op` is the operator.
 SOURCES = {
     "ticket": (("op", "assigned"), ("pi", "ticket"), ("ch", "ticket"), ("cs", "ticket"), ("cs", "reference")),
     "amount": (("ch", "taken"), ("pi", "received"), ("cs", "amount"), ("pi", "amount"), ("ch", "amount")),
@@ -30,8 +31,7 @@ NEVER = 2**63  # sorts after every time: an object that does not say when it was
 Known = dict[str, Any]  # the facts of one object
 
 
-@dataclass(frozen=True)
-class Donation:
+class Donation(msgspec.Struct, frozen=True):
     """What is shown of a donation. Amounts in minor units, times in Unix seconds; None where nobody has said."""
 
     id: str
@@ -98,7 +98,7 @@ def forget(facts: Facts) -> Facts:
     """Facts without the donor of every donation that was erased, so that no redelivery brings one back (SPEC 7)."""
     if not any("erased" in known for objects in facts.values() for known in objects.values()):
         return facts
-    erased = {id_ for id_, of in _by_donation(facts).items() if any("erased" in known for known in of.every())}
+    erased = {id_ for id_, of in _by_donation(facts).items() if any("erased" in known for known in of.every)}
     owner = owners(facts)
     return {
         family: {id_: _without_donor(known) if owner[id_] in erased else known for id_, known in objects.items()}
@@ -113,38 +113,33 @@ def _without_donor(known: Known) -> Known:
 Member = tuple[str, Known]  # an object's id and its facts
 
 
-@dataclass
 class _Objects:
     """One donation's Stripe objects, by family, in the order in which they speak."""
 
-    pi: list[Member] = field(default_factory=list)
-    cs: list[Member] = field(default_factory=list)
-    ch: list[Member] = field(default_factory=list)
-    re: list[Member] = field(default_factory=list)
-    dp: list[Member] = field(default_factory=list)
-    op: list[Member] = field(default_factory=list)
-    silent: list[Member] = field(default_factory=list)  # sessions after the first
+    __slots__ = ("every", "members")
+
+    def __init__(self) -> None:
+        self.members: dict[str, list[Member]] = {"pi": [], "cs": [], "ch": [], "re": [], "dp": [], "op": []}
+        self.every: list[Known] = []
+
+    def add(self, family: str, id_: str, known: Known) -> None:
+        """One more object. What an operator said of it speaks for itself."""
+        self.members[family].append((id_, known))
+        self.every.append(known)
+        if "assigned" in known:
+            self.members["op"].append((id_, known))
 
     def sort(self) -> None:
-        """Puts the objects in the order in which they speak."""
-        self.cs.sort(key=_created_first)
-        self.silent, self.cs = self.cs[1:], self.cs[:1]
-        self.ch.sort(key=_captured_then_latest, reverse=True)
-        for members in (self.re, self.dp):
-            members.sort(key=_currency_said_last, reverse=True)
-        self.op = sorted((m for m in self.members() if "assigned" in m[1]), key=_assigned_last, reverse=True)
-
-    def members(self) -> Iterator[Member]:
-        for members in (self.pi, self.cs, self.silent, self.ch, self.re, self.dp):
-            yield from members
-
-    def every(self) -> Iterator[Known]:
-        return (known for _, known in self.members())
+        """Puts the objects in the order in which they speak. Of several sessions the first is the only one to."""
+        for family, members in self.members.items():
+            if len(members) > 1:
+                members.sort(key=TURN[family], reverse=family != "cs")
+        del self.members["cs"][1:]
 
     def speaker(self, fact: str) -> tuple[Known, Any]:
         """The object that speaks first for a fact of SOURCES, and what it says; ({}, None) if none does."""
         for family, name in SOURCES[fact]:
-            for _, known in getattr(self, family):
+            for _, known in self.members[family]:
                 if name in known:
                     return known, known[name][1]
         return {}, None
@@ -155,11 +150,19 @@ class _Objects:
 
     def first(self, family: str, name: str) -> Any:
         """The value of the first object of a family that states this newest fact, or None."""
-        return next((known[name][1] for _, known in getattr(self, family) if name in known), None)
+        for _, known in self.members[family]:
+            if name in known:
+                return known[name][1]
+        return None
 
     def earliest(self, *families: str, name: str) -> int | None:
         """The earliest time of a first fact over these families, or None."""
-        return min((k[name] for family in families for _, k in getattr(self, family) if name in k), default=None)
+        times = [known[name] for family in families for _, known in self.members[family] if name in known]
+        return min(times) if times else None
+
+    def says_any(self, *families: str, name: str) -> bool:
+        """Whether any object of these families states this fact."""
+        return any(name in known for family in families for _, known in self.members[family])
 
 
 def _created_first(member: Member) -> tuple[int, str]:
@@ -168,7 +171,6 @@ def _created_first(member: Member) -> tuple[int, str]:
 
 
 def _captured_then_latest(member: Member) -> tuple[bool, int, str]:
-    """Of several charges the one that captured money comes first, then the later created, then the greater id."""
     return "captured" in member[1], _value(member[1], "created") or 0, member[0]
 
 
@@ -176,9 +178,16 @@ def _currency_said_last(member: Member) -> tuple[list[Any], str]:
     return member[1].get("currency", [0, ""]), member[0]
 
 
-def _assigned_last(member: Member) -> list[Any]:
-    assigned: list[Any] = member[1]["assigned"]
-    return assigned
+# In which order the objects of a family speak: of several charges the one that captured money comes first, then the
+# later created, then the greater id; sessions from the first created on; of operators' words the newest.
+TURN: dict[str, Callable[[Member], Any]] = {
+    "pi": lambda member: member[0],
+    "cs": _created_first,
+    "ch": _captured_then_latest,
+    "re": _currency_said_last,
+    "dp": _currency_said_last,
+    "op": lambda member: member[1]["assigned"],
+}
 
 
 def _by_donation(facts: Facts) -> dict[str, _Objects]:
@@ -186,8 +195,9 @@ def _by_donation(facts: Facts) -> dict[str, _Objects]:
     grouped: dict[str, _Objects] = {}
     for family, objects in facts.items():
         for id_, known in objects.items():
-            of = grouped.setdefault(owner[id_], _Objects())
-            getattr(of, family).append((id_, known))
+            if (of := grouped.get(owner[id_])) is None:
+                of = grouped[owner[id_]] = _Objects()
+            of.add(family, id_, known)
     for of in grouped.values():
         of.sort()
     return grouped
@@ -216,15 +226,15 @@ def _derive(id_: str, of: _Objects) -> Donation:
         last_name=of.says("last_name"),
         country=of.says("country"),
         email_hash=of.says("email_hash"),
-        session_id=of.cs[0][0] if of.cs else None,
-        charge_id=of.ch[0][0] if of.ch else None,
+        session_id=of.members["cs"][0][0] if of.members["cs"] else None,
+        charge_id=of.members["ch"][0][0] if of.members["ch"] else None,
         account=_account(of),
     )
 
 
 def _account(of: _Objects) -> str | None:
-    newest: list[Any] = max((known["account"] for known in of.every() if "account" in known), default=[0, None])
-    account: str | None = newest[1]
+    said = [known["account"] for known in of.every if "account" in known]
+    account: str | None = max(said)[1] if said else None
     return account
 
 
@@ -241,7 +251,7 @@ def _created_at(of: _Objects) -> int:
     charged: int | None = of.first("ch", "created")
     if charged is not None:
         return charged
-    return min((known["seen"] for known in of.every() if "seen" in known), default=0)
+    return min((known["seen"] for known in of.every if "seen" in known), default=0)
 
 
 def _paid_at(of: _Objects) -> int | None:
@@ -249,25 +259,27 @@ def _paid_at(of: _Objects) -> int | None:
     said = of.earliest("pi", "ch", name="paid")
     if said is not None:
         return said
-    captured = (_value(known, "created") for _, known in of.ch if "captured" in known)
+    captured = (_value(known, "created") for _, known in of.members["ch"] if "captured" in known)
     charged = next((created for created in captured if created is not None), None)
     return charged if charged is not None else of.earliest("cs", name="paid")
 
 
 def _refunded(of: _Objects, amount: int | None) -> int:
     """The standing refunds, plus what the charge says beyond those it knew, less what was never captured."""
-    standing: int = sum(_value(refund, "amount") or 0 for _, refund in of.re if "failed" not in refund)
+    standing: int = sum(_value(refund, "amount") or 0 for _, refund in of.members["re"] if "failed" not in refund)
     total: int = max(0, standing + _beyond(of) - _never_captured(of))
     return total if amount is None else min(total, amount)
 
 
 def _beyond(of: _Objects) -> int:
     """What the charge's newest snapshot says was refunded, beyond the refunds we know to be counted in it."""
-    snapshot = next((known["returned"] for _, known in of.ch if "returned" in known), None)
+    snapshot = next((known["returned"] for _, known in of.members["ch"] if "returned" in known), None)
     if snapshot is None:
         return 0
     at, returned = snapshot
-    beyond: int = returned - sum(_value(refund, "amount") or 0 for _, refund in of.re if _belongs(refund, at))
+    beyond: int = returned - sum(
+        _value(refund, "amount") or 0 for _, refund in of.members["re"] if _belongs(refund, at)
+    )
     return max(0, beyond)
 
 
@@ -291,12 +303,13 @@ def _refunded_at(of: _Objects) -> int | None:
     said = of.earliest("ch", name="refund_seen")
     if said is not None:
         return said
-    return min((created for _, refund in of.re if (created := _value(refund, "created")) is not None), default=None)
+    created = [known["created"][1] for _, known in of.members["re"] if "created" in known]
+    return min(created) if created else None
 
 
 def _disputed(of: _Objects, amount: int | None, currency: str | None, refunded: int) -> int:
     total = 0
-    for _, dispute in of.dp:
+    for _, dispute in of.members["dp"]:
         stage, disputed = _value(dispute, "state") or (None, 0)
         if stage in TAKES_MONEY:
             in_our_currency = _value(dispute, "currency") in (currency, None)
@@ -304,8 +317,7 @@ def _disputed(of: _Objects, amount: int | None, currency: str | None, refunded: 
     return total if amount is None else max(0, min(total, amount - refunded))
 
 
-@dataclass(frozen=True)
-class _Money:
+class _Money(msgspec.Struct, frozen=True):
     amount: int | None
     refunded: int
     paid_at: int | None
@@ -317,15 +329,15 @@ class _Money:
 
 
 def _is_disputed(of: _Objects, _money: _Money) -> bool:
-    return any((_value(dispute, "state") or [None])[0] in IS_DISPUTED for _, dispute in of.dp)
+    return any((_value(dispute, "state") or [None])[0] in IS_DISPUTED for _, dispute in of.members["dp"])
 
 
 def _is_given_up(of: _Objects, _money: _Money) -> bool:
-    return any("expired" in known for _, known in of.cs) or any("canceled" in known for _, known in of.pi)
+    return of.says_any("cs", name="expired") or of.says_any("pi", name="canceled")
 
 
 def _is_failed(of: _Objects, _money: _Money) -> bool:
-    return any("failed" in known for family in (of.pi, of.cs, of.ch) for _, known in family)
+    return of.says_any("pi", "cs", "ch", name="failed")
 
 
 Rule = Callable[[_Objects, _Money], bool]

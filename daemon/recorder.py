@@ -11,7 +11,7 @@ close together, and mostly one round trip is enough. It is only ever a guess, wh
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -39,8 +39,7 @@ PREPARE record_events AS {load("record_events")}
 EXECUTE = f"{load('lock_ledger')};\nEXECUTE record_events (%s, %s, %s, %s, %s)"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One event to record. `error` is the scrubbed reason why it can't be applied, else None."""
 
     event: StripeEvent
@@ -149,9 +148,9 @@ class _Folded:
     def donation_rows(self, n: int) -> list[dict[str, object]]:
         """As record_events.sql reads them: the facts stand on the root's row only."""
         return [
-            {**vars(donation), "n": n, "version": self.row.version, "facts": self.row.facts}
+            {**msgspec.structs.asdict(donation), "n": n, "version": self.row.version, "facts": self.row.facts}
             if donation.id == self.row.root
-            else {**vars(donation), "n": n, "version": 0, "facts": None}
+            else {**msgspec.structs.asdict(donation), "n": n, "version": 0, "facts": None}
             for donation in self.donations
         ]
 
@@ -194,7 +193,7 @@ class Recorder:
         [change] = changes
         if isinstance(change, Act) or not change.facts:
             raise refusal
-        failed = Entry(replace(change.event, facts=None), str(refusal))
+        failed = Entry(msgspec.structs.replace(change.event, facts=None), str(refusal))
         await self._merge([failed], recorded)
         recorded.refused[change.event.id] = str(refusal)
 

@@ -5,8 +5,10 @@ It reads one snapshot, so it runs beside live traffic: donations and totals of o
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
+
+import msgspec
 
 from daemon import fold
 from daemon.facts import DONOR_FIELDS, Facts
@@ -66,8 +68,8 @@ def differences(facts: Facts, stored: dict[str, fold.Donation]) -> Iterator[str]
 
 
 def _field_differences(stored: fold.Donation, derived: fold.Donation) -> Iterator[str]:
-    ought = asdict(derived)
-    for name, value in asdict(stored).items():
+    ought = msgspec.structs.asdict(derived)
+    for name, value in msgspec.structs.asdict(stored).items():
         if value != ought[name]:
             said = "differs" if name in DONOR_FIELDS else f"is {value}, should be {ought[name]}"
             yield f"donation {stored.id}: {name} {said}"

@@ -6,9 +6,10 @@ Ours is written by the real statement, with events that change no donation, so t
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import psycopg2
 from psycopg2.extras import execute_values
 
@@ -70,7 +71,7 @@ def seeds(url: str, bodies: Sequence[bytes]) -> Cost:
 
 
 def _cost(url: str, bodies: Sequence[bytes], write: Callable[[Iterable[Entry]], None]) -> Cost:
-    inert = [Entry(replace(entry(body).event, facts=None)) for body in bodies]
+    inert = [Entry(msgspec.structs.replace(entry(body).event, facts=None)) for body in bodies]
     [(size, wal)] = query(url, f"SELECT ({SIZE}), pg_current_wal_insert_lsn()")
     write(inert)
     [(grown, written)] = query(url, f"SELECT ({SIZE}) - %s, pg_current_wal_insert_lsn() - %s", [size, wal])
