@@ -30,14 +30,19 @@ class EventLog:
         self._written = 0
         self._left_out = 0
 
-    def write(self, level: str, message: str, **values: object) -> None:
-        """Writes a line, or counts it. `level` as structlog names it: "info", "error", …"""
+    def write(self, level: str, wording: str, event_id: str, **values: object) -> None:
+        """Writes a line, or counts it.
+
+        Args:
+            level: as structlog names it: "info", "error", …
+            wording: the message, with a place for the event's id.
+        """
         now_s = self._clock()
         if now_s >= self._second_ends_s:
             self._second_ends_s, self._written = now_s + 1.0, 0
         if self._written < LINES_PER_S:
             self._written += 1
-            getattr(log, level)(message, **values)
+            getattr(log, level)(wording.format(event_id), **values)
             return
         if self._left_out == 0:
             (self._later or asyncio.get_running_loop().call_later)(1.0, self._count_the_rest)

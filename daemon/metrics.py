@@ -11,7 +11,8 @@ from daemon.facts import HANDLERS
 # Files by slot and not by pid, so that a restart neither loses a count nor counts it twice. This must happen before
 # the first metric is made, and the library reads its folder from the environment too.
 if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-    values.ValueClass = values.MultiProcessValue(lambda: os.environ.get("API_SLOT", "0"))  # type: ignore[no-untyped-call]
+    _SLOT = os.environ.get("API_SLOT", "0")  # the library asks for it at each count
+    values.ValueClass = values.MultiProcessValue(lambda: _SLOT)  # type: ignore[no-untyped-call]
 
 WEBHOOK_EVENTS = prometheus.Counter("webhook_events", "Webhooks by type and outcome", ["type", "outcome"])
 WEBHOOK_REFUSED = prometheus.Counter("webhook_refused", "Bodies that are no signed event, by reason", ["reason"])

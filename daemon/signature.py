@@ -42,6 +42,7 @@ def verify(body: bytes, header: str, secrets: Sequence[bytes], now: float) -> No
     signed = b"%s.%s" % (stamp.encode(), body)
     for secret in secrets:
         ours = hmac.digest(secret, signed, "sha256").hex()
-        if any(hmac.compare_digest(ours, theirs) for theirs in given):
-            return
+        for theirs in given:
+            if hmac.compare_digest(ours, theirs):
+                return
     raise BadSignature("mismatch", "no signature matches the body")

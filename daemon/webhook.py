@@ -76,10 +76,10 @@ class Webhook:
 
     def _say(self, event: StripeEvent, outcome: str, error: str | None) -> None:
         level, wording = WORDING[outcome]
-        reason = error or event.reason
-        self._event_log.write(
-            level, wording.format(event.id), type=event.type, **({"reason": reason} if reason else {})
-        )
+        if reason := error or event.reason:
+            self._event_log.write(level, wording, event.id, type=event.type, reason=reason)
+        else:
+            self._event_log.write(level, wording, event.id, type=event.type)
 
 
 def _outcome(event: StripeEvent, error: str | None, is_new: bool) -> str:

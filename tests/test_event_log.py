@@ -15,11 +15,11 @@ def test_some_lines_a_second_then_one_that_counts_the_rest() -> None:
         for second in range(2):
             now[0] = float(second)
             for _ in range(LINES_PER_S + 7):
-                events.write("info", "event")
-        assert [line["event"] for line in lines] == ["event"] * 2 * LINES_PER_S
+                events.write("info", "event {}", "evt_1")
+        assert [line["event"] for line in lines] == ["event evt_1"] * 2 * LINES_PER_S
         [count_the_rest] = later
         count_the_rest()
         assert lines[-1]["event"] == "[Webhook] … and 14 more events"
         now[0] = 2.0
-        events.write("info", "event")
-        assert lines[-1]["event"] == "event"
+        events.write("info", "event {}", "evt_1")
+        assert lines[-1]["event"] == "event evt_1"
