@@ -56,20 +56,32 @@ def merge(facts: Facts, *more: Facts) -> Facts:
     """All put together, as a new object: the greater of newest facts, the smaller of first ones."""
     result = {family: {id_: dict(known) for id_, known in objects.items()} for family, objects in facts.items()}
     for each in more:
-        for family, objects in each.items():
-            mine = result.setdefault(family, {})
-            for id_, known in objects.items():
-                _merge_object(mine.setdefault(id_, {}), known)
+        absorb(result, each)
     return result
 
 
-def _merge_object(mine: Known, more: Known) -> None:
+def absorb(facts: Facts, more: Facts) -> bool:
+    """As `merge`, but puts `more` into `facts`. Returns whether anything was new."""
+    is_new = False
+    for family, objects in more.items():
+        mine = facts.setdefault(family, {})
+        for id_, known in objects.items():
+            if id_ not in mine:
+                mine[id_] = dict(known)
+                is_new = True
+            elif _absorb_object(mine[id_], known):
+                is_new = True
+    return is_new
+
+
+def _absorb_object(mine: Known, more: Known) -> bool:
+    is_new = False
     for name, fact in more.items():
-        if name not in mine:
+        held = mine.get(name)
+        if held is None or (fact < held if isinstance(fact, int) else fact > held):
             mine[name] = fact
-        else:
-            stands = min if isinstance(fact, int) else max
-            mine[name] = stands(mine[name], fact)
+            is_new = True
+    return is_new
 
 
 def ids(facts: Facts) -> list[str]:

@@ -264,14 +264,17 @@ def _join(group_of: dict[str, _Group], ids: list[str]) -> _Group:
 
 def _fold(group: _Group) -> _Folded:
     """Merges a group's changes into what is held, and derives its donations; none where nothing is new."""
-    base = group.base[0] if len(group.base) == 1 else fold.merge({}, *group.base)
-    facts = fold.forget(fold.merge(base, *(change.facts for change in group.changes)))
-    ids = fold.ids(facts)
-    if len(group.held) == 1 and facts == base:
-        return _Folded(ids, group.held[0], [])
+    facts, *others = group.base or [{}]
+    for other in others:
+        fold.absorb(facts, other)
+    is_new = [fold.absorb(facts, change.facts) for change in group.changes]
+    if len(group.held) == 1 and not any(is_new):
+        return _Folded(fold.ids(facts), group.held[0], [])
+    facts = fold.forget(facts)
     donations = fold.donations(facts)
     version = 1 + max((held.version for held in group.held), default=0)
-    return _Folded(ids, _Held(donations[0].id, version, msgspec.Raw(msgspec.json.encode(facts))), donations)
+    row = _Held(donations[0].id, version, msgspec.Raw(msgspec.json.encode(facts)))
+    return _Folded(fold.ids(facts), row, donations)
 
 
 def _event_row(entry: Entry, n: int | None) -> dict[str, object]:

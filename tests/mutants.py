@@ -34,13 +34,16 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
-        "first times are the latest", "daemon/fold.py", "stands = min if isinstance(fact, int) else max", "stands = max"
+        "first times are the latest",
+        "daemon/fold.py",
+        "(fact < held if isinstance(fact, int)",
+        "(fact > held if isinstance(fact, int)",
     ),
     Mutant(
         "the oldest statement stands",
         "daemon/fold.py",
-        "isinstance(fact, int) else max",
-        "isinstance(fact, int) else min",
+        "else fact > held)",
+        "else fact < held)",
     ),
     Mutant(
         "a precedence swapped",
