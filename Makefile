@@ -11,7 +11,7 @@ help:
 	@echo 'make run     everything on this machine, with a PostgreSQL of its own; Ctrl-C stops it'
 	@echo 'make test    the whole suite'
 	@echo 'make check   format, lint and strict types'
-	@echo 'make bench   figures of this machine, about a quarter of an hour; ROUNDS=1 takes minutes (needs wrk)'
+	@echo 'make bench   figures of this machine, about a quarter of an hour; ROUNDS=1 takes minutes, SHORT=1 one (needs wrk)'
 	@echo 'make format  puts the code into shape'
 	@echo 'make mutants shows that the suite finds faults put into the code (SAMPLE=n: every nth)'
 	@echo 'make diagram draws the picture of the facts in README'

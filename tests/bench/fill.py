@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from daemon import facts
 from daemon.recorder import Entry, Recorder
 from sql.database import Database
-from tests.bench.machine import Stored, query
+from tests.bench.machine import SHARE, Stored, query
 
-EVENTS = 5_000_000
-DONATIONS = 1_000_000
+EVENTS = 5_000_000 // SHARE
+DONATIONS = 1_000_000 // SHARE
 RECORDED = 20_000  # events, before they are multiplied
 TABLES = ("stripe_events", "stripe_attributions", "stripe_objects")
 BATCH = 256

@@ -14,19 +14,21 @@ import msgspec
 from health_sidecar.readiness import Follower
 from tests.bench import disk, fill
 from tests.bench.load import Measured, get, post_again, post_new
-from tests.bench.machine import API, EMPTY, ONE_BY_ONE, Broken, Site, Stored, query, site, stored
+from tests.bench.machine import API, EMPTY, ONE_BY_ONE, SHARE, Broken, Site, Stored, query, site, stored
 from tests.bench.stream import Pool, Stream
 from tests.conftest import Server
 
-SECONDS = 4  # of each measurement
+SECONDS = 4 if SHARE == 1 else 2  # of each measurement
 CONNECTIONS, MANY_CONNECTIONS = 64, 256
-PRIMED = 10_000  # events recorded before a round: a second of the record minute, so that donations are going on
-WRITTEN_TO_DISK = 50_000
+PRIMED = (
+    10_000 // SHARE
+)  # events recorded before a round: a second of the record minute, so that donations are going on
+WRITTEN_TO_DISK = 50_000 // SHARE
 TICKETS = [f"ticket_{number:04}" for number in range(1000)]
 MILLION, TEN, HOT = "ticket_million", "ticket_ten", "ticket_hot"
-DEEP_PAGES, PAGE_LIMIT = 300, 1000
-EARLY_WEBHOOKS, WEBHOOKS = 10_000, 1_000_000
-MEMORY_S_PER_ROUND = 60
+DEEP_PAGES, PAGE_LIMIT = 300 // SHARE, 1000
+EARLY_WEBHOOKS, WEBHOOKS = 10_000 // SHARE, 1_000_000
+MEMORY_S_PER_ROUND = 60 // SHARE
 LOOKS = 1_000_000
 
 Say = Callable[[str], None]
