@@ -41,5 +41,5 @@ setup(
     package_data={"sql": ["migrations/*.sql", "queries/*.sql"]},
     install_requires=RUNTIME,
     extras_require={"embedded": EMBEDDED, "test": TEST},
-    entry_points={"console_scripts": ["donationd = daemon.cli:main"]},
+    entry_points={"console_scripts": ["donationd = daemon.cli:run"]},
 )

@@ -89,6 +89,10 @@ class Batcher:
                 if not waiting.done.done():
                     waiting.done.set_exception(error)
         else:
+            again = Recorded(refused=recorded.refused)  # for an event that came twice in this batch
+            seen: set[str] = set()
             for waiting in batch:
+                event_id = waiting.entry.event.id
                 if not waiting.done.done():
-                    waiting.done.set_result(recorded)
+                    waiting.done.set_result(again if event_id in seen else recorded)
+                seen.add(event_id)

@@ -281,5 +281,22 @@ def _progress(outcome: player.Outcome) -> None:
 for command in operator_cli.COMMANDS:
     main.add_command(command)
 
+
+def run() -> None:
+    """The console command: Ctrl-C ends it with 130, and a reader that has seen enough (`| head`) with 0."""
+    try:
+        status = main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except click.Abort as abort:
+        click.echo("interrupted" if isinstance(abort.__cause__, KeyboardInterrupt) else "nothing was done", err=True)
+        status = 130 if isinstance(abort.__cause__, KeyboardInterrupt) else 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    main()
+    run()

@@ -23,11 +23,13 @@ Facts = dict[str, dict[str, dict[str, Fact]]]
 
 NULL = Raw(b"null")
 
-Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_]{1,255}\Z")]
+ID_PATTERN = r"^[A-Za-z0-9_]{1,255}\Z"
+Id = Annotated[str, Meta(pattern=ID_PATTERN)]
 Minor = Annotated[int, Meta(ge=0, le=10**15)]  # Stripe's amounts have 12 digits at most
 Seconds = Annotated[int, Meta(ge=0, le=253_402_300_799)]  # until the year 9999, where timestamps end
 Currency = Annotated[str, Meta(pattern=r"^[A-Za-z]{3}\Z")]
 Label = Annotated[str, Meta(pattern=r"^[a-z0-9_.]{1,100}\Z")]
+ThinLabel = Annotated[str, Meta(pattern=r"^[a-z0-9_.\[\]]{1,100}\Z")]  # v2.core.account[requirements].updated
 
 TICKET_PATTERN = r"^[A-Za-z0-9._-]{1,64}\Z"
 _ticket = msgspec.json.Decoder(Annotated[str, Meta(pattern=TICKET_PATTERN)])
@@ -170,7 +172,7 @@ class _Thin(Struct):
     """A v2 event names its object instead of carrying it, and writes its time as text."""
 
     id: Id
-    type: Label
+    type: ThinLabel
     object: str
     livemode: bool = True
 
@@ -188,15 +190,20 @@ class _Statement:
         self.account = event.account
         self.hash_key = hash_key
         self.facts: Facts = {}
+        self.family_of: dict[str, str] = {}
 
     def name(self, family: str, id_: str) -> dict[str, Fact]:
-        """The facts of one object; naming it is enough to tie its id to this donation."""
-        return self.facts.setdefault(family, {}).setdefault(id_, {})
+        """The facts of one object; naming it is enough to tie its id to this donation.
+
+        Raises _Unknown for an id that this event gives to objects of two families.
+        """
+        if self.family_of.setdefault(id_, family) != family:
+            raise _Unknown("one id names two objects - at `$.id`")
+        return self.facts.setdefault(family, {}).setdefault(id_, {"seen": self.at})
 
     def tell(self, family: str, id_: str, **newest: object) -> dict[str, Fact]:
         """States facts whose newest value stands; None and empty never count."""
         known = self.name(family, id_)
-        known["seen"] = self.at
         known.update({field: [self.at, value] for field, value in newest.items() if value not in (None, "")})
         if self.account:
             known["account"] = [self.at, self.account]

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from daemon.facts import DISPUTE_STAGES, DONOR_FIELDS, Facts
+from daemon.facts import DISPUTE_STAGES, DONOR_FIELDS, Fact, Facts
 
 # Who states what is shown, the first that has something to say speaks: family of Stripe objects, and its fact. Within
 # a family objects speak in turn (TURN); `op` is the operator.
@@ -86,7 +86,7 @@ def _absorb_object(mine: Known, more: Known) -> bool:
 
 def ids(facts: Facts) -> list[str]:
     """The ids of all objects that the facts name, sorted."""
-    return sorted(id_ for objects in facts.values() for id_ in objects)
+    return sorted({id_ for objects in facts.values() for id_ in objects})
 
 
 def owners(facts: Facts) -> dict[str, str]:
@@ -107,19 +107,27 @@ def donations(facts: Facts) -> list[Donation]:
 
 
 def forget(facts: Facts) -> Facts:
-    """Facts without the donor of every donation that was erased, so that no redelivery brings one back (SPEC 7)."""
-    if not any("erased" in known for objects in facts.values() for known in objects.values()):
+    """Facts without the donor of every donation that was erased, so that no redelivery brings one back (SPEC 7).
+
+    All objects of such a donation are marked as well: one that is later found to belong to another donation stays
+    erased.
+    """
+    marks = [known["erased"] for objects in facts.values() for known in objects.values() if "erased" in known]
+    if not marks:
         return facts
+    owner, at = owners(facts), min(marks)
     erased = {id_ for id_, of in _by_donation(facts).items() if any("erased" in known for known in of.every)}
-    owner = owners(facts)
     return {
-        family: {id_: _without_donor(known) if owner[id_] in erased else known for id_, known in objects.items()}
+        family: {
+            id_: _without_donor(known, at) if "erased" in known or owner[id_] in erased else known
+            for id_, known in objects.items()
+        }
         for family, objects in facts.items()
     }
 
 
-def _without_donor(known: Known) -> Known:
-    return {name: fact for name, fact in known.items() if name not in DONOR_FIELDS}
+def _without_donor(known: Known, at: Fact) -> Known:
+    return {"erased": at, **{name: fact for name, fact in known.items() if name not in DONOR_FIELDS}}
 
 
 Member = tuple[str, Known]  # an object's id and its facts

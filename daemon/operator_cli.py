@@ -2,28 +2,32 @@
 
 import getpass
 import json
+import re
 import sys
 import time
+from collections.abc import Iterator
 
 import click
+import msgspec
 
 from daemon import acts, fold, money, privacy
-from daemon.facts import Facts
+from daemon.facts import ID_PATTERN, Facts
 from daemon.ledger import Ledger
 from daemon.recorder import Recorder
 from daemon.terminal import Failure, ask, database_url, environ, minute, ticket_argument
-from daemon.verify import verify
+from daemon.verify import MissingTotal, verify
 from sql import load
 from sql.database import Database, DatabaseDown, Refused, Row
 from sql.snapshot import snapshot
 
 LONG_S = 3600.0  # for statements that read the whole ledger
 STRIPE_KEEPS_DAYS = 30  # https://docs.stripe.com/api/events: older ones can't be delivered again
+MOST_ROWS = 1_000_000
 PRUNE_ROWS = 20_000  # per statement: some tenths of a second
 
 
 @click.command()
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="How many at most.")
+@click.option("--limit", type=click.IntRange(1, MOST_ROWS), default=100, show_default=True, help="How many at most.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object per donation.")
 def unassigned(limit: int, as_json: bool) -> None:
     """Paid donations that name no ticket, or none that we know; paid last first.
@@ -37,8 +41,9 @@ def unassigned(limit: int, as_json: bool) -> None:
     for id_, ticket, amount, currency, status, paid_at in rows:
         shown = money.display(amount or 0, currency or "???")
         if as_json:
-            row = {"id": id_, "ticket": ticket, "amount": amount and money.major(amount, currency or "")}
-            click.echo(json.dumps({**row, "currency": currency, "status": status, "paidAt": paid_at.isoformat()}))
+            number = msgspec.Raw(money.major(amount or 0, currency or "").encode())
+            row = {"id": id_, "ticket": ticket, "amount": number, "currency": currency, "status": status}
+            click.echo(msgspec.json.encode({**row, "paidAt": paid_at}))
         else:
             click.echo(f"[{minute(paid_at)}] {id_:<30} {shown:>14}  {status:<9} {ticket or '-'}")
     click.echo(f"{len(rows)} of {total} unassigned donations", err=True)
@@ -52,10 +57,19 @@ async def _read_unassigned(database: Database, limit: int) -> tuple[list[Row], i
     return rows, total
 
 
+def _object_id(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(ID_PATTERN, value):
+        raise click.BadParameter("the id of a PaymentIntent, Checkout Session or charge, such as pi_3PqXb2Lkd")
+    return value
+
+
 def _actor(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str:
-    actor = value or getpass.getuser()
-    if not (actor.isprintable() and len(actor) <= acts.ACTOR_LIMIT):
-        raise click.BadParameter(f"at most {acts.ACTOR_LIMIT} printable characters")
+    try:
+        actor = (value if value is not None else getpass.getuser()).strip()
+    except (KeyError, OSError):
+        raise click.BadParameter("this user has no name here: say who you are") from None
+    if not (actor and actor.isprintable() and len(actor) <= acts.ACTOR_LIMIT):
+        raise click.BadParameter(f"1 to {acts.ACTOR_LIMIT} printable characters")
     return actor
 
 
@@ -65,7 +79,7 @@ by_option = click.option(
 
 
 @click.command()
-@click.argument("donation")
+@click.argument("donation", callback=_object_id)
 @click.argument("ticket", callback=ticket_argument)
 @by_option
 def assign(donation: str, ticket: str, actor: str) -> None:
@@ -103,7 +117,7 @@ def _now_us() -> int:
 
 
 @click.command()
-@click.argument("donation", required=False)
+@click.argument("donation", required=False, callback=_object_id)
 @click.option("--email", is_flag=True, help="All donations of one e-mail, which is read from the terminal.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @by_option
@@ -125,7 +139,8 @@ def erase(donation: str | None, email: bool, yes: bool, actor: str) -> None:
     if not found:
         raise Failure("no donation has this e-mail")
     if not yes:
-        click.confirm(f"Erase the donor of {len(found)} donation(s): {', '.join(sorted(found)[:5])} …?", abort=True)
+        named = ", ".join(sorted(found)[:5]) + (", …" if len(found) > 5 else "")
+        click.confirm(f"Erase the donor of {len(found)} donation(s): {named}?", abort=True)
     done = [acts.erase(facts, id_, actor=actor, at_us=_now_us()) for id_, facts in found.items()]
     ask(lambda database: Recorder(database).record(done), timeout_s=LONG_S)
     click.echo(f"erased the donor of {len(done)} donation(s)")
@@ -133,10 +148,13 @@ def erase(donation: str | None, email: bool, yes: bool, actor: str) -> None:
 
 def _read_email_hashes() -> list[str]:
     """Both hashes of an e-mail: with the key, and without it, as rows from before the key have it."""
-    email = click.prompt("E-mail", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
     key = environ().get("DONOR_EMAIL_HASH_KEY")
     if not key:
         click.echo("(DONOR_EMAIL_HASH_KEY is not set here: only hashes made without it can be found)", err=True)
+    if sys.stdin.isatty():
+        email = click.prompt("E-mail", hide_input=True, err=True)
+    else:
+        email = sys.stdin.buffer.readline().decode("utf-8", "replace")
     hashes = {privacy.email_hash(email, key.encode() if key else None), privacy.email_hash(email, None)}
     known = sorted(each for each in hashes if each)
     if not known:
@@ -153,7 +171,7 @@ async def _to_erase(ledger: Ledger, donation: str | None, hashes: list[str]) -> 
 
 
 @click.command("acts")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="How many at most.")
+@click.option("--limit", type=click.IntRange(1, MOST_ROWS), default=100, show_default=True, help="How many at most.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object per act.")
 def acts_command(limit: int, as_json: bool) -> None:
     """What operators did to donations, and when; newest first.
@@ -173,35 +191,48 @@ def acts_command(limit: int, as_json: bool) -> None:
 
 
 @click.command("verify")
-def verify_command() -> None:
+@click.option("--repair", is_flag=True, help="Put totals right that are not what the donations add up to.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object per difference.")
+def verify_command(repair: bool, as_json: bool) -> None:
     """Recompute every donation and every total from the facts, and say each difference.
 
-    Runs beside live traffic, on a snapshot. Exit status 1 if anything differs.
+    Runs beside live traffic, on a snapshot. Exit status 1 if anything differs, also if it was repaired.
 
     \b
-    Example:
+    Examples:
       donationd verify
+      donationd verify --repair
     """
-    url = database_url()
-    found = 0
+    found, missing = 0, list[MissingTotal]()
+    for difference in _differences(database_url()):
+        if isinstance(difference, MissingTotal):
+            missing.append(difference)
+        for line in difference.lines() if isinstance(difference, MissingTotal) else [difference]:
+            found += 1
+            click.echo(json.dumps({"difference": line}) if as_json else line)
+    if repair and missing:
+        values = {"missing": json.dumps([total.as_input() for total in missing])}
+        ask(lambda database: database.fetch(load("repair_totals"), values))
+        click.echo(f"repaired {len(missing)} totals", err=True)
+    if found:
+        raise Failure(f"{found} differences between the ledger and its facts")
+    click.echo("the ledger and its facts agree", err=as_json)
+
+
+def _differences(url: str) -> Iterator[str | MissingTotal]:
     try:
         with snapshot(url, "donationd verify") as moment:
             [(donations, _objects)] = moment.rows("verify_size")
             with click.progressbar(length=donations, label="verifying", file=sys.stderr) as bar:
-                for line in verify(moment, bar.update):
-                    found += 1
-                    click.echo(line)
+                yield from verify(moment, bar.update)
     except (DatabaseDown, Refused) as error:
         raise Failure(f"{error}; `donationd gate` says more") from None
-    if found:
-        raise Failure(f"{found} differences between the ledger and its facts")
-    click.echo("the ledger and its facts agree")
 
 
 @click.command()
 @click.option(
     "--days",
-    type=click.IntRange(STRIPE_KEEPS_DAYS),
+    type=click.IntRange(STRIPE_KEEPS_DAYS, 36_500),
     default=90,
     show_default=True,
     help=f"Keep this many; at least {STRIPE_KEEPS_DAYS}, as long as Stripe can deliver an event again.",

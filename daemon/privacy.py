@@ -7,12 +7,15 @@ JSON in and gets a `Donor` out, and has no type that could hold more.
 import hashlib
 import hmac
 import re
+import unicodedata
 from dataclasses import dataclass
 
 import msgspec
 
 LAST_NAME_LIMIT = 64
-NOT_A_NAME = re.compile(r"[@/\d\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+NOT_A_NAME = re.compile(r"[@/\d\x00-\x1f\x7f]")
+NOT_OF_NAMES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Nd", "Nl", "No"})  # Unicode categories
+JOINERS = "\u200c\u200d"  # of such a category, but Persian and Indic names need them
 COUNTRY = re.compile(r"[A-Z]{2}")
 
 
@@ -68,9 +71,19 @@ def reduce_email(raw: msgspec.Raw, hash_key: bytes | None) -> str | None:
 def last_name(name: str | None) -> str | None:
     """The last whitespace-separated token, unless it looks like something else than a name (SPEC 7)."""
     tokens = (name or "").split()
-    if not tokens or NOT_A_NAME.search(tokens[-1]):
+    if not tokens or not _may_be_a_name(tokens[-1]):
         return None
     return tokens[-1][:LAST_NAME_LIMIT]
+
+
+def _may_be_a_name(token: str) -> bool:
+    if token.isascii():
+        return NOT_A_NAME.search(token) is None
+    # As it would be read: a full-width @ is an @, a circled digit a digit.
+    plain = unicodedata.normalize("NFKC", token)
+    return NOT_A_NAME.search(plain) is None and not any(
+        unicodedata.category(character) in NOT_OF_NAMES for character in plain if character not in JOINERS
+    )
 
 
 def email_hash(email: str | None, hash_key: bytes | None) -> str | None:

@@ -172,23 +172,15 @@ class Recorder:
             Refused: the database takes nothing at all (its schema or permissions are wrong), or not this act.
         """
         recorded = Recorded()
-        await self._record(changes, recorded)
+        await self._merge(changes, recorded)
         return recorded
-
-    async def _record(self, changes: Sequence[Change], recorded: Recorded) -> None:
-        try:
-            await self._merge(changes, recorded)
-        except Refused as refusal:
-            if not refusal.for_its_values:
-                raise
-            await self._isolate(changes, refusal, recorded)
 
     async def _isolate(self, changes: Sequence[Change], refusal: Refused, recorded: Recorded) -> None:
         """Finds the event that the database refuses, by halves, and records it as failed."""
         if len(changes) > 1:
             half = len(changes) // 2
-            await self._record(changes[:half], recorded)
-            await self._record(changes[half:], recorded)
+            await self._merge(changes[:half], recorded)
+            await self._merge(changes[half:], recorded)
             return
         [change] = changes
         if isinstance(change, Act) or not change.facts:
@@ -208,6 +200,11 @@ class Recorder:
                 if down.kind != "conflict":
                     raise
                 continue
+            except Refused as refusal:
+                if not refusal.for_its_values:
+                    raise
+                await self._isolate(pending, refusal, recorded)
+                return
             recorded.new.update(new)
             pending = [change for n in {row.n for row in stale} for change in groups[n].changes]
             met = [row.held for row in stale if row.held is not None]

@@ -40,16 +40,37 @@ class Tally:
         sums[COUNT_OF_STATUS[donation.status]] += 1
         sums["partially_refunded"] += donation.status == "PAID" and donation.refunded > 0
 
-    def differences(self, kept: Iterable[Row]) -> Iterator[str]:
-        """A line for each figure that differs from rows of verify_totals.sql."""
+    def missing(self, kept: Iterable[Row]) -> Iterator["MissingTotal"]:
+        """What must be added to rows of verify_totals.sql to make them right."""
         stored = {(ticket, currency): dict(zip(FIGURES, figures, strict=True)) for ticket, currency, *figures in kept}
         nothing = dict.fromkeys(FIGURES, 0)
-        for key in sorted(stored.keys() | self.figures.keys()):
-            is_, ought = stored.get(key, nothing), self.figures.get(key, nothing)
-            for name in FIGURES:
-                if is_[name] != ought[name]:
-                    ticket, currency = (part or "none" for part in key)
-                    yield f"total of ticket {ticket} in {currency}: {name} is {is_[name]}, should be {ought[name]}"
+        for ticket, currency in sorted(stored.keys() | self.figures.keys()):
+            is_ = stored.get((ticket, currency), nothing)
+            ought = self.figures.get((ticket, currency), nothing)
+            if is_ != ought:
+                yield MissingTotal(ticket, currency, is_, ought)
+
+
+@dataclass(frozen=True)
+class MissingTotal:
+    """A total that is not what it ought to be; '' stands for no ticket and no currency."""
+
+    ticket: str
+    currency: str
+    is_: dict[str, int]
+    ought: dict[str, int]
+
+    def lines(self) -> Iterator[str]:
+        """A line per figure that differs."""
+        for name in FIGURES:
+            if self.is_[name] != self.ought[name]:
+                what = f"total of ticket {self.ticket or 'none'} in {self.currency or 'none'}"
+                yield f"{what}: {name} is {self.is_[name]}, should be {self.ought[name]}"
+
+    def as_input(self) -> dict[str, str | int]:
+        """What to add, as repair_totals.sql reads it."""
+        deltas = {name: self.ought[name] - self.is_[name] for name in FIGURES}
+        return {"ticket": self.ticket, "currency": self.currency, **deltas}
 
 
 def differences(facts: Facts, stored: dict[str, fold.Donation]) -> Iterator[str]:
@@ -75,14 +96,14 @@ def _field_differences(stored: fold.Donation, derived: fold.Donation) -> Iterato
             yield f"donation {stored.id}: {name} {said}"
 
 
-def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str]:
+def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str | MissingTotal]:
     """Recomputes every donation and every total.
 
     Args:
         progress: is called with the number of donations done since the last call.
 
     Yields:
-        A line per difference; none if the ledger is right.
+        A line per difference of a donation, and each total that is not right; nothing if the ledger is.
     """
     tally, names = Tally(), 0
     linked: dict[str, dict[str, fold.Donation]] = defaultdict(dict)
@@ -101,7 +122,7 @@ def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str]
         progress(len(batch))
     for root, donations in linked.items():
         yield from (f"donation {id_}: its facts should be kept by {root}, which is missing" for id_ in donations)
-    yield from tally.differences(snapshot.rows("verify_totals"))
+    yield from tally.missing(snapshot.rows("verify_totals"))
     [(_, objects)] = snapshot.rows("verify_size")
     if objects != names:
         yield f"{objects} Stripe objects are on record, the facts name {names}"

@@ -74,8 +74,8 @@ class Refused(Exception):
 
     @property
     def for_its_values(self) -> bool:
-        """Whether the values are at fault (SQLSTATE class 22 or 23), not the schema or a permission."""
-        return self.sqlstate[:2] in ("22", "23")
+        """Whether the values are at fault (SQLSTATE class 21, 22 or 23), not the schema or a permission."""
+        return self.sqlstate[:2] in ("21", "22", "23")
 
 
 def _name(sqlstate: str) -> str:

@@ -134,3 +134,12 @@ async def test_a_client_that_goes_away_takes_nobody_along() -> None:
     writer.release()
     assert (await stays).new >= {"b"}
     assert (await later).new >= {"c"}
+
+
+async def test_an_event_that_came_twice_in_one_batch_is_new_once() -> None:
+    """The second delivery of one event hears that it was seen before."""
+    writer = Writer()
+    first, second = start(Batcher(writer, limit=10), "a", "a")
+    await settle()
+    writer.release()
+    assert ((await first).new, (await second).new) == ({"a"}, set())

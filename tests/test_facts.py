@@ -61,6 +61,28 @@ def test_what_only_refunds_and_disputes_know_does_not_depend_on_order() -> None:
         assert donations(facts)[0].currency == "USD"
 
 
+def test_an_id_of_two_objects_is_refused() -> None:
+    """An event in which one id names a charge and a PaymentIntent is no event of Stripe's."""
+    with pytest.raises(CannotApply, match="one id names two objects"):
+        facts_of("charge.updated", {**charge("ch_x", paid=True), "payment_intent": "ch_x"})
+
+
+def test_a_payment_only_named_is_as_old_as_the_event() -> None:
+    """A donation of which nothing is known but its id was created when it was first named."""
+    session = {"id": "cs_1", "mode": "payment", "created": AT - 9}
+    old = facts_of("checkout.session.completed", {**session, "payment_intent": "pi_old"}, created=AT)
+    new = facts_of("checkout.session.completed", {**session, "payment_intent": "pi_new"}, created=AT + 1)
+    assert {d.id: d.created_at for d in donations(merge(old, new))} == {"pi_new": AT - 9, "pi_old": AT}
+
+
+@pytest.mark.parametrize("event_type", ["v2.core.account[requirements].updated", "v1.billing.meter.no_meter_found"])
+def test_thin_events_change_nothing(event_type: str) -> None:
+    """Whatever their type is called, they are events."""
+    body = {"id": "evt_1", "object": "v2.core.event", "type": event_type, "created": "2026-10-28T10:00:00Z"}
+    event = read(json.dumps(body).encode(), livemode=False, hash_key=None)
+    assert (event.type, event.facts) == (event_type, None)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),

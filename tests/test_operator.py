@@ -2,6 +2,10 @@
 
 import asyncio
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -213,3 +217,67 @@ def test_old_events_go_and_their_donations_stay(donationd: Callable[..., Result]
     assert rows(database_url, "SELECT error FROM stripe_events") == [("scrubbed",)]
     record(database_url, events)
     assert (rows(database_url, "SELECT * FROM stripe_attributions"), rows(database_url, TOTALS)) == before
+
+
+def test_a_total_is_repaired_beside_live_traffic(donationd: Callable[..., Result], database_url: str) -> None:
+    """What is missing is added, also while more is recorded; and it is said once more that it was wrong."""
+    lives = payment_lives.lives(5, 40, ["story-1", "story-2"], now=NOW)
+    record(database_url, payment_lives.shuffled(lives[:20], 1))
+    rows(database_url, "UPDATE ticket_totals SET paid_minor = 7, paid = 0 WHERE ticket_id <> 'story-2'")
+    rows(database_url, "DELETE FROM ticket_totals WHERE ticket_id = 'story-2'")
+    wrong = donationd("verify", "--repair", "--json")
+    assert wrong.exit_code == 1
+    assert all(json.loads(line)["difference"].startswith("total of ticket") for line in wrong.stdout.splitlines())
+    assert donationd("verify").exit_code == 0
+    record(database_url, payment_lives.shuffled(lives, 2))
+    assert donationd("verify", "--repair").stdout == "the ledger and its facts agree\n"
+
+
+def test_what_a_shared_row_holds_is_erased_for_good(donationd: Callable[..., Result], database_url: str) -> None:
+    """A session that moves on to another PaymentIntent after its donor was erased brings nobody back."""
+    life = named_life()
+    session = next(dict(e) for e in life.events if e["type"].startswith("checkout."))
+    moved = {**session["data"]["object"], "payment_intent": "pi_another"}
+    later = {**session, "id": "evt_later", "created": session["created"] + 9, "data": {"object": moved}}
+    record(database_url, life.events)
+    assert donationd("erase", life.end.donation, "--yes").exit_code == 0
+    record(database_url, [later, *life.events])
+    assert set(rows(database_url, DONORS)) == {(None, None, None)}
+    assert donationd("verify").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("assign", "\udcff", "story-1"),
+        ("assign", "pi_1", "story-1", "--by", " "),
+        ("unassigned", "--limit", "99999999999999999999999"),
+        ("prune", "--days", "10000000000"),
+        ("erase", "no such id"),
+    ],
+)
+def test_odd_arguments_are_wrong_usage(donationd: Callable[..., Result], arguments: tuple[str, ...]) -> None:
+    """Exit status 2 and a sentence, never a trace."""
+    assert donationd(*arguments).exit_code == 2
+
+
+async def test_ctrl_c_ends_a_command_with_130(database_url: str) -> None:
+    """Interrupted while it reads: 130, as README says."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "daemon.cli", "erase", "--email"),
+        env={"PATH": os.environ["PATH"], "DATABASE_URL": database_url, "USER": "alex"},
+        stdin=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    await process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    assert b"interrupted" in await process.stderr.read()
+    assert await process.wait() == 130
+
+
+def test_a_reader_may_have_seen_enough() -> None:
+    """`donationd … | head -1` is no failure."""
+    command = f"{sys.executable} -m daemon.cli --help | head -1; exit ${{PIPESTATUS[0]}}"
+    run = subprocess.run(["bash", "-c", command], check=False, capture_output=True, text=True)
+    assert (run.returncode, run.stderr, run.stdout.count("\n")) == (0, "", 1)

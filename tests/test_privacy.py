@@ -4,7 +4,6 @@ Every person's field of every event is replaced by canary words; then everything
 """
 
 import asyncio
-import json
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -91,22 +90,23 @@ def broken(events: list[Json]) -> list[Json]:
     ]
 
 
-@given(
-    st.recursive(
-        st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
-    )
+WORDS = st.text().map(lambda text: f"canary {text}")
+ANYTHING = st.recursive(
+    WORDS | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
 )
+
+
+@given(st.dictionaries(st.sampled_from(["name", "email", "address", "phone"]), ANYTHING) | ANYTHING)
 @example({"name": "canary", "email": 5})
 def test_a_reason_names_places_not_values(details: object) -> None:
     """Whatever stands where billing details belong, the reason for refusing it repeats none of it."""
     [life] = payment_lives.seed_example()[:1]
     charge = next(event for event in life.events if event["type"] == "charge.succeeded")
     event = {**charge, "data": {"object": {**charge["data"]["object"], "billing_details": details}}}
-    words = [word for word in json.dumps(details).split('"') if len(word) > 4]
     try:
         read(player.encode(event), livemode=False, hash_key=None)
     except (CannotApply, NotAnEvent) as refusal:
-        assert not any(word in str(refusal) for word in words if word not in ("email", "address", "country"))
+        assert CANARY not in str(refusal)
 
 
 @asynccontextmanager

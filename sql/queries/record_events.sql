@@ -28,7 +28,7 @@ WITH groups AS MATERIALIZED (
     SELECT DISTINCT ON (e.id) e.id, e.type, to_timestamp(e.created), e.livemode, e.error
     FROM json_to_recordset($4) AS e(id text, type text, created bigint, livemode boolean, error text, n int)
     WHERE e.n IS NULL OR e.n NOT IN (SELECT n FROM stale)
-    ORDER BY e.id
+    ORDER BY e.id, e.error NULLS FIRST
     ON CONFLICT (id) DO UPDATE SET error = excluded.error, processed_at = now() WHERE known.error IS NOT NULL
     RETURNING id
 ), acted AS (
