@@ -14,7 +14,7 @@ import math
 import socket
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import aiopg
 import psycopg2
@@ -83,7 +83,9 @@ KIND_BY_TEXT = (
     ("could not translate host name", "unknown host"),
     ("unreachable", "unreachable"),
     ("no route to host", "unreachable"),
-    ("invalid ", "invalid DATABASE_URL"),
+    ("invalid port number", "invalid DATABASE_URL"),
+    ("invalid integer value", "invalid DATABASE_URL"),
+    (' value: "', "invalid DATABASE_URL"),
     ("closed", "connection lost"),
     ("terminat", "connection lost"),
     ("reset by peer", "connection lost"),
@@ -142,38 +144,50 @@ def classify(error: BaseException) -> str:
 
 
 class _Connection(aiopg.Connection):
-    """aiopg's connection without its own time limits, and without two of its habits (see `_connect` and `_poll`)."""
+    """aiopg's connection, driven from here, at whatever socket libpq uses by then, for as long as the caller waits.
+
+    aiopg itself watches the first socket only, though libpq changes it while connecting; makes a CancelledError of a
+    statement that the server ended; and tells nobody of a connection that broke if the socket's number is over 1023.
+    """
 
     def __init__(self, options: Mapping[str, Any], generation: int) -> None:
         super().__init__(None, timeout=math.inf, enable_hstore=False, enable_uuid=False, **options)
         self.generation = generation
         self._prepared: set[str] = set()
+        self._unwatch()
 
-    async def _connect(self) -> Self:
-        """Follows libpq from socket to socket, as it tries encrypted and plain; aiopg waits at the first for ever."""
-        self._loop.remove_reader(self._conn.fileno())
-        self._fileno = None
+    async def _poll(self, waiter: asyncio.Future[None], timeout: float) -> None:  # noqa: ASYNC109 - aiopg's signature
         try:
             while (state := self._conn.poll()) != extensions.POLL_OK:
-                await _socket_ready(self._conn.fileno(), state)
-        except BaseException:
-            self.close()
-            raise
-        self._fileno = self._conn.fileno()
-        self._loop.add_reader(self._fileno, self._ready, self._weakref)
-        await super()._connect()
-        return self
-
-    async def _poll(self, waiter: asyncio.Future[None], timeout: float) -> None:  # noqa: ASYNC109 - aiopg's
-        """A statement that the server ended raises the server's error; aiopg makes it a CancelledError."""
-        self._ready(self._weakref)
-        try:
-            await waiter
+                await self._socket_ready(writing=state == extensions.POLL_WRITE)
         except asyncio.CancelledError:
+            # What the server still does on this connection is unknown: never hand it to anybody else.
             self.close()
             raise
         finally:
             self._waiter = None
+
+    async def _socket_ready(self, *, writing: bool) -> None:
+        fileno = self._conn.fileno()
+        self._fileno, self._writing = fileno, writing
+        self._waiter = ready = self._loop.create_future()
+        watch = self._loop.add_writer if writing else self._loop.add_reader
+        watch(fileno, lambda: None if ready.done() else ready.set_result(None))
+        try:
+            await ready
+        finally:
+            self._unwatch()
+
+    def _unwatch(self) -> None:
+        if self._fileno is not None:
+            self._loop.remove_reader(self._fileno)
+            self._loop.remove_writer(self._fileno)
+            self._fileno = None
+
+    def _close(self) -> None:
+        # Before the descriptor is closed: its number may be another connection's a moment later.
+        self._unwatch()
+        super()._close()
 
     async def run(self, sql: str, params: Params, prepare: str | None) -> list[Row]:
         """Runs a statement, and before the first that needs it what prepares it."""
@@ -197,19 +211,6 @@ class _Connection(aiopg.Connection):
     def is_idle(self) -> bool:
         """Whether nothing of the last statement is left on it."""
         return not self.closed and self.raw.get_transaction_status() == extensions.TRANSACTION_STATUS_IDLE
-
-
-async def _socket_ready(fileno: int, state: int) -> None:
-    """Waits until libpq can go on."""
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    writing = state == extensions.POLL_WRITE
-    add, remove = (loop.add_writer, loop.remove_writer) if writing else (loop.add_reader, loop.remove_reader)
-    add(fileno, lambda: None if ready.done() else ready.set_result(None))
-    try:
-        await ready
-    finally:
-        remove(fileno)
 
 
 class Database:
