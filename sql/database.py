@@ -91,6 +91,7 @@ KIND_BY_TEXT = (
     ("reset by peer", "connection lost"),
     ("eof detected", "connection lost"),
     ("broken pipe", "connection lost"),
+    ("no message from the libpq", "connection lost"),
 )
 # libpq tries no further server after these: the next would say the same, and might lock the role.
 FINAL_KINDS = {"authentication failed"}
@@ -150,9 +151,9 @@ class _Connection(aiopg.Connection):
     statement that the server ended; and tells nobody of a connection that broke if the socket's number is over 1023.
     """
 
-    def __init__(self, options: Mapping[str, Any], generation: int) -> None:
+    def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(None, timeout=math.inf, enable_hstore=False, enable_uuid=False, **options)
-        self.generation = generation
+        self.generation = 0  # the pool's
         self._prepared: set[str] = set()
         self._unwatch()
 
@@ -213,11 +214,71 @@ class _Connection(aiopg.Connection):
         return not self.closed and self.raw.get_transaction_status() == extensions.TRANSACTION_STATUS_IDLE
 
 
+class _Connector:
+    """Opens connections to the servers of a URL, and logs which of them fail."""
+
+    def __init__(self, url: str, application_name: str, statement_timeout_s: float) -> None:
+        self._url = url
+        self._application_name = application_name
+        self._session = {"timeout_ms": str(int(statement_timeout_s * 1000))}
+        self._servers: Servers | None = None
+        self._failures: dict[Server, str] = {}
+
+    async def connect(self, connect_by: float) -> _Connection:
+        """Tries one server after the other; each may take an equal share of the time left. Raises DatabaseDown."""
+        servers = self._servers = self._servers or self._read_url()
+        waiting = deque(servers.in_order())
+        kind = ""
+        while waiting and kind not in FINAL_KINDS:
+            server = waiting.popleft()
+            share_s = (connect_by - asyncio.get_running_loop().time()) / (1 + len(waiting))
+            try:
+                async with asyncio.timeout(share_s):
+                    if server.has_name:
+                        waiting.extendleft(reversed(servers.good_first(await server.addresses())))
+                        continue
+                    connection = await self._open({**servers.options, **server.options})
+            except (OSError, psycopg2.Error) as error:
+                kind = classify(error)
+                self._note_failure(server, str(error).strip() or kind)
+            else:
+                servers.reached(server)
+                self._note_success(server)
+                return connection
+        raise DatabaseDown(kind)
+
+    def _read_url(self) -> Servers:
+        try:
+            return Servers(self._url)
+        except ValueError:
+            raise DatabaseDown("invalid DATABASE_URL") from None
+
+    async def _open(self, options: dict[str, str]) -> _Connection:
+        connection = _Connection({**options, "application_name": self._application_name})
+        try:
+            await connection
+            await connection.run(SESSION, self._session, None)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _note_failure(self, server: Server, reason: str) -> None:
+        """Logs the driver's own words, once until they change: no statement and no password is in them."""
+        if self._failures.get(server) != reason:
+            self._failures[server] = reason
+            log.info("[DB] No connection", host=server.host, address=server.address, port=server.port, reason=reason)
+
+    def _note_success(self, server: Server) -> None:
+        if self._failures.pop(server, None):
+            log.info("[DB] Server answers again", host=server.host, address=server.address, port=server.port)
+
+
 class Database:
     """A pool of connections to one PostgreSQL, which may be several servers, opened on first use.
 
-    A wait in `fetch` ends after `deadline_s`, whatever happens: `connect_timeout_s` for a free connection and for
-    opening one if need be, then `statement_timeout_s` and CLIENT_GRACE_S for the statement and what prepares it.
+    `fetch` ends within `deadline_s`, whatever happens: `connect_timeout_s` for a free connection and for opening one
+    if need be, then `statement_timeout_s` and CLIENT_GRACE_S for the statement and what prepares it.
 
     Args:
         url: a libpq URL; several hosts and target_session_attrs mean what they mean to libpq.
@@ -236,12 +297,10 @@ class Database:
         connect_timeout_s: float,
         application_name: str,
     ) -> None:
-        self._url = url
-        self._servers: Servers | None = None
+        self._connector = _Connector(url, application_name, statement_timeout_s)
         self._pool_size = pool_size
         self._statement_timeout_s = statement_timeout_s
         self._connect_timeout_s = connect_timeout_s
-        self._application_name = application_name
         # A pool of our own: in aiopg's, a connection that breaks wakes nobody who waits for it, and one that is slow
         # to open holds up all others. Idle connections are taken from the end: those used lately are most likely alive.
         self._free = asyncio.Semaphore(pool_size)
@@ -249,7 +308,6 @@ class Database:
         self._used: set[_Connection] = set()
         self._generation = 0  # connections of an earlier one are closed, not kept
         self._closed = False
-        self._failures: dict[Server, str] = {}
 
     @property
     def deadline_s(self) -> float:
@@ -324,51 +382,10 @@ class Database:
             self._idle.pop().close()
 
     async def _connect(self, connect_by: float) -> _Connection:
-        """Tries one server after the other; each may take an equal share of the time left."""
-        servers = self._read_url()
         generation = self._generation
-        waiting = deque(servers.in_order())
-        kind = ""
-        while waiting and kind not in FINAL_KINDS:
-            server = waiting.popleft()
-            share_s = (connect_by - asyncio.get_running_loop().time()) / (1 + len(waiting))
-            try:
-                async with asyncio.timeout(share_s):
-                    if not server.has_name:
-                        return await self._open(server, generation)
-                    waiting.extendleft(reversed(servers.good_first(await server.addresses())))
-            except (OSError, psycopg2.Error) as error:
-                kind = classify(error)
-                self._note_failure(server, str(error).strip() or kind)
-        raise DatabaseDown(kind)
-
-    def _read_url(self) -> Servers:
-        if self._servers is None:
-            try:
-                self._servers = Servers(self._url)
-            except ValueError:
-                raise DatabaseDown("invalid DATABASE_URL") from None
-        return self._servers
-
-    async def _open(self, server: Server, generation: int) -> _Connection:
-        options = {**self._read_url().options, **server.options, "application_name": self._application_name}
-        connection = _Connection(options, generation)
-        try:
-            await connection
-            await connection.run(SESSION, {"timeout_ms": str(int(self._statement_timeout_s * 1000))}, None)
-        except BaseException:
-            connection.close()
-            raise
-        self._read_url().reached(server)
-        if self._failures.pop(server, None):
-            log.info("[DB] Server answers again", host=server.host, address=server.address, port=server.port)
+        connection = await self._connector.connect(connect_by)
+        connection.generation = generation
         return connection
-
-    def _note_failure(self, server: Server, reason: str) -> None:
-        """Logs why a server can't be used, once until the reason changes. No statement and no password is in it."""
-        if self._failures.get(server) != reason:
-            self._failures[server] = reason
-            log.info("[DB] No connection", host=server.host, address=server.address, port=server.port, reason=reason)
 
     def stats(self) -> dict[str, int]:
         """Connections by state: used, idle, max."""

@@ -46,7 +46,10 @@ class Server:
 
     async def addresses(self) -> list["Server"]:
         """The server once for each address of its name. Raises OSError: the name is unknown."""
-        found = await asyncio.get_running_loop().getaddrinfo(self.host, None, type=socket.SOCK_STREAM)
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(self.host, None, type=socket.SOCK_STREAM)
+        except UnicodeError:  # a part of it is empty or over 63 characters
+            raise socket.gaierror(socket.EAI_NONAME, "no name of a host") from None
         return [replace(self, address=str(where[0])) for *_, where in found]
 
 

@@ -58,6 +58,12 @@ def test_what_must_be_looked_up(server: Server, has_name: bool) -> None:
     assert server.has_name == has_name
 
 
+async def test_a_name_that_cannot_be_one() -> None:
+    """It is unknown like any other."""
+    with pytest.raises(OSError, match="no name"):
+        await Server("a" * 64, "", "1").addresses()
+
+
 def test_the_last_that_answered_is_tried_first() -> None:
     """Its address first among those of its name, and its name first among the hosts; within each round."""
     servers = Servers("postgresql://a,b:1,c/db?target_session_attrs=prefer-standby")
