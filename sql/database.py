@@ -57,7 +57,6 @@ KIND_BY_SQLSTATE = {
 SERVER_CHANGED = {
     errorcodes.ADMIN_SHUTDOWN,
     errorcodes.CRASH_SHUTDOWN,
-    errorcodes.CANNOT_CONNECT_NOW,
     errorcodes.READ_ONLY_SQL_TRANSACTION,
 }
 # For failures to connect: psycopg2 has nothing but libpq's text for them.

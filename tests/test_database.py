@@ -233,17 +233,20 @@ async def test_a_server_that_says_nothing_is_given_up_in_time(
 
 
 async def test_a_stopped_server_is_given_up_in_time_and_used_again(own: Instance, open_database: Open) -> None:
-    """SIGSTOP: a statement on an open connection and a new connection end as timeouts; SIGCONT heals."""
+    """SIGSTOP: a statement on an open connection and a new connection end as timeouts; SIGCONT heals.
+
+    The first timeout empties the pool: the other connections would cost one each.
+    """
     database = open_database(at(own), pool_size=2, statement_timeout_s=0.1, connect_timeout_s=0.5)
-    await database.fetch("SELECT 1")
+    await asyncio.gather(*(database.fetch("SELECT pg_sleep(0.02)") for _ in range(2)))
     pids = own.pids()
     loop = asyncio.get_running_loop()
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
         begin = loop.time()
-        kinds = await asyncio.gather(*(kind(database.fetch("SELECT 1")) for _ in range(2)))
-        assert set(kinds) == {"timeout"}
+        assert await kind(database.fetch("SELECT 1")) == "timeout"
+        assert database.stats() == {"used": 0, "idle": 0, "max": 2}
         assert loop.time() - begin <= database.deadline_s == 0.5 + 0.1 + module.CLIENT_GRACE_S
         assert await kind(database.fetch("SELECT 1")) == "timeout"
     finally:
@@ -435,6 +438,21 @@ async def test_a_black_holed_host_costs_its_share_once(black_hole: int, proxy: P
     begin = loop.time()
     await database.fetch("SELECT 1")
     assert loop.time() - begin < 0.2
+
+
+async def test_a_refused_password_is_tried_nowhere_else(proxy: Proxy, open_database: Open) -> None:
+    """As libpq's manual has it: after failed authentication the remaining hosts are not tried."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        fields = b"SFATAL\0C28P01\0Mpassword authentication failed\0\0"
+        writer.write(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
+        writer.close()
+
+    async with await asyncio.start_server(refuse, HOST, 0) as server:
+        url = at(server.sockets[0].getsockname()[1], proxy.port, sslmode="disable")
+        assert await kind(open_database(url).fetch("SELECT 1")) == "authentication failed"
+    assert proxy.accepted == 0
 
 
 async def test_all_addresses_of_a_name_are_tried(
