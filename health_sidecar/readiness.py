@@ -214,6 +214,7 @@ class Follower:
         self._heard_until_s = -math.inf
         self._ready_until_s = -math.inf
         self._reported_s = -math.inf
+        self._heard = asyncio.Event()
         self._gate_passed = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
 
@@ -236,6 +237,12 @@ class Follower:
             with contextlib.suppress(OSError, ValueError, EOFError, TimeoutError):
                 await self._listen()
             await asyncio.sleep(RETRY_S)
+
+    async def wait_word(self, timeout_s: float) -> None:
+        """Return once the sidecar has said anything for the first time, at the latest after `timeout_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._heard.wait()
 
     async def wait_gate(self) -> None:
         """Return once the sidecar has said `ready` for the first time."""
@@ -271,6 +278,7 @@ class Follower:
         self._last = state
         self._heard_until_s = self._clock() + SILENCE_S
         self._ready_until_s = self._heard_until_s if state.ready else -math.inf
+        self._heard.set()
         if state.ready:
             self._gate_passed.set()
 
