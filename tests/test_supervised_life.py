@@ -1,151 +1,15 @@
 """One whole life of everything, as `donationd up --embedded` runs it: real supervisord, real PostgreSQL."""
 
 import contextlib
-import json
 import os
-import shutil
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import psycopg2
 import pytest
 
-from daemon.up import ROOT, embedded_environ
+from tests.instance import Instance, eventually, free_ports, get
 
 TICKET = "/api/tickets/story-1/donations"
-RECOVERY_TIMEOUT_S = 15.0
-STOP_TIMEOUT_S = 20.0
-
-
-class Instance:
-    """`donationd up --embedded` with a state folder and ports of its own."""
-
-    def __init__(self, state: Path, port: int, metrics_port: int) -> None:
-        self.state = state
-        self.api = f"http://127.0.0.1:{port}"
-        self.sidecar = f"http://127.0.0.1:{metrics_port}"
-        self._environ = {
-            "PATH": os.environ["PATH"],
-            "DONATIOND_STATE": str(state),
-            "PORT": str(port),
-            "METRICS_PORT": str(metrics_port),
-            "API_PROCESSES": "2",
-        }
-        self.up: subprocess.Popen[str] | None = None
-
-    def start(self) -> str:
-        """Starts it and returns what it printed until it was ready."""
-        code = "import sys; from daemon.up import up; sys.exit(up(embedded=True))"
-        self.up = subprocess.Popen(
-            [sys.executable, "-c", code], env=self._environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        assert self.up.stdout is not None
-        lines = []
-        for line in self.up.stdout:
-            lines.append(line)
-            if "Ctrl-C stops everything" in line:
-                return "".join(lines)
-        raise AssertionError("it ended before it was ready:\n" + "".join(lines))
-
-    def end(self) -> int:
-        """Waits for the end of `up`; returns its exit status."""
-        assert self.up is not None
-        assert self.up.stdout is not None
-        self.up.stdout.close()
-        return self.up.wait(STOP_TIMEOUT_S)
-
-    def supervisorctl(self, *words: str) -> str:
-        """What supervisorctl prints for `words`."""
-        server = f"unix://{self.state}/run/supervisor.sock"
-        command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", "supervisord.conf", "-s", server, *words]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
-
-    def pids(self) -> dict[str, int]:
-        """The pid of each running program, by supervisor's name."""
-        rows = [line.split() for line in self.supervisorctl("status").splitlines()]
-        return {row[0]: int(row[3].rstrip(",")) for row in rows if row[1] == "RUNNING"}
-
-    def living(self) -> list[str]:
-        """The command lines of all processes with this state folder in their environment or arguments."""
-        return [line for pid, line in _command_lines() if pid != os.getpid() and self._is_ours(pid, line)]
-
-    def _is_ours(self, pid: int, line: str) -> bool:
-        with contextlib.suppress(OSError):
-            environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            return str(self.state) in line or f"DONATIOND_STATE={self.state}".encode() in environ
-        return False
-
-    def database(self) -> psycopg2.extensions.connection:
-        """A connection with the rights the API has."""
-        environ = embedded_environ(ROOT)
-        assert environ is not None
-        return psycopg2.connect(environ["DATABASE_URL"])
-
-
-def _command_lines() -> Iterator[tuple[int, str]]:
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if line := (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"):
-                yield int(folder.name), line
-
-
-def get(url: str) -> tuple[int, dict[str, str]]:
-    """Status and headers of a GET; status 0 if nobody answers."""
-    try:
-        with urllib.request.urlopen(url, timeout=3) as reply:  # noqa: S310 - our own http address
-            return reply.status, dict(reply.headers)
-    except urllib.error.HTTPError as reply:
-        with reply:
-            return reply.code, dict(reply.headers)
-    except OSError:
-        return 0, {}
-
-
-def eventually(holds: Callable[[], bool], what: str, timeout_s: float = RECOVERY_TIMEOUT_S) -> None:
-    """Waits until `holds()`; fails with `what` after `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.05)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports below 32768 that nobody listens on."""
-    found: list[int] = []
-    for port in range(23100, 23900):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise AssertionError("no free ports")
-
-
-@pytest.fixture
-def instance(monkeypatch: pytest.MonkeyPatch) -> Iterator[Instance]:
-    """An instance not yet started. Its folder is one that PostgreSQL's user may enter, unlike pytest's own."""
-    folder = Path(tempfile.mkdtemp(prefix="donationd-test-"))
-    folder.chmod(0o711)
-    monkeypatch.setenv("DONATIOND_STATE", str(folder / "state"))
-    instance = Instance(folder / "state", *free_ports(2))
-    try:
-        yield instance
-        if instance.up is not None and instance.up.poll() is None:
-            instance.up.terminate()
-            instance.end()
-    finally:
-        note = instance.state / "postgres.json"
-        home = Path(json.loads(note.read_text())["data"]).parent if note.exists() else instance.state
-        for used in {home, folder}:  # two where the checkout is out of that user's reach
-            shutil.rmtree(used, ignore_errors=True)
 
 
 def test_a_whole_life(instance: Instance) -> None:
@@ -155,7 +19,10 @@ def test_a_whole_life(instance: Instance) -> None:
     assert "stripe listen --forward-to" in printed
     assert get(f"{instance.api}/health/db")[0] == 200
     check_no_secret_in_any_process_title(instance)
-    with contextlib.closing(instance.database()) as database, database.cursor() as cursor:
+    with (
+        contextlib.closing(psycopg2.connect(instance.environ["DATABASE_URL"])) as database,
+        database.cursor() as cursor,
+    ):
         cursor.execute("INSERT INTO recording_tickets (id) VALUES ('story-1')")
         database.commit()
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
@@ -171,7 +38,10 @@ def test_a_whole_life(instance: Instance) -> None:
     assert get(f"{instance.api}/health/live")[0] == 0
 
     instance.start()
-    with contextlib.closing(instance.database()) as database, database.cursor() as cursor:
+    with (
+        contextlib.closing(psycopg2.connect(instance.environ["DATABASE_URL"])) as database,
+        database.cursor() as cursor,
+    ):
         cursor.execute("SELECT id FROM recording_tickets")
         assert cursor.fetchall() == [("story-1",)]
 
@@ -192,7 +62,8 @@ def check_no_secret_in_any_process_title(instance: Instance) -> None:
 
 def check_second_start_refused(instance: Instance) -> None:
     """A second `up` on the same folder is one sentence, and the first goes on."""
-    second = Instance(instance.state, *free_ports(2))
+    ports = free_ports(2)
+    second = Instance(instance.state, ports[0], ports[1])
     with pytest.raises(AssertionError, match="an instance is already running"):
         second.start()
     assert second.end() == 1
