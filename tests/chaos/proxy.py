@@ -34,10 +34,9 @@ class Proxy:
         self.target = target
         self.port = port
         self.accepted = 0
-        self._delay_s = 0.0
-        self._half_closed = False
-        self._passing = asyncio.Event()
-        self._passing.set()
+        self.held = asyncio.Event()  # set once a black hole holds something back
+        self._to_server, self._to_client = asyncio.Event(), asyncio.Event()
+        self.heal()
         self._refusing = False
         self._server: asyncio.Server | None = None
         self._links: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -51,6 +50,11 @@ class Proxy:
     ) -> None:
         await self.close()
 
+    @property
+    def open(self) -> int:
+        """How many connections are open."""
+        return len(self._links)
+
     async def listen(self) -> None:
         """Accepts connections, at first and again after `refuse`."""
         if self._server is None:
@@ -61,9 +65,12 @@ class Proxy:
         """Every piece of data waits this long, in each direction."""
         self._delay_s = seconds
 
-    def black_hole(self) -> None:
-        """Connections open and stay open, and nothing passes in either direction."""
-        self._passing.clear()
+    def black_hole(self, *, to_server: bool = True, to_client: bool = True) -> None:
+        """Connections open and stay open, and nothing passes in these directions."""
+        self.held.clear()
+        for holds, passing in ((to_server, self._to_server), (to_client, self._to_client)):
+            if holds:
+                passing.clear()
 
     def reset(self) -> None:
         """Ends every open connection with RST, once."""
@@ -87,7 +94,8 @@ class Proxy:
         """No delay, nothing held back: what was held back arrives now."""
         self._delay_s = 0.0
         self._half_closed = False
-        self._passing.set()
+        self._to_server.set()
+        self._to_client.set()
 
     async def close(self) -> None:
         """Stops to listen and resets what is open."""
@@ -110,12 +118,12 @@ class Proxy:
             client.close()
 
     async def _link(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        await self._passing.wait()
+        await self._to_server.wait()
         from_server, server = await self._connect()
         try:
             async with asyncio.TaskGroup() as directions:
-                directions.create_task(self._pump(reader, server))
-                directions.create_task(self._pump(from_server, client))
+                directions.create_task(self._pump(reader, server, self._to_server))
+                directions.create_task(self._pump(from_server, client, self._to_client))
         except* OSError:
             _abort(client)
         finally:
@@ -126,17 +134,19 @@ class Proxy:
             return await asyncio.open_unix_connection(self.target)
         return await asyncio.open_connection(*self.target)
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, passing: asyncio.Event) -> None:
         while chunk := await source.read(CHUNK_BYTES):
             if self._delay_s:
                 await asyncio.sleep(self._delay_s)
-            await self._passing.wait()
+            if not passing.is_set():
+                self.held.set()
+                await passing.wait()
             if self._half_closed and sink in self._links.values():
                 _finish(sink)
                 continue
             sink.write(chunk)
             await sink.drain()
-        await self._passing.wait()
+        await passing.wait()
         _finish(sink)
 
 
