@@ -12,15 +12,19 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, suppress
+from pathlib import Path
 
+from health_sidecar.readiness import Follower
 from tests.chaos.audit import MARGIN_S, Incident, Record, Verdict, judge_ledger, judge_replies, noticed_s, table
 from tests.chaos.faults import Fault, deal
 from tests.chaos.load import Load
-from tests.chaos.site import DEADLINE_S, TICKETS, NotReady, Site, embedded_site, site_with_proxies
+from tests.chaos.site import DEADLINE_S, READY_TIMEOUT_S, TICKETS, NotReady, Site, embedded_site, site_with_proxies
 
 FAULTS = 200
-EMBEDDED_SHARE = 10  # one fault in so many is done to the site whose PostgreSQL supervisord runs
-CALM_S = (0.3, 1.0)  # between one fault's last consequence and the next fault
+EMBEDDED_SHARE = 9  # one fault in so many is done to the site whose PostgreSQL supervisord runs
+LOOK_S = 0.02
+QUIET_S = 0.7  # without a failed request, so that the fault's consequences have ended
+CALM_S = (0.0, 0.5)  # between one fault's last consequence and the next fault
 DELIVERED_S = 60.0  # what was begun is delivered to the end within this, after the last fault
 
 
@@ -65,9 +69,10 @@ async def _at(
     async with opening as site:
         secret = site.instance.environ["STRIPE_WEBHOOK_SECRET"]
         load = Load(site.instance.api, secret, TICKETS, seed, patience_s=DEADLINE_S + MARGIN_S)
-        record = Record([], load.replies, load.lives, whole=False)
+        record = Record([], load.replies, load.lives, [], whole=False)
         records.append(record)
         delivering = asyncio.create_task(load.run())
+        watching = asyncio.create_task(_watch(site, record))
         try:
             await _inject(site, faults, random.Random(seed), record)
             load.finish()
@@ -79,9 +84,10 @@ async def _at(
         except TimeoutError:
             verdict.count("not delivered in the end", [f"some events, {DELIVERED_S:.0f} s after the last fault"])
         finally:
-            delivering.cancel()
-            with suppress(asyncio.CancelledError):
-                await delivering
+            for task in (watching, delivering):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
             judge_replies(record, verdict)
         await asyncio.to_thread(judge_ledger, record, site.url, verdict)
 
@@ -93,8 +99,7 @@ async def _inject(site: Site, faults: Sequence[Fault], rng: random.Random, recor
         record.incidents.append(incident)
         await fault.inject(site, rng)
         incident.ended_s = time.monotonic()
-        await site.await_ready()
-        incident.ready_s = time.monotonic()
+        incident.ready_s = await _calm(site, record)
         noticed = noticed_s(incident, record.replies)
         say(
             f"{number}/{len(faults)} {fault.name}: lasted {incident.ended_s - incident.began_s:.1f} s, "
@@ -102,6 +107,37 @@ async def _inject(site: Site, faults: Sequence[Fault], rng: random.Random, recor
             f"ready after {incident.ready_s - incident.ended_s:.1f} s"
         )
         await asyncio.sleep(rng.uniform(*CALM_S))
+
+
+async def _watch(site: Site, record: Record) -> None:
+    """Follows the sidecar as an API process does, for ever, and notes when it would become not ready."""
+    follower = Follower(Path(site.instance.environ["READINESS_SOCKET"]))
+    following = asyncio.create_task(follower.run())
+    was_ready = False
+    try:
+        while True:
+            if was_ready and not follower.ready:
+                record.unready_s.append(time.monotonic())
+            was_ready = follower.ready
+            await asyncio.sleep(LOOK_S)
+    finally:
+        following.cancel()
+
+
+async def _calm(site: Site, record: Record) -> float:
+    """Returns once everything has been ready, and every reply a 200, for QUIET_S; the moment since when.
+
+    Raises:
+        NotReady: it takes too long.
+    """
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while time.monotonic() < deadline:
+        await site.await_ready()
+        since_s, seen = time.monotonic(), len(record.replies)
+        await asyncio.sleep(QUIET_S)
+        if all(reply.status == 200 for reply in record.replies[seen:]):
+            return since_s
+    raise NotReady(f"no quiet within {READY_TIMEOUT_S:.0f} s")
 
 
 def say(line: str) -> None:

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -71,6 +71,7 @@ class Record:
     incidents: list[Incident]
     replies: list[Reply]
     lives: list[Life]
+    unready_s: list[float]  # the moments when an API process would have stopped to believe the sidecar
     whole: bool  # whether every event was delivered in the end, so that the lives can be held against the ledger
 
 
@@ -159,19 +160,25 @@ def noticed_s(incident: Incident, replies: Sequence[Reply]) -> float | None:
     return min(failed) - incident.began_s if failed else None
 
 
+def unready_s(incident: Incident, moments: Sequence[float]) -> float | None:
+    """From the fault's beginning to the moment when readiness was lost; None if it was not."""
+    lost = [moment for moment in moments if incident.began_s <= moment <= incident.ready_s]
+    return lost[0] - incident.began_s if lost else None
+
+
 def served_s(incident: Incident, replies: Sequence[Reply]) -> float | None:
     """From the fault's end to the end of the first request begun since then that got a 200."""
     served = [reply.ended_s for reply in replies if reply.status == 200 and reply.began_s >= incident.ended_s]
     return min(served) - incident.ended_s if served else None
 
 
-def table(record_of: Sequence[Record], verdict: Verdict) -> str:
+def table(records: Sequence[Record], verdict: Verdict) -> str:
     """Per kind of fault how often and how fast, and below it what must be zero."""
-    measured = "".join(f"  {name:>12}" for name in ("noticed s", "200 again s", "all ready s"))
-    lines = [f"{'kind of fault':<36}{'n':>4}{'503':>7}{'none':>6}{measured}", " " * 53 + "  median   max" * 3]
-    kinds = {incident.fault.name: None for record in record_of for incident in record.incidents}
-    lines += [_line(name, record_of) for name in kinds]
-    replies = Counter(reply.status for record in record_of for reply in record.replies)
+    measured = "".join(f"{name:>15}" for name in ("noticed s", "not ready s", "200 again s", "all well s"))
+    lines = [f"{'kind of fault':<36}{'n':>4}{'503':>7}{'none':>6}{measured}", " " * 53 + "   median   max" * 4]
+    kinds = {incident.fault.name: None for record in records for incident in record.incidents}
+    lines += [_line(name, records) for name in kinds]
+    replies = Counter(reply.status for record in records for reply in record.replies)
     lines += ["", f"{sum(replies.values())} requests: {_said(replies)}", ""]
     lines += [f"{name:<36}{count:>4}" for name, count in verdict.counts.items()]
     return "\n".join([*lines, *(["", *verdict.examples] if verdict.examples else [])])
@@ -181,17 +188,18 @@ def _said(replies: Counter[int]) -> str:
     return ", ".join(f"{count} {status or 'without reply'}" for status, count in sorted(replies.items()))
 
 
-def _line(name: str, record_of: Sequence[Record]) -> str:
-    pairs = [(i, record.replies) for record in record_of for i in record.incidents if i.fault.name == name]
-    met = Counter(r.status for incident, replies in pairs for r in replies if incident.overlaps(r))
-
-    def figure(measure: Callable[[Incident, Sequence[Reply]], float | None]) -> str:
-        found = [took for pair in pairs if (took := measure(*pair)) is not None]
-        return f"{statistics.median(found):>6.2f}{max(found):>6.2f}" if found else f"{'-':>6}{'-':>6}"
-
+def _line(name: str, records: Sequence[Record]) -> str:
+    pairs = [(i, record) for record in records for i in record.incidents if i.fault.name == name]
+    met = Counter(reply.status for i, record in pairs for reply in record.replies if i.overlaps(reply))
     times = [
-        figure(noticed_s),
-        figure(served_s),
-        figure(lambda incident, _replies: incident.ready_s - incident.ended_s),
+        _figure(noticed_s(i, record.replies) for i, record in pairs),
+        _figure(unready_s(i, record.unready_s) for i, record in pairs),
+        _figure(served_s(i, record.replies) for i, record in pairs),
+        _figure(i.ready_s - i.ended_s for i, _record in pairs),
     ]
-    return f"{name:<36}{len(pairs):>4}{met[503]:>7}{met[NO_REPLY]:>6}  " + "  ".join(times)
+    return f"{name:<36}{len(pairs):>4}{met[503]:>7}{met[NO_REPLY]:>6}" + "".join(times)
+
+
+def _figure(measured: Iterable[float | None]) -> str:
+    found = [took_s for took_s in measured if took_s is not None]
+    return f"{statistics.median(found):>9.2f}{max(found):>6.2f}" if found else f"{'-':>9}{'-':>6}"

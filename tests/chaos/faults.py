@@ -1,13 +1,13 @@
 """The faults. Each begins when it is called and is over when it returns; what it stopped goes on by then."""
 
 import asyncio
-import os
 import random
 import signal
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
+from daemon.reload import reload
 from tests.chaos.proxy import Proxy
 from tests.chaos.site import API_PROCESSES, Site, family, send
 
@@ -58,8 +58,6 @@ async def _sidecar_stopped(site: Site, rng: random.Random) -> None:
 
 
 async def _reloaded(site: Site, _rng: random.Random) -> None:
-    from daemon.reload import reload  # noqa: PLC0415
-
     await asyncio.to_thread(reload, site.instance.environ, lambda _line: None)
 
 
@@ -118,13 +116,12 @@ async def _up_restarted(site: Site, _rng: random.Random) -> None:
 
 
 async def _socket_removed(site: Site, _rng: random.Random) -> None:
-    os.unlink(site.instance.environ["READINESS_SOCKET"])  # noqa: PTH108
+    Path(site.instance.environ["READINESS_SOCKET"]).unlink(missing_ok=True)  # noqa: ASYNC240 - takes no time
 
 
 async def _socket_removed_and_api_killed(site: Site, rng: random.Random) -> None:
     """The new process finds no socket until the sidecar has made it anew."""
-    with suppress(FileNotFoundError):
-        await _socket_removed(site, rng)
+    await _socket_removed(site, rng)
     await _program("api:api_{:02}", signal.SIGKILL)(site, rng)
 
 
@@ -168,12 +165,12 @@ def _length(rng: random.Random) -> float:
 
 
 FAULTS = (
-    Fault("API process killed", _program("api:api_{:02}", signal.SIGKILL), hangs_up=True, embedded=True),
+    Fault("API process killed", _program("api:api_{:02}", signal.SIGKILL), hangs_up=True),
     Fault("all API processes killed", _all_api_killed, hangs_up=True),
     Fault("API process stopped (SIGSTOP)", _api_stopped, hangs_up=True),
     Fault("API process told to end", _program("api:api_{:02}", signal.SIGTERM)),
-    Fault("API reloaded", _reloaded, embedded=True),
-    Fault("sidecar killed", _program("sidecar", signal.SIGKILL), embedded=True),
+    Fault("API reloaded", _reloaded),
+    Fault("sidecar killed", _program("sidecar", signal.SIGKILL)),
     Fault("sidecar stopped (SIGSTOP)", _sidecar_stopped),
     Fault("sidecar told to end", _program("sidecar", signal.SIGTERM)),
     Fault("socket removed", _socket_removed),
@@ -185,7 +182,7 @@ FAULTS = (
     Fault("PostgreSQL down 6 to 12 s", _postgres_down),
     Fault("supervisord killed, up again", _supervisord_killed, hangs_up=True, embedded=True),
     Fault("supervisord stopped (SIGSTOP)", _supervisord_stopped),
-    Fault("supervisord restarts all (SIGHUP)", _supervisord_restarted, hangs_up=True, embedded=True),
+    Fault("supervisord restarts all (SIGHUP)", _supervisord_restarted, hangs_up=True),
     Fault("up told to end, up again", _up_restarted, hangs_up=True),
     Fault("network delays", _network(_delay, 2)),
     Fault("network resets", _network(_reset, 2)),

@@ -71,7 +71,16 @@ class Postgres:
         await self._control("-w", "-m", mode, "stop")
 
     async def _control(self, *words: str) -> None:
-        await asyncio.to_thread(self._server.run, "pg_ctl", *words)
+        command = [str(self._server.programs / "pg_ctl"), "-D", str(self._server.home / "data"), *words]
+        await asyncio.to_thread(
+            subprocess.run,
+            command,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # a start that has to wait is no news
+            cwd=self._server.home,
+            user=self._server.user,
+        )
 
     @property
     def pid(self) -> int:
