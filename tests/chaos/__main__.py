@@ -15,7 +15,17 @@ from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 
 from health_sidecar.readiness import Follower
-from tests.chaos.audit import MARGIN_S, Incident, Record, Verdict, judge_ledger, judge_replies, noticed_s, table
+from tests.chaos.audit import (
+    MARGIN_S,
+    Incident,
+    Record,
+    Verdict,
+    judge_ledger,
+    judge_replies,
+    judge_supervisord,
+    noticed_s,
+    table,
+)
 from tests.chaos.faults import Fault, deal
 from tests.chaos.load import Load
 from tests.chaos.site import DEADLINE_S, READY_TIMEOUT_S, TICKETS, NotReady, Site, embedded_site, site_with_proxies
@@ -89,6 +99,7 @@ async def _at(
                 with suppress(asyncio.CancelledError):
                     await task
             judge_replies(record, verdict)
+            judge_supervisord(site.instance.state / "logs" / "supervisord.log", verdict)
         await asyncio.to_thread(judge_ledger, record, site.url, verdict)
 
 

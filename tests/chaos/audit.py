@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psycopg2
 
@@ -102,6 +103,11 @@ def judge_ledger(record: Record, url: str, verdict: Verdict) -> None:
         verdict.count("wrong totals", _differences(rows(TOTALS), totals_of(ends)))
     with snapshot(url, "donationd chaos") as moment:
         verdict.count("ledger against its facts", verify(moment, lambda _done: None))
+
+
+def judge_supervisord(log: Path, verdict: Verdict) -> None:
+    """No outage may end in a state that needs a person."""
+    verdict.count("given up by supervisord", [line for line in log.read_text().splitlines() if "FATAL" in line])
 
 
 def _differences(stored: Sequence[Row], expected: Sequence[Row]) -> Iterator[str]:
