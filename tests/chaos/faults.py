@@ -9,7 +9,7 @@ from pathlib import Path
 
 from daemon.reload import reload
 from tests.chaos.proxy import Proxy
-from tests.chaos.site import API_PROCESSES, Site, family, send
+from tests.chaos.site import API_PROCESSES, Site, family, new_postgres, send
 
 Inject = Callable[[Site, random.Random], Awaitable[None]]
 
@@ -90,6 +90,21 @@ async def _postgres_down(site: Site, rng: random.Random) -> None:
     await site.postgres.stop("immediate")
     await asyncio.sleep(rng.uniform(6, 12))
     await site.postgres.start()
+
+
+async def _failover(site: Site, rng: random.Random) -> None:
+    """The primary dies; its standby, which the second host leads to, is promoted after a while."""
+    assert site.postgres
+    one, other = site.proxies
+    standby = await new_postgres(site.stack)
+    await standby.follow(site.postgres)
+    other.target = standby.socket
+    other.reset()
+    send(signal.SIGKILL, [site.postgres.pid])
+    await asyncio.sleep(rng.uniform(0, 2))
+    await standby.promote()
+    site.postgres, site.url = standby, standby.url
+    one.target = standby.socket
 
 
 async def _supervisord_killed(site: Site, _rng: random.Random) -> None:
@@ -188,6 +203,7 @@ FAULTS = (
     Fault("network resets", _network(_reset, 2)),
     Fault("network black hole", _network(_black_hole, 2)),
     Fault("network refuses", _network(_refuse, 2)),
+    Fault("failover: standby promoted", _failover),
     Fault("failover: host in use is gone", _network(_refuse, 1)),
     Fault("failover: host in use is silent", _network(_black_hole, 1)),
 )

@@ -51,6 +51,11 @@ class Postgres:
     def __init__(self, server: Server) -> None:
         self._server = server
         self.socket = f"{server.home}/.s.PGSQL.5432"
+        self.url = server.url.format(name="postgres")
+
+    async def make(self) -> None:
+        """Makes an empty database."""
+        await asyncio.to_thread(self._server.run, "initdb", "-N", "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C")
 
     async def start(self) -> None:
         """Returns once it takes connections. After a kill -9 its orphans have to end first."""
@@ -65,6 +70,18 @@ class Postgres:
                 await asyncio.sleep(POLL_S)
             else:
                 return
+
+    async def follow(self, primary: "Postgres") -> None:
+        """Becomes the standby of a running server that from then on acknowledges nothing that we do not hold."""
+        await asyncio.to_thread(
+            self._server.run, "pg_basebackup", "-d", primary.url, "-R", "-X", "stream", "-c", "fast", "--no-sync"
+        )
+        await self.start()
+        await asyncio.to_thread(_wait_for_standby, primary.url)
+
+    async def promote(self) -> None:
+        """Takes over from the server it follows."""
+        await self._control("-w", "promote")
 
     async def stop(self, mode: str) -> None:
         """Stops it as pg_ctl's `mode` says; returns at its end."""
@@ -94,6 +111,7 @@ class Site:
 
     Attributes:
         url: the database's, past the proxies.
+        stack: ends with the site.
         proxies: the hosts the daemon knows; none on the embedded site.
     """
 
@@ -101,6 +119,7 @@ class Site:
     url: str = ""
     postgres: Postgres | None = None
     proxies: list[Proxy] = field(default_factory=list)
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def pid(self, name: str) -> int:
         """The pid of a program, by supervisor's name. Raises KeyError while it does not run."""
@@ -165,18 +184,37 @@ def send(number: signal.Signals, pids: Iterable[int]) -> None:
             os.kill(pid, number)
 
 
+async def new_postgres(stack: AsyncExitStack) -> Postgres:
+    """A server in a folder of its own, without any data yet; it ends with `stack`."""
+    folder = stack.enter_context(TemporaryDirectory(prefix="donationd-pg-", ignore_cleanup_errors=True))
+    postgres = Postgres(await asyncio.to_thread(Server, Path(folder)))
+    stack.push_async_callback(_stop, postgres)
+    return postgres
+
+
+def _wait_for_standby(url: str) -> None:
+    """Has a server acknowledge only what its standby holds; returns once there is one that does."""
+    with contextlib.closing(psycopg2.connect(url)) as database, database.cursor() as cursor:
+        database.autocommit = True
+        cursor.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        cursor.execute("SELECT pg_reload_conf()")
+        deadline = time.monotonic() + POSTGRES_START_S
+        while time.monotonic() < deadline:
+            cursor.execute("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'")
+            if cursor.fetchone():
+                return
+            time.sleep(POLL_S)
+    raise NotReady("the standby does not follow")
+
+
 @asynccontextmanager
 async def site_with_proxies() -> AsyncIterator[Site]:
     """A site with a PostgreSQL of ours behind two proxies, ready."""
     async with AsyncExitStack() as stack:
-        folder = stack.enter_context(TemporaryDirectory(prefix="donationd-pg-", ignore_cleanup_errors=True))
-        server = Server(Path(folder))
-        await asyncio.to_thread(server.run, "initdb", "-N", "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C")
-        postgres = Postgres(server)
+        postgres = await new_postgres(stack)
+        await postgres.make()
         await postgres.start()
-        stack.push_async_callback(_stop, postgres)
-        url = server.url.format(name="postgres")
-        await asyncio.to_thread(migrate.apply, url)
+        await asyncio.to_thread(migrate.apply, postgres.url)
         proxies = [await stack.enter_async_context(Proxy(postgres.socket)) for _ in range(2)]
         hosts = ",".join(f"{HOST}:{proxy.port}" for proxy in proxies)
         environ = {
@@ -185,7 +223,7 @@ async def site_with_proxies() -> AsyncIterator[Site]:
             "STRIPE_WEBHOOK_SECRET": "whsec_chaos",
         }
         instance = stack.enter_context(instance_of_its_own(environ))
-        site = Site(instance, url, postgres, proxies)
+        site = Site(instance, postgres.url, postgres, proxies, stack)
         await _open(site)
         yield site
 
