@@ -207,5 +207,5 @@ def _line(name: str, records: Sequence[Record]) -> str:
 
 
 def _figure(measured: Iterable[float | None]) -> str:
-    found = [took_s for took_s in measured if took_s is not None]
+    found = [took_s for took_s in measured if took_s is not None and math.isfinite(took_s)]
     return f"{statistics.median(found):>9.2f}{max(found):>6.2f}" if found else f"{'-':>9}{'-':>6}"
