@@ -124,9 +124,10 @@ def eventually(holds: Callable[[], bool], what: str, timeout_s: float = RECOVERY
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports below 32768 that nobody listens on."""
+    """Ports below 32768 that nobody listens on; another process that looks finds others, even while ours are closed."""
     found: list[int] = []
-    for port in range(23100, 23900):
+    first = 23100 + os.getpid() % 200 * 4
+    for port in range(first, first + 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             found.append(port)
