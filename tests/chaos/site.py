@@ -111,8 +111,8 @@ class Site:
 
     Attributes:
         url: the database's, past the proxies.
-        stack: ends with the site.
         proxies: the hosts the daemon knows; none on the embedded site.
+        stack: ends with the site.
     """
 
     instance: Instance
@@ -202,6 +202,8 @@ def _wait_for_standby(url: str) -> None:
         while time.monotonic() < deadline:
             cursor.execute("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'")
             if cursor.fetchone():
+                # Commits wait from when the checkpointer has heard of it, which is before it does this.
+                cursor.execute("CHECKPOINT")
                 return
             time.sleep(POLL_S)
     raise NotReady("the standby does not follow")
