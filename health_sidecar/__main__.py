@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from health_sidecar import life, logs
+from health_sidecar import life, logs, processes
 from health_sidecar.backlog import count_backlog
 from health_sidecar.config import Config, ConfigError
 from health_sidecar.endpoints import build_app
@@ -63,13 +63,16 @@ class Sidecar:
         if verdict.passed:
             self.history.wake()
         else:
-            failed = Readiness(ready=False, last_error=verdict.error, message="The database startup gate failed")
-            self.publisher.publish(failed)
+            self.tell(Readiness(ready=False, last_error=verdict.error, message="The database startup gate failed"))
 
     def opened(self) -> None:
         """The gate has passed and the API was asked to start: ready."""
-        self.metrics.state(ready=True, consecutive_failures=0)
-        self.publisher.publish(Readiness(ready=True, last_ping_at=datetime.now(UTC), message=HEALTHY))
+        self.tell(Readiness(ready=True, last_ping_at=datetime.now(UTC), message=HEALTHY))
+
+    def tell(self, state: Readiness) -> None:
+        """From now on this is the state, for metrics and followers."""
+        self.metrics.show(state)
+        self.publisher.publish(state)
 
     def pinged(self, rules: Rules, watch: Watch, outcome: Outcome, error: str | None) -> None:
         """Tell log, metrics, followers and history what a ping meant."""
@@ -78,8 +81,7 @@ class Sidecar:
             getattr(log, level)(text, **({"error": error} if error else {}))
         if outcome in {Outcome.RECONNECTED, Outcome.RECONNECT_FAILED, Outcome.GAVE_UP}:
             self.metrics.reconnect(ok=outcome is Outcome.RECONNECTED)
-        self.metrics.state(ready=watch.ready, consecutive_failures=watch.failures)
-        self.publisher.publish(
+        self.tell(
             Readiness(
                 ready=watch.ready,
                 last_ping_at=self.publisher.state.last_ping_at if error else now,
@@ -140,7 +142,8 @@ async def open_sidecar(config: Config) -> AsyncIterator[Sidecar]:
     history = History(beside.with_name("health-check-runs.jsonl"), probe.fetch)
     reported = asyncio.Event()
     async with Publisher(beside, GATE_PENDING, reported.set) as publisher:
-        app = build_app(lambda: publisher.state, build_registry(metrics, config.metrics_dir))
+        registry = build_registry(metrics, config.metrics_dir, beside.with_name(processes.FILE))
+        app = build_app(lambda: publisher.state, registry)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
         await runner.setup()
         try:
