@@ -56,7 +56,7 @@ class Metrics(Collector):
         self._state = Readiness(ready=False)
         self._ping_counts = [0] * (len(PING_BUCKETS_S) + 1)
         self._ping_sum_s = 0.0
-        self._backlog: dict[str, int] = {}
+        self.waiting: dict[str, int] = {}
 
     def show(self, state: Readiness) -> None:
         """This is what is told to everybody from now on."""
@@ -82,7 +82,7 @@ class Metrics(Collector):
 
     def backlog(self, *, unassigned: int, failed: int) -> None:
         """So many donations and events wait for a person."""
-        self._backlog = {"donations_unassigned": unassigned, "webhook_events_failed_waiting": failed}
+        self.waiting = {"donations_unassigned": unassigned, "webhook_events_failed_waiting": failed}
 
     def collect(self) -> Iterator[Metric]:
         """The families in Prometheus's terms."""
@@ -106,7 +106,7 @@ class Metrics(Collector):
         yield self._durations()
         yield _by_outcome("db_reconnects", "Attempts to reconnect", self._totals.reconnects)
         yield _by_outcome("startup_gate_runs", "Runs of the startup gate", self._totals.gate_runs)
-        for name, count in self._backlog.items():
+        for name, count in self.waiting.items():
             yield GaugeMetricFamily(name, BACKLOG[name], value=count)
 
     def _durations(self) -> HistogramMetricFamily:
