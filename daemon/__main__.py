@@ -18,6 +18,7 @@ import structlog
 from aiohttp import web
 from pydantic import SecretStr
 
+from daemon import metrics
 from daemon.app import build
 from daemon.batcher import Batcher
 from daemon.config import Config
@@ -80,6 +81,8 @@ async def _serve(config: Config) -> int:
     writer = _database(config, config.database_url, pool_size=1)
     reader = _database(config, config.read_database_url or config.database_url, pool_size=config.db_pool_size)
     batcher = Batcher(Recorder(writer), config.webhook_queue_limit)
+    metrics.begin()
+    sampling = asyncio.create_task(metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats)))
     runner = _runner(config, batcher, Ledger(reader), follower, draining)
     await runner.setup()
     try:
@@ -94,6 +97,7 @@ async def _serve(config: Config) -> int:
         await writer.close()
         await reader.close()
         following.cancel()
+        sampling.cancel()
     log.info("API stopped", pid=os.getpid())
     return 1 if died else 0
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from daemon import metrics
 from daemon.recorder import Entry, Recorded
 
 # A statement takes time in proportion to its batch, and everybody in it waits for all of it; beyond some hundred
@@ -47,6 +48,12 @@ class Batcher:
         self._limit = limit
         self._waiting: deque[_Waiting] = deque()
         self._writing: asyncio.Task[None] | None = None
+        self._newest_s = metrics.newest_event()
+
+    @property
+    def waiting(self) -> int:
+        """Events that wait for the statement in flight."""
+        return len(self._waiting)
 
     async def record(self, entry: Entry, size: int) -> Recorded:
         """Records one event with whatever else waits. Returns what became of its whole batch.
@@ -96,3 +103,14 @@ class Batcher:
                 if not waiting.done.done():
                     waiting.done.set_result(again if event_id in seen else recorded)
                 seen.add(event_id)
+            self._count(batch, recorded)
+
+    def _count(self, batch: list[_Waiting], recorded: Recorded) -> None:
+        """Once per batch, because what is done per event is what an event costs."""
+        metrics.batch(len(batch))
+        applied = recorded.new - recorded.refused.keys()
+        events = [waiting.entry.event for waiting in batch]
+        newest_s = max((e.created for e in events if e.facts is not None and e.id in applied), default=0)
+        if newest_s > self._newest_s:
+            self._newest_s = newest_s
+            metrics.NEWEST_EVENT.set(newest_s)

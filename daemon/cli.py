@@ -15,6 +15,7 @@ import psycopg2
 from daemon import money, operator_cli, reload, up
 from daemon.ledger import Cursor, Ledger, PageQuery
 from daemon.simulator import payment_lives, player
+from daemon.status import status
 from daemon.terminal import Failure, ask, environ, ticket_argument
 from health_sidecar import gate
 from sql import load, migrate
@@ -298,7 +299,7 @@ def _progress(outcome: player.Outcome) -> None:
         click.echo(f"\r{outcome.total - outcome.remaining} of {outcome.total} delivered", nl=False, err=True)
 
 
-for command in operator_cli.COMMANDS:
+for command in (status, *operator_cli.COMMANDS):
     main.add_command(command)
 
 

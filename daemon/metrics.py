@@ -1,6 +1,8 @@
 """What an API process counts. The files behind these are kept per process slot; the sidecar serves their sum."""
 
+import asyncio
 import os
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import prometheus_client as prometheus
@@ -17,16 +19,97 @@ if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
 WEBHOOK_EVENTS = prometheus.Counter("webhook_events", "Webhooks by type and outcome", ["type", "outcome"])
 WEBHOOK_REFUSED = prometheus.Counter("webhook_refused", "Bodies that are no signed event, by reason", ["reason"])
 WEBHOOK_DURATION = prometheus.Histogram("webhook_duration_seconds", "From the body's arrival to the reply")
+BATCHES = prometheus.Histogram(
+    "webhook_batch_events", "Events written by one statement", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+)
+QUEUE = prometheus.Gauge(
+    "webhook_queue_events", "Events that wait for the statement in flight", multiprocess_mode="livesum"
+)
+NEWEST_EVENT = prometheus.Gauge(
+    "webhook_newest_event_timestamp_seconds",
+    "Stripe's `created` of the newest event applied; 0: none yet",
+    multiprocess_mode="max",
+)
+CLOCK_SKEW = prometheus.Gauge(
+    "webhook_clock_skew_seconds",
+    "Our clock minus the time in the newest valid signature",
+    multiprocess_mode="mostrecent",
+)
+POOL = prometheus.Gauge(
+    "db_pool_connections", "Connections to PostgreSQL by state", ["state"], multiprocess_mode="livesum"
+)
+POOL_MAX = prometheus.Gauge(
+    "db_pool_connections_max", "Connections to PostgreSQL there may be", multiprocess_mode="livesum"
+)
 HTTP_REQUESTS = prometheus.Counter("http_requests", "Requests by route pattern", ["route", "method", "status"])
 HTTP_DURATION = prometheus.Histogram("http_request_duration_seconds", "Time to a reply", ["route"])
 
 METHODS = ("GET", "POST", "HEAD", "OPTIONS")
+POOL_STATES = ("used", "idle")
+SAMPLE_INTERVAL_S = 1.0  # of what changes all the time; well below anybody's scrape interval
+
+# What alerts count with increase(): it does not see a counter's first step if the counter was not there before.
+WEBHOOK_ROUTE = "/webhooks/stripe"
+WEBHOOK_STATUSES = (200, 400, 422, 500, 503)
+OUTCOMES = ("applied", "duplicate", "failed", "ignored")
+REASONS = ("malformed", "timestamp", "mismatch", "no event")
+
+
+def begin() -> None:
+    """Shows zeros for what has not happened yet."""
+    for outcome in OUTCOMES:
+        for event_type in (*HANDLERS, "other"):
+            _webhook_events(event_type, outcome)
+    _webhook_events("none", "refused")
+    for reason in REASONS:
+        WEBHOOK_REFUSED.labels(reason)
+    for status in WEBHOOK_STATUSES:
+        _requests(WEBHOOK_ROUTE, "POST", status)
+
+
+async def sample(waiting: Callable[[], int], pools: Sequence[Callable[[], Mapping[str, int]]]) -> None:
+    """Looks now and then at what changes all the time, for ever; leaves zeros behind, since the files outlive us.
+
+    Args:
+        waiting: how many events wait.
+        pools: each says its connections by state, and their `max`.
+    """
+    try:
+        while True:
+            QUEUE.set(waiting())
+            _show_connections([connections() for connections in pools])
+            await asyncio.sleep(SAMPLE_INTERVAL_S)
+    finally:
+        QUEUE.set(0)
+        _show_connections([])
+
+
+def _show_connections(pools: Sequence[Mapping[str, int]]) -> None:
+    for state in POOL_STATES:
+        POOL.labels(state).set(sum(pool[state] for pool in pools))
+    POOL_MAX.set(sum(pool["max"] for pool in pools))
 
 
 def webhook(event_type: str, outcome: str, duration_s: float) -> None:
     """A signed event was answered. Its type is a label only if it is handled, so that labels stay few."""
     _webhook_events(event_type if event_type in HANDLERS else "other", outcome).inc()
     WEBHOOK_DURATION.observe(duration_s)
+
+
+def batch(size: int) -> None:
+    """So many events were written by one statement."""
+    BATCHES.observe(size)
+
+
+def newest_event() -> float:
+    """Stripe's `created` of the newest event this slot has applied, in a former life if not in this one; else 0."""
+    [family] = NEWEST_EVENT.collect()
+    return family.samples[0].value
+
+
+def clock_skew(seconds: float) -> None:
+    """A valid signature bears a time that is so far behind our clock."""
+    CLOCK_SKEW.set(seconds)
 
 
 def refused(reason: str) -> None:

@@ -20,8 +20,8 @@ class BadSignature(Exception):
         self.reason = reason
 
 
-def verify(body: bytes, header: str, secrets: Sequence[bytes], now: float) -> None:
-    """Checks a `Stripe-Signature` header against the raw body.
+def verify(body: bytes, header: str, secrets: Sequence[bytes], now: float) -> int:
+    """Checks a `Stripe-Signature` header against the raw body. Returns when Stripe signed it, in Unix seconds.
 
     Args:
         secrets: any of them may have signed, so that secrets can be rolled.
@@ -44,5 +44,5 @@ def verify(body: bytes, header: str, secrets: Sequence[bytes], now: float) -> No
         ours = hmac.digest(secret, signed, "sha256").hex()
         for theirs in given:
             if hmac.compare_digest(ours, theirs):
-                return
+                return int(stamp)
     raise BadSignature("mismatch", "no signature matches the body")

@@ -49,7 +49,9 @@ class Webhook:
         started = time.perf_counter()
         body = await request.read()
         try:
-            verify(body, request.headers.get("Stripe-Signature", ""), self._secrets, self._clock())
+            now = self._clock()
+            signed_s = verify(body, request.headers.get("Stripe-Signature", ""), self._secrets, now)
+            metrics.clock_skew(now - signed_s)
             event, error = self._reduce(body)
         except BadSignature as refusal:
             metrics.refused(refusal.reason)

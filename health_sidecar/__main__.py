@@ -13,20 +13,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
 from aiohttp import web
 
-from health_sidecar import life, logs
+from health_sidecar import life, logs, processes, report
 from health_sidecar.backlog import count_backlog
 from health_sidecar.config import Config, ConfigError
-from health_sidecar.endpoints import build_app
+from health_sidecar.endpoints import build_app, report_routes
 from health_sidecar.gate import Verdict, open_probe, report_config, run_gate
 from health_sidecar.history import History, Run
-from health_sidecar.metrics import Metrics, build_registry
+from health_sidecar.metrics import ApiSums, Metrics, build_registry
 from health_sidecar.probe import Probe
 from health_sidecar.readiness import HEALTHY, UNAVAILABLE, Publisher, Readiness
+from health_sidecar.tally import Tally, by_outcome
 from health_sidecar.watchdog import Outcome, Rules, Watch, describe, watch_database
 
 log = structlog.get_logger()
@@ -52,6 +54,8 @@ class Sidecar:
     metrics: Metrics
     history: History
     probe: Probe
+    tally: Tally
+    processes_file: Path
     counter: Probe  # of the backlog; apart, so that a slow count can't make a ping late
     reported: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -63,13 +67,16 @@ class Sidecar:
         if verdict.passed:
             self.history.wake()
         else:
-            failed = Readiness(ready=False, last_error=verdict.error, message="The database startup gate failed")
-            self.publisher.publish(failed)
+            self.tell(Readiness(ready=False, last_error=verdict.error, message="The database startup gate failed"))
 
     def opened(self) -> None:
         """The gate has passed and the API was asked to start: ready."""
-        self.metrics.state(ready=True, consecutive_failures=0)
-        self.publisher.publish(Readiness(ready=True, last_ping_at=datetime.now(UTC), message=HEALTHY))
+        self.tell(Readiness(ready=True, last_ping_at=datetime.now(UTC), message=HEALTHY))
+
+    def tell(self, state: Readiness) -> None:
+        """From now on this is the state, for metrics and followers."""
+        self.metrics.show(state)
+        self.publisher.publish(state)
 
     def pinged(self, rules: Rules, watch: Watch, outcome: Outcome, error: str | None) -> None:
         """Tell log, metrics, followers and history what a ping meant."""
@@ -78,8 +85,7 @@ class Sidecar:
             getattr(log, level)(text, **({"error": error} if error else {}))
         if outcome in {Outcome.RECONNECTED, Outcome.RECONNECT_FAILED, Outcome.GAVE_UP}:
             self.metrics.reconnect(ok=outcome is Outcome.RECONNECTED)
-        self.metrics.state(ready=watch.ready, consecutive_failures=watch.failures)
-        self.publisher.publish(
+        self.tell(
             Readiness(
                 ready=watch.ready,
                 last_ping_at=self.publisher.state.last_ping_at if error else now,
@@ -107,6 +113,16 @@ class Sidecar:
     async def count(self) -> None:
         """Keep the backlog's figures fresh, for ever."""
         await count_backlog(self.counter.fetch, self.metrics, lambda: self.publisher.state.ready)
+
+    def report_history(self, since: datetime, now: datetime) -> dict[str, object]:
+        """GET /health/history."""
+        return report.history(list(self.history.recent), since, now)
+
+    async def report_status(self) -> dict[str, object]:
+        """GET /health/status."""
+        events = await self.tally.lately()
+        known = processes.load(self.processes_file)
+        return report.status(self.publisher.state, known, events, self.metrics.waiting, list(self.history.recent))
 
     async def wait_report(self, timeout_s: float) -> bool:
         """Whether an API process reported a failed query before `timeout_s` had passed."""
@@ -139,14 +155,19 @@ async def open_sidecar(config: Config) -> AsyncIterator[Sidecar]:
     metrics = Metrics(beside.with_name("sidecar-totals.json"))
     history = History(beside.with_name("health-check-runs.jsonl"), probe.fetch)
     reported = asyncio.Event()
+    tally = Tally(lambda: by_outcome(ApiSums(config.metrics_dir)) if config.metrics_dir else {})
     async with Publisher(beside, GATE_PENDING, reported.set) as publisher:
-        app = build_app(lambda: publisher.state, build_registry(metrics, config.metrics_dir))
+        sidecar = Sidecar(
+            publisher, metrics, history, probe, tally, beside.with_name(processes.FILE), counter, reported
+        )
+        registry = build_registry(metrics, config.metrics_dir, sidecar.processes_file)
+        app = build_app(lambda: publisher.state, registry, report_routes(sidecar.report_history, sidecar.report_status))
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
         await runner.setup()
         try:
             await web.TCPSite(runner, config.metrics_host, config.metrics_port).start()
             log.info("Sidecar listening on http://{}:{}".format(*runner.addresses[0][:2]))
-            yield Sidecar(publisher, metrics, history, probe, counter, reported)
+            yield sidecar
         finally:
             await runner.cleanup()
             await probe.close()
@@ -206,9 +227,18 @@ async def serve(config: Config, environ: Mapping[str, str], started_s: float) ->
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, stop.set)
     async with open_sidecar(config) as sidecar:
-        work = [guard(sidecar, config, environ), sidecar.publisher.run(), sidecar.history.run(), sidecar.count()]
+        work = [
+            guard(sidecar, config, environ),
+            sidecar.publisher.run(),
+            sidecar.history.run(),
+            sidecar.count(),
+            sidecar.tally.run(),
+        ]
         status = await first_to_end(stop, work)
-        if status:
+        if status == 0:
+            # Else the time until the next start would count as the state before.
+            sidecar.history.record(Run(kind="transition", ok=False, state="stopped", detail="", at=datetime.now(UTC)))
+        else:
             await wait_at_most(stop, life.remaining_s(started_s, environ))
     log.info("Sidecar stopped", status=status)
     return status

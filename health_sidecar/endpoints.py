@@ -1,11 +1,16 @@
-"""GET /health/live, /health/db, /health and /metrics. None of them touches the database."""
+"""GET /health/live, /health/db, /health; on the sidecar also /health/history, /health/status and /metrics.
+
+None of them touches the database.
+"""
 
 import asyncio
 import os
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
+import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -14,6 +19,10 @@ from health_sidecar.readiness import Readiness, utc_text
 
 # A health check answered from a cache is none.
 _HEADERS = {"Cache-Control": "no-store"}
+HISTORY_WINDOW = timedelta(days=1)
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+Report = dict[str, object]
 
 
 def health_routes(state: Callable[[], Readiness]) -> list[web.RouteDef]:
@@ -61,8 +70,46 @@ def metrics_route(registry: CollectorRegistry) -> web.RouteDef:
     return web.get("/metrics", metrics)
 
 
-def build_app(state: Callable[[], Readiness], registry: CollectorRegistry) -> web.Application:
+def report_routes(
+    history: Callable[[datetime, datetime], Report], status: Callable[[], Awaitable[Report]]
+) -> list[web.RouteDef]:
+    """GET /health/history?since= and GET /health/status.
+
+    Args:
+        history: the report of a window, from its begin to its end.
+    """
+
+    async def history_since(request: web.Request) -> web.Response:
+        now = datetime.now(UTC)
+        try:
+            since = _moment(request.query["since"]) if "since" in request.query else now - HISTORY_WINDOW
+            if since >= now:
+                raise ValueError("since: lies in the future")
+        except ValueError as error:
+            refusal = {"success": False, "error": "Bad Request", "message": str(error)}
+            return web.json_response(refusal, status=400, headers=_HEADERS)
+        return web.json_response(history(since, now), headers=_HEADERS)
+
+    async def status_now(_request: web.Request) -> web.Response:
+        return web.json_response(await status(), headers=_HEADERS)
+
+    return [web.get("/health/history", history_since), web.get("/health/status", status_now)]
+
+
+def _moment(text: str) -> datetime:
+    """A moment as RFC 3339 writes it. Raises ValueError saying so."""
+    try:
+        return msgspec.convert(text, Moment).astimezone(UTC)
+    except (msgspec.ValidationError, OverflowError):
+        raise ValueError(
+            "since: needs a moment as in RFC 3339, such as 2024-12-16T12:30:00Z (in a URL + is written %2B)"
+        ) from None
+
+
+def build_app(
+    state: Callable[[], Readiness], registry: CollectorRegistry, reports: list[web.RouteDef] | None = None
+) -> web.Application:
     """The sidecar's whole HTTP side."""
     app = web.Application()
-    app.add_routes([*health_routes(state), metrics_route(registry)])
+    app.add_routes([*health_routes(state), *(reports or []), metrics_route(registry)])
     return app

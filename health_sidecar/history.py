@@ -1,4 +1,4 @@
-"""Gate runs and changes of state, on their way into health_check_runs.
+"""Gate runs and changes of state: on their way into health_check_runs, and the newest of them in memory.
 
 A row is first noted in a small file, and leaves it when PostgreSQL has it: an outage is exactly what must not be
 forgotten because the database was away.
@@ -6,6 +6,7 @@ forgotten because the database was away.
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +24,8 @@ log = structlog.get_logger()
 MAX_WAITING = 400
 # Details are sentences of ours; a bound all the same.
 MAX_DETAIL_CHARS = 500
+# Some megabytes at most, and years of ordinary life.
+MAX_RECENT = 10_000
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,11 +47,15 @@ class History:
         self._path = path
         self._execute = execute
         self._wake = asyncio.Event()
+        self._recalled = False
         self.waiting: list[Run] = _load(path) if path else []
+        self.recent: deque[Run] = deque(self.waiting, MAX_RECENT)
 
     def record(self, run: Run) -> None:
         """Note a row. It is written at the next `wake`."""
-        self.waiting.append(msgspec.structs.replace(run, detail=run.detail[:MAX_DETAIL_CHARS]))
+        run = msgspec.structs.replace(run, detail=run.detail[:MAX_DETAIL_CHARS])
+        self.recent.append(run)
+        self.waiting.append(run)
         if len(self.waiting) > MAX_WAITING:
             del self.waiting[MAX_WAITING // 2]
         self._save()
@@ -64,6 +71,7 @@ class History:
             await self._wake.wait()
             self._wake.clear()
             await self.drain()
+            await self.recall()
 
     async def drain(self) -> None:
         """Write what waits, oldest first; stops at the first row that PostgreSQL does not take."""
@@ -80,6 +88,19 @@ class History:
             with contextlib.suppress(ValueError):
                 self.waiting.remove(row)
             self._save()
+
+    async def recall(self) -> None:
+        """Put what earlier lives wrote before what this one has seen. Until the database answers, that is not known."""
+        if self._recalled:
+            return
+        try:
+            rows = await self._execute(load("recent_runs"), {"limit": MAX_RECENT})
+        except (DatabaseDown, Refused) as error:
+            log.warning("[DB Watchdog] cannot read health_check_runs", reason=str(error))
+            return
+        written = [Run(kind=kind, ok=ok, state=state, detail=detail, at=at) for kind, ok, state, detail, at in rows]
+        self.recent = deque([*reversed(written), *self.waiting], MAX_RECENT)
+        self._recalled = True
 
     def _save(self) -> None:
         """Make the file hold what waits; no file when nothing does. Trouble with it is logged and goes no further."""

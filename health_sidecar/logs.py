@@ -1,4 +1,4 @@
-"""Log lines for people (text) and for machines (json), one per line on standard output.
+"""Log lines for people (text) and for machines (json), one per line.
 
 The event's text comes first, word for word, then key=value pairs. What other libraries log takes the same way out.
 """
@@ -6,7 +6,7 @@ The event's text comes first, word for word, then key=value pairs. What other li
 import io
 import logging
 import sys
-from typing import Literal
+from typing import Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -14,14 +14,16 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 Format = Literal["text", "json"]
 
 
-def configure(fmt: Format, level: str, *, timestamps: bool = True) -> None:
+def configure(fmt: Format, level: str, *, timestamps: bool = True, stream: TextIO | None = None) -> None:
     """Set up structlog and the standard library's logging for this process.
 
-    `level` is a name as in logging (INFO); `timestamps=False` suits commands whose reader is a person at a terminal.
+    `level` is a name as in logging (INFO); `timestamps=False` suits commands whose reader is a person at a terminal;
+    `stream` is where lines go, standard output by default.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
+    stream = stream or sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
         # A terminal that cannot show a symbol is no reason to die while reporting something worse.
-        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
+        stream.reconfigure(errors="backslashreplace", line_buffering=True)
     numeric_level = logging.getLevelNamesMapping()[level.upper()]
     before = _before(fmt, timestamps)
     structlog.configure(
@@ -30,7 +32,7 @@ def configure(fmt: Format, level: str, *, timestamps: bool = True) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=before,

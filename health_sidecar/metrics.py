@@ -1,4 +1,4 @@
-"""The sidecar's own figures, and the API processes' sums, for one /metrics page.
+"""The sidecar's own figures, the API processes' sums and supervisord's processes, for one /metrics page.
 
 The figures are plain numbers read by a collector, so prometheus-client's multiprocess files never hold them, whatever
 the environment says. Counters live on in a file: a sidecar that ends because the gate failed must not forget it.
@@ -6,6 +6,7 @@ the environment says. Counters live on in a file: a sidecar that ends because th
 
 import bisect
 import contextlib
+import importlib.metadata
 import itertools
 import struct
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+
+from health_sidecar import processes
+from health_sidecar.readiness import Readiness
 
 log = structlog.get_logger()
 
@@ -49,16 +53,14 @@ class Metrics(Collector):
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._totals = _load(path) if path else Totals()
-        self._ready = False
-        self._consecutive_failures = 0
+        self._state = Readiness(ready=False)
         self._ping_counts = [0] * (len(PING_BUCKETS_S) + 1)
         self._ping_sum_s = 0.0
-        self._backlog: dict[str, int] = {}
+        self.waiting: dict[str, int] = {}
 
-    def state(self, *, ready: bool, consecutive_failures: int) -> None:
-        """The watchdog's state has changed."""
-        self._ready = ready
-        self._consecutive_failures = consecutive_failures
+    def show(self, state: Readiness) -> None:
+        """This is what is told to everybody from now on."""
+        self._state = state
 
     def ping(self, duration_s: float, *, ok: bool) -> None:
         """A ping took so long, answered or not."""
@@ -80,21 +82,31 @@ class Metrics(Collector):
 
     def backlog(self, *, unassigned: int, failed: int) -> None:
         """So many donations and events wait for a person."""
-        self._backlog = {"donations_unassigned": unassigned, "webhook_events_failed_waiting": failed}
+        self.waiting = {"donations_unassigned": unassigned, "webhook_events_failed_waiting": failed}
 
     def collect(self) -> Iterator[Metric]:
         """The families in Prometheus's terms."""
-        yield GaugeMetricFamily("db_ready", "1 while the database can be used, else 0", value=int(self._ready))
+        yield GaugeMetricFamily("db_ready", "1 while the database can be used, else 0", value=int(self._state.ready))
         yield CounterMetricFamily("db_ping_failures", "Pings that failed", value=self._totals.ping_failures)
         yield GaugeMetricFamily(
             "db_consecutive_ping_failures",
             "Failed pings since the last one that succeeded",
-            value=self._consecutive_failures,
+            value=self._state.failure_count,
         )
+        last_error = GaugeMetricFamily("db_last_ping_error", "1: how the last ping failed, if it did", labels=["error"])
+        if self._state.last_error is not None:
+            last_error.add_metric([self._state.last_error], 1)
+        yield last_error
+        if (last_ping_at := self._state.last_ping_at) is not None:
+            yield GaugeMetricFamily(
+                "db_last_ping_timestamp_seconds",
+                "When the database last answered; time() less this is how long ago",
+                value=last_ping_at.timestamp(),
+            )
         yield self._durations()
         yield _by_outcome("db_reconnects", "Attempts to reconnect", self._totals.reconnects)
         yield _by_outcome("startup_gate_runs", "Runs of the startup gate", self._totals.gate_runs)
-        for name, count in self._backlog.items():
+        for name, count in self.waiting.items():
             yield GaugeMetricFamily(name, BACKLOG[name], value=count)
 
     def _durations(self) -> HistogramMetricFamily:
@@ -153,10 +165,49 @@ class ApiSums(Collector):
         yield from families
 
 
-def build_registry(own: Metrics, api_folder: Path | None) -> CollectorRegistry:
-    """Everything /metrics serves: the sidecar's figures, the API's sums, Python's and this process's own."""
+class Supervised(Collector):
+    """supervisord's processes, from the file that the listener keeps at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the file anew; families without samples where nobody listens."""
+        states = GaugeMetricFamily(
+            "supervisord_process_state", "1 for the state the process is in, else 0", labels=["process", "state"]
+        )
+        restarts = CounterMetricFamily(
+            "supervisord_process_restarts", "Starts after an end nobody asked for", labels=["process"]
+        )
+        starts = GaugeMetricFamily(
+            "supervisord_process_start_time_seconds", "When a process that runs was started", labels=["process"]
+        )
+        for name, process in processes.load(self._path).items():
+            for state in processes.STATES:
+                states.add_metric([name, state], int(state == process.state))
+            restarts.add_metric([name], process.restarts)
+            if process.started_s is not None:
+                starts.add_metric([name], process.started_s)
+        yield from (states, restarts, starts)
+
+
+class Build(Collector):
+    """Which release this is."""
+
+    def collect(self) -> Iterator[Metric]:
+        """One sample that is always 1."""
+        family = GaugeMetricFamily("donationd_build_info", "1: the release that runs", labels=["version"])
+        family.add_metric([importlib.metadata.version("donationd")], 1)
+        yield family
+
+
+def build_registry(own: Metrics, api_folder: Path | None, processes_file: Path | None = None) -> CollectorRegistry:
+    """Everything /metrics serves: the sidecar's figures, the API's sums, supervisord's processes, Python's own."""
     registry = CollectorRegistry()
     registry.register(own)
+    registry.register(Build())
+    if processes_file is not None:
+        registry.register(Supervised(processes_file))
     if api_folder is not None:
         registry.register(ApiSums(api_folder))
     ProcessCollector(registry=registry)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from daemon import metrics
 from daemon.batcher import BATCH_BYTES, BATCH_EVENTS, Batcher, Overloaded
-from daemon.facts import StripeEvent
+from daemon.facts import Facts, StripeEvent
 from daemon.recorder import Entry, Recorded
 from sql.database import DatabaseDown
 
@@ -52,6 +53,28 @@ async def test_an_idle_writer_takes_an_event_at_once() -> None:
         assert not request.done()
         writer.release()
         assert (await request).new == {name}
+
+
+async def test_a_batch_is_one_observation_and_the_newest_applied_event_only_rises() -> None:
+    """Batch sizes are counted once per statement; a late event makes the newest no older, one without effect newer."""
+    writer = Writer()
+    batcher = Batcher(writer, limit=10)
+    newest = 4_000_000_000  # beyond what other tests leave
+    for created, facts in ((newest, Facts()), (newest - 5, Facts()), (newest + 5, None)):
+        before = _batches()
+        events = [StripeEvent(f"{created}-{n}", "charge.succeeded", created, False, facts) for n in range(3)]
+        requests = [asyncio.create_task(batcher.record(Entry(event), 1)) for event in events]
+        await settle()
+        assert batcher.waiting == 0
+        writer.release()
+        await asyncio.gather(*requests)
+        assert _batches() == before + 1
+        assert metrics.newest_event() == newest
+
+
+def _batches() -> float:
+    [family] = metrics.BATCHES.collect()
+    return next(sample.value for sample in family.samples if sample.name.endswith("_count"))
 
 
 async def test_events_gather_while_a_statement_is_in_flight() -> None:

@@ -115,19 +115,25 @@ def test_metrics_follow_what_happens() -> None:
     """Each thing measured moves its own figure."""
     metrics = Metrics()
     metrics.gate_run("passed")
-    metrics.state(ready=True, consecutive_failures=0)
+    metrics.show(READY)
     metrics.ping(0.001, ok=True)
     metrics.ping(5.0, ok=False)
     metrics.reconnect(ok=False)
     metrics.reconnect(ok=True)
     found = samples(generate_latest(build_registry(metrics, None)))
     assert found["db_ready", ()] == 1
+    assert found["db_last_ping_timestamp_seconds", ()] == datetime(2024, 12, 16, 12, 30, 45, tzinfo=UTC).timestamp()
+    assert not any(name == "db_last_ping_error" for name, _ in found)
     assert found["db_ping_failures_total", ()] == 1
     assert found["db_ping_duration_seconds_count", ()] == 2
     assert found["db_ping_duration_seconds_bucket", (("le", "0.001"),)] == 1
     assert found["db_ping_duration_seconds_bucket", (("le", "5.0"),)] == 2
     assert found["db_reconnects_total", (("outcome", "failure"),)] == 1
     assert found["startup_gate_runs_total", (("outcome", "passed"),)] == 1
+    metrics.show(DOWN)
+    found = samples(generate_latest(build_registry(metrics, None)))
+    assert found["db_consecutive_ping_failures", ()] == 3
+    assert found["db_last_ping_error", (("error", "connection refused"),)] == 1
 
 
 def test_counters_outlive_the_sidecar(tmp_path: Path) -> None:

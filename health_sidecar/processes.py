@@ -1,0 +1,71 @@
+"""What is known of supervisord's processes: their states, starts and restarts, and the file that holds them.
+
+`listener` writes the file as supervisord tells it; the sidecar reads it for its metrics. The file outlives both, so
+that a restart of either forgets nothing.
+"""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+FILE = "processes.json"  # beside the readiness socket
+
+# http://supervisord.org/subprocess.html#process-states
+STATES = ("STOPPED", "STARTING", "RUNNING", "BACKOFF", "STOPPING", "EXITED", "FATAL", "UNKNOWN")
+# A start out of these follows an end that nobody asked for.
+_ENDED_BY_ITSELF = ("EXITED", "BACKOFF")
+
+
+class Process(msgspec.Struct, frozen=True, kw_only=True):
+    """One process. `started_s` is None while it does not run; `restarts` counts over all lives of supervisord."""
+
+    state: str
+    started_s: float | None = None
+    restarts: int = 0
+
+
+Processes = Mapping[str, Process]  # by supervisor's name: sidecar, api:api_00
+
+
+def name(group: str, process: str) -> str:
+    """The name supervisorctl shows and takes."""
+    return process if group == process else f"{group}:{process}"
+
+
+def seen(before: Processes, infos: Iterable[Mapping[str, Any]]) -> dict[str, Process]:
+    """The processes as supervisord describes them (getAllProcessInfo); `before` knows their restarts."""
+    found = {}
+    for info in infos:
+        key = name(info["group"], info["name"])
+        runs = info["statename"] in ("RUNNING", "STARTING")
+        restarts = before[key].restarts if key in before else 0
+        started_s = float(info["start"]) if runs else None
+        found[key] = Process(state=info["statename"], started_s=started_s, restarts=restarts)
+    return found
+
+
+def changed(before: Process | None, state: str, from_state: str, now_s: float) -> Process:
+    """The process after a PROCESS_STATE event."""
+    restarts = before.restarts if before else 0
+    if state == "STARTING":
+        return Process(state=state, started_s=now_s, restarts=restarts + (from_state in _ENDED_BY_ITSELF))
+    started_s = before.started_s if before and state in ("RUNNING", "STOPPING") else None
+    return Process(state=state, started_s=started_s, restarts=restarts)
+
+
+def load(path: Path) -> dict[str, Process]:
+    """What the file at `path` holds; nothing if there is none that can be read."""
+    with contextlib.suppress(OSError, ValueError):
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Process])
+    return {}
+
+
+def save(path: Path, processes: Processes) -> None:
+    """Write the file so that a reader finds it whole. Raises OSError."""
+    temporary = path.with_name(path.name + ".new")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_bytes(msgspec.json.encode(processes))
+    temporary.replace(path)

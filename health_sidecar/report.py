@@ -1,0 +1,89 @@
+"""What is told on demand, to people and programs: availability over a window, and everything on one page. Pure."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from health_sidecar.history import Run
+from health_sidecar.processes import Processes
+from health_sidecar.readiness import Readiness, utc_text
+
+SHOWN_RUNS = 10
+
+
+def history(runs: Sequence[Run], since: datetime, now: datetime) -> dict[str, object]:
+    """The reply of GET /health/history: the runs of a window, oldest first, and its availability.
+
+    Args:
+        runs: all that are known, oldest first.
+
+    Returns:
+        `since` is the window's begin, or the first known run where nothing is known of the time before it;
+        `availabilityPercent` is null where nothing is known at all.
+    """
+    known_since = max(since, runs[0].at) if runs else since
+    return {
+        "since": utc_text(known_since),
+        "until": utc_text(now),
+        "availabilityPercent": availability(runs, known_since, now),
+        "runs": [as_json(run) for run in runs if run.at >= known_since],
+    }
+
+
+def availability(runs: Sequence[Run], since: datetime, now: datetime) -> float | None:
+    """The percentage of the window in which the database was ready; each state lasts until the next run.
+
+    Cut, not rounded, to three decimals: 100 means never away. None where the window is empty or nothing is known.
+    """
+    if not runs or now <= since:
+        return None
+    ends = [*(run.at for run in runs[1:]), now]
+    parts = (min(end, now) - max(run.at, since) for run, end in zip(runs, ends, strict=True) if run.ok)
+    ready = sum((part for part in parts if part > timedelta()), timedelta())
+    return (100_000 * ready // (now - since)) / 1000
+
+
+def status(
+    readiness: Readiness,
+    processes: Processes,
+    events: Mapping[str, Mapping[str, int]],
+    waiting: Mapping[str, int],
+    runs: Sequence[Run],
+) -> dict[str, object]:
+    """The reply of GET /health/status, as `donationd status` shows it."""
+    problems = _problems(readiness, processes, waiting)
+    return {
+        "ok": not problems,
+        "problems": problems,
+        "readiness": readiness.to_json(),
+        "processes": [
+            {"name": name, "state": process.state, "startedAt": process.started_s, "restarts": process.restarts}
+            for name, process in sorted(processes.items())
+        ],
+        "events": events,
+        "waiting": waiting,
+        "runs": [as_json(run) for run in runs[-SHOWN_RUNS:]],
+    }
+
+
+def _problems(readiness: Readiness, processes: Processes, waiting: Mapping[str, int]) -> list[str]:
+    """A sentence for each thing that is not well."""
+    found = []
+    if not readiness.ready:
+        found.append(f"{readiness.message}{f' ({readiness.last_error})' if readiness.last_error else ''}")
+    elif readiness.last_error:
+        found.append(f"the last ping of the database failed: {readiness.last_error}")
+    found += [f"{name} is {process.state}" for name, process in processes.items() if process.state != "RUNNING"]
+    found += [f"{count} {WAITING[name]}" for name, count in waiting.items() if count]
+    return found
+
+
+# What waits for a person, by the metric's name.
+WAITING = {
+    "webhook_events_failed_waiting": "failed events wait for a fix",
+    "donations_unassigned": "paid donations belong to no known ticket: donationd unassigned",
+}
+
+
+def as_json(run: Run) -> dict[str, object]:
+    """A run as it is told."""
+    return {"at": utc_text(run.at), "kind": run.kind, "ok": run.ok, "state": run.state, "detail": run.detail}
