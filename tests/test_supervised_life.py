@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -18,10 +19,25 @@ from pathlib import Path
 import psycopg2
 import pytest
 
+from daemon.embedded import DATABASE
 from daemon.up import ROOT, embedded_environ
+from tests.test_roles import check_only_rows
 
 TICKET = "/api/tickets/story-1/donations"
 RECOVERY_TIMEOUT_S = 15.0
+SECRETS = {
+    "DONOR_EMAIL_HASH_KEY": "canary-hash-key",
+    "MIGRATE_DATABASE_URL": "postgresql://canary-owner@127.0.0.1/none",
+    "OPERATOR_TOKENS": f"canary:{'0' * 64}",
+    "STRIPE_API_KEY": "sk_test_canary",
+}
+# Which secrets each program has a use for.
+NEEDED = {
+    "postgres": set[str](),
+    "sidecar": {"DATABASE_URL"},
+    "api:api_00": {"DATABASE_URL", "STRIPE_WEBHOOK_SECRET", *SECRETS} - {"MIGRATE_DATABASE_URL"},
+}
+NEEDED["api:api_01"] = NEEDED["api:api_00"]
 STOP_TIMEOUT_S = 20.0
 
 
@@ -38,6 +54,7 @@ class Instance:
             "PORT": str(port),
             "METRICS_PORT": str(metrics_port),
             "API_PROCESSES": "2",
+            **SECRETS,
         }
         self.up: subprocess.Popen[str] | None = None
 
@@ -73,6 +90,11 @@ class Instance:
         rows = [line.split() for line in self.supervisorctl("status").splitlines()]
         return {row[0]: int(row[3].rstrip(",")) for row in rows if row[1] == "RUNNING"}
 
+    def secrets(self) -> dict[str, str]:
+        """Every secret, given or made, by its variable."""
+        made = (self.state / "environment").read_text().splitlines()
+        return SECRETS | dict(line.split("=", 1) for line in made)
+
     def living(self) -> list[str]:
         """The command lines of all processes with this state folder in their environment or arguments."""
         return [line for pid, line in _command_lines() if pid != os.getpid() and self._is_ours(pid, line)]
@@ -95,6 +117,10 @@ def _command_lines() -> Iterator[tuple[int, str]]:
         with contextlib.suppress(OSError):
             if line := (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"):
                 yield int(folder.name), line
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def get(url: str) -> tuple[int, dict[str, str]]:
@@ -155,16 +181,19 @@ def test_a_whole_life(instance: Instance) -> None:
     assert "stripe listen --forward-to" in printed
     assert get(f"{instance.api}/health/db")[0] == 200
     check_no_secret_in_any_process_title(instance)
+    check_each_program_has_only_the_secrets_it_needs(instance)
     with contextlib.closing(instance.database()) as database, database.cursor() as cursor:
         cursor.execute("INSERT INTO recording_tickets (id) VALUES ('story-1')")
         database.commit()
-        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
-            cursor.execute("DROP TABLE recording_tickets")
+    check_the_role_has_rows_only(instance)
     check_second_start_refused(instance)
     check_killed_program_returns(instance, "api:api_00")
     check_killed_program_returns(instance, "sidecar")
     check_killed_program_returns(instance, "postgres")
     check_outage(instance)
+
+    check_everything_is_its_owners_alone(instance)
+    check_secrets_are_in_no_other_file(instance)
 
     stop_by(instance, signal.SIGHUP)
     assert instance.living() == []
@@ -183,11 +212,53 @@ def test_a_whole_life(instance: Instance) -> None:
 
 def check_no_secret_in_any_process_title(instance: Instance) -> None:
     """No argument of any process holds a generated secret; the programs all run."""
-    secrets = [line.split("=", 1)[1] for line in (instance.state / "environment").read_text().splitlines()]
-    assert len(secrets) == 2
-    lines = instance.living()
-    assert len(lines) >= 5
-    assert [line for line in lines if any(secret in line for secret in secrets)] == []
+    assert len(instance.living()) >= 5
+    secrets = instance.secrets().values()
+    assert [line for _, line in _command_lines() if any(secret in line for secret in secrets)] == []
+
+
+def check_each_program_has_only_the_secrets_it_needs(instance: Instance) -> None:
+    """The environment of each program, and of each child it has, holds the secrets it uses and no other one."""
+    secrets = instance.secrets()
+    for program, pid in instance.pids().items():
+        for process in (pid, *_children(pid)):
+            lines = Path(f"/proc/{process}/environ").read_text().split("\0")
+            environ = dict(line.split("=", 1) for line in lines if "=" in line)
+            names = {name for name in (*secrets, "DATABASE_URL") if environ.get(name)}
+            assert names == NEEDED[program], program
+            if program == "postgres":
+                assert not any(secret in line for line in lines for secret in secrets.values())
+
+
+def check_the_role_has_rows_only(instance: Instance) -> None:
+    """The role that everything logs in as can do what deploy/roles.sql says, in this database and in no other."""
+    environ = embedded_environ(ROOT)
+    assert environ is not None
+    check_only_rows(environ["DATABASE_URL"])
+    for other in ("postgres", "template1"):
+        with pytest.raises(psycopg2.OperationalError, match=r"no pg_hba\.conf entry"):
+            psycopg2.connect(f"{environ['DATABASE_URL'].removesuffix(DATABASE)}{other}")
+
+
+def check_everything_is_its_owners_alone(instance: Instance) -> None:
+    """Nobody but its owner can open anything an instance has made; only the readiness socket is the group's too."""
+    modes = {path: path.lstat().st_mode for path in instance.state.rglob("*")}
+    assert {path.name for path, mode in modes.items() if stat.S_ISSOCK(mode)} == {"readiness.sock", "supervisor.sock"}
+    assert {path.name for path in modes} >= {"environ.json", "sidecar-totals.json", "sidecar.log", "counter_0.db"}
+    open_to_others = {path.name: stat.S_IMODE(mode) for path, mode in modes.items() if mode & 0o077}
+    assert open_to_others == {"readiness.sock": 0o660}
+    assert stat.S_IMODE(instance.state.stat().st_mode) == (0o711 if os.geteuid() == 0 else 0o700)
+
+
+def check_secrets_are_in_no_other_file(instance: Instance) -> None:
+    """Neither a log nor the database nor anything else on disk holds a secret, but for the two files made for them."""
+    secrets = [secret.encode() for secret in instance.secrets().values()]
+    holders = {
+        path.relative_to(instance.state)
+        for path in instance.state.rglob("*")
+        if path.is_file() and any(secret in path.read_bytes() for secret in secrets)
+    }
+    assert holders == {Path("environment"), Path("run/environ.json")}
 
 
 def check_second_start_refused(instance: Instance) -> None:
