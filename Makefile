@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
 
-.PHONY: help run test check bench chaos mutants format diagram dashboards lock clean
+.PHONY: help run test check bench chaos mutants format diagram dashboards lock sbom clean
 
 help:
 	@echo 'make run     everything on this machine, with a PostgreSQL of its own; Ctrl-C stops it'
@@ -17,7 +17,8 @@ help:
 	@echo 'make mutants shows that the suite finds faults put into the code (SAMPLE=n: every nth)'
 	@echo 'make diagram draws the picture of the facts in README'
 	@echo 'make dashboards writes deploy/grafana/*.json'
-	@echo 'make lock    renews the locked versions (needs uv)'
+	@echo 'make lock    renews the locked versions, and the list of them in deploy/sbom.json (needs uv)'
+	@echo 'make sbom    renews that list alone (needs uv)'
 	@echo 'make clean   removes what make installed; the data in .donationd/ stays'
 
 run: $(RUNTIME)
@@ -55,6 +56,14 @@ lock:
 	    --extra embedded setup.py -o deploy/requirements.lock
 	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	    --extra test setup.py -o tests/requirements.lock
+	$(MAKE) sbom
+
+# From what the lock installs, not from the lock alone: only the packages themselves tell licences and dependencies.
+sbom:
+	uv venv --quiet --clear --python $(PYTHON) build/sbom
+	uv pip sync --quiet --python build/sbom/bin/python --require-hashes deploy/requirements.lock
+	uv tool run --from cyclonedx-bom==7.5.0 cyclonedx-py environment --output-reproducible -o deploy/sbom.json \
+	    build/sbom/bin/python
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -19,7 +19,7 @@ from daemon.status import status
 from daemon.terminal import Failure, ask, environ, ticket_argument
 from health_sidecar import gate
 from sql import load, migrate
-from sql.database import Row
+from sql.database import Row, classify
 
 T = TypeVar("T")
 PAGE = 1000
@@ -99,8 +99,15 @@ def migrate_command(status: bool) -> None:
     except migrate.MigrationError as error:
         raise Failure(str(error)) from None
     except psycopg2.Error as error:
-        raise Failure(f"the database refused: {str(error).strip().splitlines()[0]}") from None
+        raise Failure(_refusal(error)) from None
     click.echo(f"{len(applied)} applied; the schema is up to date" if applied else "the schema is up to date")
+
+
+def _refusal(error: psycopg2.Error) -> str:
+    """The server's words on a statement; of a connection only the kind: libpq's text may repeat parts of the URL."""
+    if error.pgcode:
+        return f"the database refused: {str(error).strip().splitlines()[0]}"
+    return f"no connection to the database ({classify(error)}); in its URL, special characters are percent-encoded"
 
 
 def _say_drift(drift: migrate.Drift) -> int:

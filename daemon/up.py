@@ -60,6 +60,7 @@ DEFAULTS = {
     "METRICS_PORT": "9464",
     "SHUTDOWN_GRACE_MS": "10000",
 }
+UNSHARED = {"DONATIOND_DATABASE_PASSWORD", "MIGRATE_DATABASE_URL"}  # secrets that no process of ours needs
 EMBEDDED_DEFAULTS = {"HOST": "127.0.0.1", "STRIPE_LIVEMODE": "false"}
 
 
@@ -81,13 +82,14 @@ def up(embedded: bool) -> int:
     try:
         state = state_folder(ROOT)
         _make_folders(state)
+        os.umask(0o077)  # whatever we and our children make from now on is its owner's alone
         with _lock(state) as lock:
             environ = _complete(os.environ, state, embedded)
             _check(environ)
-            if embedded and not os.environ.get("DATABASE_URL"):
-                _bring_database(environ, state)
             _clear_leftovers(state, environ)
-            _write_private(state / "run" / "environ.json", json.dumps(_shared(environ)))
+            if environ["DONATIOND_INCLUDE"]:
+                _bring_database(environ, state)
+            _write_private(_note(state), json.dumps(_shared(environ)))
             supervisord = _start(environ, state, lock)
             _await_ready(supervisord, environ, state)
             _welcome(environ, state)
@@ -126,7 +128,7 @@ def running_environ(root: Path = ROOT) -> dict[str, str] | None:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                kept: dict[str, str] = json.loads((state / "run" / "environ.json").read_text())
+                kept: dict[str, str] = json.loads(_note(state).read_text())
                 return kept
     except (OSError, ValueError):
         return None
@@ -306,30 +308,42 @@ def _port_trouble(environ: Mapping[str, str], host: str, port: str) -> str | Non
 
 
 def _bring_database(environ: dict[str, str], state: Path) -> None:
-    """Prepares the embedded database and adds its URL to `environ`, in place of the password alone."""
+    """Prepares the embedded database and adds its URL to `environ`."""
     say("starting the embedded PostgreSQL")
-    role_password = environ.pop("DONATIOND_DATABASE_PASSWORD")
+    role_password = environ["DONATIOND_DATABASE_PASSWORD"]
     cluster = prepare(state, role_password=role_password, report=lambda line: say(f"  {line}"))
     environ["DATABASE_URL"] = cluster.url(ROLE, role_password)
 
 
 def _clear_leftovers(state: Path, environ: Mapping[str, str]) -> None:
-    """Removes the sockets and metric files of a former life. The lock is ours and the ports are free, so that no
-    process lives that still counts in those files.
+    """Removes the sockets, metric files and note of a former life. The lock is ours and the ports are free, so that
+    no process lives that still counts in those files.
     """
-    for path in (*(state / "metrics").glob("*.db"), Path(environ["DONATIOND_RUN"], "supervisor.sock")):
+    for path in (*(state / "metrics").glob("*.db"), Path(environ["DONATIOND_RUN"], "supervisor.sock"), _note(state)):
         path.unlink(missing_ok=True)
     Path(environ["READINESS_SOCKET"]).parent.mkdir(parents=True, exist_ok=True)
 
 
+def _note(state: Path) -> Path:
+    return state / "run" / "environ.json"
+
+
 def _shared(environ: Mapping[str, str]) -> dict[str, str]:
-    """What a command of the same folder needs to reach this instance, and nothing else of our environment."""
-    names = {*DEFAULTS, *EMBEDDED_DEFAULTS, "DATABASE_URL", "DEFAULT_CURRENCY", "DONATIOND_INCLUDE",
-             "DONATIOND_RUN", "READINESS_SOCKET", "STRIPE_WEBHOOK_SECRET"}  # fmt: skip
+    """What a command of the same folder needs to reach this instance, and nothing else of our environment.
+
+    Secrets only of an embedded instance, where they are made here anyway.
+    """
+    names = {
+        *DEFAULTS,
+        *EMBEDDED_DEFAULTS,
+        "DEFAULT_CURRENCY",
+        "DONATIOND_INCLUDE",
+        "DONATIOND_RUN",
+        "READINESS_SOCKET",
+    }
+    if environ["DONATIOND_INCLUDE"]:
+        names |= {"DATABASE_URL", "DONOR_EMAIL_HASH_KEY", "STRIPE_WEBHOOK_SECRET"}
     return {name: value for name, value in environ.items() if name in names}
-
-
-# --- the start ---------------------------------------------------------------------------------------------------
 
 
 def _start(environ: Mapping[str, str], state: Path, lock: int) -> subprocess.Popen[bytes]:
@@ -345,7 +359,7 @@ def _start(environ: Mapping[str, str], state: Path, lock: int) -> subprocess.Pop
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
-            env=dict(environ),
+            env={name: value for name, value in environ.items() if name not in UNSHARED},
             start_new_session=True,
             pass_fds=[lock],
             preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509 - we have no threads

@@ -18,6 +18,13 @@ from pathlib import Path
 from daemon.up import ROOT
 from health_sidecar.life import supervisord
 
+# Secrets that an embedded instance is started with, besides those it makes for itself.
+SECRETS = {
+    "DONOR_EMAIL_HASH_KEY": "canary-hash-key",
+    "MIGRATE_DATABASE_URL": "postgresql://canary-owner@127.0.0.1/none",
+    "OPERATOR_TOKENS": f"canary:{'0' * 64}",
+    "STRIPE_API_KEY": "sk_test_canary",
+}
 RECOVERY_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = 20.0
 
@@ -35,6 +42,7 @@ class Instance:
             "PORT": str(port),
             "METRICS_PORT": str(metrics_port),
             "API_PROCESSES": "2",
+            **(SECRETS if "DATABASE_URL" not in environ else {}),
             **environ,
         }
         self._embedded = "DATABASE_URL" not in environ
@@ -73,9 +81,14 @@ class Instance:
             programs = supervisor.getAllProcessInfo()
         return {_full_name(program): program["pid"] for program in programs if program["statename"] == "RUNNING"}
 
+    def secrets(self) -> dict[str, str]:
+        """Every secret, given or made, by its variable."""
+        made = (self.state / "environment").read_text().splitlines()
+        return SECRETS | dict(line.split("=", 1) for line in made)
+
     def living(self) -> list[str]:
         """The command lines of all processes with this state folder in their environment or arguments."""
-        return [line for pid, line in _command_lines() if pid != os.getpid() and self._is_ours(pid, line)]
+        return [line for pid, line in command_lines() if pid != os.getpid() and self._is_ours(pid, line)]
 
     def _is_ours(self, pid: int, line: str) -> bool:
         with contextlib.suppress(OSError):
@@ -96,11 +109,17 @@ def _full_name(program: Mapping[str, str]) -> str:
     return name if group == name else f"{group}:{name}"
 
 
-def _command_lines() -> Iterator[tuple[int, str]]:
+def command_lines() -> Iterator[tuple[int, str]]:
+    """Pid and command line of every process of this machine."""
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if line := (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"):
                 yield int(folder.name), line
+
+
+def children(pid: int) -> list[int]:
+    """The pids of a process's children."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def get(url: str) -> tuple[int, dict[str, str]]:

@@ -3,13 +3,25 @@
 import contextlib
 import os
 import signal
+import stat
+from pathlib import Path
 
 import psycopg2
 import pytest
 
-from tests.instance import Instance, eventually, free_ports, get
+from daemon.embedded import DATABASE
+from tests.instance import SECRETS, Instance, children, command_lines, eventually, free_ports, get
+from tests.test_roles import check_only_rows
 
 TICKET = "/api/tickets/story-1/donations"
+# Which secrets each program has a use for.
+NEEDED = {
+    "postgres": set[str](),
+    "listener": set[str](),
+    "sidecar": {"DATABASE_URL"},
+    "api:api_00": {"DATABASE_URL", "STRIPE_WEBHOOK_SECRET", *SECRETS} - {"MIGRATE_DATABASE_URL"},
+}
+NEEDED["api:api_01"] = NEEDED["api:api_00"]
 
 
 def test_a_whole_life(instance: Instance) -> None:
@@ -19,19 +31,21 @@ def test_a_whole_life(instance: Instance) -> None:
     assert "stripe listen --forward-to" in printed
     assert get(f"{instance.api}/health/db")[0] == 200
     check_no_secret_in_any_process_title(instance)
+    check_each_program_has_only_the_secrets_it_needs(instance)
     with (
         contextlib.closing(psycopg2.connect(instance.environ["DATABASE_URL"])) as database,
         database.cursor() as cursor,
     ):
         cursor.execute("INSERT INTO recording_tickets (id) VALUES ('story-1')")
         database.commit()
-        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
-            cursor.execute("DROP TABLE recording_tickets")
+    check_the_role_has_rows_only(instance)
     check_second_start_refused(instance)
     check_killed_program_returns(instance, "api:api_00")
     check_killed_program_returns(instance, "sidecar")
     check_killed_program_returns(instance, "postgres")
     check_outage(instance)
+    check_everything_is_its_owners_alone(instance)
+    check_secrets_are_in_no_other_file(instance)
 
     stop_by(instance, signal.SIGHUP)
     assert instance.living() == []
@@ -53,11 +67,52 @@ def test_a_whole_life(instance: Instance) -> None:
 
 def check_no_secret_in_any_process_title(instance: Instance) -> None:
     """No argument of any process holds a generated secret; the programs all run."""
-    secrets = [line.split("=", 1)[1] for line in (instance.state / "environment").read_text().splitlines()]
-    assert len(secrets) == 2
-    lines = instance.living()
-    assert len(lines) >= 5
-    assert [line for line in lines if any(secret in line for secret in secrets)] == []
+    assert len(instance.living()) >= 5
+    secrets = instance.secrets().values()
+    assert [line for _, line in command_lines() if any(secret in line for secret in secrets)] == []
+
+
+def check_each_program_has_only_the_secrets_it_needs(instance: Instance) -> None:
+    """The environment of each program, and of each child it has, holds the secrets it uses and no other one."""
+    secrets = instance.secrets()
+    for program, pid in instance.pids().items():
+        for process in (pid, *children(pid)):
+            lines = Path(f"/proc/{process}/environ").read_text().split("\0")
+            environ = dict(line.split("=", 1) for line in lines if "=" in line)
+            names = {name for name in (*secrets, "DATABASE_URL") if environ.get(name)}
+            assert names == NEEDED[program], program
+            if program == "postgres":
+                assert not any(secret in line for line in lines for secret in secrets.values())
+
+
+def check_the_role_has_rows_only(instance: Instance) -> None:
+    """The role that everything logs in as can do what deploy/roles.sql says, in this database and in no other."""
+    url = instance.environ["DATABASE_URL"]
+    check_only_rows(url)
+    for other in ("postgres", "template1"):
+        with pytest.raises(psycopg2.OperationalError, match=r"no pg_hba\.conf entry"):
+            psycopg2.connect(f"{url.removesuffix(DATABASE)}{other}")
+
+
+def check_everything_is_its_owners_alone(instance: Instance) -> None:
+    """Nobody but its owner can open anything an instance has made; only the readiness socket is the group's too."""
+    modes = {path: path.lstat().st_mode for path in instance.state.rglob("*")}
+    assert {path.name for path, mode in modes.items() if stat.S_ISSOCK(mode)} == {"readiness.sock", "supervisor.sock"}
+    assert {path.name for path in modes} >= {"environ.json", "sidecar-totals.json", "sidecar.log", "counter_0.db"}
+    open_to_others = {path.name: stat.S_IMODE(mode) for path, mode in modes.items() if mode & 0o077}
+    assert open_to_others == {"readiness.sock": 0o660}
+    assert stat.S_IMODE(instance.state.stat().st_mode) == (0o711 if os.geteuid() == 0 else 0o700)
+
+
+def check_secrets_are_in_no_other_file(instance: Instance) -> None:
+    """Neither a log nor the database nor anything else on disk holds a secret, but for the two files made for them."""
+    secrets = [secret.encode() for secret in instance.secrets().values()]
+    holders = {
+        path.relative_to(instance.state)
+        for path in instance.state.rglob("*")
+        if path.is_file() and any(secret in path.read_bytes() for secret in secrets)
+    }
+    assert holders == {Path("environment"), Path("run/environ.json")}
 
 
 def check_second_start_refused(instance: Instance) -> None:
