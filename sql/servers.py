@@ -70,7 +70,11 @@ class Servers:
             raise ValueError("no URL that libpq can read") from None
         self._rounds = _rounds(options.pop("target_session_attrs", ""))
         balance = options.pop("load_balance_hosts", "") == "random"
-        servers = _pair(*(options.pop(name, "").split(",") for name in ("host", "hostaddr", "port")))
+        hosts, addresses, ports = (options.pop(name, "").split(",") for name in ("host", "hostaddr", "port"))
+        # Parts of a password that was not encoded; they must reach no log.
+        if any("@" in host[1:] for host in hosts) or not all(port.strip().isdigit() for port in ports if port):
+            raise ValueError("a host or a port that can be none")
+        servers = _pair(hosts, addresses, ports)
         # Each process and pool draws lots once, and then keeps to what works.
         self._servers = random.sample(servers, len(servers)) if balance else servers
         self._last_good: Server | None = None
