@@ -12,10 +12,11 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 from aiohttp import web
+from aiohttp.log import server_logger
 from pydantic import SecretStr
 
 from daemon import metrics
@@ -23,6 +24,7 @@ from daemon.app import build
 from daemon.batcher import Batcher
 from daemon.config import Config
 from daemon.donations import Donations
+from daemon.event_log import Tally
 from daemon.ledger import Ledger
 from daemon.recorder import Recorder
 from daemon.webhook import Webhook
@@ -62,11 +64,22 @@ def _run(environ: Mapping[str, str]) -> int:
         print("\n".join(f"donationd: {problem}" for problem in error.problems), file=sys.stderr)
         return 1
     logs.configure(config.log_format, config.log_level)
+    server_logger.addFilter(logs.NoBadRequests(_bad_request_counter()))
     try:
         return asyncio.run(_serve(config))
     except OSError as error:
         log.critical("🚨 The API can't listen", host=config.host, port=config.port, error=error.strerror)
         return 1
+
+
+def _bad_request_counter() -> Callable[[], None]:
+    tally = Tally("[API] ❌ Refused what is no HTTP request")
+
+    def count() -> None:
+        metrics.request("none", "other", 400, 0.0)  # nobody knows its route, method or duration
+        tally.count("bad request")
+
+    return count
 
 
 async def _serve(config: Config) -> int:

@@ -7,7 +7,7 @@ import msgspec
 from aiohttp import web
 
 from daemon import metrics
-from daemon.event_log import EventLog
+from daemon.event_log import EventLog, Tally
 from daemon.facts import CannotApply, NotAnEvent, StripeEvent, read
 from daemon.recorder import Entry, Recorded
 from daemon.signature import BadSignature, verify
@@ -43,21 +43,25 @@ class Webhook:
         self._hash_key = hash_key
         self._clock = clock
         self._event_log = EventLog()
+        self._refusals = Tally("[Webhook] ❌ Refused what is no event that Stripe signed")
 
     async def receive(self, request: web.Request) -> web.Response:
         """Answers once the event's effect is durable; each refusal has its status in SPEC 4's table."""
         started = time.perf_counter()
-        body = await request.read()
         try:
+            body = await request.read()
             now = self._clock()
             signed_s = verify(body, request.headers.get("Stripe-Signature", ""), self._secrets, now)
             metrics.clock_skew(now - signed_s)
             event, error = self._reduce(body)
+        except web.HTTPRequestEntityTooLarge:
+            self._refuse("too large")
+            raise
         except BadSignature as refusal:
-            metrics.refused(refusal.reason)
+            self._refuse(refusal.reason)
             raise web.HTTPBadRequest(text=str(refusal)) from None
         except NotAnEvent as refusal:
-            metrics.refused("no event")
+            self._refuse("no event")
             raise web.HTTPBadRequest(text=str(refusal)) from None
         recorded = await self._record(Entry(event, error), len(body))
         error = recorded.refused.get(event.id, error)
@@ -68,6 +72,10 @@ class Webhook:
             raise web.HTTPUnprocessableEntity(text=f"event {event.id} can't be applied: {error}")
         reply = _Reply(True, event.type, outcome == "duplicate", event.facts is not None, event.reason)
         return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
+
+    def _refuse(self, reason: str) -> None:
+        metrics.refused(reason)
+        self._refusals.count(reason)
 
     def _reduce(self, body: bytes) -> tuple[StripeEvent, str | None]:
         """The event, and the scrubbed reason why it can't be applied, if so."""
