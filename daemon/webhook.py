@@ -7,9 +7,10 @@ import msgspec
 from aiohttp import web
 
 from daemon import metrics
-from daemon.event_log import EventLog
 from daemon.facts import CannotApply, NotAnEvent, StripeEvent, read
+from daemon.limited_log import LimitedLog
 from daemon.recorder import Entry, Recorded
+from daemon.request_ids import brings, ids
 from daemon.signature import BadSignature, verify
 
 BODY_LIMIT = 1024 * 1024  # Stripe's events have a few kB
@@ -42,7 +43,10 @@ class Webhook:
         self._livemode = livemode
         self._hash_key = hash_key
         self._clock = clock
-        self._event_log = EventLog()
+        self._lines = {
+            outcome: LimitedLog(level, wording, f"[Webhook] … and {{}} more events {outcome}")
+            for outcome, (level, wording) in WORDING.items()
+        }
 
     async def receive(self, request: web.Request) -> web.Response:
         """Answers once the event's effect is durable; each refusal has its status in SPEC 4's table."""
@@ -54,16 +58,17 @@ class Webhook:
             metrics.clock_skew(now - signed_s)
             event, error = self._reduce(body)
         except BadSignature as refusal:
-            metrics.refused(refusal.reason)
+            self._refuse(request, refusal.reason)
             raise web.HTTPBadRequest(text=str(refusal)) from None
         except NotAnEvent as refusal:
-            metrics.refused("no event")
+            self._refuse(request, "no event")
             raise web.HTTPBadRequest(text=str(refusal)) from None
+        brings(request, event.id)
         recorded = await self._record(Entry(event, error), len(body))
         error = recorded.refused.get(event.id, error)
         outcome = _outcome(event, error, event.id in recorded.new)
         metrics.webhook(event.type, outcome, time.perf_counter() - started)
-        self._say(event, outcome, error)
+        self._say(request, event, outcome, error)
         if outcome == "failed":
             raise web.HTTPUnprocessableEntity(text=f"event {event.id} can't be applied: {error}")
         reply = _Reply(True, event.type, outcome == "duplicate", event.facts is not None, event.reason)
@@ -76,12 +81,13 @@ class Webhook:
         except CannotApply as failure:
             return failure.event, failure.reason
 
-    def _say(self, event: StripeEvent, outcome: str, error: str | None) -> None:
-        level, wording = WORDING[outcome]
-        if reason := error or event.reason:
-            self._event_log.write(level, wording, event.id, type=event.type, reason=reason)
-        else:
-            self._event_log.write(level, wording, event.id, type=event.type)
+    def _refuse(self, request: web.Request, reason: str) -> None:
+        metrics.refused(reason)
+        self._lines["refused"].write(**ids(request), reason=reason)
+
+    def _say(self, request: web.Request, event: StripeEvent, outcome: str, error: str | None) -> None:
+        reason = error or event.reason
+        self._lines[outcome].write(event.id, **ids(request), type=event.type, **({"reason": reason} if reason else {}))
 
 
 def _outcome(event: StripeEvent, error: str | None, is_new: bool) -> str:
@@ -98,4 +104,5 @@ WORDING = {
     "failed": ("error", "[Webhook] ❌ Event {} can't be applied"),
     "applied": ("info", "[Webhook] ✅ Attribution updated by event {}"),
     "ignored": ("debug", "[Webhook] Event {} changes nothing"),
+    "refused": ("warning", "[Webhook] ❌ No event that Stripe signed"),
 }

@@ -1,0 +1,26 @@
+"""Lines that may repeat are limited in rate, and none is lost from the count."""
+
+from collections.abc import Callable
+
+from structlog.testing import capture_logs
+
+from daemon.limited_log import LINES_PER_S, LimitedLog
+
+
+def test_some_lines_a_second_then_one_that_counts_the_rest() -> None:
+    """In each second so many lines; the rest is one line with their number; the next second begins anew."""
+    now, later = [0.0], list[Callable[[], None]]()
+    clock, postpone = (lambda: now[0]), (lambda _delay_s, call: later.append(call))
+    lines = LimitedLog("warning", "event {}", "… and {} more", clock=clock, later=postpone)
+    with capture_logs() as written:
+        for second in range(2):
+            now[0] = float(second)
+            for _ in range(LINES_PER_S + 7):
+                lines.write("evt_1", request="a-1")
+        assert [line["event"] for line in written] == ["event evt_1"] * 2 * LINES_PER_S
+        [count_the_rest] = later
+        count_the_rest()
+        assert (written[-1]["event"], written[-1]["log_level"]) == ("… and 14 more", "warning")
+        now[0] = 2.0
+        lines.write("evt_1")
+        assert written[-1]["event"] == "event evt_1"
