@@ -24,8 +24,8 @@ from daemon.app import build
 from daemon.batcher import Batcher
 from daemon.config import Config
 from daemon.donations import Donations
-from daemon.event_log import Tally
 from daemon.ledger import Ledger
+from daemon.limited_log import Tally
 from daemon.recorder import Recorder
 from daemon.webhook import Webhook
 from health_sidecar import logs

@@ -5,22 +5,30 @@ import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
-import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from daemon import metrics
 from daemon.batcher import Overloaded
 from daemon.donations import Donations
+from daemon.limited_log import LimitedLog
+from daemon.request_ids import ids
 from daemon.webhook import BODY_LIMIT, Webhook
 from health_sidecar.endpoints import health_routes
 from health_sidecar.readiness import Follower
 from sql.database import DatabaseDown, Refused
 
-log = structlog.get_logger()
-
 RETRY_AFTER_S = 30
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# What can go wrong with a request for reasons of ours, with its line in the log. A fault repeats with each request.
+FAULTS = {
+    "down": ("warning", "[API] Database unavailable"),
+    "schema": ("error", "[API] The schema is not as it should be"),
+    "slow": ("warning", "[API] Request took too long"),
+    "unexpected": ("error", "[API] Unexpected error"),
+}
+Faults = dict[str, LimitedLog]
 
 
 def build(
@@ -46,11 +54,13 @@ def build(
 
 
 def _gateway(follower: Follower, deadline_s: float, draining: asyncio.Event) -> Middleware:
+    faults = {name: LimitedLog(level, text, f"{text}: {{}} times more") for name, (level, text) in FAULTS.items()}
+
     @web.middleware
     async def gateway(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
         if follower.ready or _is_health_check(request):
-            response = await _answer(request, handler, follower, deadline_s)
+            response = await _answer(request, handler, follower, deadline_s, faults)
         else:
             response = unavailable()
         if draining.is_set():
@@ -65,7 +75,9 @@ def _is_health_check(request: web.Request) -> bool:
     return request.path == "/health" or request.path.startswith("/health/")
 
 
-async def _answer(request: web.Request, handler: Handler, follower: Follower, deadline_s: float) -> web.StreamResponse:
+async def _answer(
+    request: web.Request, handler: Handler, follower: Follower, deadline_s: float, faults: Faults
+) -> web.StreamResponse:
     try:
         async with asyncio.timeout(deadline_s):
             return await handler(request)
@@ -73,20 +85,20 @@ async def _answer(request: web.Request, handler: Handler, follower: Follower, de
         return refusal(error)
     except DatabaseDown as down:
         follower.report_failure()
-        log.warning("[API] Database unavailable", kind=down.kind)
+        faults["down"].write(kind=down.kind, **ids(request))
         return unavailable()
     except Overloaded:
         return unavailable("More events wait than can be taken")
     except Refused as refused:
-        log.error("[API] The schema is not as it should be", route=_route(request), reason=str(refused))  # noqa: TRY400
+        faults["schema"].write(route=_route(request), reason=str(refused), **ids(request))
         return unavailable()
     except TimeoutError:
-        log.warning("[API] Request took too long", route=_route(request))
+        faults["slow"].write(route=_route(request), **ids(request))
         return unavailable()
     except Exception as error:
         # The error's text and trace may hold anything; its type and place are enough to find it.
         name, place = type(error).__name__, _place(error)
-        log.error("[API] Unexpected error", route=_route(request), error=name, at=place)  # noqa: TRY400
+        faults["unexpected"].write(route=_route(request), error=name, at=place, **ids(request))
         return refusal(web.HTTPInternalServerError(text="unexpected error; it is in the log"))
 
 

@@ -7,9 +7,10 @@ import msgspec
 from aiohttp import web
 
 from daemon import metrics
-from daemon.event_log import EventLog, Tally
 from daemon.facts import CannotApply, NotAnEvent, StripeEvent, read
+from daemon.limited_log import LimitedLog, Tally
 from daemon.recorder import Entry, Recorded
+from daemon.request_ids import brings, ids
 from daemon.signature import BadSignature, verify
 
 BODY_LIMIT = 1024 * 1024  # Stripe's events have a few kB
@@ -42,8 +43,12 @@ class Webhook:
         self._livemode = livemode
         self._hash_key = hash_key
         self._clock = clock
-        self._event_log = EventLog()
+        self._skew_due_s = 0.0
         self._refusals = Tally("[Webhook] ❌ Refused what is no event that Stripe signed")
+        self._lines = {
+            outcome: LimitedLog(level, wording, f"[Webhook] … and {{}} more events {outcome}")
+            for outcome, (level, wording) in WORDING.items()
+        }
 
     async def receive(self, request: web.Request) -> web.Response:
         """Answers once the event's effect is durable; each refusal has its status in SPEC 4's table."""
@@ -52,7 +57,9 @@ class Webhook:
             body = await request.read()
             now = self._clock()
             signed_s = verify(body, request.headers.get("Stripe-Signature", ""), self._secrets, now)
-            metrics.clock_skew(now - signed_s)
+            if now >= self._skew_due_s:
+                self._skew_due_s = now + metrics.SAMPLE_INTERVAL_S
+                metrics.clock_skew(now - signed_s)
             event, error = self._reduce(body)
         except web.HTTPRequestEntityTooLarge:
             self._refuse("too large")
@@ -63,19 +70,16 @@ class Webhook:
         except NotAnEvent as refusal:
             self._refuse("no event")
             raise web.HTTPBadRequest(text=str(refusal)) from None
+        brings(request, event.id)
         recorded = await self._record(Entry(event, error), len(body))
         error = recorded.refused.get(event.id, error)
         outcome = _outcome(event, error, event.id in recorded.new)
         metrics.webhook(event.type, outcome, time.perf_counter() - started)
-        self._say(event, outcome, error)
+        self._say(request, event, outcome, error)
         if outcome == "failed":
             raise web.HTTPUnprocessableEntity(text=f"event {event.id} can't be applied: {error}")
         reply = _Reply(True, event.type, outcome == "duplicate", event.facts is not None, event.reason)
         return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
-
-    def _refuse(self, reason: str) -> None:
-        metrics.refused(reason)
-        self._refusals.count(reason)
 
     def _reduce(self, body: bytes) -> tuple[StripeEvent, str | None]:
         """The event, and the scrubbed reason why it can't be applied, if so."""
@@ -84,12 +88,13 @@ class Webhook:
         except CannotApply as failure:
             return failure.event, failure.reason
 
-    def _say(self, event: StripeEvent, outcome: str, error: str | None) -> None:
-        level, wording = WORDING[outcome]
-        if reason := error or event.reason:
-            self._event_log.write(level, wording, event.id, type=event.type, reason=reason)
-        else:
-            self._event_log.write(level, wording, event.id, type=event.type)
+    def _refuse(self, reason: str) -> None:
+        metrics.refused(reason)
+        self._refusals.count(reason)
+
+    def _say(self, request: web.Request, event: StripeEvent, outcome: str, error: str | None) -> None:
+        reason = error or event.reason
+        self._lines[outcome].write(event.id, **ids(request), type=event.type, **({"reason": reason} if reason else {}))
 
 
 def _outcome(event: StripeEvent, error: str | None, is_new: bool) -> str:

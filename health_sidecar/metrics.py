@@ -151,6 +151,7 @@ class ApiSums(Collector):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._unread: str | None = None
 
     def collect(self) -> Iterator[Metric]:
         """Read the files anew; nothing while there is no folder."""
@@ -160,8 +161,12 @@ class ApiSums(Collector):
             families = list(MultiProcessCollector(None, path=str(self._folder)).collect())  # type: ignore[no-untyped-call]
         except (OSError, ValueError, KeyError, struct.error) as error:
             # A process that is just making its file; the next scrape sees it whole.
-            log.warning("cannot read the API processes' metrics", error=type(error).__name__)
+            # Said once, and not at each scrape for as long as it lasts.
+            if self._unread != type(error).__name__:
+                self._unread = type(error).__name__
+                log.warning("cannot read the API processes' metrics", error=self._unread)
             return
+        self._unread = None
         yield from families
 
 

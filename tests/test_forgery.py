@@ -20,7 +20,7 @@ from aiohttp.test_utils import TestClient
 from structlog.testing import capture_logs
 
 from daemon import facts, webhook
-from daemon.event_log import Tally
+from daemon.limited_log import Tally
 from daemon.recorder import Recorder
 from daemon.simulator import payment_lives
 from daemon.simulator.player import sign

@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient
+from structlog.testing import capture_logs
 
 from daemon.app import build
 from daemon.batcher import Batcher
 from daemon.donations import Donations
 from daemon.ledger import Ledger
-from daemon.recorder import Recorder
+from daemon.recorder import Entry, Recorded, Recorder
 from daemon.simulator import payment_lives, player
 from daemon.webhook import BODY_LIMIT, Webhook
 from health_sidecar.readiness import Follower, Readiness
-from sql.database import Database
+from sql.database import Database, DatabaseDown
 
 NOW = 1_760_000_000
 OLD_SECRET, SECRET = "whsec_old", "whsec_new"
@@ -215,3 +216,34 @@ async def test_a_lost_database_is_503_and_reported(aiohttp_client: MakeClient, e
     assert (reply.status, reply.headers["Retry-After"]) == (503, "30")
     assert reports == [True]
     await nowhere.close()
+
+
+async def test_the_lines_of_a_delivery_bear_its_request_and_its_event(client: Client, event: Any) -> None:
+    """Applied, seen before, refused: each request has an id of its own; the event's is the same in all its lines."""
+    with capture_logs() as lines:
+        await post(client, event)
+        await post(client, event)
+        await post(client, event, header="")
+    applied, duplicate, refused = [line for line in lines if line["event"].startswith("[Webhook]")]
+    assert applied["event_id"] == duplicate["event_id"] == event["id"]
+    assert applied["event_id"] in applied["event"]
+    assert len({line["request"] for line in (applied, duplicate, refused)}) == 3
+    assert (refused["log_level"], refused["reason"]) == ("warning", "malformed")
+    assert "event_id" not in refused
+
+
+async def test_a_fault_while_an_event_is_written_names_the_event(aiohttp_client: MakeClient, event: Any) -> None:
+    """The line of a delivery that met no database says which it was; only its request's id differs the next time."""
+
+    async def fail(_entry: Entry, _size: int) -> Recorded:
+        raise DatabaseDown("timeout")
+
+    webhook = Webhook(fail, secrets=(SECRET,), livemode=False, hash_key=None, clock=lambda: float(NOW))
+    unused = Donations(Ledger(None), "USD")  # type: ignore[arg-type]
+    client = await aiohttp_client(build(webhook, unused, follower(), deadline_s=10, draining=asyncio.Event()))
+    with capture_logs() as lines:
+        for _ in range(2):
+            assert (await post(client, event)).status == 503
+    down = [line for line in lines if line["event"] == "[API] Database unavailable"]
+    assert {line["event_id"] for line in down} == {event["id"]}
+    assert len({line["request"] for line in down}) == len(down) == 2

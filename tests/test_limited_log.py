@@ -1,28 +1,29 @@
-"""The lines per event are limited in rate, and none is lost from the count."""
+"""Lines that may repeat are limited in rate, and none is lost from the count."""
 
 from collections.abc import Callable
 
 from structlog.testing import capture_logs
 
-from daemon.event_log import LINES_PER_S, EventLog, Tally
+from daemon.limited_log import LINES_PER_S, LimitedLog, Tally
 
 
 def test_some_lines_a_second_then_one_that_counts_the_rest() -> None:
     """In each second so many lines; the rest is one line with their number; the next second begins anew."""
     now, later = [0.0], list[Callable[[], None]]()
-    events = EventLog(clock=lambda: now[0], later=lambda _delay_s, call: later.append(call))
-    with capture_logs() as lines:
+    clock, postpone = (lambda: now[0]), (lambda _delay_s, call: later.append(call))
+    lines = LimitedLog("warning", "event {}", "… and {} more", clock=clock, later=postpone)
+    with capture_logs() as written:
         for second in range(2):
             now[0] = float(second)
             for _ in range(LINES_PER_S + 7):
-                events.write("info", "event {}", "evt_1")
-        assert [line["event"] for line in lines] == ["event evt_1"] * 2 * LINES_PER_S
+                lines.write("evt_1", request="a-1")
+        assert [line["event"] for line in written] == ["event evt_1"] * 2 * LINES_PER_S
         [count_the_rest] = later
         count_the_rest()
-        assert lines[-1]["event"] == "[Webhook] … and 14 more events"
+        assert (written[-1]["event"], written[-1]["log_level"]) == ("… and 14 more", "warning")
         now[0] = 2.0
-        events.write("info", "event {}", "evt_1")
-        assert lines[-1]["event"] == "event evt_1"
+        lines.write("evt_1")
+        assert written[-1]["event"] == "event evt_1"
 
 
 def test_all_refusals_are_one_line() -> None:

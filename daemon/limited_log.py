@@ -1,4 +1,4 @@
-"""A line per event, in the original design's wording, as long as they are few; ids only, never a donor.
+"""One line again and again, as long as it is not too often: ids only, never a donor.
 
 And one line for all that is refused, however much it is: whoever is no Stripe must not fill the disk.
 """
@@ -16,45 +16,50 @@ LINES_PER_S = 10  # a person reads no faster, and a flood must not fill the disk
 TALLY_S = 10.0  # soon enough to see a wrong secret at the first event, and no more than a megabyte a day
 
 
-class EventLog:
-    """Writes at most some lines a second, and then one that counts the rest.
+class LimitedLog:
+    """Writes a line at most some times a second, and then one that counts the rest. Each line has its own limit, so
+    that a flood of one hides no other.
 
     Args:
+        level: as structlog names it: "info", "error", …
+        wording: the message, with a place for each name.
+        rest: the message of the line that counts, with a place for the number.
         clock: seconds, rising.
         later: calls a function after so many seconds; the event loop's by default.
     """
 
     def __init__(
         self,
+        level: str,
+        wording: str,
+        rest: str,
         clock: Callable[[], float] = time.monotonic,
         later: Callable[[float, Callable[[], None]], object] | None = None,
     ) -> None:
+        self._level = level
+        self._wording = wording
+        self._rest = rest
         self._clock = clock
         self._later = later
         self._second_ends_s = 0.0
         self._written = 0
         self._left_out = 0
 
-    def write(self, level: str, wording: str, event_id: str, **values: object) -> None:
-        """Writes a line, or counts it.
-
-        Args:
-            level: as structlog names it: "info", "error", …
-            wording: the message, with a place for the event's id.
-        """
+    def write(self, *names: str, **values: object) -> None:
+        """Writes the line with `names` in it, or counts it."""
         now_s = self._clock()
         if now_s >= self._second_ends_s:
             self._second_ends_s, self._written = now_s + 1.0, 0
         if self._written < LINES_PER_S:
             self._written += 1
-            getattr(log, level)(wording.format(event_id), **values)
+            getattr(log, self._level)(self._wording.format(*names), **values)
             return
         if self._left_out == 0:
             (self._later or asyncio.get_running_loop().call_later)(1.0, self._count_the_rest)
         self._left_out += 1
 
     def _count_the_rest(self) -> None:
-        log.info(f"[Webhook] … and {self._left_out} more events", lines_per_second=LINES_PER_S)
+        getattr(log, self._level)(self._rest.format(self._left_out), lines_per_second=LINES_PER_S)
         self._left_out = 0
 
 
@@ -63,7 +68,7 @@ class Tally:
 
     Args:
         wording: the line's message; the counts by reason follow it.
-        later: as for EventLog.
+        later: as for LimitedLog.
     """
 
     def __init__(self, wording: str, later: Callable[[float, Callable[[], None]], object] | None = None) -> None:
