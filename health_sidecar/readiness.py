@@ -139,14 +139,15 @@ class Publisher:
     async def run(self) -> None:
         """Repeat the state each second, for ever: a follower that hears nothing stops believing us.
 
-        A socket that somebody removed is made anew, else no process started from then on would find us. Raises OSError
-        where that can't be done.
+        A socket that somebody removed or replaced is made anew, else no process started from then on would find us;
+        but not where another sidecar answers. As long as that can't be done, those who have found us stay.
         """
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             self.publish(self.state)
-            if _identity(self._path) is None:
-                await self._listen()
+            if _identity(self._path) != self._made and not _answers(self._path):
+                with contextlib.suppress(OSError):
+                    await self._listen()
 
     async def _listen(self) -> None:
         """Open the socket at its place, instead of the one we had. Followers that have found us stay."""
@@ -217,6 +218,19 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _answers(path: Path) -> bool:
+    """Whether somebody listens on the socket at `path`. A Unix socket says so at once."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except BlockingIOError:  # a full queue: somebody is there
+            return True
+        except OSError:
+            return False
+        return True
 
 
 class Follower:

@@ -342,6 +342,49 @@ async def test_a_removed_socket_is_made_anew(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+async def test_a_foreign_socket_in_our_place_is_replaced(tmp_path: Path) -> None:
+    """A dead socket that somebody put there goes; a file is left alone, and who has found us stays."""
+    path = tmp_path / "r.sock"
+    async with Publisher(path, READY, ignore_reports) as publisher, following(path) as early:
+        heartbeat = asyncio.create_task(publisher.run())
+        await until(lambda: early.ready)
+        path.unlink()
+        with socket.socket(socket.AF_UNIX) as foreign:
+            foreign.bind(str(path))
+        async with following(path) as late:
+            await until(lambda: late.ready)
+        path.unlink()
+        path.write_text("mine")
+        publisher.publish(Readiness(ready=False))
+        await until(lambda: not early.ready)
+        publisher.publish(READY)
+        await until(lambda: early.ready)
+        assert not heartbeat.done()
+        heartbeat.cancel()
+    assert path.read_text() == "mine"
+
+
+async def test_another_sidecar_keeps_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sidecars do not fight for the socket: the later one has it, heartbeat after heartbeat of the former."""
+    monkeypatch.setattr("health_sidecar.readiness.HEARTBEAT_S", 0.01)
+    path = tmp_path / "r.sock"
+    async with Publisher(path, READY, ignore_reports) as former:
+        beats = 0
+
+        def count(_state: Readiness) -> None:
+            nonlocal beats
+            beats += 1
+
+        monkeypatch.setattr(former, "publish", count)
+        path.unlink()
+        async with Publisher(path, Readiness(ready=False), ignore_reports):
+            made = path.stat().st_ino
+            heartbeat = asyncio.create_task(former.run())
+            await until(lambda: beats > 3)
+            assert path.stat().st_ino == made
+            heartbeat.cancel()
+
+
 async def test_other_files_are_never_replaced(tmp_path: Path) -> None:
     """Pointing READINESS_SOCKET at a file is a mistake that costs nothing."""
     path = tmp_path / "precious"
