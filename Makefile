@@ -5,19 +5,21 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
 
-.PHONY: help run test check bench mutants format diagram dashboards picture lock clean
+.PHONY: help run test check bench chaos mutants format diagram dashboards picture lock sbom clean
 
 help:
 	@echo 'make run     everything on this machine, with a PostgreSQL of its own; Ctrl-C stops it'
 	@echo 'make test    the whole suite'
 	@echo 'make check   format, lint and strict types'
 	@echo 'make bench   figures of this machine, about a quarter of an hour; ROUNDS=1 takes minutes, SHORT=1 one (needs wrk)'
+	@echo 'make chaos   200 faults under load, about half an hour; FAULTS=20 SEED=7 does fewer, and others'
 	@echo 'make format  puts the code into shape'
 	@echo 'make mutants shows that the suite finds faults put into the code (SAMPLE=n: every nth)'
 	@echo 'make diagram draws the picture of the facts in README'
 	@echo 'make dashboards writes deploy/grafana/*.json'
-	@echo 'make picture draws README'"'"'s picture of a dashboard from real data, three minutes (needs prometheus)'
-	@echo 'make lock    renews the locked versions (needs uv)'
+	@echo 'make picture draws the README'"'"'s picture of a dashboard from real data, three minutes (needs prometheus)'
+	@echo 'make lock    renews the locked versions, and the list of them in deploy/sbom.json (needs uv)'
+	@echo 'make sbom    renews that list alone (needs uv)'
 	@echo 'make clean   removes what make installed; the data in .donationd/ stays'
 
 run: $(RUNTIME)
@@ -33,6 +35,9 @@ check: $(TESTS)
 
 bench: $(TESTS)
 	@$(BIN)/python -m tests.bench
+
+chaos: $(TESTS)
+	@FAULTS=$(FAULTS) SEED=$(SEED) $(BIN)/python -m tests.chaos
 
 format: $(TESTS)
 	$(BIN)/ruff format .
@@ -55,6 +60,14 @@ lock:
 	    --extra embedded setup.py -o deploy/requirements.lock
 	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	    --extra test setup.py -o tests/requirements.lock
+	$(MAKE) sbom
+
+# From what the lock installs, not from the lock alone: only the packages themselves tell licences and dependencies.
+sbom:
+	uv venv --quiet --clear --python $(PYTHON) build/sbom
+	uv pip sync --quiet --python build/sbom/bin/python --require-hashes deploy/requirements.lock
+	uv tool run --from cyclonedx-bom==7.5.0 cyclonedx-py environment --output-reproducible -o deploy/sbom.json \
+	    build/sbom/bin/python
 
 clean:
 	rm -rf $(VENV) build *.egg-info

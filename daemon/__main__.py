@@ -5,16 +5,18 @@ socket and then opens the port itself.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import stat
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 from aiohttp import web
+from aiohttp.log import server_logger
 from pydantic import SecretStr
 
 from daemon import metrics
@@ -23,6 +25,7 @@ from daemon.batcher import Batcher
 from daemon.config import Config
 from daemon.donations import Donations
 from daemon.ledger import Ledger
+from daemon.limited_log import Tally
 from daemon.recorder import Recorder
 from daemon.webhook import Webhook
 from health_sidecar import logs
@@ -33,8 +36,12 @@ from sql.database import Database
 
 log = structlog.get_logger()
 
-# While we stop, connections are still accepted and answered this long, so that none is reset in the socket's queue.
-DRAIN_S = 0.3
+# While we stop each reply says `Connection: close`, so that no client meets a reset. A connection still open after this
+# time has no request to send.
+DRAIN_S = 1.0
+DRAIN_POLL_S = 0.02
+# Before we accept anything the sidecar may say how things are: the first requests need not be refused.
+FIRST_WORD_S = 1.0
 CONNECT_TIMEOUT_S = 3.0  # for a connection to PostgreSQL; a server that needs longer counts as down
 STDIN = 0
 
@@ -57,11 +64,22 @@ def _run(environ: Mapping[str, str]) -> int:
         print("\n".join(f"donationd: {problem}" for problem in error.problems), file=sys.stderr)
         return 1
     logs.configure(config.log_format, config.log_level)
+    server_logger.addFilter(logs.NoBadRequests(_bad_request_counter()))
     try:
         return asyncio.run(_serve(config))
     except OSError as error:
         log.critical("🚨 The API can't listen", host=config.host, port=config.port, error=error.strerror)
         return 1
+
+
+def _bad_request_counter() -> Callable[[], None]:
+    tally = Tally("[API] ❌ Refused what is no HTTP request")
+
+    def count() -> None:
+        metrics.request("none", "other", 400, 0.0)  # nobody knows its route, method or duration
+        tally.count("bad request")
+
+    return count
 
 
 async def _serve(config: Config) -> int:
@@ -81,10 +99,11 @@ async def _serve(config: Config) -> int:
     runner = _runner(config, batcher, Ledger(reader), follower, draining)
     await runner.setup()
     try:
-        if await _open_port(config, runner, follower, stop):
+        inherited = _inherited_socket()
+        if await _open_port(config, runner, follower, stop, inherited):
             await stop.wait()
             draining.set()
-            await asyncio.sleep(DRAIN_S)
+            await _drain(runner, inherited)
         died = following.done()
     finally:
         await runner.cleanup()
@@ -122,9 +141,12 @@ def _runner(
     return web.AppRunner(app, access_log=None, shutdown_timeout=config.shutdown_grace_ms / 1000)
 
 
-async def _open_port(config: Config, runner: web.AppRunner, follower: Follower, stop: asyncio.Event) -> bool:
+async def _open_port(
+    config: Config, runner: web.AppRunner, follower: Follower, stop: asyncio.Event, inherited: socket.socket | None
+) -> bool:
     """Starts to serve: at once on an inherited socket, else when a gate has passed. False if told to stop before."""
-    if inherited := _inherited_socket():
+    if inherited:
+        await follower.wait_word(FIRST_WORD_S)
         await web.SockSite(runner, inherited).start()
         log.info("🚀 HTTP Server accepting connections", socket="inherited", pid=os.getpid())
         return True
@@ -138,6 +160,21 @@ async def _open_port(config: Config, runner: web.AppRunner, follower: Follower, 
     await web.TCPSite(runner, config.host, config.port).start()
     log.info(f"🚀 HTTP Server successfully bound and listening on http://{config.host}:{config.port}")
     return True
+
+
+async def _drain(runner: web.AppRunner, inherited: socket.socket | None) -> None:
+    """Returns once every connection has been answered and closed, or DRAIN_S has passed.
+
+    Who connects meanwhile waits for another process of the inherited socket. It is only no longer read from: closing
+    it would drop what asyncio has accepted in this very moment.
+    """
+    if inherited:
+        asyncio.get_running_loop().remove_reader(inherited)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            await asyncio.sleep(DRAIN_POLL_S)  # what was accepted last is no connection of the server's yet
+            while runner.server and runner.server.connections:  # noqa: ASYNC110 - aiohttp has no event for it
+                await asyncio.sleep(DRAIN_POLL_S)
 
 
 def _inherited_socket() -> socket.socket | None:

@@ -12,14 +12,14 @@ import click
 import msgspec
 import psycopg2
 
-from daemon import money, operator_cli, up
+from daemon import money, operator_cli, reload, up
 from daemon.ledger import Cursor, Ledger, PageQuery
 from daemon.simulator import payment_lives, player
 from daemon.status import status
 from daemon.terminal import Failure, ask, environ, ticket_argument
 from health_sidecar import gate
 from sql import load, migrate
-from sql.database import Row
+from sql.database import Row, classify
 
 T = TypeVar("T")
 PAGE = 1000
@@ -55,6 +55,26 @@ def up_command(embedded: bool) -> None:
     sys.exit(up.up(embedded))
 
 
+@main.command("reload")
+def reload_command() -> None:
+    """Restart the API processes of this folder's instance, one at a time, while it goes on answering.
+
+    For a new release; no connection is reset and no request fails. Where only one API process runs (API_PROCESSES),
+    the port is closed for a moment.
+
+    \b
+    Example:
+      donationd reload
+    """
+    environment = up.running_environ()
+    if environment is None:
+        raise Failure("nothing runs in this folder: start it with `donationd up`")
+    try:
+        reload.reload(environment, click.echo)
+    except reload.CannotReload as error:
+        raise Failure(str(error)) from None
+
+
 @main.command("migrate")
 @click.option("--status", is_flag=True, help="Only say what is missing; exit status 1 if anything is.")
 def migrate_command(status: bool) -> None:
@@ -79,8 +99,15 @@ def migrate_command(status: bool) -> None:
     except migrate.MigrationError as error:
         raise Failure(str(error)) from None
     except psycopg2.Error as error:
-        raise Failure(f"the database refused: {str(error).strip().splitlines()[0]}") from None
+        raise Failure(_refusal(error)) from None
     click.echo(f"{len(applied)} applied; the schema is up to date" if applied else "the schema is up to date")
+
+
+def _refusal(error: psycopg2.Error) -> str:
+    """The server's words on a statement; of a connection only the kind: libpq's text may repeat parts of the URL."""
+    if error.pgcode:
+        return f"the database refused: {str(error).strip().splitlines()[0]}"
+    return f"no connection to the database ({classify(error)}); in its URL, special characters are percent-encoded"
 
 
 def _say_drift(drift: migrate.Drift) -> int:

@@ -45,7 +45,11 @@ PORTS = range(25432, 25532)  # below 32768, where the kernel hands out ports of 
 START_TIMEOUT_S = 60.0  # recovery after a crash may replay a gigabyte
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.02
-ACCESS = "host all all 127.0.0.1/32 scram-sha-256\n"  # pg_hba.conf, all of it
+# pg_hba.conf, all of it: the role gets into the ledger's database and into no other.
+ACCESS = f"""\
+host {DATABASE} {ROLE} 127.0.0.1/32 scram-sha-256
+host all {OWNER} 127.0.0.1/32 scram-sha-256
+"""
 ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/bin:/bin"}  # all that PostgreSQL's programs get: no secret of ours
 
 # What differs from PostgreSQL's defaults. Its own log must never hold a statement's values or a row (terse leaves
@@ -111,6 +115,7 @@ def prepare(state: Path, *, role_password: str, report: Callable[[str], None]) -
     if not Path(cluster.data).exists():
         report("making the database (once)")
         _initdb(cluster)
+    (Path(cluster.data) / "pg_hba.conf").write_text(ACCESS)
     _save(state, cluster)
     owner_password = new_password()  # only this start knows it: nothing else ever needs the owner
     _set_owner_password(cluster, owner_password)
@@ -274,6 +279,9 @@ def copy_programs(programs: Path, home: Path, report: Callable[[str], None]) -> 
     if not copy.exists():
         report(f"copying PostgreSQL's programs to {home} (once)")
         shutil.rmtree(partly := home / "programs.partly", ignore_errors=True)
+        (partly / PACKAGE).mkdir(parents=True)
+        for folder in (partly, partly / PACKAGE):
+            folder.chmod(0o711)  # whatever the umask: another user runs what is in here
         shutil.copytree(programs.parent, partly / PACKAGE / programs.parent.name, symlinks=True)
         libraries = package.with_name(f"{PACKAGE}.libs")
         if libraries.exists():
@@ -376,7 +384,6 @@ def _initdb(cluster: Cluster) -> None:
     output, _ = initdb.communicate()
     if initdb.returncode != 0:
         raise CannotStart(f"the database in {data.parent} could not be made: {_last_line(output)}")
-    (partly / "pg_hba.conf").write_text(ACCESS)
     partly.rename(data)
 
 

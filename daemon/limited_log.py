@@ -1,7 +1,11 @@
-"""One line again and again, as long as it is not too often: ids only, never a donor."""
+"""One line again and again, as long as it is not too often: ids only, never a donor.
+
+And one line for all that is refused, however much it is: whoever is no Stripe must not fill the disk.
+"""
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import structlog
@@ -9,6 +13,7 @@ import structlog
 log = structlog.get_logger()
 
 LINES_PER_S = 10  # a person reads no faster, and a flood must not fill the disk
+TALLY_S = 10.0  # soon enough to see a wrong secret at the first event, and no more than a megabyte a day
 
 
 class LimitedLog:
@@ -56,3 +61,28 @@ class LimitedLog:
     def _count_the_rest(self) -> None:
         getattr(log, self._level)(self._rest.format(self._left_out), lines_per_second=LINES_PER_S)
         self._left_out = 0
+
+
+class Tally:
+    """Counts what is refused, and says it in one line at most every TALLY_S seconds; none while there is nothing.
+
+    Args:
+        wording: the line's message; the counts by reason follow it.
+        later: as for LimitedLog.
+    """
+
+    def __init__(self, wording: str, later: Callable[[float, Callable[[], None]], object] | None = None) -> None:
+        self._wording = wording
+        self._later = later
+        self._counts = Counter[str]()
+
+    def count(self, reason: str) -> None:
+        """One more was refused; `reason` is one of a few fixed phrases, and nothing a client said."""
+        if not self._counts:
+            (self._later or asyncio.get_running_loop().call_later)(TALLY_S, self._say)
+        self._counts[reason] += 1
+
+    def _say(self) -> None:
+        counts = {reason.replace(" ", "_"): count for reason, count in sorted(self._counts.items())}
+        log.warning(self._wording, **counts)
+        self._counts.clear()

@@ -31,7 +31,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from daemon.config import Config
 from daemon.embedded import ROLE, CannotStart, new_password, prepare
@@ -60,6 +60,7 @@ DEFAULTS = {
     "METRICS_PORT": "9464",
     "SHUTDOWN_GRACE_MS": "10000",
 }
+UNSHARED = {"DONATIOND_DATABASE_PASSWORD", "MIGRATE_DATABASE_URL"}  # secrets that no process of ours needs
 EMBEDDED_DEFAULTS = {"HOST": "127.0.0.1", "STRIPE_LIVEMODE": "false"}
 
 
@@ -81,13 +82,14 @@ def up(embedded: bool) -> int:
     try:
         state = state_folder(ROOT)
         _make_folders(state)
+        os.umask(0o077)  # whatever we and our children make from now on is its owner's alone
         with _lock(state) as lock:
             environ = _complete(os.environ, state, embedded)
             _check(environ)
-            if embedded and not os.environ.get("DATABASE_URL"):
-                _bring_database(environ, state)
             _clear_leftovers(state, environ)
-            _write_private(state / "run" / "environ.json", json.dumps(_shared(environ)))
+            if environ["DONATIOND_INCLUDE"]:
+                _bring_database(environ, state)
+            _write_private(_note(state), json.dumps(_shared(environ)))
             supervisord = _start(environ, state, lock)
             _await_ready(supervisord, environ, state)
             _welcome(environ, state)
@@ -114,14 +116,20 @@ def embedded_environ(root: Path = ROOT) -> dict[str, str] | None:
     Args:
         root: the checkout whose `.donationd` is looked at, unless DONATIOND_STATE names another folder.
     """
+    kept = running_environ(root)
+    return kept if kept and kept.get("DONATIOND_INCLUDE") else None
+
+
+def running_environ(root: Path = ROOT) -> dict[str, str] | None:
+    """What commands may know of the instance of this folder, embedded or not; None if none is running."""
     state = state_folder(root)
     try:
         with (state / "lock").open() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                kept: dict[str, str] = json.loads((state / "run" / "environ.json").read_text())
-                return kept if kept.get("DONATIOND_INCLUDE") else None
+                kept: dict[str, str] = json.loads(_note(state).read_text())
+                return kept
     except (OSError, ValueError):
         return None
     return None
@@ -300,30 +308,42 @@ def _port_trouble(environ: Mapping[str, str], host: str, port: str) -> str | Non
 
 
 def _bring_database(environ: dict[str, str], state: Path) -> None:
-    """Prepares the embedded database and adds its URL to `environ`, in place of the password alone."""
+    """Prepares the embedded database and adds its URL to `environ`."""
     say("starting the embedded PostgreSQL")
-    role_password = environ.pop("DONATIOND_DATABASE_PASSWORD")
+    role_password = environ["DONATIOND_DATABASE_PASSWORD"]
     cluster = prepare(state, role_password=role_password, report=lambda line: say(f"  {line}"))
     environ["DATABASE_URL"] = cluster.url(ROLE, role_password)
 
 
 def _clear_leftovers(state: Path, environ: Mapping[str, str]) -> None:
-    """Removes the sockets and metric files of a former life. The lock is ours and the ports are free, so that no
-    process lives that still counts in those files.
+    """Removes the sockets, metric files and note of a former life. The lock is ours and the ports are free, so that
+    no process lives that still counts in those files.
     """
-    for path in (*(state / "metrics").glob("*.db"), Path(environ["DONATIOND_RUN"], "supervisor.sock")):
+    for path in (*(state / "metrics").glob("*.db"), Path(environ["DONATIOND_RUN"], "supervisor.sock"), _note(state)):
         path.unlink(missing_ok=True)
     Path(environ["READINESS_SOCKET"]).parent.mkdir(parents=True, exist_ok=True)
 
 
+def _note(state: Path) -> Path:
+    return state / "run" / "environ.json"
+
+
 def _shared(environ: Mapping[str, str]) -> dict[str, str]:
-    """What a command of the same folder needs to reach this instance, and nothing else of our environment."""
-    names = {*DEFAULTS, *EMBEDDED_DEFAULTS, "DATABASE_URL", "DEFAULT_CURRENCY", "DONATIOND_INCLUDE",
-             "READINESS_SOCKET", "STRIPE_WEBHOOK_SECRET"}  # fmt: skip
+    """What a command of the same folder needs to reach this instance, and nothing else of our environment.
+
+    Secrets only of an embedded instance, where they are made here anyway.
+    """
+    names = {
+        *DEFAULTS,
+        *EMBEDDED_DEFAULTS,
+        "DEFAULT_CURRENCY",
+        "DONATIOND_INCLUDE",
+        "DONATIOND_RUN",
+        "READINESS_SOCKET",
+    }
+    if environ["DONATIOND_INCLUDE"]:
+        names |= {"DATABASE_URL", "DONOR_EMAIL_HASH_KEY", "STRIPE_WEBHOOK_SECRET"}
     return {name: value for name, value in environ.items() if name in names}
-
-
-# --- the start ---------------------------------------------------------------------------------------------------
 
 
 def _start(environ: Mapping[str, str], state: Path, lock: int) -> subprocess.Popen[bytes]:
@@ -339,7 +359,7 @@ def _start(environ: Mapping[str, str], state: Path, lock: int) -> subprocess.Pop
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
-            env=dict(environ),
+            env={name: value for name, value in environ.items() if name not in UNSHARED},
             start_new_session=True,
             pass_fds=[lock],
             preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509 - we have no threads
@@ -350,12 +370,12 @@ def _await_ready(supervisord: subprocess.Popen[bytes], environ: Mapping[str, str
     """Waits, for as long as it takes, until the API says it is ready; says what it waits for."""
     said, said_at = "", time.monotonic()
     while True:
-        status, message = _health(environ["HOST"], environ["PORT"])
+        status, api_says = health(environ)
         if status == http.client.OK:
             return
         if supervisord.poll() is not None:
             raise CannotStart(f"supervisord ended at start: {_last_words(state)}")
-        waiting = _waiting_for(environ, message)
+        waiting = _waiting_for(environ, api_says.get("message"))
         if waiting != said or time.monotonic() > said_at + PROGRESS_INTERVAL_S:
             said, said_at = waiting, time.monotonic()
             say(f"  waiting: {waiting}")
@@ -369,26 +389,32 @@ def _last_words(state: Path) -> str:
     return words[-1][:500] if words else f"{state}/logs/supervisord.log says why"
 
 
-def _waiting_for(environ: Mapping[str, str], api_says: str) -> str:
+def _waiting_for(environ: Mapping[str, str], api_says: str | None) -> str:
     """What keeps the API from being ready: its own words where it answers, else the sidecar's, else who is missing."""
     logs = f"{environ['DONATIOND_STATE']}/logs"
     if api_says:
         return api_says
-    status, sidecar_says = _health(environ["METRICS_HOST"], environ["METRICS_PORT"])
+    status, sidecar_says = health(environ, "METRICS_")
     if status == http.client.OK:
         return f"the API starts (see {logs}/api_00.log)"
-    return f"{sidecar_says or 'the sidecar starts'} (see {logs}/sidecar.log)"
+    return f"{sidecar_says.get('message') or 'the sidecar starts'} (see {logs}/sidecar.log)"
 
 
-def _health(host: str, port: str) -> tuple[int, str]:
-    """What GET /health/db answers there: HTTP status and message; (0, "") if nobody answers."""
-    with closing(http.client.HTTPConnection(_reachable(host), int(port), timeout=HTTP_TIMEOUT_S)) as connection:
+def health(environ: Mapping[str, str], service: str = "") -> tuple[int, dict[str, Any]]:
+    """What GET /health answers, on a new connection: status and JSON; 0 and nothing if nobody answers.
+
+    Args:
+        service: "" for the API, "METRICS_" for the sidecar.
+    """
+    host, port = _reachable(environ[f"{service}HOST"]), int(environ[f"{service}PORT"])
+    with closing(http.client.HTTPConnection(host, port, timeout=HTTP_TIMEOUT_S)) as connection:
         try:
-            connection.request("GET", "/health/db")
+            connection.request("GET", "/health")
             response = connection.getresponse()
-            return response.status, str(json.loads(response.read()).get("message", ""))
-        except (OSError, http.client.HTTPException, ValueError, AttributeError):
-            return 0, ""
+            body = json.loads(response.read())
+        except (OSError, http.client.HTTPException, ValueError):
+            return 0, {}
+    return (response.status, body) if isinstance(body, dict) else (0, {})
 
 
 def _reachable(host: str) -> str:

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from daemon import metrics
 from daemon.facts import CannotApply, NotAnEvent, StripeEvent, read
-from daemon.limited_log import LimitedLog
+from daemon.limited_log import LimitedLog, Tally
 from daemon.recorder import Entry, Recorded
 from daemon.request_ids import brings, ids
 from daemon.signature import BadSignature, verify
@@ -44,6 +44,7 @@ class Webhook:
         self._hash_key = hash_key
         self._clock = clock
         self._skew_due_s = 0.0
+        self._refusals = Tally("[Webhook] ❌ Refused what is no event that Stripe signed")
         self._lines = {
             outcome: LimitedLog(level, wording, f"[Webhook] … and {{}} more events {outcome}")
             for outcome, (level, wording) in WORDING.items()
@@ -52,19 +53,22 @@ class Webhook:
     async def receive(self, request: web.Request) -> web.Response:
         """Answers once the event's effect is durable; each refusal has its status in SPEC 4's table."""
         started = time.perf_counter()
-        body = await request.read()
         try:
+            body = await request.read()
             now = self._clock()
             signed_s = verify(body, request.headers.get("Stripe-Signature", ""), self._secrets, now)
             if now >= self._skew_due_s:
                 self._skew_due_s = now + metrics.SAMPLE_INTERVAL_S
                 metrics.clock_skew(now - signed_s)
             event, error = self._reduce(body)
+        except web.HTTPRequestEntityTooLarge:
+            self._refuse("too large")
+            raise
         except BadSignature as refusal:
-            self._refuse(request, refusal.reason)
+            self._refuse(refusal.reason)
             raise web.HTTPBadRequest(text=str(refusal)) from None
         except NotAnEvent as refusal:
-            self._refuse(request, "no event")
+            self._refuse("no event")
             raise web.HTTPBadRequest(text=str(refusal)) from None
         brings(request, event.id)
         recorded = await self._record(Entry(event, error), len(body))
@@ -84,9 +88,9 @@ class Webhook:
         except CannotApply as failure:
             return failure.event, failure.reason
 
-    def _refuse(self, request: web.Request, reason: str) -> None:
+    def _refuse(self, reason: str) -> None:
         metrics.refused(reason)
-        self._lines["refused"].write(**ids(request), reason=reason)
+        self._refusals.count(reason)
 
     def _say(self, request: web.Request, event: StripeEvent, outcome: str, error: str | None) -> None:
         reason = error or event.reason
@@ -107,5 +111,4 @@ WORDING = {
     "failed": ("error", "[Webhook] ❌ Event {} can't be applied"),
     "applied": ("info", "[Webhook] ✅ Attribution updated by event {}"),
     "ignored": ("debug", "[Webhook] Event {} changes nothing"),
-    "refused": ("warning", "[Webhook] ❌ No event that Stripe signed"),
 }

@@ -1,10 +1,20 @@
 -- The role the API and the sidecar log in as: it reads and writes rows and owns nothing.
--- Run by the role that owns the schema, before the first migration; running it again changes nothing.
+-- Run in the ledger's database, by the role that owns it, before the first migration; running it again changes nothing.
 -- The password is no part of this file: set it with \password donationd, or ALTER ROLE.
+--
+-- What a database can't take from a role by itself, pg_hba.conf does; other databases of the same server let everybody in:
+--   host  <the ledger's database>  donationd  <the API's address>  scram-sha-256
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'donationd') THEN
         CREATE ROLE donationd LOGIN;
+    END IF;
+    -- Everybody may connect, and make temporary tables, unless it is taken away.
+    EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+    EXECUTE format('GRANT CONNECT ON DATABASE %I TO donationd', current_database());
+    -- Everybody may store large objects, too. Those functions are the superuser's to close.
+    IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+        REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea) FROM PUBLIC;
     END IF;
 END
 $$;

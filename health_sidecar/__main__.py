@@ -18,6 +18,7 @@ from typing import Any
 
 import structlog
 from aiohttp import web
+from aiohttp.log import server_logger
 
 from health_sidecar import life, logs, processes, report
 from health_sidecar.backlog import count_backlog
@@ -285,6 +286,7 @@ def main(environ: Mapping[str, str]) -> int:
         life.linger(started_s)
         return 1
     logs.configure(config.log_format, config.log_level)
+    server_logger.addFilter(logs.NoBadRequests())
     try:
         return asyncio.run(serve(config, environ, started_s))
     except OSError as error:

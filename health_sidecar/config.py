@@ -1,6 +1,6 @@
 """Configuration: environment variables read once into one frozen value, every mistake reported at once.
 
-`Settings` is the part that the sidecar and the API share; `Config` is the sidecar's own.
+`Settings` is the part that the sidecar and the API share, `Basics` that of any process; `Config` is the sidecar's own.
 """
 
 from collections.abc import Mapping
@@ -26,12 +26,11 @@ class ConfigError(Exception):
         self.problems = problems
 
 
-class Settings(BaseModel):
-    """The settings every process has. A field is named like its environment variable, in lower case."""
+class Basics(BaseModel):
+    """The settings of a process without a database. A field is named like its environment variable, in lower case."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
-    database_url: SecretStr
     readiness_socket: Path = Path("run/readiness.sock")
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
@@ -57,6 +56,12 @@ class Settings(BaseModel):
         except ValidationError as error:
             problems = [_sentence(problem) for problem in error.errors(include_input=False, include_url=False)]
         raise ConfigError(problems)
+
+
+class Settings(Basics):
+    """The settings that the sidecar and the API processes share."""
+
+    database_url: SecretStr
 
 
 class Config(Settings):

@@ -8,9 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import psycopg2
 import structlog
-from psycopg2.extensions import parse_dsn
 from structlog.typing import FilteringBoundLogger
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential
 
@@ -19,6 +17,7 @@ from health_sidecar.config import Config, ConfigError
 from health_sidecar.history import History, Run
 from health_sidecar.probe import Probe, Schema
 from sql.database import Database, DatabaseDown, Refused
+from sql.servers import Servers
 
 SCHEME = "postgresql://"
 RULER = "=" * 60
@@ -83,14 +82,13 @@ def check_url(url: str) -> None:
         reason = f"DATABASE_URL must start with {SCHEME}" if url else "DATABASE_URL not set"
         raise GateClosed("❌ DATABASE_URL validation failed", reason, "invalid DATABASE_URL")
     try:
-        parse_dsn(url)
-    except psycopg2.ProgrammingError:
-        readable = False
-    else:
-        readable = True
-    if not readable:
-        reason = "DATABASE_URL is no URL that libpq can read: look for unescaped characters in the password"
-        raise GateClosed("❌ DATABASE_URL validation failed", reason, "invalid DATABASE_URL")
+        Servers(url)
+    except ValueError:
+        reason = (
+            "DATABASE_URL is no URL that libpq can read: look for unescaped characters in the password, "
+            "and for ports that do not go with the hosts"
+        )
+        raise GateClosed("❌ DATABASE_URL validation failed", reason, "invalid DATABASE_URL") from None
 
 
 async def run_gate(

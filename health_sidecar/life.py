@@ -8,7 +8,9 @@ import os
 import signal
 import time
 import xmlrpc.client
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
@@ -52,6 +54,17 @@ def linger(started_monotonic_s: float) -> None:
     time.sleep(remaining_s(started_monotonic_s))
 
 
+@contextmanager
+def supervisord(address: str, username: str = "", password: str = "") -> Iterator[Any]:
+    """The methods of the supervisord at `address`, such as unix:///run/supervisor.sock; a block for their calls.
+
+    Each raises OSError or xmlrpc.client.Error when supervisord can't be asked.
+    """
+    # The transport dials `address`; the URL here only has to look like one.
+    with xmlrpc.client.ServerProxy("http://127.0.0.1", SupervisorTransport(username, password, address)) as server:
+        yield server.supervisor
+
+
 def start_group(environ: Mapping[str, str], group: str) -> bool:
     """Have supervisord start `group`; members that run already are left alone. Blocks for one local round trip.
 
@@ -61,13 +74,10 @@ def start_group(environ: Mapping[str, str], group: str) -> bool:
     address = environ.get("SUPERVISOR_SERVER_URL")
     if not address:
         return False
-    transport = SupervisorTransport(
-        environ.get("SUPERVISOR_USERNAME", ""), environ.get("SUPERVISOR_PASSWORD", ""), address
-    )
-    # The transport dials `address`; the URL here only has to look like one.
-    with xmlrpc.client.ServerProxy("http://127.0.0.1", transport) as server:
+    user, password = environ.get("SUPERVISOR_USERNAME", ""), environ.get("SUPERVISOR_PASSWORD", "")
+    with supervisord(address, user, password) as supervisor:
         try:
-            server.supervisor.startProcessGroup(group, False)
+            supervisor.startProcessGroup(group, False)
         except xmlrpc.client.Fault as fault:
             if fault.faultCode == Faults.BAD_NAME:
                 return False

@@ -16,7 +16,7 @@ import structlog
 from supervisor import childutils
 
 from health_sidecar import life, logs, processes
-from health_sidecar.config import ConfigError, Settings
+from health_sidecar.config import Basics, ConfigError
 from health_sidecar.processes import Process
 
 log = structlog.get_logger()
@@ -80,7 +80,7 @@ def main(environ: Mapping[str, str]) -> int:
     started_s = time.monotonic()
     life.die_with_parent()
     try:
-        config = Settings.from_environ(environ)
+        config = Basics.from_environ(environ)
     except ConfigError as error:
         logs.configure("text", "INFO", stream=sys.stderr)
         log.error(f"❌ Configuration: {error}")  # noqa: TRY400 - the sidecar says it too; no trace is needed

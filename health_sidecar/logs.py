@@ -6,9 +6,11 @@ The event's text comes first, word for word, then key=value pairs. What other li
 import io
 import logging
 import sys
+from collections.abc import Callable
 from typing import Literal, TextIO
 
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 Format = Literal["text", "json"]
@@ -42,6 +44,25 @@ def configure(fmt: Format, level: str, *, timestamps: bool = True, stream: TextI
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(numeric_level)
+
+
+class NoBadRequests(logging.Filter):
+    """Keeps out of the log what aiohttp writes of each request that is no HTTP: a trace, with the client's address.
+
+    Args:
+        count: called for each of them instead.
+    """
+
+    def __init__(self, count: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self._count = count
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is our own trouble and not a client's."""
+        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+            self._count()
+            return False
+        return True
 
 
 def _before(fmt: Format, timestamps: bool) -> list[Processor]:

@@ -116,9 +116,7 @@ class Publisher:
 
     async def __aenter__(self) -> Self:
         """Open the socket. Raises OSError if its place is taken by something else or can't be written."""
-        listener = _bind(self._path)
-        self._made = _identity(self._path)
-        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_LINE_BYTES)
+        await self._listen()
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -139,10 +137,27 @@ class Publisher:
             _push(writer, line)
 
     async def run(self) -> None:
-        """Repeat the state each second, for ever: a follower that hears nothing stops believing us."""
+        """Repeat the state each second, for ever: a follower that hears nothing stops believing us.
+
+        A socket that somebody removed is made anew, else no process started from then on would find us. Raises OSError
+        where that can't be done.
+        """
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             self.publish(self.state)
+            if _identity(self._path) is None:
+                await self._listen()
+
+    async def _listen(self) -> None:
+        """Open the socket at its place, instead of the one we had. Followers that have found us stay."""
+        listener = _bind(self._path)
+        self._made = _identity(self._path)
+        former, self._server = (
+            self._server,
+            await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_LINE_BYTES),
+        )
+        if former is not None:
+            former.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One follower's connection, until either side ends it."""
@@ -214,6 +229,7 @@ class Follower:
         self._heard_until_s = -math.inf
         self._ready_until_s = -math.inf
         self._reported_s = -math.inf
+        self._heard = asyncio.Event()
         self._gate_passed = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
 
@@ -236,6 +252,12 @@ class Follower:
             with contextlib.suppress(OSError, ValueError, EOFError, TimeoutError):
                 await self._listen()
             await asyncio.sleep(RETRY_S)
+
+    async def wait_word(self, timeout_s: float) -> None:
+        """Return once the sidecar has said anything for the first time, at the latest after `timeout_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._heard.wait()
 
     async def wait_gate(self) -> None:
         """Return once the sidecar has said `ready` for the first time."""
@@ -271,6 +293,7 @@ class Follower:
         self._last = state
         self._heard_until_s = self._clock() + SILENCE_S
         self._ready_until_s = self._heard_until_s if state.ready else -math.inf
+        self._heard.set()
         if state.ready:
             self._gate_passed.set()
 

@@ -3,23 +3,41 @@
 `DatabaseDown`: there is no database to speak of; try again later. `Refused`: it is there, and does not take this
 statement; trying again is of no use.
 
-aiopg's own defaults wait a minute for everything and report a statement over the server's time limit as
-`asyncio.CancelledError`. Here every wait has a limit and every such failure is a `DatabaseDown`.
+aiopg's own defaults wait a minute for everything, report a statement over the server's time limit as
+`asyncio.CancelledError`, and never leave a server that is gone for another. Here every wait has a limit, every such
+failure is a `DatabaseDown`, and servers.py says whom to try next.
 """
 
 import asyncio
+import logging
+import math
+import socket
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import aiopg
 import psycopg2
-from psycopg2 import errorcodes
+import structlog
+from psycopg2 import errorcodes, extensions
+
+from sql.servers import Server, Servers
+
+# Over the standard library's logger: a command that has not set up any logging prints none of this.
+log = structlog.wrap_logger(logging.getLogger(__name__))
 
 Row = tuple[Any, ...]
+Params = Mapping[str, object] | Sequence[object]
 
 # The client gives up a little after the server should have, so that the server's own answer is the usual one.
 CLIENT_GRACE_S = 1.0
+
+# Said once on each connection. The second makes the server look, during a statement, whether its client is still
+# there: what a caller gave up or a killed process left behind ends within a second, not at the time limit.
+SESSION = """
+SELECT set_config('statement_timeout', %(timeout_ms)s, false),
+       set_config('client_connection_check_interval', '1s', false)
+"""
 
 KIND_BY_SQLSTATE = {
     errorcodes.CANNOT_CONNECT_NOW: "database starting up",
@@ -35,21 +53,47 @@ KIND_BY_SQLSTATE = {
     errorcodes.SERIALIZATION_FAILURE: "conflict",
     errorcodes.DEADLOCK_DETECTED: "conflict",
 }
+# The server's answer to one statement that tells of all connections: it ends, or another has become the primary.
+SERVER_CHANGED = {
+    errorcodes.ADMIN_SHUTDOWN,
+    errorcodes.CRASH_SHUTDOWN,
+    errorcodes.READ_ONLY_SQL_TRANSACTION,
+}
+# For failures to connect: psycopg2 has nothing but libpq's text for them.
 KIND_BY_TEXT = (
     ("connection refused", "connection refused"),
+    ("no such file", "connection refused"),
     ("timeout", "timeout"),
     ("timed out", "timeout"),
     ("starting up", "database starting up"),
+    ("not accepting connections", "database starting up"),
+    ("in recovery mode", "database starting up"),
     ("shutting down", "connection lost"),
     ("too many", "too many connections"),
     ("remaining connection slots", "too many connections"),
     ("authentication failed", "authentication failed"),
     ("no password supplied", "authentication failed"),
+    ("no pg_hba.conf entry", "authentication failed"),
+    ("session is read-only", "read only"),
+    ("server is in hot standby", "read only"),
+    ("session is not read-only", "no standby"),
+    ("server is not in hot standby", "no standby"),
     ("does not exist", "no such database or role"),
     ("could not translate host name", "unknown host"),
+    ("unreachable", "unreachable"),
+    ("no route to host", "unreachable"),
+    ("invalid port number", "invalid DATABASE_URL"),
+    ("invalid integer value", "invalid DATABASE_URL"),
+    (' value: "', "invalid DATABASE_URL"),
     ("closed", "connection lost"),
     ("terminat", "connection lost"),
+    ("reset by peer", "connection lost"),
+    ("eof detected", "connection lost"),
+    ("broken pipe", "connection lost"),
+    ("no message from the libpq", "connection lost"),
 )
+# libpq tries no further server after these: the next would say the same, and might lock the role.
+FINAL_KINDS = {"authentication failed"}
 
 
 class DatabaseDown(Exception):
@@ -88,8 +132,10 @@ def _name(sqlstate: str) -> str:
 
 def classify(error: BaseException) -> str:
     """The kind of outage a driver's error stands for, as one of a few fixed phrases."""
-    if isinstance(error, TimeoutError | asyncio.CancelledError):
+    if isinstance(error, TimeoutError):
         return "timeout"
+    if isinstance(error, socket.gaierror):
+        return "unknown host"
     state = getattr(error, "pgcode", None)
     if state in KIND_BY_SQLSTATE:
         return KIND_BY_SQLSTATE[state]
@@ -97,14 +143,147 @@ def classify(error: BaseException) -> str:
     return next((kind for part, kind in KIND_BY_TEXT if part in text), "other")
 
 
+class _Connection(aiopg.Connection):
+    """aiopg's connection, driven from here, at whatever socket libpq uses by then, for as long as the caller waits.
+
+    aiopg itself watches the first socket only, though libpq changes it while connecting; makes a CancelledError of a
+    statement that the server ended; and tells nobody of a connection that broke if the socket's number is over 1023.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__(None, timeout=math.inf, enable_hstore=False, enable_uuid=False, **options)
+        self.generation = 0  # the pool's
+        self._prepared: set[str] = set()
+        self._unwatch()
+
+    async def _poll(self, waiter: asyncio.Future[None], timeout: float) -> None:  # noqa: ASYNC109 - aiopg's signature
+        try:
+            while (state := self._conn.poll()) != extensions.POLL_OK:
+                await self._socket_ready(writing=state == extensions.POLL_WRITE)
+        except asyncio.CancelledError:
+            # What the server still does on this connection is unknown: never hand it to anybody else.
+            self.close()
+            raise
+        finally:
+            self._waiter = None
+
+    async def _socket_ready(self, *, writing: bool) -> None:
+        fileno = self._conn.fileno()
+        self._fileno, self._writing = fileno, writing
+        self._waiter = ready = self._loop.create_future()
+        watch = self._loop.add_writer if writing else self._loop.add_reader
+        watch(fileno, lambda: None if ready.done() else ready.set_result(None))
+        try:
+            await ready
+        finally:
+            self._unwatch()
+
+    def _unwatch(self) -> None:
+        if self._fileno is not None:
+            self._loop.remove_reader(self._fileno)
+            self._loop.remove_writer(self._fileno)
+            self._fileno = None
+
+    def _close(self) -> None:
+        # Before the descriptor is closed: its number may be another connection's a moment later.
+        self._unwatch()
+        super()._close()
+
+    async def run(self, sql: str, params: Params, prepare: str | None) -> list[Row]:
+        """Runs a statement, and before the first that needs it what prepares it."""
+        async with self.cursor() as cursor:
+            if prepare is not None and prepare not in self._prepared:
+                await cursor.execute(prepare)
+                self._prepared.add(prepare)
+            await cursor.execute(sql, params)
+            return list(await cursor.fetchall()) if cursor.description else []
+
+    def is_alive(self) -> bool:
+        """Whether the socket is still open: a closed one reads as end of file without waiting."""
+        try:
+            # The first may read no more than the server's goodbye; then the second meets the end of file.
+            self.raw.poll()
+            self.raw.poll()
+        except psycopg2.Error:
+            return False
+        return not self.closed
+
+    def is_idle(self) -> bool:
+        """Whether nothing of the last statement is left on it."""
+        return not self.closed and self.raw.get_transaction_status() == extensions.TRANSACTION_STATUS_IDLE
+
+
+class _Connector:
+    """Opens connections to the servers of a URL, and logs which of them fail."""
+
+    def __init__(self, url: str, application_name: str, statement_timeout_s: float) -> None:
+        self._url = url
+        self._application_name = application_name
+        self._session = {"timeout_ms": str(int(statement_timeout_s * 1000))}
+        self._servers: Servers | None = None
+        self._failures: dict[Server, str] = {}
+
+    async def connect(self, connect_by: float) -> _Connection:
+        """Tries one server after the other; each may take an equal share of the time left. Raises DatabaseDown."""
+        servers = self._servers = self._servers or self._read_url()
+        waiting = deque(servers.in_order())
+        kind = ""
+        while waiting and kind not in FINAL_KINDS:
+            server = waiting.popleft()
+            share_s = (connect_by - asyncio.get_running_loop().time()) / (1 + len(waiting))
+            try:
+                async with asyncio.timeout(share_s):
+                    if server.has_name:
+                        waiting.extendleft(reversed(servers.good_first(await server.addresses())))
+                        continue
+                    connection = await self._open({**servers.options, **server.options})
+            except (OSError, psycopg2.Error) as error:
+                kind = classify(error)
+                self._note_failure(server, str(error).strip() or kind)
+            else:
+                servers.reached(server)
+                self._note_success(server)
+                return connection
+        raise DatabaseDown(kind)
+
+    def _read_url(self) -> Servers:
+        try:
+            return Servers(self._url)
+        except ValueError:
+            raise DatabaseDown("invalid DATABASE_URL") from None
+
+    async def _open(self, options: dict[str, str]) -> _Connection:
+        connection = _Connection({**options, "application_name": self._application_name})
+        try:
+            await connection
+            await connection.run(SESSION, self._session, None)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _note_failure(self, server: Server, reason: str) -> None:
+        """Logs the driver's own words, once until they change: no statement and no password is in them."""
+        if self._failures.get(server) != reason:
+            self._failures[server] = reason
+            log.info("[DB] No connection", host=server.host, address=server.address, port=server.port, reason=reason)
+
+    def _note_success(self, server: Server) -> None:
+        if self._failures.pop(server, None):
+            log.info("[DB] Server answers again", host=server.host, address=server.address, port=server.port)
+
+
 class Database:
-    """A pool of connections to one PostgreSQL, opened on first use.
+    """A pool of connections to one PostgreSQL, which may be several servers, opened on first use.
+
+    `fetch` ends within `deadline_s`, whatever happens: `connect_timeout_s` for a free connection and for opening one
+    if need be, then `statement_timeout_s` and CLIENT_GRACE_S for the statement and what prepares it.
 
     Args:
-        url: a libpq URL.
+        url: a libpq URL; several hosts and target_session_attrs mean what they mean to libpq.
         pool_size: connections at most.
         statement_timeout_s: the server ends a statement after this.
-        connect_timeout_s: for a free connection and for a new one.
+        connect_timeout_s: for a free connection and for a new one, together; several hosts share it.
         application_name: shown in pg_stat_activity.
     """
 
@@ -117,19 +296,24 @@ class Database:
         connect_timeout_s: float,
         application_name: str,
     ) -> None:
-        self._url = url
+        self._connector = _Connector(url, application_name, statement_timeout_s)
         self._pool_size = pool_size
         self._statement_timeout_s = statement_timeout_s
         self._connect_timeout_s = connect_timeout_s
-        self._application_name = application_name
-        self._pool: aiopg.Pool | None = None
-        self._prepared: WeakKeyDictionary[aiopg.Connection, set[str]] = WeakKeyDictionary()
-        # aiopg's own queue of waiters can lose a wake-up when connections break; this one can't.
+        # A pool of our own: in aiopg's, a connection that breaks wakes nobody who waits for it, and one that is slow
+        # to open holds up all others. Idle connections are taken from the end: those used lately are most likely alive.
         self._free = asyncio.Semaphore(pool_size)
+        self._idle: list[_Connection] = []
+        self._used: set[_Connection] = set()
+        self._generation = 0  # connections of an earlier one are closed, not kept
+        self._closed = False
 
-    async def fetch(
-        self, sql: str, params: Mapping[str, object] | Sequence[object] = (), *, prepare: str | None = None
-    ) -> list[Row]:
+    @property
+    def deadline_s(self) -> float:
+        """What one fetch takes at most."""
+        return self._connect_timeout_s + self._statement_timeout_s + CLIENT_GRACE_S
+
+    async def fetch(self, sql: str, params: Params = (), *, prepare: str | None = None) -> list[Row]:
         """Runs one statement in its own transaction and returns its rows (none if it has none to return).
 
         Args:
@@ -139,93 +323,76 @@ class Database:
             DatabaseDown: it could not be reached or did not answer in time.
             Refused: the statement, or a value in it, is wrong.
         """
+        connection = await self._acquire()
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
+            async with asyncio.timeout(self._statement_timeout_s + CLIENT_GRACE_S):
+                return await connection.run(sql, params, prepare)
+        except (OSError, psycopg2.Error) as error:
+            # Not chained: PostgreSQL's own text can repeat a value.
+            raise self._judge(error, lost=bool(connection.closed)) from None
+        finally:
+            self._release(connection)
+
+    def _judge(self, error: Exception, *, lost: bool) -> DatabaseDown | Refused:
+        """What a statement's failure means for the caller, and for the other connections."""
+        state = getattr(error, "pgcode", None)
+        if lost or state in SERVER_CHANGED:
+            self._drop()
+        if lost or state in KIND_BY_SQLSTATE or isinstance(error, OSError | psycopg2.OperationalError):
+            return DatabaseDown(classify(error))
+        assert isinstance(error, psycopg2.Error)  # noqa: S101 - for the type checker
+        return Refused(error)
+
+    async def _acquire(self) -> _Connection:
+        connect_by = asyncio.get_running_loop().time() + self._connect_timeout_s
+        try:
+            async with asyncio.timeout_at(connect_by):
                 await self._free.acquire()
         except TimeoutError:
             raise DatabaseDown("pool exhausted") from None
         try:
-            return await self._fetch(sql, params, prepare)
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise DatabaseDown(classify(error)) from None
-        except (TimeoutError, OSError, psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-            raise DatabaseDown(classify(error)) from None
-        except psycopg2.Error as error:
-            if error.pgcode in KIND_BY_SQLSTATE:
-                raise DatabaseDown(classify(error)) from None
-            # Not chained: PostgreSQL's own text can repeat a value.
-            raise Refused(error) from None
-        finally:
-            self._free.release()
-
-    async def _fetch(self, sql: str, params: Mapping[str, object] | Sequence[object], prepare: str | None) -> list[Row]:
-        connection = await self._acquire()
-        pool = self._pool
-        assert pool is not None  # noqa: S101 - _acquire opened it
-        try:
-            async with connection.cursor(timeout=self._statement_timeout_s + CLIENT_GRACE_S) as cursor:
-                if prepare is not None and prepare not in (prepared := self._prepared.setdefault(connection, set())):
-                    await cursor.execute(prepare)
-                    prepared.add(prepare)
-                await cursor.execute(sql, params)
-                return list(await cursor.fetchall()) if cursor.description else []
+            connection = self._take_idle() or await self._connect(connect_by)
         except BaseException:
-            # What the server still does on this connection is unknown: never hand it to anybody else.
-            await connection.close()
+            self._free.release()
             raise
-        finally:
-            await pool.release(connection)
+        self._used.add(connection)
+        return connection
 
-    async def _acquire(self) -> aiopg.Connection:
-        if self._pool is None:
-            self._pool = await aiopg.create_pool(
-                self._url,
-                minsize=0,
-                maxsize=self._pool_size,
-                timeout=self._connect_timeout_s,
-                enable_hstore=False,
-                enable_json=True,
-                on_connect=self._prepare,
-                application_name=self._application_name,
-            )
-        async with asyncio.timeout(self._connect_timeout_s):
-            connection = await self._pool.acquire()
-        if connection.raw.closed == 0 and await self._is_alive(connection):
-            return connection
-        # A restart of the server leaves dead sockets behind: drop them all and connect anew, once.
-        await connection.close()
-        await self._pool.release(connection)
-        await self._pool.clear()
-        async with asyncio.timeout(self._connect_timeout_s):
-            return await self._pool.acquire()
+    def _take_idle(self) -> _Connection | None:
+        if self._closed:
+            raise DatabaseDown("closed")
+        if self._idle and not self._idle[-1].is_alive():
+            # A restart of the server leaves dead sockets behind: all of them are suspect.
+            self._drop()
+        return self._idle.pop() if self._idle else None
 
-    @staticmethod
-    async def _is_alive(connection: aiopg.Connection) -> bool:
-        """Whether the socket is still open: a closed one reads as end of file without waiting."""
-        try:
-            connection.raw.poll()
-        except psycopg2.Error:
-            return False
-        return bool(connection.raw.closed == 0)
+    def _release(self, connection: _Connection) -> None:
+        self._used.discard(connection)
+        if connection.generation == self._generation and connection.is_idle():
+            self._idle.append(connection)
+        else:
+            connection.close()
+        self._free.release()
 
-    async def _prepare(self, connection: aiopg.Connection) -> None:
-        async with connection.cursor() as cursor:
-            await cursor.execute(
-                "SELECT set_config('statement_timeout', %s, false)",
-                (str(int(self._statement_timeout_s * 1000)),),
-            )
+    def _drop(self) -> None:
+        """Closes idle connections now, and those in use when they come back."""
+        self._generation += 1
+        while self._idle:
+            self._idle.pop().close()
+
+    async def _connect(self, connect_by: float) -> _Connection:
+        generation = self._generation
+        connection = await self._connector.connect(connect_by)
+        connection.generation = generation
+        return connection
 
     def stats(self) -> dict[str, int]:
         """Connections by state: used, idle, max."""
-        pool = self._pool
-        idle = pool.freesize if pool else 0
-        return {"used": (pool.size - idle) if pool else 0, "idle": idle, "max": self._pool_size}
+        return {"used": len(self._used), "idle": len(self._idle), "max": self._pool_size}
 
     async def close(self) -> None:
-        """Closes every connection. The object can't be used afterwards."""
-        if self._pool is not None:
-            self._pool.terminate()
-            await self._pool.wait_closed()
+        """Closes every connection, those in use too. The object can't be used afterwards."""
+        self._closed = True
+        self._drop()
+        for connection in tuple(self._used):
+            connection.close()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.dashboards import FOLDER, render
-from tests.test_supervised_life import Instance, eventually, free_ports
+from tests.instance import Instance, eventually, instance_of_its_own
 from tests.test_supervised_monitoring import Monitoring, Series, donationd
 
 PICTURE = FOLDER / "on-call.svg"
@@ -144,22 +144,13 @@ def _number(value: float, unit: str) -> str:
 
 def main() -> None:
     """Live, ask, draw."""
-    with tempfile.TemporaryDirectory(prefix="donationd-picture-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        folder.chmod(0o711)
-        os.environ["DONATIOND_STATE"] = str(folder / "state")
-        instance = Instance(folder / "state", *free_ports(2))
-        (folder / "prometheus").mkdir()
-        monitoring = Monitoring(folder / "prometheus", instance.sidecar.removeprefix("http://"))
-        try:
-            with monitoring.running():
-                begin_s, end_s = live(instance)
-                eventually(lambda: monitoring.ask("db_ready") == [1.0], "ready again")
-                PICTURE.write_text(draw(monitoring, begin_s, end_s))
-        finally:
-            if instance.up is not None:
-                instance.up.terminate()
-                instance.end()
+    with tempfile.TemporaryDirectory(prefix="donationd-picture-") as folder, instance_of_its_own() as instance:
+        os.environ["DONATIOND_STATE"] = str(instance.state)
+        monitoring = Monitoring(Path(folder), instance.sidecar.removeprefix("http://"))
+        with monitoring.running():
+            begin_s, end_s = live(instance)
+            eventually(lambda: monitoring.ask("db_ready") == [1.0], "ready again")
+            PICTURE.write_text(draw(monitoring, begin_s, end_s))
 
 
 if __name__ == "__main__":

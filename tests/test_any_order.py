@@ -1,9 +1,7 @@
 """The promise, on a real PostgreSQL: any order, duplicates, batches and interleaving give the model's ledger."""
 
 import asyncio
-import hashlib
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
@@ -14,7 +12,7 @@ from hypothesis import strategies as st
 
 from daemon.facts import read
 from daemon.recorder import Entry, Recorder
-from daemon.simulator.expectations import CHARGE_REFUNDED, CHARGE_UPDATED, REFUNDS, Expected
+from daemon.simulator.expectations import CHARGE_REFUNDED, CHARGE_UPDATED, REFUNDS
 from daemon.simulator.payment_lives import Life, shuffled
 from daemon.simulator.player import encode
 from daemon.simulator.stripe_model import Json
@@ -22,22 +20,12 @@ from daemon.simulator.wild_lives import wild_life
 from daemon.verify import verify
 from sql.database import Database, Row
 from sql.snapshot import snapshot
+from tests.model_ledger import SHOWN, TOTALS, as_row, totals_of
 
 WRITERS = 3
 TICKETS = ("story-1", "story-2")
 START = 1_760_000_000
 DICE = st.randoms(use_true_random=False)
-
-SHOWN = """
-SELECT id, coalesce(ticket_id, ''), coalesce(currency, ''), status, amount_minor, refunded_minor, disputed_minor,
-       extract(epoch FROM created_at)::bigint, extract(epoch FROM paid_at)::bigint,
-       extract(epoch FROM refunded_at)::bigint, donor_last_name, donor_country, donor_email_hash, session_id, account
-FROM stripe_attributions ORDER BY id
-"""
-TOTALS = """
-SELECT ticket_id, currency, paid_minor, refunded_minor, disputed_minor, paid, refunded, disputed, partially_refunded
-FROM ticket_totals WHERE paid + refunded + disputed > 0 ORDER BY 1, 2
-"""
 
 
 class World:
@@ -88,26 +76,6 @@ def world(postgres: str, template: str) -> Iterator[World]:
         admin.cursor().execute(f"CREATE DATABASE any_order TEMPLATE {template}")
     with closing(World(postgres.format(name="any_order"))) as world:
         yield world
-
-
-def as_row(of: Expected) -> Row:
-    email_hash = hashlib.sha256(of.email.encode()).hexdigest() if of.email else None
-    money = (of.status, of.amount_minor, of.refunded_minor, of.disputed_minor)
-    times = (of.created_at, of.paid_at, of.refunded_at)
-    donor = (of.donor, of.country, email_hash)
-    return (of.donation, of.ticket or "", of.currency or "", *money, *times, *donor, of.session_id, of.account)
-
-
-def totals_of(ends: Sequence[Expected]) -> list[Row]:
-    """SPEC 3's totals, added up from what the model expects."""
-    sums: dict[tuple[str, str], Counter[str]] = {}
-    for end in ends:
-        if end.paid_at is not None:
-            counts = sums.setdefault((end.ticket or "", end.currency or ""), Counter())
-            counts.update(paid=end.amount_minor or 0, refunded=end.refunded_minor, disputed=end.disputed_minor)
-            counts.update([end.status, "PARTIAL"] if end.status == "PAID" and end.refunded_minor else [end.status])
-    names = ("paid", "refunded", "disputed", "PAID", "REFUNDED", "DISPUTED", "PARTIAL")
-    return [(*key, *(counts[name] for name in names)) for key, counts in sorted(sums.items())]
 
 
 def assert_ledger(world: World, lives: Sequence[Life]) -> None:

@@ -67,7 +67,7 @@ class Api:
                 process.kill()
             await process.communicate()
 
-    def counted(self, name: str) -> float:
+    def counted(self, name: str = "webhook_events_total") -> float:
         """A metric's samples as the sidecar adds them up."""
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=str(self.metrics))  # type: ignore[no-untyped-call]
@@ -151,6 +151,31 @@ async def test_what_alerts_count_is_there_before_it_happens(api: Api) -> None:
         assert await deliver(api, 1) == 200
         assert 0 <= api.counted("webhook_clock_skew_seconds") < 5
         heartbeat.cancel()
+
+
+NOISE = b"canary\r\n\r\n"  # not even a method: what scanners and TLS handshakes send
+BAD_REQUESTS = [
+    b"GET / HTTP/1.1\r\nHost: a\r\nStripe-Signature: " + b"canary" * 2000 + b"\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\ncanary",
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: canary\r\n\r\n",
+]
+
+
+async def test_what_is_no_http_is_counted_and_not_logged(api: Api) -> None:
+    """400, and a count where it is HTTP at all; neither a trace nor the client's words and address reach the log."""
+    async with Publisher(api.socket, Readiness(ready=True), lambda: None), api.running() as process:
+        await until(process, "listening on")
+        for request in [NOISE, *BAD_REQUESTS] * 3:
+            reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+            writer.write(request)
+            assert (await reader.readline()).split()[1] == b"400"
+            writer.close()
+            await writer.wait_closed()
+        assert api.counted("http_requests_total") == len(BAD_REQUESTS) * 3
+        process.send_signal(signal.SIGTERM)
+        output, _ = await process.communicate()
+    [line] = output.decode().splitlines()
+    assert "API stopped" in line
 
 
 async def test_every_mistake_in_the_configuration_is_reported_at_once(api: Api) -> None:

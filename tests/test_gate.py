@@ -139,8 +139,9 @@ async def test_url_that_is_none_is_refused_without_repeating_it(url: str, logged
 def test_several_hosts_are_a_valid_url() -> None:
     """What libpq understands is accepted as it is."""
     check_url("postgresql://u:p@h1:5432,h2:5433/d?target_session_attrs=read-write")
-    with pytest.raises(GateClosed):
-        check_url("host=127.0.0.1 dbname=d")
+    for url in ("host=127.0.0.1 dbname=d", "postgresql://u:p@h1,h2,h3/d?port=1,2"):
+        with pytest.raises(GateClosed):
+            check_url(url)
 
 
 async def test_connection_is_retried_with_doubling_delay(logged: LogCapture) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from structlog.testing import capture_logs
 
-from daemon.limited_log import LINES_PER_S, LimitedLog
+from daemon.limited_log import LINES_PER_S, LimitedLog, Tally
 
 
 def test_some_lines_a_second_then_one_that_counts_the_rest() -> None:
@@ -24,3 +24,19 @@ def test_some_lines_a_second_then_one_that_counts_the_rest() -> None:
         now[0] = 2.0
         lines.write("evt_1")
         assert written[-1]["event"] == "event evt_1"
+
+
+def test_all_refusals_are_one_line() -> None:
+    """However many are refused, one line tells how many for each reason, and the next only if there are more."""
+    later = list[Callable[[], None]]()
+    tally = Tally("refused", later=lambda _delay_s, call: later.append(call))
+    with capture_logs() as lines:
+        for reason in ["mismatch"] * 1000 + ["no event"] * 2:
+            tally.count(reason)
+        [say] = later
+        say()
+        assert lines == [{"event": "refused", "log_level": "warning", "mismatch": 1000, "no_event": 2}]
+        tally.count("mismatch")
+        assert len(later) == 2
+        later[1]()
+        assert lines[1:] == [{"event": "refused", "log_level": "warning", "mismatch": 1}]

@@ -316,6 +316,32 @@ async def test_only_its_own_maker_removes_the_socket(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+async def test_the_first_word_is_waited_for_but_not_for_long(tmp_path: Path) -> None:
+    """A process that starts knows what the sidecar says before it serves; without a sidecar it serves all the same."""
+    path = tmp_path / "r.sock"
+    async with following(path) as follower:
+        await follower.wait_word(0.01)
+        assert follower.state.last_error == "no sidecar"
+        async with Publisher(path, READY, ignore_reports):
+            await follower.wait_word(10)
+            assert follower.ready
+
+
+async def test_a_removed_socket_is_made_anew(tmp_path: Path) -> None:
+    """Who comes after the socket vanished finds the sidecar all the same, and who has found it before stays."""
+    path = tmp_path / "r.sock"
+    async with Publisher(path, READY, ignore_reports) as publisher, following(path) as early:
+        heartbeat = asyncio.create_task(publisher.run())
+        await until(lambda: early.ready)
+        path.unlink()
+        async with following(path) as late:
+            await until(lambda: late.ready)
+        assert early.ready
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        heartbeat.cancel()
+    assert not path.exists()
+
+
 async def test_other_files_are_never_replaced(tmp_path: Path) -> None:
     """Pointing READINESS_SOCKET at a file is a mistake that costs nothing."""
     path = tmp_path / "precious"

@@ -18,10 +18,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests import promql
+from tests.instance import Instance, eventually, free_ports, get
 from tests.prometheus_tools import FOLDER, RULES, program, promtool
 from tests.test_alerts import expressions as alert_expressions
 from tests.test_dashboards import expressions as panel_expressions
-from tests.test_supervised_life import Instance, eventually, free_ports, get, instance  # noqa: F401 - a fixture
 
 # Labels anybody may look at; none of them can hold a donor, a ticket or a path.
 LABELS = {
@@ -134,7 +134,7 @@ def counted(site: Instance, name: str, **labels: str) -> float:
 
 
 def test_an_outage_is_seen_alerted_and_cleared(
-    instance: Instance,  # noqa: F811
+    instance: Instance,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

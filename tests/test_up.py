@@ -88,7 +88,7 @@ def test_no_instance_no_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("DONATIOND_STATE", raising=False)
     assert embedded_environ(tmp_path) is None
     (tmp_path / ".donationd" / "run").mkdir(parents=True)
-    (tmp_path / ".donationd" / "run" / "environ.json").write_text('{"DONATIOND_INCLUDE": "deploy/embedded.conf"}')
+    (tmp_path / ".donationd" / "run" / "environ.json").write_text('{"PORT": "3003"}')
     (tmp_path / ".donationd" / "lock").touch()
     assert embedded_environ(tmp_path) is None
 

@@ -1,0 +1,1 @@
+"""Faults put between and into the parts of the real thing."""

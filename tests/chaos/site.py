@@ -1,0 +1,254 @@
+"""What the faults are done to: a whole `donationd up`, and below it a PostgreSQL of ours behind proxies.
+
+The daemon knows two hosts, one proxy each, and both lead to the same server. The embedded site has the PostgreSQL that
+supervisord runs, and no proxies.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import time
+import xmlrpc.client
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psycopg2
+
+from daemon.up import health
+from sql import migrate
+from tests.chaos.proxy import HOST, Proxy
+from tests.conftest import USER, Server
+from tests.instance import Instance, instance_of_its_own
+
+API_PROCESSES = 3
+TICKETS = ("chaos-1", "chaos-2", "chaos-3")
+DEADLINE_S = 5.0
+SETTINGS = {
+    "API_PROCESSES": str(API_PROCESSES),
+    "REQUEST_DEADLINE_MS": str(int(DEADLINE_S * 1000)),
+    "STRIPE_LIVEMODE": "false",
+    "HOST": HOST,
+}
+POLL_S = 0.05
+POSTGRES_START_S = 30.0
+# Longer than anything that is promised: what takes this long does not come back by itself.
+READY_TIMEOUT_S = 60.0
+
+
+class NotReady(Exception):
+    """The site did not come back."""
+
+
+class Postgres:
+    """A server of our own, which we start again after what was done to it."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.socket = f"{server.home}/.s.PGSQL.5432"
+        self.url = server.url.format(name="postgres")
+
+    async def make(self) -> None:
+        """Makes an empty database."""
+        await asyncio.to_thread(self._server.run, "initdb", "-N", "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C")
+
+    async def start(self) -> None:
+        """Returns once it takes connections. After a kill -9 its orphans have to end first."""
+        options = f"-c listen_addresses='' -c unix_socket_directories={self._server.home} -c max_connections=60"
+        deadline = time.monotonic() + POSTGRES_START_S
+        while True:
+            try:
+                await self._control("-w", "-l", str(self._server.log), "-o", options, "start")
+            except subprocess.CalledProcessError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(POLL_S)
+            else:
+                return
+
+    async def follow(self, primary: "Postgres") -> None:
+        """Becomes the standby of a running server that from then on acknowledges nothing that we do not hold."""
+        await asyncio.to_thread(
+            self._server.run, "pg_basebackup", "-d", primary.url, "-R", "-X", "stream", "-c", "fast", "--no-sync"
+        )
+        await self.start()
+        await asyncio.to_thread(_wait_for_standby, primary.url)
+
+    async def promote(self) -> None:
+        """Takes over from the server it follows."""
+        await self._control("-w", "promote")
+
+    async def stop(self, mode: str) -> None:
+        """Stops it as pg_ctl's `mode` says; returns at its end."""
+        await self._control("-w", "-m", mode, "stop")
+
+    async def _control(self, *words: str) -> None:
+        command = [str(self._server.programs / "pg_ctl"), "-D", str(self._server.home / "data"), *words]
+        await asyncio.to_thread(
+            subprocess.run,
+            command,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # a start that has to wait is no news
+            cwd=self._server.home,
+            user=self._server.user,
+        )
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's."""
+        return int((self._server.home / "data" / "postmaster.pid").read_text().splitlines()[0])
+
+
+@dataclass
+class Site:
+    """A running instance, and what can be done to it.
+
+    Attributes:
+        url: the database's, past the proxies.
+        proxies: the hosts the daemon knows; none on the embedded site.
+        stack: ends with the site.
+    """
+
+    instance: Instance
+    url: str = ""
+    postgres: Postgres | None = None
+    proxies: list[Proxy] = field(default_factory=list)
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def pid(self, name: str) -> int:
+        """The pid of a program, by supervisor's name. Raises KeyError while it does not run."""
+        return (await asyncio.to_thread(self.instance.pids))[name]
+
+    async def postmaster(self) -> int:
+        """The pid of the one PostgreSQL."""
+        return self.postgres.pid if self.postgres else await self.pid("postgres")
+
+    @property
+    def supervisord(self) -> int:
+        """supervisord's pid."""
+        return int((self.instance.state / "run" / "supervisord.pid").read_text())
+
+    async def start(self) -> None:
+        """Starts `up`; returns once it says that it is ready."""
+        await asyncio.to_thread(self.instance.start)
+
+    async def end(self) -> None:
+        """Waits for the end of `up`."""
+        await asyncio.to_thread(self.instance.end)
+
+    async def await_ready(self) -> None:
+        """Returns once everything runs and each API process itself has said that it is ready.
+
+        Raises:
+            NotReady: it takes too long.
+        """
+        waiting_for = "supervisord"
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        seen: set[int] = set()
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError, HTTPException, xmlrpc.client.Error):  # supervisord may be just restarting
+                pids = await asyncio.to_thread(self.instance.pids)
+                api = {pid for name, pid in pids.items() if name.startswith("api:")}
+                waiting_for = f"{len(api - seen)} of {len(api)} API processes, {', '.join(sorted(pids))} run"
+                if "sidecar" in pids and len(api) == API_PROCESSES and api <= seen:
+                    return
+                status, said = await asyncio.to_thread(health, self.instance.environ)
+                if status == 200:
+                    seen.add(said["pid"])
+                    continue
+            await asyncio.sleep(POLL_S)
+        raise NotReady(f"not ready after {READY_TIMEOUT_S:.0f} s, waiting for {waiting_for}")
+
+
+def family(pid: int) -> list[int]:
+    """A process and its children."""
+    parents = {int(path.parent.name): path for path in Path("/proc").glob("[0-9]*/stat")}
+    found = [pid]
+    for child, path in parents.items():
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(child)
+    return found
+
+
+def send(number: signal.Signals, pids: Iterable[int]) -> None:
+    """Sends a signal to whichever of them still live."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+async def new_postgres(stack: AsyncExitStack) -> Postgres:
+    """A server in a folder of its own, without any data yet; it ends with `stack`."""
+    folder = stack.enter_context(TemporaryDirectory(prefix="donationd-pg-", ignore_cleanup_errors=True))
+    postgres = Postgres(await asyncio.to_thread(Server, Path(folder)))
+    stack.push_async_callback(_stop, postgres)
+    return postgres
+
+
+def _wait_for_standby(url: str) -> None:
+    """Has a server acknowledge only what its standby holds; returns once there is one that does."""
+    with contextlib.closing(psycopg2.connect(url)) as database, database.cursor() as cursor:
+        database.autocommit = True
+        cursor.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        cursor.execute("SELECT pg_reload_conf()")
+        deadline = time.monotonic() + POSTGRES_START_S
+        while time.monotonic() < deadline:
+            cursor.execute("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'")
+            if cursor.fetchone():
+                # Commits wait from when the checkpointer has heard of it, which is before it does this.
+                cursor.execute("CHECKPOINT")
+                return
+            time.sleep(POLL_S)
+    raise NotReady("the standby does not follow")
+
+
+@asynccontextmanager
+async def site_with_proxies() -> AsyncIterator[Site]:
+    """A site with a PostgreSQL of ours behind two proxies, ready."""
+    async with AsyncExitStack() as stack:
+        postgres = await new_postgres(stack)
+        await postgres.make()
+        await postgres.start()
+        await asyncio.to_thread(migrate.apply, postgres.url)
+        proxies = [await stack.enter_async_context(Proxy(postgres.socket)) for _ in range(2)]
+        hosts = ",".join(f"{HOST}:{proxy.port}" for proxy in proxies)
+        environ = {
+            **SETTINGS,
+            "DATABASE_URL": f"postgresql://{USER}@{hosts}/postgres?target_session_attrs=read-write",
+            "STRIPE_WEBHOOK_SECRET": "whsec_chaos",
+        }
+        instance = stack.enter_context(instance_of_its_own(environ))
+        site = Site(instance, postgres.url, postgres, proxies, stack)
+        await _open(site)
+        yield site
+
+
+@asynccontextmanager
+async def embedded_site() -> AsyncIterator[Site]:
+    """A site whose PostgreSQL supervisord runs, ready."""
+    with instance_of_its_own(SETTINGS) as instance:
+        site = Site(instance)
+        await _open(site)
+        yield site
+
+
+async def _open(site: Site) -> None:
+    await site.start()
+    site.url = site.url or site.instance.environ["DATABASE_URL"]
+    with contextlib.closing(psycopg2.connect(site.url)) as database, database, database.cursor() as cursor:
+        cursor.execute("INSERT INTO recording_tickets (id) SELECT unnest(%s)", (list(TICKETS),))
+    await site.await_ready()
+
+
+async def _stop(postgres: Postgres) -> None:
+    """Ends it in whatever state a fault has left it; one that does not run is no error."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        send(signal.SIGCONT, family(postgres.pid))
+        await postgres.stop("immediate")

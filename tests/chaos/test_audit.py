@@ -1,0 +1,74 @@
+"""The reckoning of `make chaos` sees what it is there for."""
+
+import random
+import time
+
+import pytest
+
+from daemon.simulator.payment_lives import lives
+from tests.chaos.audit import Incident, Record, Verdict, judge_ledger, judge_replies, table
+from tests.chaos.faults import FAULTS, Fault, deal
+from tests.chaos.load import NO_REPLY, Reply
+
+KILLED = Fault("killed", FAULTS[0].inject, hangs_up=True)
+DOWN = Fault("down", FAULTS[0].inject)
+INCIDENTS = [Incident(KILLED, 10, 11, 12), Incident(DOWN, 20, 25, 26)]
+WELL = [Reply("a", 1, 1.1, 200, False), Reply("a", 2, 2.1, 200, True), Reply("b", 21, 21.1, 503)]
+
+
+def judged(*replies: Reply, incidents: list[Incident] = INCIDENTS) -> dict[str, int]:
+    """What is not zero for these replies."""
+    verdict = Verdict()
+    judge_replies(Record(incidents, list(replies), [], [], whole=False), verdict)
+    return {name: count for name, count in verdict.counts.items() if count}
+
+
+def test_what_is_promised_counts_as_nothing() -> None:
+    """200 at any time, 503 during a fault, no reply where the API was killed, and two deliveries at once both new."""
+    silent = Reply("c", 10.5, 10.6, NO_REPLY)
+    at_once = [Reply("d", 3, 3.2, 200, False), Reply("d", 3.1, 3.2, 200, False)]
+    assert judged(*WELL, silent, *at_once) == {}
+
+
+@pytest.mark.parametrize(
+    ("reply", "found"),
+    [
+        (Reply("x", 5, 5.1, 503), "unexpected replies"),
+        (Reply("x", 21, 21.1, NO_REPLY), "unexpected replies"),
+        (Reply("x", 21, 21.1, 500), "unexpected replies"),
+        (Reply("x", 14, 23, 200, True), "replies over the deadline"),
+        (Reply("a", 5, 5.1, 200, False), "new after it was acknowledged"),
+    ],
+)
+def test_each_broken_promise_is_counted(reply: Reply, found: str) -> None:
+    """A 503 without a fault, silence or an error in one, a late reply, a second time new."""
+    assert judged(*WELL, reply) == {found: 1}
+
+
+def test_a_fault_that_leaves_nobody_to_answer_excuses_a_late_reply() -> None:
+    """What is waited for while a process is stopped does not count."""
+    assert judged(Reply("x", 9, 19, 200, True), incidents=[Incident(KILLED, 10, 18, 18.5)]) == {}
+
+
+def test_recovery_has_a_bound() -> None:
+    """Coming back too late is counted."""
+    assert judged(incidents=[Incident(DOWN, 10, 20, 50)]) == {"slow recoveries": 1}
+
+
+def test_the_ledger_is_held_against_what_was_acknowledged(database_url: str) -> None:
+    """An acknowledged event that the ledger lacks, and lives that it does not show, are found; the table says so."""
+    begun = lives(1, 1, ["story-1"], now=int(time.time()))
+    verdict = Verdict()
+    record = Record(INCIDENTS, [Reply(begun[0].events[0]["id"], 1, 1.1, 200, False)], begun, [], whole=True)
+    judge_ledger(record, database_url, verdict)
+    assert verdict.counts["acknowledged and missing"] == 1
+    assert verdict.counts["wrong donations"] == 1
+    assert not verdict.clean
+    assert "acknowledged and missing: evt_" in table([record], verdict)
+
+
+def test_the_same_seed_deals_the_same_faults() -> None:
+    """Every kind comes once before any comes twice."""
+    assert deal(random.Random(7), 60, embedded=False) == deal(random.Random(7), 60, embedded=False)
+    assert set(deal(random.Random(7), len(FAULTS), embedded=False)) == set(FAULTS)
+    assert all(fault.embedded for fault in deal(random.Random(7), 9, embedded=True))

@@ -1,0 +1,174 @@
+"""A whole `donationd up` of a test's own, with its folder, its ports and everything it starts."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from daemon.up import ROOT
+from health_sidecar.life import supervisord
+
+# Secrets that an embedded instance is started with, besides those it makes for itself.
+SECRETS = {
+    "DONOR_EMAIL_HASH_KEY": "canary-hash-key",
+    "MIGRATE_DATABASE_URL": "postgresql://canary-owner@127.0.0.1/none",
+    "OPERATOR_TOKENS": f"canary:{'0' * 64}",
+    "STRIPE_API_KEY": "sk_test_canary",
+}
+RECOVERY_TIMEOUT_S = 15.0
+STOP_TIMEOUT_S = 20.0
+
+
+class Instance:
+    """`donationd up` with a state folder and ports of its own; --embedded unless `environ` names a database."""
+
+    def __init__(self, state: Path, port: int, metrics_port: int, environ: Mapping[str, str] = {}) -> None:
+        self.state = state
+        self.api = f"http://127.0.0.1:{port}"
+        self.sidecar = f"http://127.0.0.1:{metrics_port}"
+        self._environ = {
+            "PATH": os.environ["PATH"],
+            "DONATIOND_STATE": str(state),
+            "PORT": str(port),
+            "METRICS_PORT": str(metrics_port),
+            "API_PROCESSES": "2",
+            **(SECRETS if "DATABASE_URL" not in environ else {}),
+            **environ,
+        }
+        self._embedded = "DATABASE_URL" not in environ
+        self.up: subprocess.Popen[str] | None = None
+
+    def start(self) -> str:
+        """Starts it and returns what it printed until it was ready."""
+        code = f"import sys; from daemon.up import up; sys.exit(up(embedded={self._embedded}))"
+        self.up = subprocess.Popen(
+            [sys.executable, "-c", code], env=self._environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert self.up.stdout is not None
+        lines = []
+        for line in self.up.stdout:
+            lines.append(line)
+            if "Ctrl-C stops everything" in line:
+                return "".join(lines)
+        raise AssertionError("it ended before it was ready:\n" + "".join(lines))
+
+    def end(self) -> int:
+        """Waits for the end of `up`; returns its exit status."""
+        assert self.up is not None
+        assert self.up.stdout is not None
+        self.up.stdout.close()
+        return self.up.wait(STOP_TIMEOUT_S)
+
+    def supervisorctl(self, *words: str) -> str:
+        """What supervisorctl prints for `words`."""
+        server = f"unix://{self.state}/run/supervisor.sock"
+        command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", "supervisord.conf", "-s", server, *words]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+
+    def pids(self) -> dict[str, int]:
+        """The pid of each running program, by supervisor's name."""
+        with supervisord(f"unix://{self.state}/run/supervisor.sock") as supervisor:
+            programs = supervisor.getAllProcessInfo()
+        return {_full_name(program): program["pid"] for program in programs if program["statename"] == "RUNNING"}
+
+    def secrets(self) -> dict[str, str]:
+        """Every secret, given or made, by its variable."""
+        made = (self.state / "environment").read_text().splitlines()
+        return SECRETS | dict(line.split("=", 1) for line in made)
+
+    def living(self) -> list[str]:
+        """The command lines of all processes with this state folder in their environment or arguments."""
+        return [line for pid, line in command_lines() if pid != os.getpid() and self._is_ours(pid, line)]
+
+    def _is_ours(self, pid: int, line: str) -> bool:
+        with contextlib.suppress(OSError):
+            environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            return str(self.state) in line or f"DONATIOND_STATE={self.state}".encode() in environ
+        return False
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What `up` notes for the commands of its folder."""
+        noted: dict[str, str] = json.loads((self.state / "run" / "environ.json").read_text())
+        return noted
+
+
+def _full_name(program: Mapping[str, str]) -> str:
+    """As supervisorctl prints it: the group counts where it is no group of one."""
+    group, name = program["group"], program["name"]
+    return name if group == name else f"{group}:{name}"
+
+
+def command_lines() -> Iterator[tuple[int, str]]:
+    """Pid and command line of every process of this machine."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if line := (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"):
+                yield int(folder.name), line
+
+
+def children(pid: int) -> list[int]:
+    """The pids of a process's children."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def get(url: str) -> tuple[int, dict[str, str]]:
+    """Status and headers of a GET; status 0 if nobody answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=3) as reply:  # noqa: S310 - our own http address
+            return reply.status, dict(reply.headers)
+    except urllib.error.HTTPError as reply:
+        with reply:
+            return reply.code, dict(reply.headers)
+    except OSError:
+        return 0, {}
+
+
+def eventually(holds: Callable[[], bool], what: str, timeout_s: float = RECOVERY_TIMEOUT_S) -> None:
+    """Waits until `holds()`; fails with `what` after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.05)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports below 32768 that nobody listens on; another process that looks finds others, even while ours are closed."""
+    found: list[int] = []
+    first = 23100 + os.getpid() % 200 * 4
+    for port in range(first, first + 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError("no free ports")
+
+
+@contextmanager
+def instance_of_its_own(environ: Mapping[str, str] = {}) -> Iterator[Instance]:
+    """An instance not yet started, and its end. Its folder is one that PostgreSQL's user may enter, unlike pytest's."""
+    folder = Path(tempfile.mkdtemp(prefix="donationd-test-"))
+    folder.chmod(0o711)
+    port, metrics_port = free_ports(2)
+    instance = Instance(folder / "state", port, metrics_port, environ)
+    try:
+        yield instance
+    finally:
+        if instance.up is not None and instance.up.poll() is None:
+            instance.up.terminate()
+            instance.end()
+        note = instance.state / "postgres.json"
+        home = Path(json.loads(note.read_text())["data"]).parent if note.exists() else instance.state
+        for used in {home, folder}:  # two where the checkout is out of that user's reach
+            shutil.rmtree(used, ignore_errors=True)

@@ -1,0 +1,48 @@
+"""What is set up wrongly stays down at a gentle pace, says why, and starts to work once it is mended."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import psycopg2
+from psycopg2 import sql
+
+from sql import migrate
+from tests.instance import eventually, get, instance_of_its_own
+
+NAME = "not_yet_there"
+
+
+def test_migrating_is_enough(postgres: str) -> None:
+    """No database, then one without tables: a reason each, no FATAL, and ready by itself after `donationd migrate`."""
+    url = postgres.format(name=NAME)
+    environ = {"DATABASE_URL": url, "STRIPE_WEBHOOK_SECRET": "whsec_test", "HOST": "127.0.0.1", "GATE_ATTEMPTS": "1"}
+    with instance_of_its_own(environ) as instance, ThreadPoolExecutor(1) as beside:
+        starting = beside.submit(instance.start)
+        log = instance.state / "logs" / "sidecar.log"
+
+        def said(words: str) -> bool:
+            return log.exists() and words in log.read_text()
+
+        eventually(lambda: said("no such database or role"), "the reason: no database")
+        assert get(f"{instance.sidecar}/health/live")[0] == 200
+        assert get(f"{instance.api}/health/live")[0] == 0
+        with closing(psycopg2.connect(postgres.format(name="postgres"))) as admin:
+            admin.autocommit = True
+            admin.cursor().execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(NAME)))
+        try:
+            eventually(lambda: said("Run: donationd migrate"), "the reason: no tables")
+            assert not starting.done()
+            migrate.apply(url)
+            starting.result(timeout=15)
+            assert get(f"{instance.api}/health/db")[0] == 200
+            supervisor_log = (instance.state / "logs" / "supervisord.log").read_text()
+            assert supervisor_log.count("spawned: 'sidecar'") < 6  # each failed life lasts five seconds
+            assert "FATAL" not in supervisor_log
+            assert "BACKOFF" not in supervisor_log
+            assert instance.up is not None
+            instance.up.terminate()
+            assert instance.end() == 0
+        finally:
+            with closing(psycopg2.connect(postgres.format(name="postgres"))) as admin:
+                admin.autocommit = True
+                admin.cursor().execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(NAME)))

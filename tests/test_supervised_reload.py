@@ -1,0 +1,100 @@
+"""`donationd reload` while many clients ask: none of them notices."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+
+from daemon.simulator.player import sign
+from tests.instance import Instance
+
+ROUNDS = 6
+CLIENTS = 24  # of each sort
+PAUSE_S = 0.03  # of a client between a reply and its next request: the machine shall not be the bottleneck
+HOST = "127.0.0.1"
+
+
+class Clients:
+    """Ask for totals and deliver events without a pause, and count what comes of it."""
+
+    def __init__(self, port: int, secret: str) -> None:
+        self.replies: Counter[str] = Counter()
+        self.stop = asyncio.Event()
+        self._port = port
+        self._secret = secret
+        self._number = 0
+
+    async def new_connections(self) -> None:
+        """One client that connects anew for each request."""
+        while not self.stop.is_set():
+            await self._one(self._total("close"))
+
+    async def keep_alive(self) -> None:
+        """One client that keeps its connection as long as the server does."""
+        while not self.stop.is_set():
+            await self._one(self._event())
+
+    async def _one(self, request: bytes) -> None:
+        """A connection, and the request over and over, until the server closes it as announced."""
+        try:
+            reader, writer = await asyncio.open_connection(HOST, self._port)
+            try:
+                announced = False
+                while not (announced or self.stop.is_set()):
+                    writer.write(request)
+                    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                    await reader.readexactly(int(head.split("content-length: ")[1].split("\r\n")[0]))
+                    self.replies[head.split()[1]] += 1
+                    await asyncio.sleep(PAUSE_S)
+                    announced = "connection: close" in head
+            finally:
+                writer.close()
+        except (OSError, EOFError) as error:
+            self.replies[type(error).__name__] += 1
+
+    def _total(self, connection: str) -> bytes:
+        path = "/api/tickets/story-1/donations/total"
+        return f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: {connection}\r\n\r\n".encode()
+
+    def _event(self) -> bytes:
+        self._number += 1
+        event = {"id": f"evt_{self._number}", "object": "event", "type": "customer.created", "created": 1_760_000_000}
+        body = json.dumps({**event, "livemode": False, "data": {"object": {}}}).encode()
+        head = f"POST /webhooks/stripe HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {len(body)}\r\n"
+        return f"{head}Stripe-Signature: {sign(body, self._secret, int(time.time()))}\r\n\r\n".encode() + body
+
+
+def donationd(*words: str) -> subprocess.CompletedProcess[str]:
+    """A command of the folder that DONATIOND_STATE names."""
+    return subprocess.run([sys.executable, "-m", "daemon.cli", *words], capture_output=True, text=True, check=False)
+
+
+async def test_no_client_notices_a_reload(instance: Instance) -> None:
+    """Six rounds under 48 clients, half of them on new connections: every process is new, every request a 200."""
+    await asyncio.to_thread(instance.start)
+    assert donationd("tickets", "add", "story-1").returncode == 0
+    clients = Clients(int(instance.environ["PORT"]), instance.environ["STRIPE_WEBHOOK_SECRET"])
+    async with asyncio.TaskGroup() as group:
+        for _ in range(CLIENTS):
+            group.create_task(clients.new_connections())
+            group.create_task(clients.keep_alive())
+        for _ in range(ROUNDS):
+            before = instance.pids()
+            done = await asyncio.to_thread(donationd, "reload")
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.count("restarted") == 2
+            print(done.stdout, clients.replies)
+            after = instance.pids()
+            assert {name for name in after if after[name] != before[name]} == {"api:api_00", "api:api_01"}
+        clients.stop.set()
+    assert clients.replies.keys() == {"200"}, clients.replies
+    assert clients.replies["200"] > 1000
+
+
+def test_reload_needs_something_that_runs(instance: Instance) -> None:
+    """In a folder where nothing runs it is one sentence and exit status 1."""
+    done = donationd("reload")
+    assert done.returncode == 1
+    assert "nothing runs in this folder" in done.stderr
