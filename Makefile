@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
 
-.PHONY: help run test check bench chaos mutants format diagram dashboards lock sbom clean
+.PHONY: help run test check bench chaos mutants format diagram dashboards picture lock sbom clean
 
 help:
 	@echo 'make run     everything on this machine, with a PostgreSQL of its own; Ctrl-C stops it'
@@ -17,6 +17,7 @@ help:
 	@echo 'make mutants shows that the suite finds faults put into the code (SAMPLE=n: every nth)'
 	@echo 'make diagram draws the picture of the facts in README'
 	@echo 'make dashboards writes deploy/grafana/*.json'
+	@echo 'make picture draws the README'"'"'s picture of a dashboard from real data, three minutes (needs prometheus)'
 	@echo 'make lock    renews the locked versions, and the list of them in deploy/sbom.json (needs uv)'
 	@echo 'make sbom    renews that list alone (needs uv)'
 	@echo 'make clean   removes what make installed; the data in .donationd/ stays'
@@ -50,6 +51,9 @@ diagram: $(TESTS)
 
 dashboards: $(TESTS)
 	$(BIN)/python -m tests.dashboards
+
+picture: $(TESTS)
+	$(BIN)/python -m tests.picture
 
 lock:
 	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \

@@ -31,6 +31,9 @@ LABELS = {
 TICKET = "story-1"
 
 
+Series = tuple[str, list[tuple[float, float]]]  # legend; time and value
+
+
 class Monitoring:
     """A Prometheus and an Alertmanager with what we ship, but for the pace: it is a test's and not a night's."""
 
@@ -79,6 +82,15 @@ class Monitoring:
         reply = _json(f"{self.prometheus}/api/v1/query?{query}")
         return [float(found["value"][1]) for found in reply["data"]["result"]] if reply else []
 
+    def history(self, expression: str, legend: str, begin_s: float, end_s: float) -> list[Series]:
+        """A range's values, a point a second, each series with its `legend` filled in."""
+        query = urllib.parse.urlencode({"query": expression, "start": begin_s, "end": end_s, "step": 1})
+        reply = _json(f"{self.prometheus}/api/v1/query_range?{query}")
+        return [
+            (_filled(legend, found["metric"]), [(at, float(value)) for at, value in found["values"] if value != "NaN"])
+            for found in reply["data"]["result"]
+        ]
+
     def firing(self, alert: str) -> bool:
         """Whether Prometheus says that the alert fires."""
         return self.ask(f'ALERTS{{alertname="{alert}",alertstate="firing"}}') == [1.0]
@@ -86,6 +98,11 @@ class Monitoring:
     def received(self) -> set[str]:
         """The alerts that Alertmanager has and has not seen resolved."""
         return {alert["labels"]["alertname"] for alert in _json(f"{self.alertmanager}/api/v2/alerts") or []}
+
+
+def _filled(legend: str, labels: dict[str, str]) -> str:
+    """Grafana's `{{label}}`."""
+    return re.sub(r"{{(\w+)}}", lambda place: labels.get(place[1], ""), legend)
 
 
 def _json(url: str) -> Any:
