@@ -17,7 +17,7 @@ import pytest
 from daemon.embedded import can_run, copy_programs, find_programs
 from sql import migrate
 from sql.database import Database
-from tests.instance import Instance, instance_of_its_own
+from tests.instance import SECRETS, Instance, instance_of_its_own
 
 TEMPLATE = "template_ledger"
 USER = "donationd_owner"
@@ -138,6 +138,6 @@ def _admin(postgres: str, sql: str) -> None:
 @pytest.fixture
 def instance(monkeypatch: pytest.MonkeyPatch) -> Iterator[Instance]:
     """A whole instance, not yet started."""
-    with instance_of_its_own() as instance:
+    with instance_of_its_own(SECRETS) as instance:
         monkeypatch.setenv("DONATIOND_STATE", str(instance.state))
         yield instance

@@ -18,7 +18,7 @@ from pathlib import Path
 from daemon.up import ROOT
 from health_sidecar.life import supervisord
 
-# Secrets that an embedded instance is started with, besides those it makes for itself.
+# Secrets that the tests' instance is started with, besides those it makes for itself.
 SECRETS = {
     "DONOR_EMAIL_HASH_KEY": "canary-hash-key",
     "MIGRATE_DATABASE_URL": "postgresql://canary-owner@127.0.0.1/none",
@@ -42,7 +42,6 @@ class Instance:
             "PORT": str(port),
             "METRICS_PORT": str(metrics_port),
             "API_PROCESSES": "2",
-            **(SECRETS if "DATABASE_URL" not in environ else {}),
             **environ,
         }
         self._embedded = "DATABASE_URL" not in environ
@@ -80,6 +79,11 @@ class Instance:
         with supervisord(f"unix://{self.state}/run/supervisor.sock") as supervisor:
             programs = supervisor.getAllProcessInfo()
         return {_full_name(program): program["pid"] for program in programs if program["statename"] == "RUNNING"}
+
+    @property
+    def signing_secret(self) -> str:
+        """What webhooks are signed with: given, or made by `up --embedded`."""
+        return self._environ.get("STRIPE_WEBHOOK_SECRET") or self.environ["STRIPE_WEBHOOK_SECRET"]
 
     def secrets(self) -> dict[str, str]:
         """Every secret, given or made, by its variable."""

@@ -77,7 +77,7 @@ async def _at(
 ) -> None:
     """All of it at one site: load, faults, and the reckoning, also of a run that was cut short."""
     async with opening as site:
-        secret = site.instance.environ["STRIPE_WEBHOOK_SECRET"]
+        secret = site.instance.signing_secret
         load = Load(site.instance.api, secret, TICKETS, seed, patience_s=DEADLINE_S + MARGIN_S)
         record = Record([], load.replies, load.lives, [], whole=False)
         records.append(record)
