@@ -25,7 +25,7 @@ from daemon.batcher import Batcher
 from daemon.config import Config
 from daemon.donations import Donations
 from daemon.ledger import Ledger
-from daemon.limited_log import Tally
+from daemon.limited_log import CountedLog
 from daemon.recorder import Recorder
 from daemon.webhook import Webhook
 from health_sidecar import logs
@@ -73,7 +73,7 @@ def _run(environ: Mapping[str, str]) -> int:
 
 
 def _bad_request_counter() -> Callable[[], None]:
-    tally = Tally("[API] ❌ Refused what is no HTTP request")
+    tally = CountedLog("[API] ❌ Refused what is no HTTP request")
 
     def count() -> None:
         metrics.request("none", "other", 400, 0.0)  # nobody knows its route, method or duration

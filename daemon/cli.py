@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import msgspec
@@ -21,7 +21,6 @@ from health_sidecar import gate
 from sql import load, migrate
 from sql.database import Row, classify
 
-T = TypeVar("T")
 PAGE = 1000
 
 

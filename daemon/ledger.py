@@ -8,6 +8,7 @@ from daemon.facts import Facts
 from sql import load
 from sql.database import Database, Row
 
+ZERO_DECIMAL, THREE_DECIMAL = sorted(money.ZERO_DECIMAL), sorted(money.THREE_DECIMAL)  # as the driver takes them
 END_OF_TIME = 10**12  # seconds: more digits than PostgreSQL's timestamps take
 
 
@@ -41,8 +42,8 @@ class Ledger:
                 "after_created": after.created if after else None,
                 "after_id": after.id if after else None,
                 "default_currency": query.default_currency,
-                "zero_decimal": sorted(money.ZERO_DECIMAL),
-                "three_decimal": sorted(money.THREE_DECIMAL),
+                "zero_decimal": ZERO_DECIMAL,
+                "three_decimal": THREE_DECIMAL,
             },
         )
         return Page(*rows[0]) if rows else None

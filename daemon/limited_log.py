@@ -63,7 +63,7 @@ class LimitedLog:
         self._left_out = 0
 
 
-class Tally:
+class CountedLog:
     """Counts what is refused, and says it in one line at most every TALLY_S seconds; none while there is nothing.
 
     Args:

@@ -52,7 +52,7 @@ SAMPLE_INTERVAL_S = 1.0  # of what changes all the time; well below anybody's sc
 WEBHOOK_ROUTE = "/webhooks/stripe"
 WEBHOOK_STATUSES = (200, 400, 422, 500, 503)
 OUTCOMES = ("applied", "duplicate", "failed", "ignored")
-REASONS = ("malformed", "timestamp", "mismatch", "no event")
+REASONS = ("malformed", "timestamp", "mismatch", "no event", "too large")
 
 
 def begin() -> None:

@@ -261,9 +261,7 @@ def _join(group_of: dict[str, _Group], ids: list[str]) -> _Group:
 
 def _fold(group: _Group) -> _Folded:
     """Merges a group's changes into what is held, and derives its donations; none where nothing is new."""
-    facts, *others = group.base or [{}]
-    for other in others:
-        fold.absorb(facts, other)
+    facts = group.base[0] if len(group.base) == 1 else fold.merge({}, *group.base)
     is_new = [fold.absorb(facts, change.facts) for change in group.changes]
     if len(group.held) == 1 and not any(is_new):
         return _Folded(fold.ids(facts), group.held[0], [])

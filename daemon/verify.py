@@ -11,7 +11,7 @@ from itertools import islice
 import msgspec
 
 from daemon import fold
-from daemon.facts import DONOR_FIELDS, Facts
+from daemon.facts import DONOR_FIELDS
 from sql.database import Row
 from sql.snapshot import Snapshot
 
@@ -22,7 +22,7 @@ COUNT_OF_STATUS = {"PAID": "paid", "REFUNDED": "refunded", "DISPUTED": "disputed
 
 
 @dataclass
-class Tally:
+class TicketSums:
     """Totals by ticket and currency, added up from donations; '' stands for none."""
 
     figures: dict[tuple[str, str], dict[str, int]] = field(
@@ -73,12 +73,11 @@ class MissingTotal:
         return {"ticket": self.ticket, "currency": self.currency, **deltas}
 
 
-def differences(facts: Facts, stored: dict[str, fold.Donation]) -> Iterator[str]:
-    """A line for each difference between the donations these facts add up to and those stored of them.
+def differences(stored: dict[str, fold.Donation], derived: dict[str, fold.Donation]) -> Iterator[str]:
+    """A line for each difference between donations as they are stored and as their facts add up to, by id.
 
     A donor's own fields are named without their values.
     """
-    derived = {donation.id: donation for donation in fold.donations(facts)}
     for id_ in sorted(stored.keys() | derived.keys()):
         if id_ not in stored:
             yield f"donation {id_} is missing"
@@ -105,7 +104,7 @@ def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str 
     Yields:
         A line per difference of a donation, and each total that is not right; nothing if the ledger is.
     """
-    tally, names = Tally(), 0
+    sums, names = TicketSums(), 0
     linked: dict[str, dict[str, fold.Donation]] = defaultdict(dict)
     for row in snapshot.stream("verify_donations", {"with_facts": False}):
         linked[row[FIELDS]][row[0]] = fold.Donation(*row[:FIELDS])
@@ -113,16 +112,17 @@ def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str 
     while batch := list(islice(rows, BATCH)):
         for row in batch:
             stored = {row[0]: fold.Donation(*row[:FIELDS]), **linked.pop(row[0], {})}
-            yield from differences(row[-1], stored)
-            for donation in fold.donations(row[-1]):
-                tally.add(donation)
+            derived = {donation.id: donation for donation in fold.donations(row[-1])}
+            yield from differences(stored, derived)
+            for donation in derived.values():
+                sums.add(donation)
         root_of = {id_: row[0] for row in batch for id_ in fold.ids(row[-1])}
         names += len(root_of)
         yield from _misplaced(snapshot, root_of)
         progress(len(batch))
     for root, donations in linked.items():
         yield from (f"donation {id_}: its facts should be kept by {root}, which is missing" for id_ in donations)
-    yield from tally.missing(snapshot.rows("verify_totals"))
+    yield from sums.missing(snapshot.rows("verify_totals"))
     [(_, objects)] = snapshot.rows("verify_size")
     if objects != names:
         yield f"{objects} Stripe objects are on record, the facts name {names}"

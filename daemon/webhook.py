@@ -8,7 +8,7 @@ from aiohttp import web
 
 from daemon import metrics
 from daemon.facts import CannotApply, NotAnEvent, StripeEvent, read
-from daemon.limited_log import LimitedLog, Tally
+from daemon.limited_log import CountedLog, LimitedLog
 from daemon.recorder import Entry, Recorded
 from daemon.request_ids import brings, ids
 from daemon.signature import BadSignature, verify
@@ -44,7 +44,7 @@ class Webhook:
         self._hash_key = hash_key
         self._clock = clock
         self._skew_due_s = 0.0
-        self._refusals = Tally("[Webhook] ❌ Refused what is no event that Stripe signed")
+        self._refusals = CountedLog("[Webhook] ❌ Refused what is no event that Stripe signed")
         self._lines = {
             outcome: LimitedLog(level, wording, f"[Webhook] … and {{}} more events {outcome}")
             for outcome, (level, wording) in WORDING.items()

@@ -4,6 +4,7 @@ The binaries are those of the embedded package; TEST_PG_BIN names another instal
 """
 
 import itertools
+import logging
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+import structlog
 
 from daemon.embedded import can_run, copy_programs, find_programs
 from sql import migrate
@@ -27,6 +29,17 @@ _numbers = itertools.count(1)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Quick tests first: a mistake shows at once, and the whole life under supervisord comes last."""
     items.sort(key=lambda item: "supervised" in item.nodeid or "test_up" in item.nodeid)
+
+
+@pytest.fixture(autouse=True)
+def restored_logging() -> Iterator[None]:
+    """Whatever a test configures, the next one finds logging as it was."""
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level)
+    yield
+    root.handlers[:], level = before
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 class Server:

@@ -94,6 +94,10 @@ def test_any_object_is_applied_or_refused(event_type: str, mode: object, amount:
     """Whatever stands in an event of a handled type, it becomes donations or is refused; nothing else happens."""
     stripe_object = {"id": "x_1", "payment_intent": "pi_1", "amount": amount, "mode": mode, "metadata": metadata}
     try:
-        donations(facts_of(event_type, {**stripe_object, "status": mode, "latest_charge": amount}))
+        facts = facts_of(event_type, {**stripe_object, "status": mode, "latest_charge": amount})
     except (CannotApply, NotAnEvent):
         return
+    assert merge(facts, facts) == facts
+    assert bool(donations(facts)) is bool(facts)
+    for donation in donations(facts):
+        assert donation.amount is None or 0 <= donation.refunded + donation.disputed <= donation.amount

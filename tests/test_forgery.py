@@ -20,7 +20,7 @@ from aiohttp.test_utils import TestClient
 from structlog.testing import capture_logs
 
 from daemon import facts, webhook
-from daemon.limited_log import Tally
+from daemon.limited_log import CountedLog
 from daemon.recorder import Recorder
 from daemon.simulator import payment_lives
 from daemon.simulator.player import sign
@@ -228,7 +228,7 @@ async def test_a_flood_is_one_line(
 ) -> None:
     """A hundred forgeries write nothing by themselves; what counts them all is one line, with no word of theirs."""
     later = list[Callable[[], None]]()
-    monkeypatch.setattr(webhook, "Tally", partial(Tally, later=lambda _delay_s, call: later.append(call)))
+    monkeypatch.setattr(webhook, "CountedLog", partial(CountedLog, later=lambda _delay_s, call: later.append(call)))
     client = await aiohttp_client(application(database, follower()))
     with capture_logs() as lines:
         for _ in range(50):

@@ -1,9 +1,8 @@
 """The startup gate: every check, every way to fail, and what it says and records."""
 
 import asyncio
-import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -62,17 +61,6 @@ class FakeDatabase:
 
     async def close(self) -> None:
         self.closed += 1
-
-
-@pytest.fixture(autouse=True)
-def restored_logging() -> Iterator[None]:
-    """Whatever a test configures, the next one finds logging as it was."""
-    root = logging.getLogger()
-    before = (root.handlers[:], root.level)
-    yield
-    root.handlers[:], level = before
-    root.setLevel(level)
-    structlog.reset_defaults()
 
 
 @pytest.fixture

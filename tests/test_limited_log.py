@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from structlog.testing import capture_logs
 
-from daemon.limited_log import LINES_PER_S, LimitedLog, Tally
+from daemon.limited_log import LINES_PER_S, CountedLog, LimitedLog
 
 
 def test_some_lines_a_second_then_one_that_counts_the_rest() -> None:
@@ -29,7 +29,7 @@ def test_some_lines_a_second_then_one_that_counts_the_rest() -> None:
 def test_all_refusals_are_one_line() -> None:
     """However many are refused, one line tells how many for each reason, and the next only if there are more."""
     later = list[Callable[[], None]]()
-    tally = Tally("refused", later=lambda _delay_s, call: later.append(call))
+    tally = CountedLog("refused", later=lambda _delay_s, call: later.append(call))
     with capture_logs() as lines:
         for reason in ["mismatch"] * 1000 + ["no event"] * 2:
             tally.count(reason)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import os
 import re
 import signal
@@ -35,17 +34,6 @@ READY = Readiness(ready=True, last_ping_at=datetime(2024, 12, 16, 12, 30, 45, tz
 DOWN = Readiness(ready=False, last_error="connection refused", failure_count=3)
 LIVE_KEYS = {"status", "timestamp", "uptime", "pid"}
 DB_KEYS = {"ready", "lastPingAt", "lastError", "failureCount", "databaseUrl", "message"}
-
-
-@pytest.fixture(autouse=True)
-def restored_logging() -> Iterator[None]:
-    """Whatever a test configures, the next one finds logging as it was."""
-    root = logging.getLogger()
-    before = (root.handlers[:], root.level)
-    yield
-    root.handlers[:], level = before
-    root.setLevel(level)
-    structlog.reset_defaults()
 
 
 AiohttpClient = Callable[[web.Application], "asyncio.Future[TestClient[web.Request, web.Application]]"]

@@ -61,4 +61,4 @@ def test_the_time_counts_both_ways(seconds: int) -> None:
 @pytest.mark.parametrize("secrets", [[b"whsec_one", b"whsec_two"], [b"whsec_two", b"whsec_one"]])
 def test_any_secret_counts_while_they_roll(secrets: list[bytes]) -> None:
     """The order of the configured secrets does not matter."""
-    verify(b"{}", sign(b"{}", "whsec_one", NOW), secrets, NOW)
+    assert verify(b"{}", sign(b"{}", "whsec_one", NOW), secrets, NOW) == NOW

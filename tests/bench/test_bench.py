@@ -17,7 +17,7 @@ def test_every_event_is_new_signed_and_can_be_applied() -> None:
     assert len(ids) == len(bodies)
     head, _, body = request(bodies[0], SECRET, AT).partition(b"\r\n\r\n")
     [signature] = [line.partition(": ")[2] for line in head.decode().splitlines() if line.startswith("Stripe-Sig")]
-    verify(body, signature, [SECRET.encode()], AT)
+    assert verify(body, signature, [SECRET.encode()], AT) == AT
 
 
 def test_the_events_of_a_life_belong_together() -> None:
