@@ -103,7 +103,8 @@ class Batcher:
                 if not waiting.done.done():
                     waiting.done.set_result(again if event_id in seen else recorded)
                 seen.add(event_id)
-            self._count(batch, recorded)
+            # After the replies, which wait for nothing else any more.
+            asyncio.get_running_loop().call_soon(self._count, batch, recorded)
 
     def _count(self, batch: list[_Waiting], recorded: Recorded) -> None:
         """Once per batch, because what is done per event is what an event costs."""

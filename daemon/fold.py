@@ -84,9 +84,9 @@ def _absorb_object(mine: Known, more: Known) -> bool:
     return is_new
 
 
-def ids(facts: Facts) -> list[str]:
-    """The ids of all objects that the facts name, sorted."""
-    return sorted({id_ for objects in facts.values() for id_ in objects})
+def ids(facts: Facts) -> set[str]:
+    """The ids of all objects that the facts name."""
+    return {id_ for objects in facts.values() for id_ in objects}
 
 
 def owners(facts: Facts) -> dict[str, str]:

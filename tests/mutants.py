@@ -90,8 +90,20 @@ MUTANTS = (
     Mutant(
         "a stale group written",
         "sql/queries/record_events.sql",
-        "FROM groups WHERE n NOT IN (SELECT n FROM stale)",
-        "FROM groups",
+        "email_hash text, session_id text, charge_id text, account text)\n    WHERE n NOT IN (TABLE stale)",
+        "email_hash text, session_id text, charge_id text, account text)",
+    ),
+    Mutant(
+        "an object that another writer has named meanwhile",
+        "sql/queries/record_events.sql",
+        "WHERE EXISTS (SELECT FROM stripe_objects o WHERE o.id = i.id)",
+        "WHERE false",
+    ),
+    Mutant(
+        "objects that stay with the donation they were moved from",
+        "sql/queries/record_events.sql",
+        "unnest(f.unheld || f.moved)",
+        "unnest(f.unheld)",
     ),
     Mutant(
         "a donation's money counted again at each change",

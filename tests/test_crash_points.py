@@ -82,9 +82,19 @@ Kill = Callable[[], Awaitable[None]]
 Point = Callable[[Way, Json, Kill], Awaitable[bool]]  # returns whether the event is in the ledger afterwards
 
 
-async def before_the_write(way: Way, event: Json, kill: Kill) -> bool:
-    """The statement has left the API and never reaches PostgreSQL."""
+async def before_the_read(way: Way, event: Json, kill: Kill) -> bool:
+    """What the API asks about the event's objects never reaches PostgreSQL."""
     way.back.black_hole(to_client=False)
+    async with posting(way, event):
+        await way.back.held.wait()
+        await kill()
+        way.back.reset()
+    return False
+
+
+async def before_the_write(way: Way, event: Json, kill: Kill) -> bool:
+    """PostgreSQL's answer about the event's objects never reaches the API."""
+    way.back.black_hole(to_server=False)
     async with posting(way, event):
         await way.back.held.wait()
         await kill()
@@ -94,7 +104,7 @@ async def before_the_write(way: Way, event: Json, kill: Kill) -> bool:
 
 async def in_flight_and_done(way: Way, event: Json, kill: Kill) -> bool:
     """PostgreSQL is at the statement, waits for a lock, and carries on when nobody waits for the answer any more."""
-    async with held_in_flight(way, event) as pid:
+    async with posting(way, event), held_in_flight(way) as pid:
         await kill()
     await way.one("SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)", pid)
     return True
@@ -102,16 +112,17 @@ async def in_flight_and_done(way: Way, event: Json, kill: Kill) -> bool:
 
 async def in_flight_and_gone(way: Way, event: Json, kill: Kill) -> bool:
     """PostgreSQL is at the statement and ends it undone."""
-    async with held_in_flight(way, event) as pid:
+    async with posting(way, event), held_in_flight(way) as pid:
         await kill()
         assert await way.one("SELECT pg_terminate_backend(%s, 5000)", pid)
     return False
 
 
 async def after_the_commit(way: Way, event: Json, kill: Kill) -> bool:
-    """PostgreSQL's answer never reaches the API."""
-    way.back.black_hole(to_server=False)
+    """PostgreSQL's answer to the write never reaches the API."""
     async with posting(way, event):
+        async with held_in_flight(way):
+            way.back.black_hole(to_server=False)
         await way.back.held.wait()
         await kill()
         way.back.reset()
@@ -144,15 +155,14 @@ async def posting(way: Way, event: Json) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def held_in_flight(way: Way, event: Json) -> AsyncIterator[int]:
-    """A delivery whose statement waits for the ledger's lock until the end; yields the pid of its backend."""
-    async with posting(way, event):
-        with closing(psycopg2.connect(way.url)) as writer, writer.cursor() as cursor:
-            cursor.execute(load("lock_ledger"))
-            yield await way.one(WAITING)
+async def held_in_flight(way: Way) -> AsyncIterator[int]:
+    """The statement that writes waits for the ledger's lock until the end; yields the pid of its backend."""
+    with closing(psycopg2.connect(way.url)) as writer, writer.cursor() as cursor:
+        cursor.execute(load("lock_ledger"))
+        yield await way.one(WAITING)
 
 
-POINTS = (before_the_write, in_flight_and_done, in_flight_and_gone, after_the_commit, before_the_reply)
+POINTS = (before_the_read, before_the_write, in_flight_and_done, in_flight_and_gone, after_the_commit, before_the_reply)
 
 
 @pytest.fixture
@@ -185,10 +195,7 @@ async def test_a_killed_api_process_changes_nothing_in_the_end(way: Way, point: 
 
 
 async def crash_and_redeliver(way: Way, point: Point, before: Sequence[Json], event: Json) -> None:
-    """Kills an API process, which took others before, at this point of an event's way; the next is told it again.
-
-    What it took before is in its memory: then it writes an event without having to ask for its donation first.
-    """
+    """Kills an API process, which took others before, at this point of an event's way; the next is told it again."""
     async with way.api.running() as process:
         await until(process, "listening on")
         for each in before:

@@ -1,33 +1,30 @@
 -- Records events and operators' acts, and writes the donations they belong to, all or nothing per group, in one
 -- transaction.
 --
--- A group is a set of Stripe objects, with its events and acts and the donations derived from its facts. Its bases
--- name the rows and versions that the facts were folded from. Where the ledger holds something else by now the group is
--- stale: nothing of it is written, and the rows it should be folded from come back.
+-- A group is a set of Stripe objects, with its events and acts and the donations derived from its facts: `ids` are its
+-- objects if anything of it is written, `unheld` those of them that no row held when its facts were folded, `moved` those
+-- held elsewhere than at `root`. Its bases name the rows and versions that it was folded from. Where the ledger holds
+-- something else by now the group is stale: nothing of it is written, and its number comes back.
 --
 -- The caller holds the ledger's lock (lock_ledger.sql), so nobody else writes between reading and writing here.
 --
--- $1 groups {n, root, ids}; $2 bases {n, root, version}; $3 donations; $4 events; $5 acts: arrays of JSON objects
+-- $1 groups {n, root, ids, unheld, moved}; $2 bases {n, root, version}; $3 donations; $4 events; $5 acts: arrays of
+-- JSON objects
 WITH groups AS MATERIALIZED (
-    SELECT * FROM json_to_recordset($1) AS g(n int, root text, ids text[])
-), bases AS MATERIALIZED (
-    SELECT * FROM json_to_recordset($2) AS b(n int, root text, version bigint)
-), roots AS MATERIALIZED (  -- where the ledger keeps the objects of each group now
-    SELECT DISTINCT g.n, o.root
-    FROM groups g CROSS JOIN unnest(g.ids) AS i(id) JOIN stripe_objects o ON o.id = i.id
-), held AS MATERIALIZED (
-    SELECT r.n, r.root, a.version, a.facts FROM roots r JOIN stripe_attributions a ON a.id = r.root
+    SELECT * FROM json_to_recordset($1) AS g(n int, root text, ids text[], unheld text[], moved text[])
 ), stale AS MATERIALIZED (
-    SELECT n FROM (SELECT n, root, version FROM held EXCEPT SELECT n, root, version FROM bases) gained
+    SELECT b.n FROM json_to_recordset($2) AS b(n int, root text, version bigint)
+    WHERE NOT EXISTS (SELECT FROM stripe_attributions a WHERE a.id = b.root AND a.version = b.version)
     UNION
-    SELECT n FROM (SELECT n, root, version FROM bases EXCEPT SELECT n, root, version FROM held) lost
+    SELECT g.n FROM groups g CROSS JOIN unnest(g.unheld) AS i(id)
+    WHERE EXISTS (SELECT FROM stripe_objects o WHERE o.id = i.id)
 ), fresh AS MATERIALIZED (
-    SELECT n, root, ids FROM groups WHERE n NOT IN (SELECT n FROM stale)
+    SELECT * FROM groups WHERE n NOT IN (TABLE stale)
 ), recorded AS (
     INSERT INTO stripe_events AS known (id, type, stripe_created, livemode, error)
     SELECT DISTINCT ON (e.id) e.id, e.type, to_timestamp(e.created), e.livemode, e.error
     FROM json_to_recordset($4) AS e(id text, type text, created bigint, livemode boolean, error text, n int)
-    WHERE e.n IS NULL OR e.n NOT IN (SELECT n FROM stale)
+    WHERE e.n IS NULL OR e.n NOT IN (TABLE stale)
     ORDER BY e.id, e.error NULLS FIRST
     ON CONFLICT (id) DO UPDATE SET error = excluded.error, processed_at = now() WHERE known.error IS NOT NULL
     RETURNING id
@@ -35,21 +32,16 @@ WITH groups AS MATERIALIZED (
     INSERT INTO operator_acts (at, actor, action, donation_id, detail)
     SELECT to_timestamp(a.at_us / 1e6), a.actor, a.action, a.donation, a.detail
     FROM json_to_recordset($5) AS a(at_us bigint, actor text, action text, donation text, detail text, n int)
-    WHERE a.n NOT IN (SELECT n FROM stale)
+    WHERE a.n NOT IN (TABLE stale)
 ), after AS MATERIALIZED (
-    SELECT f.root, d.*
-    FROM json_to_recordset($3)
-         AS d(n int, id text, version bigint, facts json, ticket text, status text, amount bigint, currency text,
-              refunded bigint, disputed bigint, created_at bigint, paid_at bigint, refunded_at bigint,
-              last_name text, country text, email_hash text, session_id text, charge_id text, account text)
-    JOIN fresh f ON f.n = d.n
-), changed AS MATERIALIZED (  -- the objects whose donations are written; other fresh groups hold nothing new
-    SELECT f.root, i.id
-    FROM fresh f CROSS JOIN unnest(f.ids) AS i(id)
-    WHERE f.n IN (SELECT n FROM after)
+    SELECT * FROM json_to_recordset($3)
+        AS d(n int, root text, id text, version bigint, facts json, ticket text, status text, amount bigint,
+             currency text, refunded bigint, disputed bigint, created_at bigint, paid_at bigint, refunded_at bigint,
+             last_name text, country text, email_hash text, session_id text, charge_id text, account text)
+    WHERE n NOT IN (TABLE stale)
 ), before AS MATERIALIZED (
     SELECT a.id, a.ticket_id, a.status, a.amount_minor, a.currency, a.refunded_minor, a.disputed_minor, a.paid_at
-    FROM changed c JOIN stripe_attributions a ON a.id = c.id
+    FROM fresh f CROSS JOIN unnest(f.ids) AS i(id) JOIN stripe_attributions a ON a.id = i.id
 ), dropped AS (  -- a session's donation goes when its PaymentIntent is known
     DELETE FROM stripe_attributions WHERE id IN (SELECT id FROM before EXCEPT SELECT id FROM after)
 ), written AS (
@@ -71,7 +63,7 @@ WITH groups AS MATERIALIZED (
         charge_id = excluded.charge_id, account = excluded.account
 ), named AS (
     INSERT INTO stripe_objects AS o (id, root)
-    SELECT id, root FROM changed
+    SELECT i.id, f.root FROM fresh f CROSS JOIN unnest(f.unheld || f.moved) AS i(id)
     ON CONFLICT (id) DO UPDATE SET root = excluded.root WHERE o.root <> excluded.root
 ), moved AS (  -- what each donation adds to its ticket's figures ('': none claims it), and what it added before
     SELECT 1 AS sign, coalesce(ticket, '') AS ticket, coalesce(currency, '') AS currency,
@@ -100,6 +92,4 @@ WITH groups AS MATERIALIZED (
         disputed = t.disputed + excluded.disputed,
         partially_refunded = t.partially_refunded + excluded.partially_refunded
 )
-SELECT (SELECT coalesce(json_agg(id), '[]') FROM recorded)::text,
-       (SELECT coalesce(json_agg(json_build_array(s.n, h.root, h.version, h.facts)), '[]')
-        FROM stale s LEFT JOIN held h ON h.n = s.n)::text
+SELECT ARRAY(TABLE recorded), ARRAY(TABLE stale)

@@ -27,7 +27,7 @@ def test_the_events_of_a_life_belong_together() -> None:
     known = 0
     bodies = Stream(pool, ["a", "b"]).take(12 * len(pool.events))
     for body in bodies:
-        named = set(fold.ids(facts.read(body, livemode=False, hash_key=None).facts or {}))
+        named = fold.ids(facts.read(body, livemode=False, hash_key=None).facts or {})
         known += not named.isdisjoint(seen)
         seen |= named
     assert known > len(bodies) / 2
