@@ -31,6 +31,7 @@ from daemon.recorder import Recorder
 from daemon.webhook import Webhook
 from health_sidecar import logs
 from health_sidecar.config import ConfigError
+from health_sidecar.connections import Door, Head, Limits, NoDescriptors, Refused, bind, opened, reserve_descriptors
 from health_sidecar.life import die_with_parent, linger, supervised
 from health_sidecar.readiness import Follower
 from sql.database import Database
@@ -48,6 +49,7 @@ FIRST_WORD_S = 1.0
 GC_THRESHOLD = 10_000
 CONNECT_TIMEOUT_S = 3.0  # for a connection to PostgreSQL; a server that needs longer counts as down
 STDIN = 0
+DELIVERY = b"POST /webhooks/stripe "  # how the head of a webhook begins
 
 
 def main(environ: Mapping[str, str]) -> int:
@@ -64,6 +66,7 @@ def main(environ: Mapping[str, str]) -> int:
 def _run(environ: Mapping[str, str]) -> int:
     try:
         config = Config.from_environ(environ)
+        _reserve_descriptors(config)
     except ConfigError as error:
         print("\n".join(f"donationd: {problem}" for problem in error.problems), file=sys.stderr)
         return 1
@@ -76,12 +79,32 @@ def _run(environ: Mapping[str, str]) -> int:
         return 1
 
 
+def _reserve_descriptors(config: Config) -> None:
+    try:
+        reserve_descriptors(config.max_connections)
+    except NoDescriptors as error:
+        raise ConfigError([f"MAX_CONNECTIONS: {config.max_connections} {error}"]) from None
+
+
 def _bad_request_counter() -> Callable[[], None]:
     tally = CountedLog("[API] ❌ Refused what is no HTTP request")
 
     def count() -> None:
         metrics.request("none", "other", 400, 0.0)  # nobody knows its route, method or duration
         tally.count("bad request")
+
+    return count
+
+
+def _refused_counter() -> Refused:
+    tally = CountedLog("[API] More requests at once than MAX_CONNECTIONS; refused")
+
+    def count(head: Head) -> None:
+        if head.startswith(DELIVERY):
+            metrics.request(metrics.WEBHOOK_ROUTE, "POST", 503, 0.0)
+        else:
+            metrics.request("none", "other", 503, 0.0)
+        tally.count("requests")
 
     return count
 
@@ -101,18 +124,20 @@ async def _serve(config: Config) -> int:
     metrics.begin()
     sampling = asyncio.create_task(metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats)))
     runner = _runner(config, batcher, Ledger(reader), follower, draining)
-    await runner.setup()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     try:
-        inherited = _inherited_socket()
-        if await _open_port(config, runner, follower, stop, inherited):
-            await stop.wait()
-            draining.set()
-            await _drain(runner, inherited)
-        died = following.done()
+        async with opened(runner, _limits(config), _refused_counter()) as door:
+            watching = asyncio.create_task(door.watch())
+            watching.add_done_callback(lambda _task: stop.set())
+            inherited = _inherited_socket()
+            if await _open_port(config, door, follower, stop, inherited):
+                await stop.wait()
+                draining.set()
+                await _drain(door, inherited)
+            died = following.done() or watching.done()
+            watching.cancel()
     finally:
-        await runner.cleanup()
         await writer.close()
         await reader.close()
         following.cancel()
@@ -144,16 +169,26 @@ def _runner(
         deadline_s=config.request_deadline_ms / 1000,
         draining=draining,
     )
-    return web.AppRunner(app, access_log=None, shutdown_timeout=config.shutdown_grace_ms / 1000)
+    return web.AppRunner(app, shutdown_timeout=config.shutdown_grace_ms / 1000)
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(
+        connections=config.max_connections,
+        head_s=config.header_timeout_ms / 1000,
+        body_s=config.body_timeout_ms / 1000,
+        reply_s=config.write_timeout_ms / 1000,
+        idle_s=config.idle_timeout_ms / 1000,
+    )
 
 
 async def _open_port(
-    config: Config, runner: web.AppRunner, follower: Follower, stop: asyncio.Event, inherited: socket.socket | None
+    config: Config, door: Door, follower: Follower, stop: asyncio.Event, inherited: socket.socket | None
 ) -> bool:
     """Starts to serve: at once on an inherited socket, else when a gate has passed. False if told to stop before."""
     if inherited:
         await follower.wait_word(FIRST_WORD_S)
-        await web.SockSite(runner, inherited).start()
+        door.listen(inherited)
         log.info("🚀 HTTP Server accepting connections", socket="inherited", pid=os.getpid())
         return True
     log.info("Waiting for the startup gate", socket=str(config.readiness_socket))
@@ -163,23 +198,22 @@ async def _open_port(
         wait.cancel()
     if stop.is_set():
         return False
-    await web.TCPSite(runner, config.host, config.port).start()
+    for listener in await bind(config.host, config.port):
+        door.listen(listener)
     log.info(f"🚀 HTTP Server successfully bound and listening on http://{config.host}:{config.port}")
     return True
 
 
-async def _drain(runner: web.AppRunner, inherited: socket.socket | None) -> None:
+async def _drain(door: Door, inherited: socket.socket | None) -> None:
     """Returns once every connection has been answered and closed, or DRAIN_S has passed.
 
-    Who connects meanwhile waits for another process of the inherited socket. It is only no longer read from: closing
-    it would drop what asyncio has accepted in this very moment.
+    Who connects meanwhile waits for another process of the inherited socket.
     """
     if inherited:
-        asyncio.get_running_loop().remove_reader(inherited)
+        door.stop_listening()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(DRAIN_S):
-            await asyncio.sleep(DRAIN_POLL_S)  # what was accepted last is no connection of the server's yet
-            while runner.server and runner.server.connections:  # noqa: ASYNC110 - aiohttp has no event for it
+            while door.open:  # noqa: ASYNC110 - aiohttp has no event for it
                 await asyncio.sleep(DRAIN_POLL_S)
 
 

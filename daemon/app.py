@@ -14,6 +14,7 @@ from daemon.donations import Donations
 from daemon.limited_log import LimitedLog
 from daemon.request_ids import ids
 from daemon.webhook import BODY_LIMIT, Webhook
+from health_sidecar.connections import BodyTimeout
 from health_sidecar.endpoints import health_routes
 from health_sidecar.readiness import Follower
 from sql.database import DatabaseDown, Refused
@@ -83,6 +84,10 @@ async def _answer(
             return await handler(request)
     except web.HTTPException as error:
         return refusal(error)
+    except BodyTimeout:
+        return refusal(web.HTTPRequestTimeout())
+    except (web.RequestPayloadError, ConnectionError):
+        return refusal(web.HTTPBadRequest(text="the body did not arrive whole"))
     except DatabaseDown as down:
         follower.report_failure()
         faults["down"].write(kind=down.kind, **ids(request))

@@ -32,6 +32,13 @@ class Config(Settings):
     default_currency: Annotated[str, AfterValidator(_currency)] = "USD"
     db_pool_size: int = Field(4, ge=1, le=100)  # for reads, which are short; events have one connection more
     webhook_queue_limit: int = Field(1000, ge=1, le=100_000)  # some tenths of a second's work; more get 503 at once
+    # At once, per process. A tenth of them keeps it busy: more only wait longer, and hold 20 kB each; those that have
+    # nothing to do make room.
+    max_connections: int = Field(250, ge=10, le=100_000)
+    header_timeout_ms: Milliseconds = 10_000  # a head is one packet; the rest is for lost ones
+    body_timeout_ms: Milliseconds = 10_000  # even 1 MiB, at 100 kB/s; Stripe's events have a few kB
+    write_timeout_ms: Milliseconds = 30_000  # a page of 1,000 donations at 15 kB/s
+    idle_timeout_ms: Milliseconds = 75_000  # longer than a proxy keeps its connections (a minute), so that it closes
     db_statement_timeout_ms: Milliseconds = 5000  # a batch takes milliseconds; this long means trouble
     request_deadline_ms: Milliseconds = 15_000  # a connection, a statement and a retry fit in
     shutdown_grace_ms: Milliseconds = 10_000  # accepted requests end well within it

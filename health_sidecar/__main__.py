@@ -23,6 +23,7 @@ from aiohttp.log import server_logger
 from health_sidecar import life, logs, processes, report
 from health_sidecar.backlog import count_backlog
 from health_sidecar.config import Config, ConfigError
+from health_sidecar.connections import Door, Limits, bind, opened
 from health_sidecar.endpoints import build_app, report_routes
 from health_sidecar.gate import Verdict, open_probe, report_config, run_gate
 from health_sidecar.history import History, Run
@@ -35,6 +36,8 @@ from health_sidecar.watchdog import Outcome, Rules, Watch, describe, watch_datab
 log = structlog.get_logger()
 
 API_GROUP = "api"
+# A few monitors and scrapers, whose requests have no body. They may be far away, and /metrics has some 100 kB.
+LIMITS = Limits(connections=100, head_s=10.0, body_s=2.0, reply_s=30.0, idle_s=75.0)
 SHUTDOWN_S = 2.0  # health checks are answered at once; nobody needs longer
 
 GATE_PENDING = Readiness(ready=False, message="The database startup gate has not passed yet")
@@ -148,7 +151,7 @@ def watchdog_rules(config: Config) -> Rules:
 
 
 @asynccontextmanager
-async def open_sidecar(config: Config) -> AsyncIterator[Sidecar]:
+async def open_sidecar(config: Config) -> AsyncIterator[tuple[Sidecar, Door]]:
     """HTTP and the readiness socket up, not ready yet; all of it gone again at the end."""
     beside = config.readiness_socket
     probe = open_probe(config, "donationd sidecar")
@@ -163,14 +166,13 @@ async def open_sidecar(config: Config) -> AsyncIterator[Sidecar]:
         )
         registry = build_registry(metrics, config.metrics_dir, sidecar.processes_file)
         app = build_app(lambda: publisher.state, registry, report_routes(sidecar.report_history, sidecar.report_status))
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
-        await runner.setup()
         try:
-            await web.TCPSite(runner, config.metrics_host, config.metrics_port).start()
-            log.info("Sidecar listening on http://{}:{}".format(*runner.addresses[0][:2]))
-            yield sidecar
+            async with opened(web.AppRunner(app, shutdown_timeout=SHUTDOWN_S), LIMITS) as door:
+                for listener in await bind(config.metrics_host, config.metrics_port):
+                    door.listen(listener)
+                log.info("Sidecar listening on http://{}:{}".format(*door.addresses[0][:2]))
+                yield sidecar, door
         finally:
-            await runner.cleanup()
             await probe.close()
             await counter.close()
 
@@ -227,13 +229,14 @@ async def serve(config: Config, environ: Mapping[str, str], started_s: float) ->
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, stop.set)
-    async with open_sidecar(config) as sidecar:
+    async with open_sidecar(config) as (sidecar, door):
         work = [
             guard(sidecar, config, environ),
             sidecar.publisher.run(),
             sidecar.history.run(),
             sidecar.count(),
             sidecar.tally.run(),
+            door.watch(),
         ]
         status = await first_to_end(stop, work)
         if status == 0:

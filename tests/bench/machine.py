@@ -112,8 +112,14 @@ _numbers = itertools.count(1)
 
 
 @contextmanager
-def site(module: str, database: Stored, folder: Path, *, processes: int = 1) -> Iterator[Site]:
-    """Processes of `module` on one inherited listening socket, as supervisord's fcgi-program starts them."""
+def site(
+    module: str, database: Stored, folder: Path, *, processes: int = 1, settings: Mapping[str, str] = {}
+) -> Iterator[Site]:
+    """Processes of `module` on one inherited listening socket, as supervisord's fcgi-program starts them.
+
+    Args:
+        settings: more of their environment.
+    """
     name = f"{module.rpartition('.')[2]}-{next(_numbers)}"
     metrics = folder / f"{name}-metrics"
     metrics.mkdir()
@@ -127,6 +133,7 @@ def site(module: str, database: Stored, folder: Path, *, processes: int = 1) -> 
             "HOST": "127.0.0.1",
             "PORT": str(port),
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),
+            **settings,
         }
         command = [sys.executable, "-m", module]
         with ExitStack() as stack:

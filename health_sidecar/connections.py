@@ -1,0 +1,416 @@
+"""Who may be connected, and for how long: the bounds that aiohttp's server leaves open.
+
+A new connection waits on the porch, as a bare socket, until its request's head is whole: thousands that say nothing, or
+say it slowly, cost next to nothing and take nobody's place. Then it is let in while there is room, and answered 503
+where there is none; health checks have places of their own. Once inside, whoever keeps us waiting longest makes room
+for others, and nobody may keep us waiting for ever. One look at all connections now and then sees to that: a request
+pays nothing for it.
+"""
+
+import asyncio
+import json
+import os
+import resource
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+
+# Answered in places of their own. A few monitors and a load balancer, each with a connection or two.
+HEALTH = (b"GET /health", b"HEAD /health")
+HEALTH_PLACES = 16
+# Connections whose head is not whole yet. A good one stays for a round trip; the oldest goes when another comes.
+PORCH_PLACES = 512
+HEAD_BYTES = 16 * 1024  # a whole head of Stripe's has 1 kB; of more than this the server is to say what it thinks
+LINE_BYTES = 8 * 1024  # of the request's line and of each header: what other servers take
+HEADERS = 100  # likewise
+BACKLOG = 1024  # whoever comes while one turn of the loop lasts; the kernel lets others try again after a second
+ACCEPTS = 64  # at a turn of the loop, so that a flood of connections can't starve those inside
+ACCEPT_PAUSE_S = 0.1  # when the kernel has no more to give
+LOOK_S = 0.25  # the times below are kept as exactly as this
+# After a refusal the client may still be sending: a socket closed at once would reset the reply away.
+LINGER_S = 1.0
+OTHER_DESCRIPTORS = 64  # database, readiness socket, log, metrics, libraries
+
+RETRY_AFTER_S = 30
+
+Head = bytes
+Refused = Callable[[Head], None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many connections one process serves, and how long each may keep it waiting.
+
+    Args:
+        connections: served at once, besides HEALTH_PLACES.
+        head_s: until a first request's head is whole.
+        body_s: until a request's body is whole.
+        reply_s: until a reply is read.
+        idle_s: between requests.
+    """
+
+    connections: int
+    head_s: float
+    body_s: float
+    reply_s: float
+    idle_s: float
+
+
+class BodyTimeout(TimeoutError):
+    """A request's body was not whole in time."""
+
+
+class NoDescriptors(Exception):
+    """So many connections need more file descriptors than this process may have; the message says how many."""
+
+
+def reserve_descriptors(connections: int) -> None:
+    """Raises the process's soft limit of file descriptors to what the connections need. Raises NoDescriptors."""
+    needed = connections + HEALTH_PLACES + 2 * PORCH_PLACES + OTHER_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed or soft == resource.RLIM_INFINITY:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise NoDescriptors(f"needs {needed} file descriptors, and {hard} are allowed (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+async def bind(host: str, port: int) -> list[socket.socket]:
+    """Sockets bound to each of the host's addresses, not listening yet. Raises OSError."""
+    server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port, start_serving=False)
+    try:
+        return [socket.socket(fileno=os.dup(each.fileno())) for each in server.sockets]
+    finally:
+        server.close()
+
+
+def _reply(status: HTTPStatus, body: object, *headers: str) -> bytes:
+    text = json.dumps(body)
+    lines = [
+        f"HTTP/1.1 {status} {status.phrase}",
+        "Content-Type: application/json; charset=utf-8",
+        f"Content-Length: {len(text)}",
+        "Connection: close",
+        *headers,
+    ]
+    return "\r\n".join([*lines, "", text]).encode()
+
+
+def _error(status: HTTPStatus) -> dict[str, object]:
+    return {"success": False, "error": status.phrase, "message": status.description}
+
+
+BUSY = _reply(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    {
+        "error": "Service Unavailable",
+        "message": "More requests are being served than can be",
+        "retryAfter": RETRY_AFTER_S,
+    },
+    f"Retry-After: {RETRY_AFTER_S}",
+)
+TOO_SLOW = _reply(HTTPStatus.REQUEST_TIMEOUT, _error(HTTPStatus.REQUEST_TIMEOUT))
+
+
+class Connection(web.RequestHandler):
+    """A connection that was let in, with what it has said so far. Its errors repeat nothing of what it said."""
+
+    __slots__ = ("_head",)
+
+    def __init__(self, server: web.Server, head: Head, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._head = head
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begins with the head."""
+        super().connection_made(transport)
+        head, self._head = self._head, b""
+        self.data_received(head)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What is no HTTP, and what nobody else has caught."""
+        super().handle_error(request, status, exc, message)  # writes the log
+        return _refusal(status)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """What aiohttp refuses before any handler of ours, such as an unknown `Expect`, is refused in our words."""
+        reply = _refusal(resp.status) if isinstance(resp, web.HTTPException) else resp
+        return await super().finish_response(request, reply, start_time)
+
+
+def _refusal(status: int) -> web.Response:
+    response = web.json_response(_error(HTTPStatus(status)), status=status)
+    response.force_close()
+    return response
+
+
+@dataclass(frozen=True)
+class _Wait:
+    """What a connection keeps us waiting for: its next "request", the rest of a "body", or to read a "reply"."""
+
+    what: str
+    request: int  # its number in the connection; 0 where a client could go on for ever with ever new ones
+
+
+def _wait(connection: web.RequestHandler) -> _Wait | None:
+    """What we wait for. None while it waits for us, or has gone."""
+    if connection.transport is None:
+        return None
+    if connection.transport.get_write_buffer_size():
+        return _Wait("reply", 0)
+    request = connection._current_request
+    if request is not None:
+        return None if request.content.is_eof() else _Wait("body", connection._request_count)
+    return _Wait("request", connection._request_count) if connection._waiter is not None else None
+
+
+def _is_held(connection: web.RequestHandler) -> bool:
+    """Whether it takes a place: work for a client that has left does too."""
+    return connection.connected or connection._current_request is not None
+
+
+@dataclass
+class _Guest:
+    since_s: float
+    head: bytearray = field(default_factory=bytearray)
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether more of it would change nothing: the head is whole, or is none."""
+        return b"\r\n\r\n" in self.head or len(self.head) >= HEAD_BYTES or not self.head[:1].isalpha()
+
+
+@asynccontextmanager
+async def opened(runner: web.AppRunner, limits: Limits, refused: Refused = lambda _head: None) -> AsyncIterator["Door"]:
+    """A door before an application; both are closed at the end. Arguments as for Door."""
+    await runner.setup()
+    assert runner.server is not None  # noqa: S101 - for the type checker
+    door = Door(runner.server, limits, refused)
+    try:
+        yield door
+    finally:
+        door.close()
+        await runner.cleanup()
+
+
+class Door:
+    """Lets connections in, and sees to it that they don't stay too long.
+
+    Args:
+        server: what serves them, as an AppRunner makes it.
+        refused: called with the head of each request that found no room.
+    """
+
+    def __init__(self, server: web.Server, limits: Limits, refused: Refused) -> None:
+        self._server = server
+        self._limits = limits
+        self._refused = refused
+        self._loop = asyncio.get_running_loop()
+        self._listeners: list[socket.socket] = []
+        # In the order of their coming.
+        self._porch: dict[socket.socket, _Guest] = {}
+        self._leaving: dict[socket.socket, float] = {}
+        self._entering: set[asyncio.Task[None]] = set()
+        self._waits: dict[web.RequestHandler, tuple[_Wait, float]] = {}
+        self._may_go: list[web.RequestHandler] = []  # at the last look; who kept us waiting longest is the last
+        self._new_connection = partial(
+            Connection,
+            server,
+            loop=self._loop,
+            access_log=None,
+            lingering_time=LINGER_S,
+            max_line_size=LINE_BYTES,
+            max_field_size=LINE_BYTES,
+            max_headers=HEADERS,
+            auto_decompress=False,  # a signature is one of the bytes as they came
+        )
+
+    @property
+    def open(self) -> int:
+        """Connections that are or may still be served."""
+        return len(self._porch) + len(self._entering) + len(self._server.connections)
+
+    def listen(self, listener: socket.socket) -> None:
+        """Opens; `listener` is bound, or listens already. Raises OSError."""
+        listener.setblocking(False)
+        listener.listen(BACKLOG)
+        self._listeners.append(listener)
+        self._loop.add_reader(listener, self._accept, listener)
+
+    def stop_listening(self) -> None:
+        """Who comes now waits for another process of the same socket."""
+        for listener in self._listeners:
+            self._loop.remove_reader(listener)
+
+    @property
+    def addresses(self) -> list[Any]:
+        """Where it is open."""
+        return [listener.getsockname() for listener in self._listeners]
+
+    def close(self) -> None:
+        """Closes what is not served yet; what is served is the server's."""
+        self.stop_listening()
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        for client in [*self._porch, *self._leaving]:
+            self._drop(client)
+
+    async def watch(self) -> None:
+        """Ends what takes too long, for ever."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self._look(self._loop.time())
+
+    def _accept(self, listener: socket.socket) -> None:
+        now_s = self._loop.time()
+        for _ in range(ACCEPTS):
+            try:
+                client, _address = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError:
+                self._loop.remove_reader(listener)
+                self._loop.call_later(ACCEPT_PAUSE_S, self._resume, listener)
+                return
+            client.setblocking(False)
+            if len(self._porch) >= PORCH_PLACES:
+                self._drop(next(iter(self._porch)))
+            self._porch[client] = _Guest(now_s)
+            self._loop.add_reader(client, self._hear, client)
+
+    def _resume(self, listener: socket.socket) -> None:
+        if listener in self._listeners:
+            self._loop.add_reader(listener, self._accept, listener)
+
+    def _hear(self, client: socket.socket) -> None:
+        """On the porch somebody says something, or leaves."""
+        guest = self._porch[client]
+        try:
+            said = client.recv(HEAD_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            said = b""
+        if not said:
+            self._drop(client)
+            return
+        guest.head += said
+        if guest.is_clear:
+            self._loop.remove_reader(client)
+            del self._porch[client]
+            self._admit(client, bytes(guest.head))
+
+    def _admit(self, client: socket.socket, head: Head) -> None:
+        places = self._limits.connections + (HEALTH_PLACES if head.startswith(HEALTH) else 0)
+        if self._held() < places or self._make_room():
+            entering = self._loop.create_task(self._enter(client, head))
+            self._entering.add(entering)
+            entering.add_done_callback(self._entering.discard)
+        else:
+            self._refused(head)
+            self._refuse(client, BUSY)
+
+    async def _enter(self, client: socket.socket, head: Head) -> None:
+        with suppress(OSError):  # it has left meanwhile
+            await self._loop.connect_accepted_socket(partial(self._new_connection, head), client)
+
+    def _held(self) -> int:
+        connections = self._server.connections
+        count = len(connections)
+        if count >= self._limits.connections:  # only then it matters that some of them are gone
+            count = sum(map(_is_held, connections))
+        return count + len(self._entering)
+
+    def _make_room(self) -> bool:
+        """Closes the connection that has kept us waiting longest. False if each has something of ours in hand."""
+        while self._may_go:
+            connection = self._may_go.pop()
+            wait, _since_s = self._waits[connection]
+            if _wait(connection) == wait:
+                _end(connection)
+                return True
+        return False
+
+    def _refuse(self, client: socket.socket, reply: bytes) -> None:
+        """Answers; then hears the client out for a while, so that it can read the answer."""
+        try:
+            client.send(reply)
+            client.shutdown(socket.SHUT_WR)
+        except OSError:
+            client.close()
+            return
+        if len(self._leaving) >= PORCH_PLACES:
+            self._drop(next(iter(self._leaving)))
+        self._leaving[client] = self._loop.time()
+        self._loop.add_reader(client, self._hear_out, client)
+
+    def _hear_out(self, client: socket.socket) -> None:
+        try:
+            said = client.recv(HEAD_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            said = b""
+        if not said:
+            self._drop(client)
+
+    def _drop(self, client: socket.socket) -> None:
+        self._loop.remove_reader(client)
+        self._porch.pop(client, None)
+        self._leaving.pop(client, None)
+        client.close()
+
+    def _look(self, now_s: float) -> None:
+        for client in [c for c, guest in self._porch.items() if now_s - guest.since_s >= self._limits.head_s]:
+            self._give_up(client)
+        for client in [c for c, since_s in self._leaving.items() if now_s - since_s >= LINGER_S]:
+            self._drop(client)
+        self._waits = dict(self._looked_at(now_s))
+        self._may_go = sorted(self._waits, key=lambda connection: self._waits[connection][1], reverse=True)
+
+    def _give_up(self, client: socket.socket) -> None:
+        """Somebody has stood on the porch for too long; who never said a word gets none."""
+        if not self._porch[client].head:
+            self._drop(client)
+            return
+        self._loop.remove_reader(client)
+        del self._porch[client]
+        self._refuse(client, TOO_SLOW)
+
+    def _looked_at(self, now_s: float) -> list[tuple[web.RequestHandler, tuple[_Wait, float]]]:
+        """Each connection that keeps us waiting, for what and since when; those that did for too long are ended."""
+        limits = {"body": self._limits.body_s, "reply": self._limits.reply_s, "request": self._limits.idle_s}
+        waits = []
+        for connection in self._server.connections:
+            wait = _wait(connection)
+            if wait is None:
+                continue
+            before, since_s = self._waits.get(connection, (wait, now_s))
+            since_s = since_s if before == wait else now_s
+            if now_s - since_s < limits[wait.what]:
+                waits.append((connection, (wait, since_s)))
+            elif connection._current_request:
+                connection._current_request.content.set_exception(BodyTimeout())  # to whoever reads it
+            else:
+                _end(connection)
+        return waits
+
+
+def _end(connection: web.RequestHandler) -> None:
+    if connection.transport:
+        connection.transport.abort()

@@ -1,0 +1,506 @@
+"""Slow, broken and hostile clients against real processes: an API process, its sidecar and PostgreSQL.
+
+Each gets an honest answer or an end in bounded time; nobody else's request suffers, and nothing of it stays.
+"""
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg2
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from daemon.simulator import player
+from tests.bench import fill
+from tests.bench.machine import API, SECRET, Site, Stored, site, stored
+from tests.bench.stream import Pool, Stream
+from tests.conftest import Server
+from tests.instance import get
+
+CONNECTIONS = 40
+HEADER_S = BODY_S = 1.0
+WRITE_S = IDLE_S = 2.0
+SLACK_S = 2.5  # a look each second, and a busy machine
+SETTINGS = {
+    "MAX_CONNECTIONS": str(CONNECTIONS),
+    "HEADER_TIMEOUT_MS": "1000",
+    "BODY_TIMEOUT_MS": "1000",
+    "WRITE_TIMEOUT_MS": "2000",
+    "IDLE_TIMEOUT_MS": "2000",
+}
+TICKET = "ticket_large"
+GROWTH_MB = 8  # of a process: caches and the allocator's leftovers, not a hostile client's megabytes
+CHUNKED = "Transfer-Encoding: chunked"
+EVENT = {"object": "event", "type": "customer.created", "created": 1_760_000_000, "livemode": False}
+GET = b"GET %b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A running API process with its database, and where it writes."""
+
+    site: Site
+    database: Stored
+    folder: Path
+
+    @property
+    def log(self) -> str:
+        return "".join(path.read_text() for path in self.folder.glob("daemon-*.log"))
+
+    def replies(self, status: int) -> float:
+        """How many requests were answered so, by the process's own count."""
+        [metrics] = self.folder.glob("*-metrics")
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=str(metrics))  # type: ignore[no-untyped-call]
+        samples = [s for m in registry.collect() for s in m.samples if s.name == "http_requests_total"]
+        return sum(sample.value for sample in samples if sample.labels["status"] == str(status))
+
+    @property
+    def resident_mb(self) -> float:
+        [pid] = self.site.pids
+        return int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0]) / 1024
+
+    @property
+    def descriptors(self) -> int:
+        [pid] = self.site.pids
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+@pytest.fixture(scope="module")
+def running(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("clients")
+    with ExitStack() as stack:
+        database = stack.enter_context(stored(server, "clients", folder))
+        fill.record(database, Stream(Pool(payments=100), [TICKET]).take(4000))
+        started = stack.enter_context(site(API, database, folder, settings=SETTINGS))
+        place = Place(started, database, folder)
+        for _ in range(20):
+            assert status(deliver(place)) == 200
+        yield place
+
+
+@pytest.fixture
+def place(running: Place) -> Iterator[Place]:
+    """The process before and after a test: as quick, as small and as quiet as ever."""
+    before_mb, errors, logged = running.resident_mb, running.replies(500), len(running.log)
+    yield running
+    assert get(f"{running.site.url}/health/db")[0] == 200
+    assert status(deliver(running)) == 200
+    assert running.replies(500) == errors
+    assert running.resident_mb < before_mb + GROWTH_MB
+    for word in ("Traceback", "canary", "Unexpected", "Unhandled"):
+        assert word not in running.log[logged:]
+
+
+def connect(place: Place, receive_bytes: int = 0) -> socket.socket:
+    client = socket.socket()
+    client.settimeout(10)
+    if receive_bytes:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    client.connect(("127.0.0.1", place.site.port))
+    return client
+
+
+def rest(client: socket.socket) -> bytes:
+    """Everything until the other end closes; a reset is an end too."""
+    received = b""
+    with suppress(ConnectionResetError):
+        while part := client.recv(65536):
+            received += part
+    return received
+
+
+def ask(place: Place, request: bytes) -> bytes:
+    """All that is answered to some bytes."""
+    with closing(connect(place)) as client:
+        with suppress(ConnectionError):  # answered and closed before all was sent
+            client.sendall(request)
+        return rest(client)
+
+
+def status(reply: bytes) -> int:
+    return int(reply.split(b" ", 2)[1]) if reply else 0
+
+
+def signed(body: bytes, *headers: str, length: bool = True) -> bytes:
+    """A delivery of the body, signed as Stripe signs it."""
+    lines = [
+        "POST /webhooks/stripe HTTP/1.1",
+        "Host: a",
+        "Connection: close",
+        f"Stripe-Signature: {player.sign(body, SECRET, int(time.time()))}",
+        *([f"Content-Length: {len(body)}"] if length else []),
+        *headers,
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+_numbers = iter(range(10**9))
+
+
+def event(**more: object) -> bytes:
+    """A new event of a type that changes nothing."""
+    return json.dumps({"id": f"evt_{next(_numbers)}", **EVENT, "data": {"object": {}}, **more}).encode()
+
+
+def deliver(place: Place, *headers: str) -> bytes:
+    body = event()
+    return ask(place, signed(body, *headers) + body)
+
+
+def took_s(function: Callable[[], object]) -> float:
+    began_s = time.monotonic()
+    function()
+    return time.monotonic() - began_s
+
+
+def dripping(client: socket.socket, data: bytes, every_s: float = 0.2) -> bytes:
+    """Sends byte by byte until the other end has had enough; returns what it said."""
+    client.settimeout(every_s)
+    try:
+        for byte in data:
+            client.sendall(bytes([byte]))
+            try:
+                first = client.recv(65536)
+            except TimeoutError:
+                continue
+            client.settimeout(10)
+            return first + rest(client)
+    except ConnectionError:
+        return b""
+    raise AssertionError("nobody minded")
+
+
+def test_slow_headers(place: Place) -> None:
+    """A head that drips in is ended with 408 after the header timeout; others are served meanwhile."""
+    with closing(connect(place)) as client:
+        head = b"GET /health/live HTTP/1.1\r\nX-Slow: " + b"a" * 100
+        began_s = time.monotonic()
+        reply = dripping(client, head)
+        assert HEADER_S - 0.1 <= time.monotonic() - began_s < HEADER_S + SLACK_S
+        assert status(reply) in {0, 408}
+
+
+def test_a_connection_that_says_nothing(place: Place) -> None:
+    """It is closed after the header timeout."""
+    with closing(connect(place)) as client:
+        assert took_s(lambda: rest(client)) < HEADER_S + SLACK_S
+
+
+def test_a_slow_body(place: Place) -> None:
+    """408 after the body timeout, and the connection ends."""
+    body = event()
+    with closing(connect(place)) as client:
+        client.sendall(signed(body))
+        began_s = time.monotonic()
+        assert status(dripping(client, body)) == 408
+        assert time.monotonic() - began_s < BODY_S + SLACK_S
+
+
+def test_a_slow_chunked_body(place: Place) -> None:
+    """The same without a length."""
+    with closing(connect(place)) as client:
+        client.sendall(signed(event(), "Transfer-Encoding: chunked", length=False))
+        assert status(dripping(client, b"1\r\na\r\n" * 100, 0.05)) == 408
+
+
+def test_a_bad_chunk_after_good_ones(place: Place) -> None:
+    """aiohttp does not tell the handler that waits for the rest: it is refused when the body's time is over."""
+    with closing(connect(place)) as client:
+        client.sendall(signed(b"", CHUNKED, length=False) + b"3\r\n{  \r\n")
+        time.sleep(0.05)  # so that the head is being handled; nothing tells us when
+        client.sendall(b"zz\r\ncanary\r\n")
+        reply = rest(client)
+        assert status(reply) in {400, 408}
+        assert b"canary" not in reply
+
+
+def test_a_client_that_leaves_within_its_body(place: Place) -> None:
+    """It is nobody's fault: no error is logged or counted."""
+    body = event()
+    for _ in range(10):
+        with closing(connect(place)) as client:
+            client.sendall(signed(body) + body[:10])
+            time.sleep(0.02)  # so that the head is being handled; nothing tells us when
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
+
+
+def test_a_client_that_leaves_before_its_reply(place: Place) -> None:
+    """Its event is recorded all the same, once."""
+    body = event()
+    with closing(connect(place)) as client:
+        client.sendall(signed(body) + body)
+    deadline_s = time.monotonic() + 5
+    while b'"idempotent":true' not in ask(place, signed(body) + body):
+        assert time.monotonic() < deadline_s
+
+
+def test_a_slow_reader(place: Place) -> None:
+    """Who does not take the reply is cut off after the write timeout, whatever was asked in advance."""
+    page = b"GET /api/tickets/%b/donations?limit=1000 HTTP/1.1\r\nHost: a\r\n\r\n" % TICKET.encode()
+    with closing(connect(place, receive_bytes=4096)) as client:
+        client.sendall(page * 30)
+        time.sleep(WRITE_S + SLACK_S)
+        received = len(rest(client))
+    whole = len(ask(place, page.replace(b"Host", b"Connection: close\r\nHost")))
+    assert received < 30 * whole
+
+
+def test_an_idle_connection(place: Place) -> None:
+    """One that was served and says no more, as after a power cut at the other end, is closed in the end."""
+    with closing(connect(place)) as client:
+        client.sendall(GET.replace(b"close", b"keep-alive") % b"/health/live")
+        assert IDLE_S - 0.5 < took_s(lambda: rest(client)) < IDLE_S + SLACK_S
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HT", GET.replace(b"close", b"keep-alive") % b"/"])
+def test_two_thousand_idle_connections(place: Place, said: bytes) -> None:
+    """However many there are and whatever they began, an event and a health check are answered at once, and neither
+    memory nor descriptors grow with them.
+    """
+    with ExitStack() as stack:
+        for number in range(2000):
+            client = stack.enter_context(closing(connect(place)))
+            client.sendall(said)
+            if number % 500 == 499:
+                assert status(ask(place, GET % b"/health/db")) == 200
+        assert place.descriptors < 1500
+        deadline_s = time.monotonic() + 2
+        while (answer := status(deliver(place))) != 200:
+            assert answer == 503
+            assert time.monotonic() < deadline_s
+        assert took_s(lambda: get(f"{place.site.url}/health/db")) < 0.5
+
+
+def test_health_when_every_connection_is_taken(place: Place) -> None:
+    """With all the work there may be in hand a further request is 503 at once, a health check is answered, and each
+    event that was taken is acknowledged in the end.
+    """
+    with ExitStack() as stack:
+        lock = stack.enter_context(closing(psycopg2.connect(place.database.url)))
+        lock.cursor().execute("LOCK TABLE stripe_events IN EXCLUSIVE MODE")
+        clients = [stack.enter_context(closing(connect(place))) for _ in range(CONNECTIONS)]
+        for client in clients:
+            body = event()
+            client.sendall(signed(body) + body)
+        deadline_s = time.monotonic() + 5
+        while status(reply := deliver(place)) != 503:
+            raise AssertionError(reply)
+        assert b"Retry-After: 30" in reply
+        assert b"Connection: close" in reply
+        assert took_s(lambda: deliver(place)) < 0.5
+        for path in (b"/health", b"/health/db", b"/health/live"):
+            assert status(ask(place, GET % path)) == 200
+        lock.rollback()
+        assert time.monotonic() < deadline_s
+        assert {status(rest(client)) for client in clients} == {200}
+
+
+def test_pipelining(place: Place) -> None:
+    """Requests sent in advance are answered one after the other."""
+    keep = GET.replace(b"Connection: close\r\n", b"") % b"/health/live"
+    assert ask(place, keep * 200 + GET % b"/health/live").count(b"HTTP/1.1 200") == 201
+
+
+def test_pipelined_deliveries(place: Place) -> None:
+    """Each is answered, in its order."""
+    bodies = [event() for _ in range(20)]
+    requests = [signed(body).replace(b"close", b"keep-alive") + body for body in bodies[:-1]]
+    reply = ask(place, b"".join(requests) + signed(bodies[-1]) + bodies[-1])
+    assert reply.count(b"HTTP/1.1 200") == 20
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_hundred_megabytes(place: Place, chunked: bool) -> None:
+    """413 after the first of them."""
+    part = b"canary!!" * 8192
+    head = signed(b"", "Transfer-Encoding: chunked" if chunked else "Content-Length: 104857600", length=False)
+    frame = b"%x\r\n%b\r\n" % (len(part), part) if chunked else part
+    before_mb = place.resident_mb
+    with closing(connect(place)) as client:
+        client.sendall(head)
+        try:
+            for _ in range(1600):
+                client.sendall(frame)
+        except ConnectionError:
+            pass
+        assert status(rest(client)) in {413, 0}
+    assert place.resident_mb < before_mb + GROWTH_MB
+    with closing(connect(place)) as client:
+        client.sendall(head + frame * 20)
+        assert status(rest(client)) == 413
+
+
+NO_HTTP = {
+    "a chunk without a size": signed(b"", CHUNKED, length=False) + b"\r\ncanary\r\n0\r\n\r\n",
+    "a size that is no number": signed(b"", CHUNKED, length=False) + b"zz\r\ncanary\r\n0\r\n\r\n",
+    "a size of thirty digits": signed(b"", CHUNKED, length=False) + b"f" * 30 + b"\r\ncanary\r\n",
+    "a negative size": signed(b"", CHUNKED, length=False) + b"-6\r\ncanary\r\n0\r\n\r\n",
+    "a chunk longer than its size": signed(b"", CHUNKED, length=False) + b"3\r\ncanary\r\n0\r\n\r\n",
+    "two lengths": signed(b"", "Content-Length: 1", "Content-Length: 2", length=False) + b"canary",
+    "two lengths in one": signed(b"", "Content-Length: 1, 2", length=False) + b"canary",
+    "a length and chunks": signed(b"canary", CHUNKED) + b"6\r\ncanary\r\n0\r\n\r\n",
+    "a negative length": signed(b"", "Content-Length: -1", length=False) + b"canary",
+    "a length with a plus": signed(b"", "Content-Length: +6", length=False) + b"canary",
+    "a length of thirty digits": signed(b"", f"Content-Length: {'9' * 30}", length=False) + b"canary",
+    "an unknown transfer coding": signed(b"", "Transfer-Encoding: canary", length=False) + b"canary",
+    "a long line": b"GET /" + b"canary" * 2000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a long header": signed(b"", "X: " + "canary" * 2000),
+    "a thousand headers": signed(b"", *(f"X-{number}: canary" for number in range(1000))),
+    "NUL in a header": signed(b"", "X: can\0ary"),
+    "a folded header": signed(b"", "X: a\r\n canary"),
+    "a space before the colon": signed(b"", "X : canary"),
+    "an unknown version": b"GET /health/live HTTP/9.9\r\nHost: a\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03canary\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("what", NO_HTTP)
+def test_what_is_no_http(place: Place, what: str) -> None:
+    """400 or the like, at once, and none of the client's words in it."""
+    reply = ask(place, NO_HTTP[what])
+    assert 400 <= status(reply) < 500
+    assert b"canary" not in reply
+
+
+def test_expect_continue(place: Place) -> None:
+    """`100 Continue` comes before the body is sent, and then its reply."""
+    body = event()
+    with closing(connect(place)) as client:
+        client.sendall(signed(body, "Expect: 100-continue"))
+        assert client.recv(100).startswith(b"HTTP/1.1 100 ")
+        client.sendall(body)
+        assert status(rest(client)) == 200
+
+
+def test_an_unknown_expectation(place: Place) -> None:
+    """417, without the client's words."""
+    reply = deliver(place, "Expect: canary")
+    assert status(reply) == 417
+    assert b"canary" not in reply
+
+
+def nested(depth: int) -> bytes:
+    return event()[:-1] + b', "deep": ' + b"[" * depth + b"]" * depth + b"}"
+
+
+def doubled() -> bytes:
+    return event()[:-1] + b', "type": "customer.updated", "id": "evt_doubled"}'
+
+
+HANDLED = {"type": "charge.succeeded"}
+BODIES: dict[str, tuple[Callable[[], bytes], set[int]]] = {
+    "empty": (lambda: b"", {400}),
+    "not JSON": (lambda: b"canary", {400}),
+    "half of it": (lambda: event()[:-9], {400}),
+    "two of them": (lambda: event() + event(), {400}),
+    "a list": (lambda: b"[%b]" % event(), {400}),
+    "null": (lambda: b"null", {400}),
+    "invalid UTF-8": (lambda: event(canary="é").replace(b"\\u00e9", b"\xff"), {200, 400}),
+    "invalid UTF-8 in what counts": (lambda: event(id="é").replace(b"\\u00e9", b"\xff"), {400}),
+    "half a surrogate in the id": (lambda: event(id="evt_\ud800"), {400}),
+    "NUL in the id": (lambda: event(id="evt_\0canary"), {400, 422}),
+    "NUL in the type": (lambda: event(type="a\0canary"), {200, 400, 422}),
+    "raw NUL": (lambda: event().replace(b"evt_", b"evt\0"), {400}),
+    "a byte order mark": (lambda: b"\xef\xbb\xbf" + event(), {200, 400}),
+    "UTF-16": (lambda: event().decode().encode("utf-16"), {400}),
+    "a hundred levels": (lambda: nested(100), {200}),
+    "a hundred thousand levels": (lambda: nested(100_000), {200, 400}),
+    "a second of a thousand digits": (lambda: event(created=int("9" * 1000)), {400}),
+    "a second beyond time": (lambda: event(created=10**18), {200, 400, 422}),
+    "a negative second": (lambda: event(created=-(10**18)), {200, 400, 422}),
+    "a fraction of a thousand digits": (lambda: event().replace(b"1760000000", b"0." + b"1" * 1000), {400}),
+    "1e999": (lambda: event().replace(b"1760000000", b"1e999"), {400}),
+    "NaN": (lambda: event(created=float("nan")), {400}),
+    "a long id": (lambda: event(id="evt_" + "a" * 900_000), {200, 400, 422}),
+    "duplicate keys": (doubled, {200, 400}),
+    "an object of nothing": (lambda: event(**HANDLED), {200, 422}),
+    "an amount of a thousand digits": (
+        lambda: event(**HANDLED, data={"object": {"id": "ch_3", "object": "charge", "amount": int("9" * 1000)}}),
+        {422},
+    ),
+    "an amount beyond the database's": (
+        lambda: event(**HANDLED, data={"object": {"id": "ch_3", "object": "charge", "amount": 2**70}}),
+        {422},
+    ),
+    "NUL in a charge's id": (
+        lambda: event(**HANDLED, data={"object": {"id": "ch_\0canary", "object": "charge", "amount": 1}}),
+        {422},
+    ),
+    "half a surrogate in a name": (
+        lambda: event(
+            **HANDLED, data={"object": {"id": "ch_3", "object": "charge", "billing_details": {"name": "canary \udc00"}}}
+        ),
+        {200, 400, 422},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BODIES)
+def test_a_strange_body(place: Place, what: str) -> None:
+    """Signed as it is, it is taken, refused or kept as failed, and its words are not repeated."""
+    make, statuses = BODIES[what]
+    body = make()
+    reply = ask(place, signed(body) + body)
+    assert status(reply) in statuses, reply
+    assert b"canary" not in reply
+
+
+@pytest.mark.parametrize(
+    ("header", "answer"),
+    [
+        ("Content-Type: application/json; charset=utf-8", 200),
+        ("Content-Type: text/plain", 200),
+        ("Content-Type: multipart/form-data; boundary=canary", 200),
+        ("Content-Type: application/json; charset=canary", 200),
+        ("Content-Type: canary", 200),
+        ("Content-Encoding: identity", 200),
+        ("Content-Encoding: canary", 200),
+        ("Content-Encoding: gzip", 400),
+        ("Content-Encoding: br", 400),
+        ("Content-Encoding: zstd", 400),
+        ("Accept: canary", 200),
+        ("Accept-Encoding: canary", 200),
+        ("Upgrade: websocket\r\nConnection: Upgrade", 200),
+    ],
+)
+def test_a_wrong_type_or_encoding(place: Place, header: str, answer: int) -> None:
+    """What counts is the signature over the bytes: they are never decoded by a header's word."""
+    assert status(deliver(place, header)) in {200, answer}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/api/tickets/{TICKET}/donations?limit={'9' * 5000}",
+        f"/api/tickets/{TICKET}/donations?cursor=canary",
+        f"/api/tickets/{TICKET}/donations?cursor=%00%ff",
+        f"/api/tickets/{TICKET}/donations?status=canary",
+        f"/api/tickets/{TICKET}/donations/total?currency=%00%00%00",
+        "/api/tickets/%00/donations",
+        "/api/tickets/%ff%fe/donations/total",
+        f"/api/tickets/{'a' * 5000}/donations",
+        "/api/tickets/..%2f..%2fcanary/donations",
+        "/canary%00",
+        "//canary",
+        "/%ff",
+    ],
+)
+def test_a_strange_question(place: Place, path: str) -> None:
+    """400 or 404."""
+    assert status(ask(place, GET % path.encode())) in {400, 404}
+
+
+@pytest.mark.parametrize("method", ["HEAD", "PUT", "TRACE", "CONNECT", "canary"])
+def test_a_wrong_method(place: Place, method: str) -> None:
+    """It is refused, and not repeated."""
+    reply = ask(place, GET.replace(b"GET", method.encode()) % b"/webhooks/stripe")
+    assert 400 <= status(reply) < 500
+    assert b"canary" not in reply
