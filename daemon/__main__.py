@@ -13,6 +13,7 @@ import socket
 import stat
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -97,14 +98,19 @@ def _bad_request_counter() -> Callable[[], None]:
 
 
 def _refused_counter() -> Refused:
+    """What counts the requests that found no room: by the second, because a refusal is to cost next to nothing."""
     tally = CountedLog("[API] More requests at once than MAX_CONNECTIONS; refused")
+    counts = Counter[bool]()
 
     def count(head: Head) -> None:
-        if head.startswith(DELIVERY):
-            metrics.request(metrics.WEBHOOK_ROUTE, "POST", 503, 0.0)
-        else:
-            metrics.request("none", "other", 503, 0.0)
-        tally.count("requests")
+        if not counts:
+            asyncio.get_running_loop().call_later(metrics.SAMPLE_INTERVAL_S, note)
+        counts[head.startswith(DELIVERY)] += 1
+
+    def note() -> None:
+        metrics.refused_at_the_door(deliveries=counts[True], others=counts[False])
+        tally.count("requests", counts.total())
+        counts.clear()
 
     return count
 

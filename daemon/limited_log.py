@@ -76,11 +76,11 @@ class CountedLog:
         self._later = later
         self._counts = Counter[str]()
 
-    def count(self, reason: str) -> None:
-        """One more was refused; `reason` is one of a few fixed phrases, and nothing a client said."""
+    def count(self, reason: str, times: int = 1) -> None:
+        """So many more were refused; `reason` is one of a few fixed phrases, and nothing a client said."""
         if not self._counts:
             (self._later or asyncio.get_running_loop().call_later)(TALLY_S, self._say)
-        self._counts[reason] += 1
+        self._counts[reason] += times
 
     def _say(self) -> None:
         counts = {reason.replace(" ", "_"): count for reason, count in sorted(self._counts.items())}

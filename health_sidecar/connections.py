@@ -10,6 +10,7 @@ pays nothing for it.
 import asyncio
 import json
 import os
+import re
 import resource
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -25,16 +26,22 @@ from aiohttp import web
 HEALTH = (b"GET /health", b"HEAD /health")
 HEALTH_PLACES = 16
 # Connections whose head is not whole yet. A good one stays for a round trip; the oldest goes when another comes.
-PORCH_PLACES = 512
-HEAD_BYTES = 16 * 1024  # a whole head of Stripe's has 1 kB; of more than this the server is to say what it thinks
+PORCH_PLACES = 1024
+HEAD_BYTES = 8 * 1024  # a whole head of Stripe's has 1 kB; of more than this the server is to say what it thinks
 LINE_BYTES = 8 * 1024  # of the request's line and of each header: what other servers take
 HEADERS = 100  # likewise
-BACKLOG = 1024  # whoever comes while one turn of the loop lasts; the kernel lets others try again after a second
-ACCEPTS = 64  # at a turn of the loop, so that a flood of connections can't starve those inside
+BACKLOG = 4096  # whoever comes while one turn of the loop lasts; the kernel lets others try again after a second
+ACCEPTS = 128  # at a turn of the loop, so that a flood of connections can't starve those inside
 ACCEPT_PAUSE_S = 0.1  # when the kernel has no more to give
 LOOK_S = 0.25  # the times below are kept as exactly as this
 # After a refusal the client may still be sending: a socket closed at once would reset the reply away.
 LINGER_S = 1.0
+# A refusal is that late: who comes again at once would otherwise keep us from serving those inside. A thousand such
+# clients then cost a fifth of a core.
+PUT_OFF_S = 0.25
+PUT_OFF_PLACES = 2048  # beyond, the refusal comes at once
+LEAVING_PLACES = 512  # beyond, the oldest goes without having been heard out
+LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})(?:\r\n|$)", re.IGNORECASE)
 OTHER_DESCRIPTORS = 64  # database, readiness socket, log, metrics, libraries
 
 RETRY_AFTER_S = 30
@@ -72,7 +79,7 @@ class NoDescriptors(Exception):
 
 def reserve_descriptors(connections: int) -> None:
     """Raises the process's soft limit of file descriptors to what the connections need. Raises NoDescriptors."""
-    needed = connections + HEALTH_PLACES + 2 * PORCH_PLACES + OTHER_DESCRIPTORS
+    needed = connections + HEALTH_PLACES + PORCH_PLACES + PUT_OFF_PLACES + LEAVING_PLACES + OTHER_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= needed or soft == resource.RLIM_INFINITY:
         return
@@ -121,15 +128,17 @@ TOO_SLOW = _reply(HTTPStatus.REQUEST_TIMEOUT, _error(HTTPStatus.REQUEST_TIMEOUT)
 class Connection(web.RequestHandler):
     """A connection that was let in, with what it has said so far. Its errors repeat nothing of what it said."""
 
-    __slots__ = ("_head",)
+    __slots__ = ("_head", "_made")
 
-    def __init__(self, server: web.Server, head: Head, **options: Any) -> None:
+    def __init__(self, server: web.Server, head: Head, made: Callable[[], None], **options: Any) -> None:
         super().__init__(server, **options)
         self._head = head
+        self._made = made  # the server counts it from now on
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begins with the head."""
         super().connection_made(transport)
+        self._made()
         head, self._head = self._head, b""
         self.data_received(head)
 
@@ -150,6 +159,13 @@ class Connection(web.RequestHandler):
         """What aiohttp refuses before any handler of ours, such as an unknown `Expect`, is refused in our words."""
         reply = _refusal(resp.status) if isinstance(resp, web.HTTPException) else resp
         return await super().finish_response(request, reply, start_time)
+
+
+def _is_whole(request: bytes) -> bool:
+    """Whether all of a request's body has come with its head; False where that is not sure."""
+    head, _, body = request.partition(b"\r\n\r\n")
+    length = LENGTH.search(head)
+    return length is not None and len(body) >= int(length[1])
 
 
 def _refusal(status: int) -> web.Response:
@@ -176,11 +192,6 @@ def _wait(connection: web.RequestHandler) -> _Wait | None:
     if request is not None:
         return None if request.content.is_eof() else _Wait("body", connection._request_count)
     return _Wait("request", connection._request_count) if connection._waiter is not None else None
-
-
-def _is_held(connection: web.RequestHandler) -> bool:
-    """Whether it takes a place: work for a client that has left does too."""
-    return connection.connected or connection._current_request is not None
 
 
 @dataclass
@@ -224,9 +235,11 @@ class Door:
         # In the order of their coming.
         self._porch: dict[socket.socket, _Guest] = {}
         self._leaving: dict[socket.socket, float] = {}
-        self._entering: set[asyncio.Task[None]] = set()
+        self._put_off_clients: set[socket.socket] = set()
+        self._entering: dict[socket.socket, asyncio.Task[None]] = {}
         self._waits: dict[web.RequestHandler, tuple[_Wait, float]] = {}
         self._may_go: list[web.RequestHandler] = []  # at the last look; who kept us waiting longest is the last
+        self._ended = set[web.RequestHandler]()  # by us, for another's sake; the server forgets them in a moment
         self._new_connection = partial(
             Connection,
             server,
@@ -267,7 +280,7 @@ class Door:
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
-        for client in [*self._porch, *self._leaving]:
+        for client in [*self._porch, *self._leaving, *self._put_off_clients]:
             self._drop(client)
 
     async def watch(self) -> None:
@@ -291,7 +304,9 @@ class Door:
             if len(self._porch) >= PORCH_PLACES:
                 self._drop(next(iter(self._porch)))
             self._porch[client] = _Guest(now_s)
-            self._loop.add_reader(client, self._hear, client)
+            self._hear(client)
+            if client in self._porch:
+                self._loop.add_reader(client, self._hear, client)
 
     def _resume(self, listener: socket.socket) -> None:
         if listener in self._listeners:
@@ -317,24 +332,26 @@ class Door:
 
     def _admit(self, client: socket.socket, head: Head) -> None:
         places = self._limits.connections + (HEALTH_PLACES if head.startswith(HEALTH) else 0)
-        if self._held() < places or self._make_room():
-            entering = self._loop.create_task(self._enter(client, head))
-            self._entering.add(entering)
-            entering.add_done_callback(self._entering.discard)
+        if self._taken() < places or self._make_room():
+            self._entering[client] = self._loop.create_task(self._enter(client, head))
         else:
             self._refused(head)
-            self._refuse(client, BUSY)
+            self._put_off(client, is_whole=_is_whole(head))
+
+    def _taken(self) -> int:
+        """Places taken. Work for a client that has left takes its own to the end."""
+        connections = self._server.connections
+        if self._ended:
+            self._ended.intersection_update(connections)
+        return len(connections) - len(self._ended) + len(self._entering)
 
     async def _enter(self, client: socket.socket, head: Head) -> None:
-        with suppress(OSError):  # it has left meanwhile
-            await self._loop.connect_accepted_socket(partial(self._new_connection, head), client)
+        def made() -> None:
+            self._entering.pop(client, None)
 
-    def _held(self) -> int:
-        connections = self._server.connections
-        count = len(connections)
-        if count >= self._limits.connections:  # only then it matters that some of them are gone
-            count = sum(map(_is_held, connections))
-        return count + len(self._entering)
+        with suppress(OSError):  # it has left meanwhile
+            await self._loop.connect_accepted_socket(partial(self._new_connection, head, made), client)
+        made()
 
     def _make_room(self) -> bool:
         """Closes the connection that has kept us waiting longest. False if each has something of ours in hand."""
@@ -343,18 +360,35 @@ class Door:
             wait, _since_s = self._waits[connection]
             if _wait(connection) == wait:
                 _end(connection)
+                self._ended.add(connection)
                 return True
         return False
 
-    def _refuse(self, client: socket.socket, reply: bytes) -> None:
-        """Answers; then hears the client out for a while, so that it can read the answer."""
+    def _put_off(self, client: socket.socket, *, is_whole: bool) -> None:
+        """Refuses in a moment."""
+        if len(self._put_off_clients) >= PUT_OFF_PLACES:
+            self._refuse(client, BUSY, is_whole=is_whole)
+            return
+        self._put_off_clients.add(client)
+        self._loop.call_later(PUT_OFF_S, self._refuse_at_last, client, is_whole)
+
+    def _refuse_at_last(self, client: socket.socket, is_whole: bool) -> None:
+        if client in self._put_off_clients:  # and not closed with the door
+            self._put_off_clients.remove(client)
+            self._refuse(client, BUSY, is_whole=is_whole)
+
+    def _refuse(self, client: socket.socket, reply: bytes, *, is_whole: bool = False) -> None:
+        """Answers; then hears the client out for a while, unless its request `is_whole`, so that it can read it."""
         try:
             client.send(reply)
+            if is_whole:
+                client.close()
+                return
             client.shutdown(socket.SHUT_WR)
         except OSError:
             client.close()
             return
-        if len(self._leaving) >= PORCH_PLACES:
+        if len(self._leaving) >= LEAVING_PLACES:
             self._drop(next(iter(self._leaving)))
         self._leaving[client] = self._loop.time()
         self._loop.add_reader(client, self._hear_out, client)
@@ -373,6 +407,7 @@ class Door:
         self._loop.remove_reader(client)
         self._porch.pop(client, None)
         self._leaving.pop(client, None)
+        self._put_off_clients.discard(client)
         client.close()
 
     def _look(self, now_s: float) -> None:
@@ -381,7 +416,9 @@ class Door:
         for client in [c for c, since_s in self._leaving.items() if now_s - since_s >= LINGER_S]:
             self._drop(client)
         self._waits = dict(self._looked_at(now_s))
-        self._may_go = sorted(self._waits, key=lambda connection: self._waits[connection][1], reverse=True)
+        # Since the last look at least: a client between two requests is not idle.
+        idle = [connection for connection, (_, since_s) in self._waits.items() if since_s < now_s]
+        self._may_go = sorted(idle, key=lambda connection: self._waits[connection][1], reverse=True)
 
     def _give_up(self, client: socket.socket) -> None:
         """Somebody has stood on the porch for too long; who never said a word gets none."""
