@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
 
-.PHONY: help run test check bench chaos mutants format diagram dashboards picture lock sbom clean
+.PHONY: help run test check bench overload chaos mutants format diagram dashboards picture lock sbom clean
 
 help:
 	@echo 'make run     everything on this machine, with a PostgreSQL of its own; Ctrl-C stops it'
 	@echo 'make test    the whole suite'
 	@echo 'make check   format, lint and strict types'
 	@echo 'make bench   figures of this machine, about a quarter of an hour; ROUNDS=1 takes minutes, SHORT=1 one (needs wrk)'
+	@echo 'make overload shows what ten times as many clients as fit do to a process, three minutes; SHORT=1 half of one (needs wrk)'
 	@echo 'make chaos   200 faults under load, about half an hour; FAULTS=20 SEED=7 does fewer, and others'
 	@echo 'make format  puts the code into shape'
 	@echo 'make mutants shows that the suite finds faults put into the code (SAMPLE=n: every nth)'
@@ -35,6 +36,9 @@ check: $(TESTS)
 
 bench: $(TESTS)
 	@$(BIN)/python -m tests.bench
+
+overload: $(TESTS)
+	@$(BIN)/python -m tests.bench.overload
 
 chaos: $(TESTS)
 	@FAULTS=$(FAULTS) SEED=$(SEED) $(BIN)/python -m tests.chaos

@@ -32,7 +32,7 @@ from daemon.recorder import Recorder
 from daemon.webhook import Webhook
 from health_sidecar import logs
 from health_sidecar.config import ConfigError
-from health_sidecar.connections import Door, Head, Limits, NoDescriptors, Refused, bind, opened, reserve_descriptors
+from health_sidecar.connections import Door, Head, Limits, Refused, bind, opened, reserve_descriptors
 from health_sidecar.life import die_with_parent, linger, supervised
 from health_sidecar.readiness import Follower
 from sql.database import Database
@@ -67,7 +67,7 @@ def main(environ: Mapping[str, str]) -> int:
 def _run(environ: Mapping[str, str]) -> int:
     try:
         config = Config.from_environ(environ)
-        _reserve_descriptors(config)
+        reserve_descriptors(config.max_connections)
     except ConfigError as error:
         print("\n".join(f"donationd: {problem}" for problem in error.problems), file=sys.stderr)
         return 1
@@ -78,13 +78,6 @@ def _run(environ: Mapping[str, str]) -> int:
     except OSError as error:
         log.critical("🚨 The API can't listen", host=config.host, port=config.port, error=error.strerror)
         return 1
-
-
-def _reserve_descriptors(config: Config) -> None:
-    try:
-        reserve_descriptors(config.max_connections)
-    except NoDescriptors as error:
-        raise ConfigError([f"MAX_CONNECTIONS: {config.max_connections} {error}"]) from None
 
 
 def _bad_request_counter() -> Callable[[], None]:

@@ -23,7 +23,7 @@ from aiohttp.log import server_logger
 from health_sidecar import life, logs, processes, report
 from health_sidecar.backlog import count_backlog
 from health_sidecar.config import Config, ConfigError
-from health_sidecar.connections import Door, Limits, bind, opened
+from health_sidecar.connections import Door, Limits, bind, opened, reserve_descriptors
 from health_sidecar.endpoints import build_app, report_routes
 from health_sidecar.gate import Verdict, open_probe, report_config, run_gate
 from health_sidecar.history import History, Run
@@ -283,6 +283,7 @@ def main(environ: Mapping[str, str]) -> int:
         life.die_with_parent()
     try:
         config = Config.from_environ(environ)
+        reserve_descriptors(LIMITS.connections)
     except ConfigError as error:
         logs.configure("text", "INFO")
         report_config(error)

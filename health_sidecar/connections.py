@@ -22,24 +22,27 @@ from typing import Any
 
 from aiohttp import web
 
+from health_sidecar.config import ConfigError
+
 # Answered in places of their own. A few monitors and a load balancer, each with a connection or two.
 HEALTH = (b"GET /health", b"HEAD /health")
 HEALTH_PLACES = 16
 # Connections whose head is not whole yet. A good one stays for a round trip; the oldest goes when another comes.
-PORCH_PLACES = 1024
+PORCH_PLACES = 1536
 HEAD_BYTES = 8 * 1024  # a whole head of Stripe's has 1 kB; of more than this the server is to say what it thinks
 LINE_BYTES = 8 * 1024  # of the request's line and of each header: what other servers take
 HEADERS = 100  # likewise
 BACKLOG = 4096  # whoever comes while one turn of the loop lasts; the kernel lets others try again after a second
+DEFER_S = 1  # the kernel keeps to itself for so long who has not said anything
 ACCEPTS = 128  # at a turn of the loop, so that a flood of connections can't starve those inside
 ACCEPT_PAUSE_S = 0.1  # when the kernel has no more to give
 LOOK_S = 0.25  # the times below are kept as exactly as this
 # After a refusal the client may still be sending: a socket closed at once would reset the reply away.
 LINGER_S = 1.0
-# A refusal is that late: who comes again at once would otherwise keep us from serving those inside. A thousand such
-# clients then cost a fifth of a core.
-PUT_OFF_S = 0.25
-PUT_OFF_PLACES = 2048  # beyond, the refusal comes at once
+# Who comes again as soon as it is refused must not keep us from serving those inside: so many refusals cost a tenth of
+# a core. Others wait for theirs, a fraction of a second.
+REFUSALS_PER_S = 2000
+PUT_OFF_PLACES = 1536  # beyond, the refusal comes at once
 LEAVING_PLACES = 512  # beyond, the oldest goes without having been heard out
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})(?:\r\n|$)", re.IGNORECASE)
 OTHER_DESCRIPTORS = 64  # database, readiness socket, log, metrics, libraries
@@ -73,18 +76,16 @@ class BodyTimeout(TimeoutError):
     """A request's body was not whole in time."""
 
 
-class NoDescriptors(Exception):
-    """So many connections need more file descriptors than this process may have; the message says how many."""
-
-
 def reserve_descriptors(connections: int) -> None:
-    """Raises the process's soft limit of file descriptors to what the connections need. Raises NoDescriptors."""
+    """Raises the process's soft limit of file descriptors to what the connections need. Raises ConfigError."""
     needed = connections + HEALTH_PLACES + PORCH_PLACES + PUT_OFF_PLACES + LEAVING_PLACES + OTHER_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= needed or soft == resource.RLIM_INFINITY:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
-        raise NoDescriptors(f"needs {needed} file descriptors, and {hard} are allowed (ulimit -Hn)")
+        raise ConfigError(
+            [f"MAX_CONNECTIONS: {connections} need {needed} open files, and {hard} are allowed (ulimit -Hn)"]
+        )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
@@ -236,6 +237,7 @@ class Door:
         self._porch: dict[socket.socket, _Guest] = {}
         self._leaving: dict[socket.socket, float] = {}
         self._put_off_clients: set[socket.socket] = set()
+        self._next_refusal_s = 0.0
         self._entering: dict[socket.socket, asyncio.Task[None]] = {}
         self._waits: dict[web.RequestHandler, tuple[_Wait, float]] = {}
         self._may_go: list[web.RequestHandler] = []  # at the last look; who kept us waiting longest is the last
@@ -260,6 +262,7 @@ class Door:
     def listen(self, listener: socket.socket) -> None:
         """Opens; `listener` is bound, or listens already. Raises OSError."""
         listener.setblocking(False)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_S)
         listener.listen(BACKLOG)
         self._listeners.append(listener)
         self._loop.add_reader(listener, self._accept, listener)
@@ -365,12 +368,13 @@ class Door:
         return False
 
     def _put_off(self, client: socket.socket, *, is_whole: bool) -> None:
-        """Refuses in a moment."""
+        """Refuses when it is its turn."""
         if len(self._put_off_clients) >= PUT_OFF_PLACES:
             self._refuse(client, BUSY, is_whole=is_whole)
             return
         self._put_off_clients.add(client)
-        self._loop.call_later(PUT_OFF_S, self._refuse_at_last, client, is_whole)
+        self._loop.call_at(self._next_refusal_s, self._refuse_at_last, client, is_whole)
+        self._next_refusal_s = max(self._next_refusal_s, self._loop.time()) + 1 / REFUSALS_PER_S
 
     def _refuse_at_last(self, client: socket.socket, is_whole: bool) -> None:
         if client in self._put_off_clients:  # and not closed with the door

@@ -153,6 +153,13 @@ def site(
             yield started
 
 
+def resident_mb(where: Site) -> float:
+    """What the site's one process holds in memory."""
+    [pid] = where.pids
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
 def _await_ready(started: Site) -> None:
     """Returns when every process answers and believes its sidecar."""
     deadline_s = time.monotonic() + START_TIMEOUT_S

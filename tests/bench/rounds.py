@@ -14,7 +14,7 @@ import msgspec
 from health_sidecar.readiness import Follower
 from tests.bench import disk, fill
 from tests.bench.load import Measured, get, post_again, post_new
-from tests.bench.machine import API, EMPTY, ONE_BY_ONE, SHARE, Broken, Site, Stored, query, site, stored
+from tests.bench.machine import API, EMPTY, ONE_BY_ONE, SHARE, Broken, Site, Stored, query, resident_mb, site, stored
 from tests.bench.stream import Pool, Stream
 from tests.conftest import Server
 
@@ -129,11 +129,11 @@ class Bench:
                 measured = post_new(fed, self.spread, connections=CONNECTIONS, seconds=SECONDS)
                 answered += measured.accepted
                 if not early and answered >= EARLY_WEBHOOKS:
-                    early = _resident_mb(fed)
+                    early = resident_mb(fed)
                 if answered >= WEBHOOKS:
                     break
-            self._note("memory", _resident_mb(fed))
-            self._note("memory early", early or _resident_mb(fed))
+            self._note("memory", resident_mb(fed))
+            self._note("memory early", early or resident_mb(fed))
         return answered
 
     def _note(self, name: str, value: float) -> None:
@@ -214,9 +214,3 @@ async def _look_us(readiness: Path) -> float:
     took_s = timeit.timeit("follower.ready", globals={"follower": follower}, number=LOOKS)
     following.cancel()
     return took_s / LOOKS * 1e6
-
-
-def _resident_mb(where: Site) -> float:
-    [pid] = where.pids
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
