@@ -11,25 +11,26 @@ from aiohttp.typedefs import Middleware
 from daemon import metrics
 from daemon.batcher import Overloaded
 from daemon.donations import Donations
-from daemon.limited_log import LimitedLog
+from daemon.limited_log import TroubleLog
 from daemon.request_ids import ids
 from daemon.webhook import BODY_LIMIT, Webhook
 from health_sidecar.connections import BodyTimeout
 from health_sidecar.endpoints import health_routes
 from health_sidecar.readiness import Follower
-from sql.database import DatabaseDown, Refused
+from sql.database import DatabaseDown, Refused, remedy
 
 RETRY_AFTER_S = 30
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-# What can go wrong with a request for reasons of ours, with its line in the log. A fault repeats with each request.
+# What can go wrong with a request for reasons of ours, with its line in the log. A fault repeats with each request: it
+# is told once, and then counted.
 FAULTS = {
     "down": ("warning", "[API] Database unavailable"),
     "schema": ("error", "[API] The schema is not as it should be"),
     "slow": ("warning", "[API] Request took too long"),
     "unexpected": ("error", "[API] Unexpected error"),
 }
-Faults = dict[str, LimitedLog]
+Faults = dict[str, TroubleLog]
 
 
 def build(
@@ -55,7 +56,7 @@ def build(
 
 
 def _gateway(follower: Follower, deadline_s: float, draining: asyncio.Event) -> Middleware:
-    faults = {name: LimitedLog(level, text, f"{text}: {{}} times more") for name, (level, text) in FAULTS.items()}
+    faults = {name: TroubleLog(level, text) for name, (level, text) in FAULTS.items()}
 
     @web.middleware
     async def gateway(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -90,20 +91,20 @@ async def _answer(
         return refusal(web.HTTPBadRequest(text="the body did not arrive whole"))
     except DatabaseDown as down:
         follower.report_failure()
-        faults["down"].write(kind=down.kind, **ids(request))
+        faults["down"].met(down.kind, **remedy(down.kind), **ids(request))
         return unavailable()
     except Overloaded:
         return unavailable("More events wait than can be taken")
     except Refused as refused:
-        faults["schema"].write(route=_route(request), reason=str(refused), **ids(request))
+        follower.report_failure()
+        faults["schema"].met(str(refused), route=_route(request), **ids(request))
         return unavailable()
     except TimeoutError:
-        faults["slow"].write(route=_route(request), **ids(request))
+        faults["slow"].met(_route(request), **ids(request))
         return unavailable()
     except Exception as error:
         # The error's text and trace may hold anything; its type and place are enough to find it.
-        name, place = type(error).__name__, _place(error)
-        faults["unexpected"].write(route=_route(request), error=name, at=place, **ids(request))
+        faults["unexpected"].met(f"{type(error).__name__} at {_place(error)}", route=_route(request), **ids(request))
         return refusal(web.HTTPInternalServerError(text="unexpected error; it is in the log"))
 
 

@@ -1,12 +1,14 @@
 """One line again and again, as long as it is not too often: ids only, never a donor.
 
-And one line for all that is refused, however much it is: whoever is no Stripe must not fill the disk.
+One line for a trouble that each request meets. And one line for all that is refused, however much it is: whoever is no
+Stripe must not fill the disk.
 """
 
 import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -61,6 +63,42 @@ class LimitedLog:
     def _count_the_rest(self) -> None:
         getattr(log, self._level)(self._rest.format(self._left_out), lines_per_second=LINES_PER_S)
         self._left_out = 0
+
+
+class TroubleLog:
+    """Tells of a trouble when it begins, with all that is known of it, and then in one line every TALLY_S seconds how
+    often it was met again; when it was not, it is over. Different troubles hide no other.
+
+    Args:
+        later: as for LimitedLog.
+    """
+
+    def __init__(
+        self, level: str, wording: str, later: Callable[[float, Callable[[], None]], object] | None = None
+    ) -> None:
+        self._level = level
+        self._wording = wording
+        self._later = later
+        self._again = Counter[str]()
+
+    def met(self, trouble: str, **values: object) -> None:
+        """It was met; `trouble` is one of a few phrases, and nothing a client said."""
+        if trouble in self._again:
+            self._again[trouble] += 1
+            return
+        self._again[trouble] = 0
+        getattr(log, self._level)(f"{self._wording}: {trouble}", **values)
+        self._look_later(trouble)
+
+    def _look_later(self, trouble: str) -> None:
+        (self._later or asyncio.get_running_loop().call_later)(TALLY_S, partial(self._look, trouble))
+
+    def _look(self, trouble: str) -> None:
+        times = self._again.pop(trouble)
+        if times:
+            self._again[trouble] = 0
+            getattr(log, self._level)(f"{self._wording}: {trouble}, {times} times more", seconds=round(TALLY_S))
+            self._look_later(trouble)
 
 
 class CountedLog:

@@ -4,16 +4,47 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 
 import prometheus_client as prometheus
+import structlog
 from prometheus_client import values
 
 from daemon.facts import HANDLERS
 
+log = structlog.get_logger()
+
+# What prometheus-client calls the files of our kinds of metrics, before the slot.
+FILES = ("counter", "histogram", "gauge_livesum", "gauge_max", "gauge_mostrecent")
+FILE_BYTES = 256 * 1024  # some times what all our labels need
+
+
+def reserve(folder: Path, slot: str) -> bool:
+    """Takes the room of a slot's files; False if there is none.
+
+    They are written through memory, and a page for which the disk has no room ends the process (SIGBUS), after a commit
+    and before its reply. So there is room before the first count, or no file.
+    """
+    for name in FILES:
+        path = folder / f"{name}_{slot}.db"
+        try:
+            with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "rb") as file:
+                os.posix_fallocate(file.fileno(), 0, FILE_BYTES)
+        except OSError:
+            if path.exists() and not path.stat().st_size:
+                path.unlink()
+            return False
+    return True
+
+
 # Files by slot and not by pid, so that a restart neither loses a count nor counts it twice. This must happen before
 # the first metric is made, and the library reads its folder from the environment too.
-if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-    _SLOT = os.environ.get("API_SLOT", "0")  # the library asks for it at each count
+_FOLDER = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+_SLOT = os.environ.get("API_SLOT", "0")
+_HAS_NO_ROOM = _FOLDER is not None and not reserve(Path(_FOLDER), _SLOT)
+if _HAS_NO_ROOM:
+    values.ValueClass = values.MutexValue
+elif _FOLDER is not None:
     values.ValueClass = values.MultiProcessValue(lambda: _SLOT)  # type: ignore[no-untyped-call]
 
 WEBHOOK_EVENTS = prometheus.Counter("webhook_events", "Webhooks by type and outcome", ["type", "outcome"])
@@ -57,6 +88,8 @@ REASONS = ("malformed", "timestamp", "mismatch", "no event", "too large")
 
 def begin() -> None:
     """Shows zeros for what has not happened yet."""
+    if _HAS_NO_ROOM:
+        log.warning("No room for the metrics' files: nobody sees what this process counts. Free some and restart it")
     for outcome in OUTCOMES:
         for event_type in (*HANDLERS, "other"):
             _webhook_events(event_type, outcome)

@@ -25,13 +25,15 @@ from health_sidecar.backlog import count_backlog
 from health_sidecar.config import Config, ConfigError
 from health_sidecar.connections import Door, Limits, bind, opened, reserve_descriptors
 from health_sidecar.endpoints import build_app, report_routes
-from health_sidecar.gate import Verdict, open_probe, report_config, run_gate
+from health_sidecar.gate import OUT_OF_SYNC, SCHEMA_REFUSED, Verdict, open_probe, report_config, run_gate
 from health_sidecar.history import History, Run
+from health_sidecar.logs import ToldOnce
 from health_sidecar.metrics import ApiSums, Metrics, build_registry
 from health_sidecar.probe import Probe
 from health_sidecar.readiness import HEALTHY, UNAVAILABLE, Publisher, Readiness
 from health_sidecar.tally import Tally, by_outcome
 from health_sidecar.watchdog import Outcome, Rules, Watch, describe, watch_database
+from sql.database import DatabaseDown, Refused, remedy
 
 log = structlog.get_logger()
 
@@ -62,6 +64,12 @@ class Sidecar:
     processes_file: Path
     counter: Probe  # of the backlog; apart, so that a slow count can't make a ping late
     reported: asyncio.Event = field(default_factory=asyncio.Event)
+    # An API process said that a query failed, and no check of everything has passed since.
+    is_doubted: bool = False
+    schema_problems: ToldOnce = field(default_factory=lambda: ToldOnce("error", "[DB Watchdog] ❌ Schema out of sync"))
+    newer_schema: ToldOnce = field(
+        default_factory=lambda: ToldOnce("warning", "[DB Watchdog] ⚠️ The database has migrations of a newer version")
+    )
 
     def gate_ended(self, verdict: Verdict) -> None:
         """Count and record a gate run; a failed one becomes the state."""
@@ -85,8 +93,11 @@ class Sidecar:
     def pinged(self, rules: Rules, watch: Watch, outcome: Outcome, error: str | None) -> None:
         """Tell log, metrics, followers and history what a ping meant."""
         now = datetime.now(UTC)
+        known = {"error": error} if error else {}
+        if error and outcome is Outcome.LOST:
+            known |= remedy(error)
         for level, text in describe(watch, outcome, rules):
-            getattr(log, level)(text, **({"error": error} if error else {}))
+            getattr(log, level)(text, **known)
         if outcome in {Outcome.RECONNECTED, Outcome.RECONNECT_FAILED, Outcome.GAVE_UP}:
             self.metrics.reconnect(ok=outcome is Outcome.RECONNECTED)
         self.tell(
@@ -105,7 +116,7 @@ class Sidecar:
             self.history.wake()
 
     async def ping(self) -> None:
-        """A measured ping. Raises DatabaseDown."""
+        """A measured ping, and whether what answers is of use. Raises DatabaseDown."""
         began_s = time.monotonic()
         ok = False
         try:
@@ -113,6 +124,29 @@ class Sidecar:
             ok = True
         finally:
             self.metrics.ping(time.monotonic() - began_s, ok=ok)
+        await self.check()
+
+    async def reconnect(self) -> None:
+        """A ping over new connections, and whether what answers is of use. Raises DatabaseDown."""
+        await self.probe.reconnect()
+        await self.check()
+
+    async def check(self) -> None:
+        """Raises DatabaseDown if a database that answers lets nobody in, or has not the schema that requests need."""
+        if self.is_doubted:
+            await self.probe.knock()
+        try:
+            schema = await self.probe.schema()
+        except DatabaseDown:
+            return  # a lock in its way; the ping was answered
+        except Refused as refusal:
+            self.schema_problems.met(str(refusal))
+            raise DatabaseDown(SCHEMA_REFUSED) from None
+        tell(self.newer_schema, ", ".join(schema.drift.unknown))
+        tell(self.schema_problems, "; ".join(schema.problems()))
+        if not schema.serves:
+            raise DatabaseDown(OUT_OF_SYNC)
+        self.is_doubted = False
 
     async def count(self) -> None:
         """Keep the backlog's figures fresh, for ever."""
@@ -136,7 +170,16 @@ class Sidecar:
         except TimeoutError:
             return False
         self.reported.clear()
+        self.is_doubted = True
         return True
+
+
+def tell(what: ToldOnce, reason: str) -> None:
+    """It lasts as long as there is a reason."""
+    if reason:
+        what.met(reason)
+    else:
+        what.over()
 
 
 def watchdog_rules(config: Config) -> Rules:
@@ -199,7 +242,7 @@ async def guard(sidecar: Sidecar, config: Config, environ: Mapping[str, str]) ->
     await watch_database(
         rules,
         ping=sidecar.ping,
-        reconnect=sidecar.probe.reconnect,
+        reconnect=sidecar.reconnect,
         wait_report=sidecar.wait_report,
         clock=time.monotonic,
         tell=partial(sidecar.pinged, rules),

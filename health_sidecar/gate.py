@@ -17,10 +17,13 @@ from health_sidecar.config import Config, ConfigError
 from health_sidecar.history import History, Run
 from health_sidecar.probe import Probe, Schema
 from sql.database import Database, DatabaseDown, Refused
-from sql.servers import Servers
+from sql.servers import Server, Servers
 
 SCHEME = "postgresql://"
 RULER = "=" * 60
+# Classes of error of the schema check.
+OUT_OF_SYNC = "schema out of sync"
+SCHEMA_REFUSED = "schema check refused"
 # Doubling stops here: a database that is back should not wait longer for us than this.
 MAX_RETRY_DELAY_S = 60.0
 # The sidecar asks one thing at a time; the second connection is for the history of its runs.
@@ -63,6 +66,7 @@ class GateClosed(Exception):
 def open_probe(config: Config, application_name: str) -> Probe:
     """A probe of the database in DATABASE_URL; connects only when asked something."""
     timeout_s = config.db_ping_timeout_ms / 1000
+    noted: dict[Server, str] = {}
 
     def connect() -> Database:
         return Database(
@@ -71,6 +75,7 @@ def open_probe(config: Config, application_name: str) -> Probe:
             statement_timeout_s=timeout_s,
             connect_timeout_s=timeout_s,
             application_name=application_name,
+            noted=noted,
         )
 
     return Probe(connect, timeout_s)
@@ -170,7 +175,7 @@ async def _check_schema(probe: Probe, log: FilteringBoundLogger) -> None:
         raise GateClosed(headline, down.kind, down.kind) from None
     except Refused as refusal:
         reason = f"Integrity check failed: {refusal}"
-        raise GateClosed(headline, reason, "schema check refused", reached=True) from None
+        raise GateClosed(headline, reason, SCHEMA_REFUSED, reached=True) from None
     if schema.drift.unknown:
         log.warning(
             "[DB Startup] ⚠️ The database has migrations that this version does not know; going on",
@@ -180,7 +185,7 @@ async def _check_schema(probe: Probe, log: FilteringBoundLogger) -> None:
     for problem in problems:
         log.error(f"[DB Startup] ❌ Schema out of sync: {problem}")
     if problems:
-        raise GateClosed(headline, "Schema out of sync: " + "; ".join(problems), "schema out of sync", reached=True)
+        raise GateClosed(headline, "Schema out of sync: " + "; ".join(problems), OUT_OF_SYNC, reached=True)
     log.info("[DB Startup] ✅ Schema integrity verified")
 
 

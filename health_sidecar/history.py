@@ -15,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 import structlog
 
+from health_sidecar.logs import ToldOnce
 from sql import load
 from sql.database import DatabaseDown, Refused
 
@@ -47,6 +48,9 @@ class History:
         self._path = path
         self._execute = execute
         self._wake = asyncio.Event()
+        self._unwritten = ToldOnce("warning", "[DB Watchdog] cannot write health_check_runs")
+        self._unread = ToldOnce("warning", "[DB Watchdog] cannot read health_check_runs")
+        self._unsaved = ToldOnce("warning", "[DB Watchdog] cannot keep the history file")
         self._recalled = False
         self.waiting: list[Run] = _load(path) if path else []
         self.recent: deque[Run] = deque(self.waiting, MAX_RECENT)
@@ -79,11 +83,10 @@ class History:
             row = self.waiting[0]
             try:
                 await self._execute(load("record_run"), msgspec.structs.asdict(row))
-            except DatabaseDown:
+            except (DatabaseDown, Refused) as error:
+                self._unwritten.met(str(error))
                 return
-            except Refused as refusal:
-                log.warning("[DB Watchdog] health_check_runs refused a row", reason=str(refusal))
-                return
+            self._unwritten.over()
             # `record` may have dropped or added rows meanwhile
             with contextlib.suppress(ValueError):
                 self.waiting.remove(row)
@@ -96,7 +99,7 @@ class History:
         try:
             rows = await self._execute(load("recent_runs"), {"limit": MAX_RECENT})
         except (DatabaseDown, Refused) as error:
-            log.warning("[DB Watchdog] cannot read health_check_runs", reason=str(error))
+            self._unread.met(str(error))
             return
         written = [Run(kind=kind, ok=ok, state=state, detail=detail, at=at) for kind, ok, state, detail, at in rows]
         self.recent = deque([*reversed(written), *self.waiting], MAX_RECENT)
@@ -108,14 +111,15 @@ class History:
             return
         temporary = self._path.with_name(self._path.name + ".new")
         try:
-            if not self.waiting:
+            if self.waiting:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                temporary.write_bytes(b"".join(msgspec.json.encode(run) + b"\n" for run in self.waiting))
+                temporary.replace(self._path)
+            else:
                 self._path.unlink(missing_ok=True)
-                return
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(b"".join(msgspec.json.encode(run) + b"\n" for run in self.waiting))
-            temporary.replace(self._path)
+            self._unsaved.over()
         except OSError as error:
-            log.warning("[DB Watchdog] cannot keep the history file", path=str(self._path), error=error.strerror)
+            self._unsaved.met(str(error.strerror), path=str(self._path))
 
 
 def _load(path: Path) -> list[Run]:

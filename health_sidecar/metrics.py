@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -25,9 +24,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from health_sidecar import processes
+from health_sidecar.logs import ToldOnce
 from health_sidecar.readiness import Readiness
-
-log = structlog.get_logger()
 
 # A ping takes about a millisecond; from 5 s on it is a timeout by default.
 PING_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -56,6 +54,7 @@ class Metrics(Collector):
         self._state = Readiness(ready=False)
         self._ping_counts = [0] * (len(PING_BUCKETS_S) + 1)
         self._ping_sum_s = 0.0
+        self._unsaved = ToldOnce("warning", "cannot keep the counters")
         self.waiting: dict[str, int] = {}
 
     def show(self, state: Readiness) -> None:
@@ -124,8 +123,9 @@ class Metrics(Collector):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(msgspec.json.encode(self._totals))
             temporary.replace(self._path)
+            self._unsaved.over()
         except OSError as error:
-            log.warning("cannot keep the counters", path=str(self._path), error=error.strerror)
+            self._unsaved.met(str(error.strerror), path=str(self._path))
 
 
 def _by_outcome(name: str, text: str, counts: dict[str, int]) -> CounterMetricFamily:
@@ -151,7 +151,7 @@ class ApiSums(Collector):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._unread: str | None = None
+        self._unread = ToldOnce("warning", "cannot read the API processes' metrics")
 
     def collect(self) -> Iterator[Metric]:
         """Read the files anew; nothing while there is no folder."""
@@ -161,12 +161,9 @@ class ApiSums(Collector):
             families = list(MultiProcessCollector(None, path=str(self._folder)).collect())  # type: ignore[no-untyped-call]
         except (OSError, ValueError, KeyError, struct.error) as error:
             # A process that is just making its file; the next scrape sees it whole.
-            # Said once, and not at each scrape for as long as it lasts.
-            if self._unread != type(error).__name__:
-                self._unread = type(error).__name__
-                log.warning("cannot read the API processes' metrics", error=self._unread)
+            self._unread.met(type(error).__name__)
             return
-        self._unread = None
+        self._unread.over()
         yield from families
 
 

@@ -10,8 +10,19 @@ from sql import load
 from sql.database import DatabaseDown
 from sql.migrate import Drift, compare, discover
 
-REQUIRED_TABLES = ("health_check_runs", "stripe_events", "stripe_attributions", "recording_tickets")
+HISTORY_TABLE = "health_check_runs"  # the only one that no request needs
+REQUIRED_TABLES = (
+    HISTORY_TABLE,
+    "stripe_events",
+    "stripe_attributions",
+    "stripe_objects",
+    "recording_tickets",
+    "ticket_totals",
+    "operator_acts",
+)
 MIGRATIONS_TABLE = "schema_migrations"
+# With these the server takes nobody new, and goes on serving who is connected.
+ONLY_FOR_NEWCOMERS = {"too many connections"}
 
 
 class Connection(Protocol):
@@ -34,7 +45,9 @@ class Schema:
         """One sentence per reason not to start; each names what mends it. Empty: the schema is as it should be."""
         found = []
         if self.missing_tables:
-            found.append(f"missing tables: {', '.join(self.missing_tables)}. Run: donationd migrate")
+            # What was migrated once and is gone, migrating does not bring back.
+            mend = "Run: donationd migrate" if self.drift.missing else "Restore them from a backup"
+            found.append(f"missing tables: {', '.join(self.missing_tables)}. {mend}")
         if self.unreadable_tables:
             names = ", ".join(self.unreadable_tables)
             found.append(
@@ -50,6 +63,13 @@ class Schema:
             )
         return found
 
+    @property
+    def serves(self) -> bool:
+        """Whether requests can be answered from it."""
+        return not {*self.missing_tables, *self.unreadable_tables} - {HISTORY_TABLE} and not (
+            self.drift.missing or self.drift.edited
+        )
+
 
 class Probe:
     """Asks one database; `open_database` makes a fresh connection pool, at first use and at each `reconnect`."""
@@ -58,6 +78,7 @@ class Probe:
         self._open = open_database
         self._timeout_s = timeout_s
         self._database: Connection | None = None
+        self._known = discover()  # read now: an upgrade may replace the files while this version still runs
 
     async def ping(self) -> None:
         """SELECT 1. Raises DatabaseDown, of kind "timeout" for a server that accepts but does not answer."""
@@ -68,37 +89,61 @@ class Probe:
         await self.close()
         await self.ping()
 
+    async def knock(self) -> None:
+        """SELECT 1 over one more connection: a server may serve who is connected and let in nobody else.
+
+        Raises DatabaseDown, but not where there is only no room for one more just now.
+        """
+        beside = self._open()
+        try:
+            await self._ask(beside, load("ping"))
+        except DatabaseDown as down:
+            if down.kind not in ONLY_FOR_NEWCOMERS:
+                raise
+        finally:
+            await self._give_up(beside)
+
     async def schema(self) -> Schema:
         """Hold the database's tables and migrations against what this version needs. Raises DatabaseDown."""
         names = [*REQUIRED_TABLES, MIGRATIONS_TABLE]
         rows = await self.fetch(load("check_tables"), {"names": names})
         missing = {str(name) for name, exists, _readable in rows if not exists}
         unreadable = {str(name) for name, exists, readable in rows if exists and not readable}
-        applied: dict[str, str] = {}
+        if missing.issuperset(names):  # never migrated, rather than lost
+            return Schema(REQUIRED_TABLES, (), compare(self._known, {}))
+        drift = compare((), {})
         if MIGRATIONS_TABLE not in missing | unreadable:
             applied = {str(name): str(digest) for name, digest in await self.fetch(load("applied_migrations"))}
-        known = discover()
+            drift = compare(self._known, applied)
         return Schema(
-            missing_tables=tuple(name for name in REQUIRED_TABLES if name in missing),
+            missing_tables=tuple(name for name in names if name in missing),
             unreadable_tables=tuple(name for name in names if name in unreadable),
-            drift=compare(() if MIGRATIONS_TABLE in unreadable else known, applied),
+            drift=drift,
         )
 
     async def fetch(self, sql: str, params: Mapping[str, object] | Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """One statement within the ping's time limit. Raises DatabaseDown."""
         if self._database is None:
             self._database = self._open()
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._database.fetch(sql, params)
-        except TimeoutError:
-            raise DatabaseDown("timeout") from None
+        return await self._ask(self._database, sql, params)
 
     async def close(self) -> None:
         """Give up all connections; the next question opens new ones."""
         database, self._database = self._database, None
         if database is not None:
-            # A dead server must not hold up the attempt to reach it anew.
-            with contextlib.suppress(TimeoutError, DatabaseDown):
-                async with asyncio.timeout(self._timeout_s):
-                    await database.close()
+            await self._give_up(database)
+
+    async def _ask(
+        self, database: Connection, sql: str, params: Mapping[str, object] | Sequence[object] = ()
+    ) -> list[tuple[Any, ...]]:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await database.fetch(sql, params)
+        except TimeoutError:
+            raise DatabaseDown("timeout") from None
+
+    async def _give_up(self, database: Connection) -> None:
+        # A dead server must not hold up the attempt to reach it anew.
+        with contextlib.suppress(TimeoutError, DatabaseDown):
+            async with asyncio.timeout(self._timeout_s):
+                await database.close()

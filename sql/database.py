@@ -32,17 +32,22 @@ Params = Mapping[str, object] | Sequence[object]
 # The client gives up a little after the server should have, so that the server's own answer is the usual one.
 CLIENT_GRACE_S = 1.0
 
-# Said once on each connection. The second makes the server look, during a statement, whether its client is still
+# Of a statement's time, what it may wait for a lock: then the server says that it was one, and not just that it took
+# too long.
+LOCK_SHARE = 0.8
+
+# Said once on each connection. The last makes the server look, during a statement, whether its client is still
 # there: what a caller gave up or a killed process left behind ends within a second, not at the time limit.
 SESSION = """
 SELECT set_config('statement_timeout', %(timeout_ms)s, false),
+       set_config('lock_timeout', %(lock_timeout_ms)s, false),
        set_config('client_connection_check_interval', '1s', false)
 """
 
 KIND_BY_SQLSTATE = {
     errorcodes.CANNOT_CONNECT_NOW: "database starting up",
     errorcodes.QUERY_CANCELED: "timeout",
-    errorcodes.LOCK_NOT_AVAILABLE: "timeout",
+    errorcodes.LOCK_NOT_AVAILABLE: "lock held",
     errorcodes.TOO_MANY_CONNECTIONS: "too many connections",
     errorcodes.INVALID_PASSWORD: "authentication failed",
     errorcodes.INVALID_AUTHORIZATION_SPECIFICATION: "authentication failed",
@@ -53,6 +58,11 @@ KIND_BY_SQLSTATE = {
     errorcodes.SERIALIZATION_FAILURE: "conflict",
     errorcodes.DEADLOCK_DETECTED: "conflict",
 }
+# What a connection had prepared is gone (DISCARD, a pooler's doing), or no longer fits its tables. Nothing was done,
+# and a new connection prepares it anew.
+PREPARED_LOST = {errorcodes.INVALID_SQL_STATEMENT_NAME, errorcodes.FEATURE_NOT_SUPPORTED}
+# PostgreSQL's own words for these hold the name of a table or a column, and nothing else of the statement.
+ABOUT_A_NAME = {errorcodes.UNDEFINED_TABLE, errorcodes.UNDEFINED_COLUMN, errorcodes.INSUFFICIENT_PRIVILEGE}
 # The server's answer to one statement that tells of all connections: it ends, or another has become the primary.
 SERVER_CHANGED = {
     errorcodes.ADMIN_SHUTDOWN,
@@ -61,6 +71,7 @@ SERVER_CHANGED = {
 }
 # For failures to connect: psycopg2 has nothing but libpq's text for them.
 KIND_BY_TEXT = (
+    ("no space left on device", "disk full"),  # the last words of a server that can't write its log
     ("connection refused", "connection refused"),
     ("no such file", "connection refused"),
     ("timeout", "timeout"),
@@ -92,8 +103,23 @@ KIND_BY_TEXT = (
     ("broken pipe", "connection lost"),
     ("no message from the libpq", "connection lost"),
 )
+# What a person can do about an outage of a kind, where that is known; without a person, it is tried again.
+REMEDIES = {
+    "authentication failed": "give the role the password of DATABASE_URL, or change DATABASE_URL and start again",
+    "disk full": "free space where PostgreSQL keeps its data",
+    "lock held": "look for the session that holds it: pg_blocking_pids() in pg_stat_activity",
+    "no such database or role": "create it, or change DATABASE_URL and start again",
+    "read only": "lead DATABASE_URL to the primary, or look who set default_transaction_read_only",
+    "timeout": "look in pg_stat_activity for what is slow",
+    "too many connections": "look in pg_stat_activity for who holds them, or raise max_connections",
+}
 # libpq tries no further server after these: the next would say the same, and might lock the role.
 FINAL_KINDS = {"authentication failed"}
+
+
+def remedy(kind: str) -> dict[str, str]:
+    """What a person can do about an outage of this kind, as a log line takes it; empty where nothing is known."""
+    return {"remedy": REMEDIES[kind]} if kind in REMEDIES else {}
 
 
 class DatabaseDown(Exception):
@@ -109,12 +135,14 @@ class DatabaseDown(Exception):
 
 
 class Refused(Exception):
-    """The database does not take this statement. The message names the error's class, never a value."""
+    """The database does not take this statement. The message names the error's class, and of the schema what is not as
+    it should be, never a value.
+    """
 
     def __init__(self, error: psycopg2.Error) -> None:
         self.sqlstate = error.pgcode or ""
-        constraint = error.diag.constraint_name
-        super().__init__(f"the database refused it: {_name(self.sqlstate)}{f' ({constraint})' if constraint else ''}")
+        about = error.diag.message_primary if self.sqlstate in ABOUT_A_NAME else error.diag.constraint_name
+        super().__init__(f"the database refused it: {_name(self.sqlstate)}{f' ({about})' if about else ''}")
 
     @property
     def for_its_values(self) -> bool:
@@ -216,12 +244,15 @@ class _Connection(aiopg.Connection):
 class _Connector:
     """Opens connections to the servers of a URL, and logs which of them fail."""
 
-    def __init__(self, url: str, application_name: str, statement_timeout_s: float) -> None:
+    def __init__(self, url: str, application_name: str, statement_timeout_s: float, noted: dict[Server, str]) -> None:
         self._url = url
         self._application_name = application_name
-        self._session = {"timeout_ms": str(int(statement_timeout_s * 1000))}
+        self._session = {
+            "timeout_ms": str(int(statement_timeout_s * 1000)),
+            "lock_timeout_ms": str(int(statement_timeout_s * 1000 * LOCK_SHARE)),
+        }
         self._servers: Servers | None = None
-        self._failures: dict[Server, str] = {}
+        self._failures = noted
 
     async def connect(self, connect_by: float) -> _Connection:
         """Tries one server after the other; each may take an equal share of the time left. Raises DatabaseDown."""
@@ -285,6 +316,7 @@ class Database:
         statement_timeout_s: the server ends a statement after this.
         connect_timeout_s: for a free connection and for a new one, together; several hosts share it.
         application_name: shown in pg_stat_activity.
+        noted: servers and why they failed, as it stands in the log; for pools that shall not say the same again.
     """
 
     def __init__(
@@ -295,8 +327,9 @@ class Database:
         statement_timeout_s: float,
         connect_timeout_s: float,
         application_name: str,
+        noted: dict[Server, str] | None = None,
     ) -> None:
-        self._connector = _Connector(url, application_name, statement_timeout_s)
+        self._connector = _Connector(url, application_name, statement_timeout_s, {} if noted is None else noted)
         self._pool_size = pool_size
         self._statement_timeout_s = statement_timeout_s
         self._connect_timeout_s = connect_timeout_s
@@ -329,13 +362,17 @@ class Database:
                 return await connection.run(sql, params, prepare)
         except (OSError, psycopg2.Error) as error:
             # Not chained: PostgreSQL's own text can repeat a value.
-            raise self._judge(error, lost=bool(connection.closed)) from None
+            raise self._judge(error, connection, prepared=prepare is not None) from None
         finally:
             self._release(connection)
 
-    def _judge(self, error: Exception, *, lost: bool) -> DatabaseDown | Refused:
-        """What a statement's failure means for the caller, and for the other connections."""
+    def _judge(self, error: Exception, connection: _Connection, *, prepared: bool) -> DatabaseDown | Refused:
+        """What a statement's failure means for the caller, for its connection, and for the others."""
         state = getattr(error, "pgcode", None)
+        lost = bool(connection.closed)
+        if prepared and state in PREPARED_LOST:
+            connection.close()
+            return DatabaseDown("conflict")
         if lost or state in SERVER_CHANGED:
             self._drop()
         if lost or state in KIND_BY_SQLSTATE or isinstance(error, OSError | psycopg2.OperationalError):

@@ -8,6 +8,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -385,6 +386,39 @@ async def test_each_new_connection_is_prepared_once(own: Instance, open_database
         [(pid,)] = pids
         own.ask("SELECT pg_terminate_backend(%s)", pid)
         await until(lambda: not database._idle[0].is_alive())
+
+
+@pytest.mark.parametrize("loss", ["DISCARD ALL", "ALTER TABLE shape ALTER COLUMN id TYPE text"])
+async def test_what_was_prepared_and_is_lost_is_prepared_anew(loss: str, own: Instance, open_database: Open) -> None:
+    """Once it is a conflict, which whoever writes tries again; the connection with all its settings is a new one."""
+    database = open_database(at(own), pool_size=1)
+    await database.fetch("DROP TABLE IF EXISTS shape; CREATE TABLE shape (id int)")
+    ask = partial(database.fetch, "EXECUTE ask", prepare="PREPARE ask AS SELECT * FROM shape")
+    assert await ask() == []
+    await database.fetch(loss)
+    assert await kind(ask()) == "conflict"
+    assert await ask() == []
+
+
+async def test_waiting_for_a_lock_has_a_kind_of_its_own(own: Instance, open_database: Open) -> None:
+    """It ends before the statement's time does, so that the server can say what it was."""
+    holder, database = open_database(at(own), pool_size=1), open_database(at(own), statement_timeout_s=0.5)
+    await holder.fetch("SELECT pg_advisory_lock(1)")
+    assert await kind(database.fetch("SELECT pg_advisory_lock(1)")) == "lock held"
+
+
+def test_only_known_kinds_have_a_remedy() -> None:
+    """A phrase that is changed takes its remedy along."""
+    kinds = {*module.KIND_BY_SQLSTATE.values(), *(kind for _, kind in module.KIND_BY_TEXT)}
+    assert module.REMEDIES.keys() <= kinds
+
+
+async def test_what_the_schema_lacks_is_named(own: Instance, open_database: Open) -> None:
+    """Of a missing table or column the name is told: it is ours, and no value."""
+    database = open_database(at(own))
+    for sql, words in (("TABLE lost", 'relation "lost" does not exist'), ("SELECT lost", 'column "lost" does not')):
+        with pytest.raises(Refused, match=words):
+            await database.fetch(sql)
 
 
 async def test_a_refusal_keeps_the_connection_and_tells_no_value(own: Instance, open_database: Open) -> None:

@@ -1,9 +1,8 @@
 """The startup gate: every check, every way to fail, and what it says and records."""
 
 import asyncio
-import re
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -150,12 +149,13 @@ async def test_used_up_attempts_close_the_gate(logged: LogCapture) -> None:
 
 @pytest.mark.parametrize("table", REQUIRED_TABLES)
 async def test_missing_table_fails_and_names_the_remedy(table: str, logged: LogCapture) -> None:
-    """Each of the four tables is needed, and the message says which is missing and what to run."""
-    database = FakeDatabase()
-    del database.tables[table]
-    verdict, _ = await gate(database, logged)
-    assert not verdict.passed
-    assert re.search(rf"missing tables: {table}\. Run: donationd migrate", verdict.detail)
+    """Each table is needed, and the message says which is missing and what to do: migrating makes no table twice."""
+    for applied, remedy in ((FakeDatabase().applied, "Restore them from a backup"), ({}, "Run: donationd migrate")):
+        database = FakeDatabase(applied=applied)
+        del database.tables[table]
+        verdict, _ = await gate(database, logged)
+        assert not verdict.passed
+        assert f"missing tables: {table}. {remedy}" in verdict.detail
     assert "❌ Schema integrity check failed" in lines(logged)
 
 
@@ -299,7 +299,7 @@ def test_real_failed_run_is_kept_where_the_table_exists(database_url: str) -> No
     rows(database_url, "ALTER TABLE recording_tickets RENAME TO elsewhere")
     assert run_once({"DATABASE_URL": database_url}) == 1
     [row] = rows(database_url, "SELECT ok, state, detail FROM health_check_runs")
-    assert row == (False, "failed", "Schema out of sync: missing tables: recording_tickets. Run: donationd migrate")
+    assert row == (False, "failed", "Schema out of sync: missing tables: recording_tickets. Restore them from a backup")
 
 
 async def test_real_row_is_written_once_with_its_own_time(database: Database, database_url: str) -> None:
@@ -375,6 +375,24 @@ async def test_hanging_database_counts_as_a_timeout() -> None:
     with pytest.raises(DatabaseDown) as caught:
         await Probe(Hanging, 0.01).ping()
     assert caught.value.kind == "timeout"
+
+
+async def test_a_knock_is_answered_by_who_lets_somebody_in() -> None:
+    """It asks over a connection of its own and gives it up; no room for one more is no failure, any other is."""
+    for kind, fails in ((None, False), ("too many connections", False), ("authentication failed", True)):
+        made = [FakeDatabase(), FakeDatabase(down=[kind] if kind else [])]
+        probe = Probe(iter(made).__next__, 1.0)
+        await probe.ping()
+        with pytest.raises(DatabaseDown) if fails else nullcontext():
+            await probe.knock()
+        assert [database.closed for database in made] == [0, 1]
+
+
+def test_an_upgrade_of_the_files_does_not_touch_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The migrations that a process needs are those of its own version, whatever is installed over it meanwhile."""
+    probe = Probe(FakeDatabase, 1.0)
+    monkeypatch.setattr("health_sidecar.probe.discover", lambda: pytest.fail("read again"))
+    assert asyncio.run(probe.schema()).problems() == []
 
 
 async def test_reconnect_uses_a_new_connection() -> None:

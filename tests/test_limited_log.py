@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from structlog.testing import capture_logs
 
-from daemon.limited_log import LINES_PER_S, CountedLog, LimitedLog
+from daemon.limited_log import LINES_PER_S, CountedLog, LimitedLog, TroubleLog
 
 
 def test_some_lines_a_second_then_one_that_counts_the_rest() -> None:
@@ -24,6 +24,25 @@ def test_some_lines_a_second_then_one_that_counts_the_rest() -> None:
         now[0] = 2.0
         lines.write("evt_1")
         assert written[-1]["event"] == "event evt_1"
+
+
+def test_a_trouble_is_told_once_and_then_counted_until_it_is_over() -> None:
+    """Its first line has everything known; while it lasts there are only counts; after it, it is told anew."""
+    later = list[Callable[[], None]]()
+    trouble = TroubleLog("warning", "down", later=lambda _delay_s, call: later.append(call))
+    with capture_logs() as lines:
+        for number in range(1000):
+            trouble.met("disk full", request=f"a-{number}")
+        trouble.met("timeout")
+        assert [line["event"] for line in lines] == ["down: disk full", "down: timeout"]
+        assert lines[0]["request"] == "a-0"
+        for look in (later.pop(0), later.pop(0), *later):
+            look()
+        assert [line["event"] for line in lines[2:]] == ["down: disk full, 999 times more"]
+        [look] = later
+        look()
+        trouble.met("disk full")
+        assert [line["event"] for line in lines[3:]] == ["down: disk full"]
 
 
 def test_all_refusals_are_one_line() -> None:
