@@ -25,13 +25,15 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from daemon.config import Config
 from daemon.embedded import ROLE, CannotStart, new_password, prepare
@@ -45,6 +47,8 @@ API_STOP_SPARE_S = 5  # beyond its SHUTDOWN_GRACE_MS
 STOP_TIMEOUT_S = 60.0  # after the API's drain: the sidecar's 10 s, PostgreSQL's 30 s, and some to spare
 ORPHANS_TIMEOUT_S = 40.0  # what a killed supervisord leaves behind stops by itself within this
 LOCK_WAIT_S = 2.0  # a command looking whether we run holds the lock for a moment
+WORDS_KEPT = 20  # of supervisord's lines; the last says why it ended
+WORDS_TIMEOUT_S = 1.0  # for the last of them, once it has ended
 POLL_S = 0.1
 PROGRESS_INTERVAL_S = 5.0
 HTTP_TIMEOUT_S = 2.0
@@ -91,7 +95,7 @@ def up(embedded: bool) -> int:
                 _bring_database(environ, state)
             _write_private(_note(state), json.dumps(_shared(environ)))
             supervisord = _start(environ, state, lock)
-            _await_ready(supervisord, environ, state)
+            _await_ready(supervisord, _Words(supervisord), environ)
             _welcome(environ, state)
             status = supervisord.wait()
             raise CannotStart(f"supervisord ended by itself (status {status}); {state}/logs/supervisord.log says why")
@@ -352,21 +356,45 @@ def _start(environ: Mapping[str, str], state: Path, lock: int) -> subprocess.Pop
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     user = ["-u", "root"] if os.geteuid() == 0 else []  # else its log opens with a warning about root
     say("starting supervisord")
-    with (state / "logs" / "supervisord.out").open("wb") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(ROOT / "supervisord.conf"), *user],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=ROOT,
-            env={name: value for name, value in environ.items() if name not in UNSHARED},
-            start_new_session=True,
-            pass_fds=[lock],
-            preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509 - we have no threads
-        )
+    return subprocess.Popen(
+        [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(ROOT / "supervisord.conf"), *user],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=ROOT,
+        env={name: value for name, value in environ.items() if name not in UNSHARED},
+        start_new_session=True,
+        pass_fds=[lock],
+        preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509 - we have no threads yet
+    )
 
 
-def _await_ready(supervisord: subprocess.Popen[bytes], environ: Mapping[str, str], state: Path) -> None:
+class _Words:
+    """The last lines that supervisord prints, besides its log; they are read all the time.
+
+    It prints what it can't write to its log. If it printed to a file, a full disk would refuse that too, and end it.
+    """
+
+    def __init__(self, supervisord: subprocess.Popen[bytes]) -> None:
+        self._lines: deque[str] = deque(maxlen=WORDS_KEPT)
+        assert supervisord.stdout is not None  # noqa: S101 - for the type checker
+        self._reader = threading.Thread(target=self._read, args=(supervisord.stdout,), daemon=True)
+        self._reader.start()
+
+    def _read(self, stream: IO[bytes]) -> None:
+        with stream:
+            for line in stream:
+                text = line.decode(errors="replace").strip()
+                if text and not text.startswith("For help"):
+                    self._lines.append(text)
+
+    def last(self) -> str | None:
+        """The last line, once it has ended."""
+        self._reader.join(WORDS_TIMEOUT_S)
+        return self._lines[-1][:500] if self._lines else None
+
+
+def _await_ready(supervisord: subprocess.Popen[bytes], words: _Words, environ: Mapping[str, str]) -> None:
     """Waits, for as long as it takes, until the API says it is ready; says what it waits for."""
     said, said_at = "", time.monotonic()
     while True:
@@ -374,19 +402,13 @@ def _await_ready(supervisord: subprocess.Popen[bytes], environ: Mapping[str, str
         if status == http.client.OK:
             return
         if supervisord.poll() is not None:
-            raise CannotStart(f"supervisord ended at start: {_last_words(state)}")
+            reason = words.last() or f"{environ['DONATIOND_STATE']}/logs/supervisord.log says why"
+            raise CannotStart(f"supervisord ended at start: {reason}")
         waiting = _waiting_for(environ, api_says.get("message"))
         if waiting != said or time.monotonic() > said_at + PROGRESS_INTERVAL_S:
             said, said_at = waiting, time.monotonic()
             say(f"  waiting: {waiting}")
         time.sleep(POLL_S)
-
-
-def _last_words(state: Path) -> str:
-    """What supervisord printed before it ended; its own log says the rest."""
-    lines = (state / "logs" / "supervisord.out").read_text(errors="replace").splitlines()
-    words = [line for line in lines if line.strip() and not line.startswith("For help")]
-    return words[-1][:500] if words else f"{state}/logs/supervisord.log says why"
 
 
 def _waiting_for(environ: Mapping[str, str], api_says: str | None) -> str:

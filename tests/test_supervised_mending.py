@@ -1,13 +1,18 @@
 """What is set up wrongly stays down at a gentle pace, says why, and starts to work once it is mended."""
 
+import os
+import resource
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 
 import psycopg2
 from psycopg2 import sql
 
 from sql import migrate
 from tests.instance import eventually, get, instance_of_its_own
+from tests.small_disk import small_disk
 
 NAME = "not_yet_there"
 
@@ -46,3 +51,32 @@ def test_migrating_is_enough(postgres: str) -> None:
             with closing(psycopg2.connect(postgres.format(name="postgres"))) as admin:
                 admin.autocommit = True
                 admin.cursor().execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(NAME)))
+
+
+def fill_last_page(log: Path) -> None:
+    """No line more fits into the room that the file has."""
+    with log.open("ab") as file:
+        file.write(b"\n" * (-file.tell() % resource.getpagesize()))
+
+
+def test_a_full_disk_below_the_logs_ends_nothing(database_url: str) -> None:
+    """supervisord can't write to its log that a process was killed; it lives, and starts the process again."""
+    environ = {"DATABASE_URL": database_url, "STRIPE_WEBHOOK_SECRET": "whsec_test", "HOST": "127.0.0.1"}
+    with small_disk(12) as disk:
+        state = disk.path / "state"
+        with instance_of_its_own({**environ, "DONATIOND_STATE": str(state)}) as instance:
+            instance.state = state
+            instance.start()
+            before = instance.pids()
+            fill_last_page(state / "logs" / "supervisord.log")
+            disk.fill()
+            os.kill(before["api:api_00"], signal.SIGKILL)
+            eventually(
+                lambda: instance.pids().get("api:api_00", before["api:api_00"]) != before["api:api_00"], "restart"
+            )
+            eventually(lambda: get(f"{instance.api}/health/db")[0] == 200, "all is well on a full disk")
+            assert {**instance.pids(), "api:api_00": 0} == {**before, "api:api_00": 0}
+            disk.free()
+            assert instance.up is not None
+            instance.up.terminate()
+            assert instance.end() == 0
