@@ -242,7 +242,9 @@ def read(body: bytes, *, livemode: bool, hash_key: bytes | None) -> StripeEvent:
     statement = _Statement(envelope, hash_key)
     try:
         reason = handler(statement, envelope.data.object)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _Unknown) as error:
+    except UnicodeDecodeError:  # its own text names the byte
+        raise CannotApply(_unapplied(envelope, ""), "a text is not UTF-8") from None
+    except (msgspec.MsgspecError, RecursionError, _Unknown) as error:
         raise CannotApply(_unapplied(envelope, ""), str(error)[:500]) from None
     return _unapplied(envelope, reason) if reason else _event(envelope, statement.facts)
 

@@ -94,11 +94,12 @@ def owners(facts: Facts) -> dict[str, str]:
     owner = {id_: id_ for id_ in facts.get("pi", {})}
     for family in ("cs", "ch"):
         owner.update({id_: _value(known, "payment_intent") or id_ for id_, known in facts.get(family, {}).items()})
-    for family in ("re", "dp"):
-        for id_, known in facts.get(family, {}).items():
-            charge = _value(known, "charge")
-            owner[id_] = _value(known, "payment_intent") or owner.get(charge, charge)
-    return owner
+    children = {
+        id_: _value(known, "payment_intent") or owner.get(charge := _value(known, "charge"), charge)
+        for family in ("re", "dp")
+        for id_, known in facts.get(family, {}).items()
+    }
+    return owner | children  # all at once: even where ids of two families are the same, no order decides
 
 
 def donations(facts: Facts) -> list[Donation]:

@@ -1,5 +1,6 @@
 """Reads the ledger: pages, totals, and what is held of one donation."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,7 +10,8 @@ from sql import load
 from sql.database import Database, Row
 
 ZERO_DECIMAL, THREE_DECIMAL = sorted(money.ZERO_DECIMAL), sorted(money.THREE_DECIMAL)  # as the driver takes them
-END_OF_TIME = 10**12  # seconds: more digits than PostgreSQL's timestamps take
+# Times have no more digits than PostgreSQL's timestamps take, and an id is one of Stripe's.
+PLACE = re.compile(r"(?P<paid>-1|\d{1,12}):(?P<created>\d{1,12}):(?P<id>[A-Za-z0-9_]{1,255})", re.ASCII)
 
 
 class Ledger:
@@ -69,11 +71,10 @@ class Cursor:
     @classmethod
     def parse(cls, text: str) -> "Cursor":
         """Reads a `Page.next`. Raises ValueError for anything else."""
-        paid, created, id_ = text.split(":")
-        cursor = cls(int(paid), int(created), id_)
-        if not (-1 <= cursor.paid < END_OF_TIME and 0 <= cursor.created < END_OF_TIME and id_):
+        place = PLACE.fullmatch(text)
+        if place is None:
             raise ValueError("not a place in the ledger")
-        return cursor
+        return cls(int(place["paid"]), int(place["created"]), place["id"])
 
 
 @dataclass(frozen=True)

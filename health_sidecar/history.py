@@ -133,6 +133,6 @@ def _load(path: Path) -> list[Run]:
         log.warning("[DB Watchdog] cannot read the history file", path=str(path), error=error.strerror)
         return rows
     for line in lines[:MAX_WAITING]:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             rows.append(msgspec.json.decode(line, type=Run))
     return rows

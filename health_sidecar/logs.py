@@ -11,6 +11,7 @@ from typing import Literal, TextIO
 
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web import RequestPayloadError
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 log = structlog.get_logger()
@@ -71,7 +72,7 @@ class NoBadRequests(logging.Filter):
     """Keeps out of the log what aiohttp writes of each request that is no HTTP: a trace, with the client's address.
 
     Args:
-        count: called for each of them instead.
+        count: called for each of them instead, but for those that were answered and only then found to be spoilt.
     """
 
     def __init__(self, count: Callable[[], None] = lambda: None) -> None:
@@ -80,10 +81,11 @@ class NoBadRequests(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record is our own trouble and not a client's."""
-        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
             self._count()
             return False
-        return True
+        return not isinstance(error, RequestPayloadError)  # a spoilt body: that request has its reply, and is counted
 
 
 def _before(fmt: Format, timestamps: bool) -> list[Processor]:

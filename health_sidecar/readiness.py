@@ -83,7 +83,10 @@ def decode(line: bytes) -> Readiness:
         raise ValueError("the line is too long")
     if not line.endswith(b"\n"):
         raise ValueError("the line was cut off")
-    return _DECODER.decode(line)  # msgspec's errors are ValueErrors
+    try:
+        return _DECODER.decode(line)  # msgspec's errors are ValueErrors
+    except RecursionError:
+        raise ValueError("the line nests too deep") from None
 
 
 class _Report(msgspec.Struct, rename="camel"):
@@ -96,7 +99,7 @@ def _is_report(line: bytes) -> bool:
     """Whether the line says that a query failed; later versions may say other things."""
     try:
         return msgspec.json.decode(line, type=_Report).query_failed
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

@@ -189,6 +189,41 @@ async def test_what_is_no_http_is_counted_and_not_logged(api: Api) -> None:
     assert "API stopped" in line
 
 
+# Each a whole request, or the beginning of one whose client then hangs up.
+SPOILT = {
+    "claims to be compressed": (b"Content-Encoding: deflate\r\nContent-Length: 6\r\n\r\ncanary", b"400"),
+    "claims so where nothing is": (b"Content-Encoding: gzip\r\nContent-Length: 6\r\n\r\ncanary", b"404"),
+    "half of a body": (b"Expect: 100-continue\r\nContent-Length: 99\r\n\r\ncanary", b""),
+    "expects what is no text": (b"Expect: canary\xff\r\n\r\n", b"417"),
+}
+
+
+@pytest.mark.parametrize("spoilt", SPOILT)
+async def test_a_spoilt_request_is_the_clients_mistake(api: Api, spoilt: str) -> None:
+    """Never 500, and nothing in the log: whoever spoils requests must not fill the disk, or ring for our mistakes."""
+    rest, status = SPOILT[spoilt]
+    path = b"/nothing" if status in (b"404", b"417") else b"/webhooks/stripe"
+    async with Publisher(api.socket, Readiness(ready=True), lambda: None) as publisher, api.running() as process:
+        heartbeat = asyncio.create_task(publisher.run())
+        await until(process, "listening on")
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+        writer.write(b"POST " + path + b" HTTP/1.1\r\nHost: a\r\n" + rest)
+        if b"100-continue" in rest:
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"  # it is being handled
+        if status:
+            assert (await reader.readline()).split()[1] == status
+        writer.close()
+        await writer.wait_closed()
+        async with asyncio.timeout(WAIT_S):
+            while status != b"417" and api.counted("http_requests_total") == 0:  # noqa: ASYNC110 - another process counts
+                await asyncio.sleep(0.02)
+        heartbeat.cancel()
+        process.send_signal(signal.SIGTERM)
+        output, _ = await process.communicate()
+    [line] = output.decode().splitlines()
+    assert "API stopped" in line
+
+
 async def test_every_mistake_in_the_configuration_is_reported_at_once(api: Api) -> None:
     """Exit 1 with a line per mistake, and no value in any of them."""
     api.environ |= {"PORT": "secret-1", "DEFAULT_CURRENCY": "dollars", "STRIPE_WEBHOOK_SECRET": ""}

@@ -1,5 +1,6 @@
 """The ledger's and the totals' replies (SPEC 5), on a real PostgreSQL."""
 
+import base64
 import json
 from typing import Any
 
@@ -132,6 +133,11 @@ async def test_filters(client: Client, database: Database) -> None:
     assert (await (await client.get(path, params={"currency": "XXX"})).json())["count"] == 0
 
 
+def cursor(place: str) -> str:
+    """As nextCursor writes a place."""
+    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
+
+
 @pytest.mark.parametrize(
     ("query", "name"),
     [
@@ -142,6 +148,11 @@ async def test_filters(client: Client, database: Database) -> None:
         ("cursor=x", "cursor"),
         ("cursor=%00", "cursor"),
         ("cursor=MTp4", "cursor"),
+        ("cursor=" + cursor("1:2:\0"), "cursor"),  # which PostgreSQL takes in no text
+        ("cursor=" + cursor("1:2:pi_1\n"), "cursor"),
+        ("cursor=" + cursor("1_0:2:pi_1"), "cursor"),
+        ("cursor=" + cursor("-1:-1:pi_1"), "cursor"),
+        ("cursor=" + cursor(f"{10**12}:2:pi_1"), "cursor"),
         ("status=paid", "status"),
         ("currency=dollars", "currency"),
         ("nonsense=1", "unknown parameter"),

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.facts import HANDLERS, CannotApply, Facts, NotAnEvent, read
-from daemon.fold import donations, merge
+from daemon.facts import HANDLERS, CannotApply, Fact, Facts, NotAnEvent, read
+from daemon.fold import donations, merge, owners
 
 AT = 1_760_000_000
+EVENT = {"id": "evt_1", "object": "event", "type": "payment_intent.created", "created": AT, "livemode": False}
+PAYMENT = {"id": "pi_1", "amount": 500, "currency": "usd"}
 
 
 def facts_of(event_type: str, stripe_object: dict[str, Any], **envelope: object) -> Facts:
@@ -81,6 +83,29 @@ def test_thin_events_change_nothing(event_type: str) -> None:
     body = {"id": "evt_1", "object": "v2.core.event", "type": event_type, "created": "2026-10-28T10:00:00Z"}
     event = read(json.dumps(body).encode(), livemode=False, hash_key=None)
     assert (event.type, event.facts) == (event_type, None)
+
+
+@pytest.mark.parametrize("field", ["id", "currency", "receipt_email", "metadata"])
+def test_a_reason_names_no_byte_of_the_body(field: str) -> None:
+    """Text that is no UTF-8 can't be applied; the reason does not say which byte it was that a donor's name held."""
+    text = json.dumps({**PAYMENT, field: "canary" if field != "metadata" else {"ticketId": "canary"}})
+    body = json.dumps({**EVENT, "data": {"object": 0}}).replace("0}", text + "}").encode()
+    with pytest.raises(CannotApply) as caught:
+        read(body.replace(b"canary", b"Jos\xe9"), livemode=False, hash_key=None)
+    assert caught.value.reason == "a text is not UTF-8"
+
+
+@given(st.permutations(["re_1", "x_1"]))
+def test_no_order_decides_even_where_ids_are_the_same(ids: list[str]) -> None:
+    """A refund with the id of another refund's charge, as at Stripe none has: no order of keys decides."""
+    refunds: dict[str, dict[str, Fact]] = {
+        "re_1": {"seen": AT, "charge": [AT, "x_1"]},
+        "x_1": {"seen": AT, "payment_intent": [AT, "pi_1"]},
+    }
+    found = owners(
+        {"pi": {"pi_1": {"seen": AT}}, "ch": {"x_1": {"seen": AT}}, "re": {id_: refunds[id_] for id_ in ids}}
+    )
+    assert found == {"pi_1": "pi_1", "x_1": "pi_1", "re_1": "x_1"}
 
 
 JSON = st.recursive(

@@ -1,6 +1,7 @@
 """The startup gate: every check, every way to fail, and what it says and records."""
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
+from daemon.config import Config as ApiConfig
 from health_sidecar.config import Config, ConfigError
 from health_sidecar.gate import GateClosed, Verdict, check_url, run_gate, run_once
 from health_sidecar.history import MAX_WAITING, History, Run
@@ -232,6 +234,20 @@ def test_configuration_reports_every_mistake_at_once() -> None:
     assert "hunter2" not in text + repr(caught.value.__cause__) + repr(caught.value.__context__)
 
 
+def test_bytes_that_are_no_text_are_a_mistake_like_any_other() -> None:
+    """A variable that is no UTF-8 is named, for it can be told to nobody; one of other programs' does not matter."""
+    broken = os.fsdecode(b"hunter2\xff")
+    given = {
+        "DATABASE_URL": broken,
+        "STRIPE_WEBHOOK_SECRET": broken,
+        "DONOR_EMAIL_HASH_KEY": broken,
+        "LESSOPEN": broken,
+    }
+    with pytest.raises(ConfigError) as caught:
+        ApiConfig.from_environ(given)
+    assert sorted(caught.value.problems) == [f"{name}: is not UTF-8" for name in sorted(given) if name != "LESSOPEN"]
+
+
 def test_configuration_has_the_documented_defaults() -> None:
     """With only DATABASE_URL set, an empty variable counting as unset, the defaults hold; the URL stays out of repr."""
     config = Config.from_environ({"DATABASE_URL": URL, "METRICS_PORT": ""})
@@ -360,7 +376,7 @@ def test_damaged_history_is_skipped_line_by_line(tmp_path: Path) -> None:
     """A half-written or foreign line costs that line only."""
     path = tmp_path / "waiting.jsonl"
     History(path, FakeDatabase().fetch).record(gate_run(1))
-    path.write_bytes(b"not json\n" + path.read_bytes() + b'{"kind":"gat')
+    path.write_bytes(b"not json\n" + b'{"kind":' + b"[" * 1500 + b"\n" + path.read_bytes() + b'{"kind":"gat')
     assert History(path, FakeDatabase().fetch).waiting == [gate_run(1)]
 
 

@@ -138,6 +138,7 @@ def test_unknown_keys_are_tolerated() -> None:
         b'{"ready":true,"failureCount":-1}\n',
         b'{"ready":true,"message":"' + b"x" * MAX_LINE_BYTES + b'"}\n',
         b"\xff\xfe\n",
+        b'{"ready":true,"later":' + b"[" * 1500 + b"]" * 1500 + b"}\n",
     ],
 )
 def test_bad_lines_are_errors(line: bytes) -> None:
@@ -266,7 +267,7 @@ async def test_noise_from_a_client_does_not_disturb_others(tmp_path: Path) -> No
     reports: list[int] = []
     async with Publisher(path, READY, lambda: reports.append(1)), following(path) as follower:
         reader, writer = await asyncio.open_unix_connection(path)
-        writer.write(b"hello\n[]\n{}\n\xff\n" + b"x" * (MAX_LINE_BYTES * 40))
+        writer.write(b"hello\n[]\n{}\n\xff\n" + b'{"a":' + b"[" * 1500 + b"\n" + b"x" * (MAX_LINE_BYTES * 40))
         with suppress(ConnectionError):
             async with asyncio.timeout(PATIENCE_S):
                 assert await reader.readline() == encode(READY)
@@ -275,6 +276,20 @@ async def test_noise_from_a_client_does_not_disturb_others(tmp_path: Path) -> No
         writer.transport.abort()
         await until(lambda: follower.ready)
         assert reports == []
+
+
+async def test_a_report_is_heard_after_any_noise(tmp_path: Path) -> None:
+    """Lines that mean nothing, however deep they nest, do not end the connection that they came by."""
+    path = tmp_path / "r.sock"
+    heard = asyncio.Event()
+    async with Publisher(path, READY, heard.set):
+        _, writer = await asyncio.open_unix_connection(path)
+        writer.write(
+            b"[" * 1500 + b"\n" + b'{"later":' + b"[" * 1500 + b"]" * 1500 + b"}\n" + b'{"queryFailed":true}\n'
+        )
+        async with asyncio.timeout(PATIENCE_S):
+            await heard.wait()
+        writer.transport.abort()
 
 
 async def test_client_that_never_reads_is_cut_off(tmp_path: Path) -> None:
