@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
 
-.PHONY: help run test check bench overload chaos mutants format diagram dashboards picture lock sbom clean
+.PHONY: help run test check bench overload chaos fuzz mutants format diagram dashboards picture lock sbom clean
 
 help:
 	@echo 'make run     everything on this machine, with a PostgreSQL of its own; Ctrl-C stops it'
@@ -14,6 +14,7 @@ help:
 	@echo 'make bench   figures of this machine, about a quarter of an hour; ROUNDS=1 takes minutes, SHORT=1 one (needs wrk)'
 	@echo 'make overload shows what ten times as many clients as fit do to a process, three minutes; SHORT=1 half of one (needs wrk)'
 	@echo 'make chaos   200 faults under load, about half an hour; FAULTS=20 SEED=7 does fewer, and others'
+	@echo 'make fuzz    20,000 inputs that nobody would think of, in a minute; N=1000000 SEED=7 tries more, and others'
 	@echo 'make format  puts the code into shape'
 	@echo 'make mutants shows that the suite finds faults put into the code (SAMPLE=n: every nth)'
 	@echo 'make diagram draws the picture of the facts in README'
@@ -42,6 +43,9 @@ overload: $(TESTS)
 
 chaos: $(TESTS)
 	@FAULTS=$(FAULTS) SEED=$(SEED) $(BIN)/python -m tests.chaos
+
+fuzz: $(TESTS)
+	@N=$(N) SEED=$(SEED) $(BIN)/python -m tests.fuzz
 
 format: $(TESTS)
 	$(BIN)/ruff format .

@@ -376,7 +376,7 @@ def test_damaged_history_is_skipped_line_by_line(tmp_path: Path) -> None:
     """A half-written or foreign line costs that line only."""
     path = tmp_path / "waiting.jsonl"
     History(path, FakeDatabase().fetch).record(gate_run(1))
-    path.write_bytes(b"not json\n" + b'{"kind":' + b"[" * 1500 + b"\n" + path.read_bytes() + b'{"kind":"gat')
+    path.write_bytes(b"not json\n" + b'{"later":' + b"[" * 1500 + b"\n" + path.read_bytes() + b'{"kind":"gat')
     assert History(path, FakeDatabase().fetch).waiting == [gate_run(1)]
 
 

@@ -1,0 +1,64 @@
+"""Pure: what a reply must be like, whatever was asked (SPEC 4 to 6)."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+DONATION = {
+    *("id", "amount", "currency", "status", "donor", "country", "createdAt", "paidAt", "refundedAt", "sessionId"),
+    *("refundedAmount", "disputedAmount"),
+}
+PAGE = {"success", "count", "ticketId", "donations", "nextCursor"}
+FIGURES = {"total", "currency", "breakdown", "counts"}
+TOTAL = {"success", *FIGURES, "lastDonation", "byCurrency"}
+ALIVE = {"status", "timestamp", "uptime", "pid"}
+READY = {"ready", "lastPingAt", "lastError", "failureCount", "databaseUrl", "message"}
+RECEIVED = {"received", "type", "idempotent", "handled"}
+REFUSED = {"success", "error", "message"}
+UNAVAILABLE = {"error", "message", "retryAfter"}
+DOCUMENTED = (PAGE, TOTAL, ALIVE, READY, ALIVE | READY, RECEIVED, RECEIVED | {"reason"})
+NO_BODY = {204, 304}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply as it came; header names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def ends_connection(self) -> bool:
+        """Whether nothing more comes on this connection."""
+        return self.headers.get("connection", "").lower() == "close"
+
+
+def wrong_with(reply: Reply, *, no_body: bool = False) -> str | None:
+    """What is wrong with a reply of the API to a request that is HTTP; None if nothing."""
+    if reply.status >= 500 and reply.status != 503:
+        return f"status {reply.status}"
+    if no_body or reply.status in NO_BODY:
+        return "a body where none belongs" if reply.body else None
+    try:
+        told = json.loads(reply.body)
+    except ValueError:
+        return f"status {reply.status} with a body that is no JSON: {reply.body[:200]!r}"
+    if not isinstance(told, dict):
+        return "a body that is no object"
+    return _wrong_keys(reply.status, told)
+
+
+def _wrong_keys(status: int, told: dict[str, Any]) -> str | None:
+    if status == 503:
+        return None if set(told) in (UNAVAILABLE, READY, ALIVE | READY) else "a 503 with other keys"
+    if status != 200:
+        return None if set(told) == REFUSED and told["success"] is False else "a refusal with other keys"
+    if set(told) not in DOCUMENTED:
+        return f"keys that are not documented: {sorted(told)}"
+    if "donations" in told:
+        fits = told["count"] == len(told["donations"]) and all(set(each) == DONATION for each in told["donations"])
+        return None if fits else "a page of another form"
+    if "byCurrency" in told:
+        return None if all(set(each) == FIGURES for each in told["byCurrency"].values()) else "totals of another form"
+    return None

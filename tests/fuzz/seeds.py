@@ -1,0 +1,46 @@
+"""What mutations begin with: the events of wild lives, with canaries in every field of a person."""
+
+import random
+from typing import Any
+
+from daemon.simulator.payment_lives import lives
+from daemon.simulator.player import encode
+from daemon.simulator.stripe_model import Json
+from daemon.simulator.wild_lives import wild_life
+from tests.fuzz.mutation import CANARY
+
+TICKETS = ("story-1", "story-2")
+START = 1_760_000_000
+LAST_NAMES = ("Allowed", "O'Neill", "太郎", "Müller-Lüdenscheidt")
+PERSONAL = ("phone", "line1", "line2", "city", "postal_code", "state", "description", "receipt_url", "customer_name")
+
+
+def with_canaries(value: Any, rng: random.Random) -> Any:
+    """The same JSON, with a canary in each word of a person that may not be kept."""
+    if isinstance(value, list):
+        return [with_canaries(inner, rng) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    changed = {key: with_canaries(inner, rng) for key, inner in value.items()}
+    for key in ("email", "receipt_email"):
+        if changed.get(key):
+            changed[key] = f"{CANARY}.{rng.randrange(9)}@secret.example"
+    if changed.get("name"):
+        changed["name"] = f"{CANARY}first {CANARY}middle {rng.choice(LAST_NAMES)}"
+    return changed | {key: f"{CANARY} {key}" for key in PERSONAL if changed.get(key)}
+
+
+def told(seed: int, count: int, *, longest: int = 24) -> list[list[Json]]:
+    """The events of so many lives, in all of Stripe's API versions, then some of the demo's deck."""
+    rng = random.Random(seed)
+    wild = [wild_life(rng, TICKETS, key=f"{n}", start=START, longest=longest).events for n in range(count)]
+    dealt = [life.events for life in lives(seed, count // 4, TICKETS, now=START)]
+    return [[with_canaries(event, rng) for event in events] for events in (*wild, *dealt)]
+
+
+def bodies(seed: int, count: int) -> list[bytes]:
+    """The bodies of webhooks: so many lives' events, one of each type and shape."""
+    by_shape: dict[tuple[str, ...], bytes] = {}
+    for event in (event for events in told(seed, count) for event in events):
+        by_shape.setdefault((event["type"], *event["data"]["object"]), encode(event))
+    return list(by_shape.values())
