@@ -65,28 +65,30 @@ class _Fuzz:
 
     async def _client(self, number: int) -> None:
         rng = random.Random(f"{self.seed} client {number}")
-        numbers = (f"{self.seed}_{number}_{count}" for count in iter(lambda: self.begun, None))
         while self.begun < self.outcome.wanted and not self.outcome.findings:
-            if self.noises < self.begun * NOISE_SHARE:
-                await self._make_noise(rng)
-            else:
-                await self._ask(rng, numbers)
+            try:
+                if self.noises < self.begun * NOISE_SHARE:
+                    await self._make_noise(rng)
+                else:
+                    await self._ask(rng)
+            except OSError as error:
+                self._found(f"nobody listens any more: {told(error)}")
 
-    async def _ask(self, rng: random.Random, numbers: Iterator[str]) -> None:
+    async def _ask(self, rng: random.Random) -> None:
         """A connection with some groups of requests, all of them HTTP."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.site.ports[0])
         try:
             for _ in range(rng.choice((1, 5, 20))):
-                group = [self._request(rng, numbers) for _ in range(rng.choice(AT_ONCE))]
+                group = [self._request(rng) for _ in range(rng.choice(AT_ONCE))]
                 if not await self._exchange(reader, writer, group):
                     return
         finally:
             writer.transport.abort()
 
-    def _request(self, rng: random.Random, numbers: Iterator[str]) -> Request:
+    def _request(self, rng: random.Random) -> Request:
         self.begun += 1
         if rng.random() < DELIVERIES_SHARE:
-            return requests.delivery(self.bodies, next(numbers), rng)
+            return requests.delivery(self.bodies, f"evt_{self.seed}_{self.begun}", rng)
         return requests.query(rng)
 
     async def _exchange(
