@@ -20,7 +20,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from health_sidecar.config import ConfigError
 
@@ -151,6 +151,9 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """What is no HTTP, and what nobody else has caught."""
+        if isinstance(exc, UnicodeEncodeError) and hdrs.EXPECT in request.headers:
+            # aiohttp's own refusal repeats the header, and can't where that was no UTF-8.
+            return _refusal(HTTPStatus.EXPECTATION_FAILED)
         super().handle_error(request, status, exc, message)  # writes the log
         return _refusal(status)
 

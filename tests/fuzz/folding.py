@@ -41,9 +41,9 @@ def _acts(parts: list[Facts], rng: random.Random) -> list[Facts]:
     merged = fold.merge({}, *parts)
     done = []
     if rng.random() < 0.3:
-        done.append(acts.assign(merged, rng.choice(fold.ids(merged)), "story-2", actor="fuzz", at_us=AT_US))
+        done.append(acts.assign(merged, rng.choice(sorted(fold.ids(merged))), "story-2", actor="fuzz", at_us=AT_US))
     if rng.random() < 0.3:
-        done.append(acts.erase(merged, rng.choice(fold.ids(merged)), actor="fuzz", at_us=AT_US))
+        done.append(acts.erase(merged, rng.choice(sorted(fold.ids(merged))), actor="fuzz", at_us=AT_US))
     return [act.facts for act in done]
 
 
