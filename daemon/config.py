@@ -31,7 +31,9 @@ class Config(Settings):
     port: int = Field(3003, ge=1, le=65535)
     default_currency: Annotated[str, AfterValidator(_currency)] = "USD"
     db_pool_size: int = Field(4, ge=1, le=100)  # for reads, which are short; events have one connection more
-    webhook_queue_limit: int = Field(1000, ge=1, le=100_000)  # some tenths of a second's work; more get 503 at once
+    webhook_queue_limit: int = Field(
+        1000, ge=1, le=100_000
+    )  # some tenths of a second's work, if MAX_CONNECTIONS allow it
     # At once, per process. Half of them keeps it busy: more only wait longer, and hold 30 kB each; those that have
     # nothing to do make room.
     max_connections: int = Field(128, ge=10, le=100_000)

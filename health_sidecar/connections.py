@@ -13,7 +13,7 @@ import os
 import re
 import resource
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,9 +39,9 @@ ACCEPT_PAUSE_S = 0.1  # when the kernel has no more to give
 LOOK_S = 0.25  # the times below are kept as exactly as this
 # After a refusal the client may still be sending: a socket closed at once would reset the reply away.
 LINGER_S = 1.0
-# Who comes again as soon as it is refused must not keep us from serving those inside: so many refusals cost a tenth of
-# a core. Others wait for theirs, a fraction of a second.
-REFUSALS_PER_S = 2000
+# Who comes again as soon as it is refused must not keep us from serving those inside: so many refusals cost a
+# twentieth of a core. Others wait for theirs, at most PUT_OFF_PLACES / REFUSALS_PER_S seconds.
+REFUSALS_PER_S = 1000
 PUT_OFF_PLACES = 1536  # beyond, the refusal comes at once
 LEAVING_PLACES = 512  # beyond, the oldest goes without having been heard out
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})(?:\r\n|$)", re.IGNORECASE)
@@ -157,12 +157,12 @@ class Connection(web.RequestHandler):
         super().handle_error(request, status, exc, message)  # writes the log
         return _refusal(status)
 
-    async def finish_response(
+    def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
         """What aiohttp refuses before any handler of ours, such as an unknown `Expect`, is refused in our words."""
-        reply = _refusal(resp.status) if isinstance(resp, web.HTTPException) else resp
-        return await super().finish_response(request, reply, start_time)
+        reply = _refusal(resp.status) if isinstance(resp, Exception) else resp  # not HTTPException: an ABC is slow
+        return super().finish_response(request, reply, start_time)
 
 
 def _is_whole(request: bytes) -> bool:
