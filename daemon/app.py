@@ -14,12 +14,11 @@ from daemon.donations import Donations
 from daemon.limited_log import TroubleLog
 from daemon.request_ids import ids
 from daemon.webhook import BODY_LIMIT, Webhook
-from health_sidecar.connections import BodyTimeout
+from health_sidecar.connections import RETRY_AFTER_S, BodyTimeout
 from health_sidecar.endpoints import health_routes
 from health_sidecar.readiness import Follower
 from sql.database import DatabaseDown, Refused, remedy
 
-RETRY_AFTER_S = 30
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 # What can go wrong with a request for reasons of ours, with its line in the log. A fault repeats with each request: it

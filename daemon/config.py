@@ -31,12 +31,11 @@ class Config(Settings):
     port: int = Field(3003, ge=1, le=65535)
     default_currency: Annotated[str, AfterValidator(_currency)] = "USD"
     db_pool_size: int = Field(4, ge=1, le=100)  # for reads, which are short; events have one connection more
-    webhook_queue_limit: int = Field(
-        1000, ge=1, le=100_000
-    )  # some tenths of a second's work, if MAX_CONNECTIONS allow it
-    # At once, per process. Half of them keeps it busy: more only wait longer, and hold 30 kB each; those that have
+    # Some tenths of a second's work; more get 503 at once. As they stand, the connections are the nearer bound.
+    webhook_queue_limit: int = Field(1000, ge=1, le=100_000)
+    # Served at once, per process. A quarter keeps it busy: more only wait longer, and hold 30 kB each; those that have
     # nothing to do make room.
-    max_connections: int = Field(128, ge=10, le=100_000)
+    max_connections: int = Field(256, ge=10, le=100_000)
     header_timeout_ms: Milliseconds = 10_000  # a head is one packet; the rest is for lost ones
     body_timeout_ms: Milliseconds = 10_000  # even 1 MiB, at 100 kB/s; Stripe's events have a few kB
     write_timeout_ms: Milliseconds = 30_000  # a page of 1,000 donations at 15 kB/s

@@ -1,10 +1,10 @@
 """Who may be connected, and for how long: the bounds that aiohttp's server leaves open.
 
 A new connection waits on the porch, as a bare socket, until its request's head is whole: thousands that say nothing, or
-say it slowly, cost next to nothing and take nobody's place. Then it is let in while there is room, and answered 503
-where there is none; health checks have places of their own. Once inside, whoever keeps us waiting longest makes room
-for others, and nobody may keep us waiting for ever. One look at all connections now and then sees to that: a request
-pays nothing for it.
+say it slowly, cost next to nothing and take nobody's place. Then it is let in while there is room. Where there is none
+it stands in line for a moment, which a burst of deliveries needs, and is answered 503 when none has come; health checks
+have places of their own. Once inside, whoever keeps us waiting longest makes room for others, and nobody may keep us
+waiting for ever. One look at all connections now and then sees to that: a request pays nothing for it.
 """
 
 import asyncio
@@ -39,10 +39,10 @@ ACCEPT_PAUSE_S = 0.1  # when the kernel has no more to give
 LOOK_S = 0.25  # the times below are kept as exactly as this
 # After a refusal the client may still be sending: a socket closed at once would reset the reply away.
 LINGER_S = 1.0
-# Who comes again as soon as it is refused must not keep us from serving those inside: so many refusals cost a
-# twentieth of a core. Others wait for theirs, at most PUT_OFF_PLACES / REFUSALS_PER_S seconds.
-REFUSALS_PER_S = 1000
-PUT_OFF_PLACES = 1536  # beyond, the refusal comes at once
+# A place is free in milliseconds unless we are overloaded. Then whoever comes again as soon as it is refused is kept
+# away by the waiting from those who are served.
+LINE_S = 1.0
+LINE_PLACES = 2560  # beyond, the refusal comes at once
 LEAVING_PLACES = 512  # beyond, the oldest goes without having been heard out
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})(?:\r\n|$)", re.IGNORECASE)
 OTHER_DESCRIPTORS = 64  # database, readiness socket, log, metrics, libraries
@@ -78,7 +78,7 @@ class BodyTimeout(TimeoutError):
 
 def reserve_descriptors(connections: int) -> None:
     """Raises the process's soft limit of file descriptors to what the connections need. Raises ConfigError."""
-    needed = connections + HEALTH_PLACES + PORCH_PLACES + PUT_OFF_PLACES + LEAVING_PLACES + OTHER_DESCRIPTORS
+    needed = connections + HEALTH_PLACES + PORCH_PLACES + LINE_PLACES + LEAVING_PLACES + OTHER_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= needed or soft == resource.RLIM_INFINITY:
         return
@@ -129,12 +129,15 @@ TOO_SLOW = _reply(HTTPStatus.REQUEST_TIMEOUT, _error(HTTPStatus.REQUEST_TIMEOUT)
 class Connection(web.RequestHandler):
     """A connection that was let in, with what it has said so far. Its errors repeat nothing of what it said."""
 
-    __slots__ = ("_head", "_made")
+    __slots__ = ("_gone", "_head", "_made")
 
-    def __init__(self, server: web.Server, head: Head, made: Callable[[], None], **options: Any) -> None:
+    def __init__(
+        self, server: web.Server, gone: Callable[[], None], head: Head, made: Callable[[], None], **options: Any
+    ) -> None:
         super().__init__(server, **options)
         self._head = head
         self._made = made  # the server counts it from now on
+        self._gone = gone  # and no more
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begins with the head."""
@@ -142,6 +145,15 @@ class Connection(web.RequestHandler):
         self._made()
         head, self._head = self._head, b""
         self.data_received(head)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Leaves its place to another, when the work for it is done."""
+        working = self._task_handler
+        super().connection_lost(exc)
+        if working is None:
+            self._gone()
+        else:
+            working.add_done_callback(lambda _working: self._gone())
 
     def handle_error(
         self,
@@ -238,9 +250,8 @@ class Door:
         self._listeners: list[socket.socket] = []
         # In the order of their coming.
         self._porch: dict[socket.socket, _Guest] = {}
+        self._line: dict[socket.socket, _Guest] = {}
         self._leaving: dict[socket.socket, float] = {}
-        self._put_off_clients: set[socket.socket] = set()
-        self._next_refusal_s = 0.0
         self._entering: dict[socket.socket, asyncio.Task[None]] = {}
         self._waits: dict[web.RequestHandler, tuple[_Wait, float]] = {}
         self._may_go: list[web.RequestHandler] = []  # at the last look; who kept us waiting longest is the last
@@ -248,6 +259,7 @@ class Door:
         self._new_connection = partial(
             Connection,
             server,
+            self._call_in,
             loop=self._loop,
             access_log=None,
             lingering_time=LINGER_S,
@@ -260,7 +272,7 @@ class Door:
     @property
     def open(self) -> int:
         """Connections that are or may still be served."""
-        return len(self._porch) + len(self._entering) + len(self._server.connections)
+        return len(self._porch) + len(self._line) + len(self._entering) + len(self._server.connections)
 
     def listen(self, listener: socket.socket) -> None:
         """Opens; `listener` is bound, or listens already. Raises OSError."""
@@ -286,7 +298,7 @@ class Door:
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
-        for client in [*self._porch, *self._leaving, *self._put_off_clients]:
+        for client in [*self._porch, *self._line, *self._leaving]:
             self._drop(client)
 
     async def watch(self) -> None:
@@ -334,15 +346,32 @@ class Door:
         if guest.is_clear:
             self._loop.remove_reader(client)
             del self._porch[client]
-            self._admit(client, bytes(guest.head))
+            self._admit(client, guest)
 
-    def _admit(self, client: socket.socket, head: Head) -> None:
-        places = self._limits.connections + (HEALTH_PLACES if head.startswith(HEALTH) else 0)
-        if self._taken() < places or self._make_room():
-            self._entering[client] = self._loop.create_task(self._enter(client, head))
+    def _admit(self, client: socket.socket, guest: _Guest) -> None:
+        if self._has_room(HEALTH_PLACES if guest.head.startswith(HEALTH) else 0):
+            self._let_in(client, guest)
+        elif len(self._line) < LINE_PLACES:
+            self._line[client] = _Guest(self._loop.time(), guest.head)
         else:
-            self._refused(head)
-            self._put_off(client, is_whole=_is_whole(head))
+            self._turn_away(client, guest)
+
+    def _has_room(self, more: int = 0) -> bool:
+        return self._taken() < self._limits.connections + more or self._make_room()
+
+    def _let_in(self, client: socket.socket, guest: _Guest) -> None:
+        self._entering[client] = self._loop.create_task(self._enter(client, bytes(guest.head)))
+
+    def _call_in(self) -> None:
+        """Whoever stands in line longest takes a place that is free."""
+        while self._line and self._listeners and self._has_room():
+            client = next(iter(self._line))
+            self._let_in(client, self._line.pop(client))
+
+    def _turn_away(self, client: socket.socket, guest: _Guest) -> None:
+        head = bytes(guest.head)
+        self._refused(head)
+        self._refuse(client, BUSY, is_whole=_is_whole(head))
 
     def _taken(self) -> int:
         """Places taken. Work for a client that has left takes its own to the end."""
@@ -369,20 +398,6 @@ class Door:
                 self._ended.add(connection)
                 return True
         return False
-
-    def _put_off(self, client: socket.socket, *, is_whole: bool) -> None:
-        """Refuses when it is its turn."""
-        if len(self._put_off_clients) >= PUT_OFF_PLACES:
-            self._refuse(client, BUSY, is_whole=is_whole)
-            return
-        self._put_off_clients.add(client)
-        self._loop.call_at(self._next_refusal_s, self._refuse_at_last, client, is_whole)
-        self._next_refusal_s = max(self._next_refusal_s, self._loop.time()) + 1 / REFUSALS_PER_S
-
-    def _refuse_at_last(self, client: socket.socket, is_whole: bool) -> None:
-        if client in self._put_off_clients:  # and not closed with the door
-            self._put_off_clients.remove(client)
-            self._refuse(client, BUSY, is_whole=is_whole)
 
     def _refuse(self, client: socket.socket, reply: bytes, *, is_whole: bool = False) -> None:
         """Answers; then hears the client out for a while, unless its request `is_whole`, so that it can read it."""
@@ -413,8 +428,8 @@ class Door:
     def _drop(self, client: socket.socket) -> None:
         self._loop.remove_reader(client)
         self._porch.pop(client, None)
+        self._line.pop(client, None)
         self._leaving.pop(client, None)
-        self._put_off_clients.discard(client)
         client.close()
 
     def _look(self, now_s: float) -> None:
@@ -426,6 +441,9 @@ class Door:
         # Since the last look at least: a client between two requests is not idle.
         idle = [connection for connection, (_, since_s) in self._waits.items() if since_s < now_s]
         self._may_go = sorted(idle, key=lambda connection: self._waits[connection][1], reverse=True)
+        self._call_in()
+        for client in [c for c, guest in self._line.items() if now_s - guest.since_s >= LINE_S]:
+            self._turn_away(client, self._line.pop(client))
 
     def _give_up(self, client: socket.socket) -> None:
         """Somebody has stood on the porch for too long; who never said a word gets none."""
