@@ -182,6 +182,8 @@ class _Connection(aiopg.Connection):
         super().__init__(None, timeout=math.inf, enable_hstore=False, enable_uuid=False, **options)
         self.generation = 0  # the pool's
         self._prepared: set[str] = set()
+        # aiopg's cursors are cycles, and hold a statement's text: one each time would be garbage of 100 kB.
+        self._only_cursor: aiopg.Cursor | None = None
         self._unwatch()
 
     async def _poll(self, waiter: asyncio.Future[None], timeout: float) -> None:  # noqa: ASYNC109 - aiopg's signature
@@ -219,12 +221,12 @@ class _Connection(aiopg.Connection):
 
     async def run(self, sql: str, params: Params, prepare: str | None) -> list[Row]:
         """Runs a statement, and before the first that needs it what prepares it."""
-        async with self.cursor() as cursor:
-            if prepare is not None and prepare not in self._prepared:
-                await cursor.execute(prepare)
-                self._prepared.add(prepare)
-            await cursor.execute(sql, params)
-            return list(await cursor.fetchall()) if cursor.description else []
+        cursor = self._only_cursor = self._only_cursor or await self.cursor()
+        if prepare is not None and prepare not in self._prepared:
+            await cursor.execute(prepare)
+            self._prepared.add(prepare)
+        await cursor.execute(sql, params)
+        return list(await cursor.fetchall()) if cursor.description else []
 
     def is_alive(self) -> bool:
         """Whether the socket is still open: a closed one reads as end of file without waiting."""
