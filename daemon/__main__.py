@@ -32,7 +32,7 @@ from daemon.recorder import Recorder
 from daemon.webhook import Webhook
 from health_sidecar import logs
 from health_sidecar.config import ConfigError
-from health_sidecar.connections import Door, Head, Limits, Refused, bind, opened, reserve_descriptors
+from health_sidecar.connections import Door, Head, Limits, Notify, bind, opened, reserve_descriptors
 from health_sidecar.life import die_with_parent, linger, supervised
 from health_sidecar.readiness import Follower
 from sql.database import Database
@@ -90,7 +90,7 @@ def _bad_request_counter() -> Callable[[], None]:
     return count
 
 
-def _refused_counter() -> Refused:
+def _refused_counter() -> Notify:
     """What counts the requests that found no room: by the second, because a refusal is to cost next to nothing."""
     tally = CountedLog("[API] More requests at once than MAX_CONNECTIONS; refused")
     counts = Counter[bool]()

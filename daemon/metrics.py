@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -19,8 +20,8 @@ FILES = ("counter", "histogram", "gauge_livesum", "gauge_max", "gauge_mostrecent
 FILE_BYTES = 256 * 1024  # some times what all our labels need
 
 
-def reserve(folder: Path, slot: str) -> bool:
-    """Takes the room of a slot's files; False if there is none.
+def reserve(folder: Path, slot: str) -> str | None:
+    """Takes the room of a slot's files. Returns why it can't, or None.
 
     They are written through memory, and a page for which the disk has no room ends the process (SIGBUS), after a commit
     and before its reply. So there is room before the first count, or no file.
@@ -30,19 +31,20 @@ def reserve(folder: Path, slot: str) -> bool:
         try:
             with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "rb") as file:
                 os.posix_fallocate(file.fileno(), 0, FILE_BYTES)
-        except OSError:
-            if path.exists() and not path.stat().st_size:
-                path.unlink()
-            return False
-    return True
+        except OSError as error:
+            with suppress(OSError):
+                if not path.stat().st_size:
+                    path.unlink()
+            return error.strerror
+    return None
 
 
 # Files by slot and not by pid, so that a restart neither loses a count nor counts it twice. This must happen before
 # the first metric is made, and the library reads its folder from the environment too.
 _FOLDER = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
 _SLOT = os.environ.get("API_SLOT", "0")
-_HAS_NO_ROOM = _FOLDER is not None and not reserve(Path(_FOLDER), _SLOT)
-if _HAS_NO_ROOM:
+_NO_FILES = reserve(Path(_FOLDER), _SLOT) if _FOLDER is not None else None
+if _NO_FILES:
     values.ValueClass = values.MutexValue
 elif _FOLDER is not None:
     values.ValueClass = values.MultiProcessValue(lambda: _SLOT)  # type: ignore[no-untyped-call]
@@ -88,8 +90,8 @@ REASONS = ("malformed", "timestamp", "mismatch", "no event", "too large")
 
 def begin() -> None:
     """Shows zeros for what has not happened yet."""
-    if _HAS_NO_ROOM:
-        log.warning("No room for the metrics' files: nobody sees what this process counts. Free some and restart it")
+    if _NO_FILES:
+        log.warning("No metrics' files: nobody sees what this process counts. Mend it and restart", reason=_NO_FILES)
     for outcome in OUTCOMES:
         for event_type in (*HANDLERS, "other"):
             _webhook_events(event_type, outcome)

@@ -189,7 +189,9 @@ class Recorder:
         """What the ledger holds of these objects."""
         if not ids:
             return []
-        rows = await self._database.fetch(FIND, [f"{{{','.join(ids)}}}"], prepare=PREPARE)
+        # Quoted, for `null` may be an id too; an id holds neither quotes nor backslashes.
+        array = "{" + ",".join(f'"{id_}"' for id_ in ids) + "}"
+        rows = await self._database.fetch(FIND, [array], prepare=PREPARE)
         return [_Held(root, version, msgspec.json.decode(facts)) for root, version, facts in rows]
 
     async def _write(self, groups: list[_Group], changes: Sequence[Change]) -> tuple[list[str], list[int]]:

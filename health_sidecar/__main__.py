@@ -29,7 +29,7 @@ from health_sidecar.gate import OUT_OF_SYNC, SCHEMA_REFUSED, Verdict, open_probe
 from health_sidecar.history import History, Run
 from health_sidecar.logs import ToldOnce
 from health_sidecar.metrics import ApiSums, Metrics, build_registry
-from health_sidecar.probe import Probe
+from health_sidecar.probe import SLOW_KINDS, Probe
 from health_sidecar.readiness import HEALTHY, UNAVAILABLE, Publisher, Readiness
 from health_sidecar.tally import Tally, by_outcome
 from health_sidecar.watchdog import Outcome, Rules, Watch, describe, watch_database
@@ -137,8 +137,10 @@ class Sidecar:
             await self.probe.knock()
         try:
             schema = await self.probe.schema()
-        except DatabaseDown:
-            return  # a lock in its way; the ping was answered
+        except DatabaseDown as down:
+            if down.kind not in SLOW_KINDS:
+                raise
+            return  # a lock is in its way, perhaps; the ping was answered
         except Refused as refusal:
             self.schema_problems.met(str(refusal))
             raise DatabaseDown(SCHEMA_REFUSED) from None

@@ -9,6 +9,7 @@ waiting for ever. One look at all connections now and then sees to that: a reque
 
 import asyncio
 import json
+import math
 import os
 import re
 import resource
@@ -25,10 +26,10 @@ from aiohttp import hdrs, web
 from health_sidecar.config import ConfigError
 
 # Answered in places of their own. A few monitors and a load balancer, each with a connection or two.
-HEALTH = (b"GET /health", b"HEAD /health")
+HEALTH = re.compile(rb"(GET|HEAD) /health[/? ]")
 HEALTH_PLACES = 16
 # Connections whose head is not whole yet. A good one stays for a round trip; the oldest goes when another comes.
-PORCH_PLACES = 1536
+PORCH_PLACES = 768
 HEAD_BYTES = 8 * 1024  # a whole head of Stripe's has 1 kB; of more than this the server is to say what it thinks
 LINE_BYTES = 8 * 1024  # of the request's line and of each header: what other servers take
 HEADERS = 100  # likewise
@@ -42,15 +43,15 @@ LINGER_S = 1.0
 # A place is free in milliseconds unless we are overloaded. Then whoever comes again as soon as it is refused is kept
 # away by the waiting from those who are served.
 LINE_S = 1.0
-LINE_PLACES = 2560  # beyond, the refusal comes at once
-LEAVING_PLACES = 512  # beyond, the oldest goes without having been heard out
+LINE_PLACES = 2304  # beyond, the refusal comes at once
+LEAVING_PLACES = 256  # beyond, the oldest goes without having been heard out
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})(?:\r\n|$)", re.IGNORECASE)
 OTHER_DESCRIPTORS = 64  # database, readiness socket, log, metrics, libraries
 
 RETRY_AFTER_S = 30
 
 Head = bytes
-Refused = Callable[[Head], None]
+Notify = Callable[[Head], None]
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,10 @@ def reserve_descriptors(connections: int) -> None:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise ConfigError(
-            [f"MAX_CONNECTIONS: {connections} need {needed} open files, and {hard} are allowed (ulimit -Hn)"]
+            [
+                f"{connections} connections need {needed} open files, and {hard} are allowed: raise the hard limit "
+                "(ulimit -Hn, LimitNOFILE in systemd)"
+            ]
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
@@ -202,12 +206,12 @@ def _wait(connection: web.RequestHandler) -> _Wait | None:
     """What we wait for. None while it waits for us, or has gone."""
     if connection.transport is None:
         return None
-    if connection.transport.get_write_buffer_size():
-        return _Wait("reply", 0)
     request = connection._current_request
     if request is not None:
         return None if request.content.is_eof() else _Wait("body", connection._request_count)
-    return _Wait("request", connection._request_count) if connection._waiter is not None else None
+    if connection.transport.get_write_buffer_size():
+        return _Wait("reply", 0)
+    return None if connection._request_in_progress else _Wait("request", connection._request_count)
 
 
 @dataclass
@@ -220,9 +224,14 @@ class _Guest:
         """Whether more of it would change nothing: the head is whole, or is none."""
         return b"\r\n\r\n" in self.head or len(self.head) >= HEAD_BYTES or not self.head[:1].isalpha()
 
+    @property
+    def asks_for_health(self) -> bool:
+        """Whether one of the places for health checks may be its."""
+        return HEALTH.match(self.head) is not None
+
 
 @asynccontextmanager
-async def opened(runner: web.AppRunner, limits: Limits, refused: Refused = lambda _head: None) -> AsyncIterator["Door"]:
+async def opened(runner: web.AppRunner, limits: Limits, refused: Notify = lambda _head: None) -> AsyncIterator["Door"]:
     """A door before an application; both are closed at the end. Arguments as for Door."""
     await runner.setup()
     assert runner.server is not None  # noqa: S101 - for the type checker
@@ -242,15 +251,16 @@ class Door:
         refused: called with the head of each request that found no room.
     """
 
-    def __init__(self, server: web.Server, limits: Limits, refused: Refused) -> None:
+    def __init__(self, server: web.Server, limits: Limits, refused: Notify) -> None:
         self._server = server
         self._limits = limits
         self._refused = refused
         self._loop = asyncio.get_running_loop()
         self._listeners: list[socket.socket] = []
+        self._is_open = True
         # In the order of their coming.
         self._porch: dict[socket.socket, _Guest] = {}
-        self._line: dict[socket.socket, _Guest] = {}
+        self._lines: tuple[dict[socket.socket, _Guest], ...] = ({}, {})  # health checks' is the first
         self._leaving: dict[socket.socket, float] = {}
         self._entering: dict[socket.socket, asyncio.Task[None]] = {}
         self._waits: dict[web.RequestHandler, tuple[_Wait, float]] = {}
@@ -262,7 +272,7 @@ class Door:
             self._call_in,
             loop=self._loop,
             access_log=None,
-            lingering_time=LINGER_S,
+            lingering_time=LOOK_S,  # it holds a place
             max_line_size=LINE_BYTES,
             max_field_size=LINE_BYTES,
             max_headers=HEADERS,
@@ -272,7 +282,7 @@ class Door:
     @property
     def open(self) -> int:
         """Connections that are or may still be served."""
-        return len(self._porch) + len(self._line) + len(self._entering) + len(self._server.connections)
+        return len(self._porch) + sum(map(len, self._lines)) + len(self._entering) + len(self._server.connections)
 
     def listen(self, listener: socket.socket) -> None:
         """Opens; `listener` is bound, or listens already. Raises OSError."""
@@ -284,6 +294,7 @@ class Door:
 
     def stop_listening(self) -> None:
         """Who comes now waits for another process of the same socket."""
+        self._is_open = False
         for listener in self._listeners:
             self._loop.remove_reader(listener)
 
@@ -298,7 +309,8 @@ class Door:
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
-        for client in [*self._porch, *self._line, *self._leaving]:
+        self._turn_away_since(math.inf)
+        for client in [*self._porch, *self._leaving]:
             self._drop(client)
 
     async def watch(self) -> None:
@@ -327,7 +339,7 @@ class Door:
                 self._loop.add_reader(client, self._hear, client)
 
     def _resume(self, listener: socket.socket) -> None:
-        if listener in self._listeners:
+        if self._is_open:
             self._loop.add_reader(listener, self._accept, listener)
 
     def _hear(self, client: socket.socket) -> None:
@@ -349,24 +361,35 @@ class Door:
             self._admit(client, guest)
 
     def _admit(self, client: socket.socket, guest: _Guest) -> None:
-        if self._has_room(HEALTH_PLACES if guest.head.startswith(HEALTH) else 0):
+        if self._has_room(guest):
             self._let_in(client, guest)
-        elif len(self._line) < LINE_PLACES:
-            self._line[client] = _Guest(self._loop.time(), guest.head)
+        elif len(line := self._lines[not guest.asks_for_health]) < LINE_PLACES:
+            line[client] = _Guest(self._loop.time(), guest.head)
         else:
             self._turn_away(client, guest)
 
-    def _has_room(self, more: int = 0) -> bool:
-        return self._taken() < self._limits.connections + more or self._make_room()
+    def _has_room(self, guest: _Guest) -> bool:
+        places = self._limits.connections + (HEALTH_PLACES if guest.asks_for_health else 0)
+        while self._taken() >= places:
+            if not self._make_room():
+                return False
+        return True
 
     def _let_in(self, client: socket.socket, guest: _Guest) -> None:
         self._entering[client] = self._loop.create_task(self._enter(client, bytes(guest.head)))
 
     def _call_in(self) -> None:
         """Whoever stands in line longest takes a place that is free."""
-        while self._line and self._listeners and self._has_room():
-            client = next(iter(self._line))
-            self._let_in(client, self._line.pop(client))
+        for line in self._lines:
+            while line and self._has_room(next(iter(line.values()))):
+                client = next(iter(line))
+                self._let_in(client, line.pop(client))
+
+    def _turn_away_since(self, since_s: float) -> None:
+        """Refuses whoever stands in line since then or before."""
+        for line in self._lines:
+            for client in [client for client, guest in line.items() if guest.since_s <= since_s]:
+                self._turn_away(client, line.pop(client))
 
     def _turn_away(self, client: socket.socket, guest: _Guest) -> None:
         head = bytes(guest.head)
@@ -428,7 +451,6 @@ class Door:
     def _drop(self, client: socket.socket) -> None:
         self._loop.remove_reader(client)
         self._porch.pop(client, None)
-        self._line.pop(client, None)
         self._leaving.pop(client, None)
         client.close()
 
@@ -442,8 +464,7 @@ class Door:
         idle = [connection for connection, (_, since_s) in self._waits.items() if since_s < now_s]
         self._may_go = sorted(idle, key=lambda connection: self._waits[connection][1], reverse=True)
         self._call_in()
-        for client in [c for c, guest in self._line.items() if now_s - guest.since_s >= LINE_S]:
-            self._turn_away(client, self._line.pop(client))
+        self._turn_away_since(now_s - LINE_S)
 
     def _give_up(self, client: socket.socket) -> None:
         """Somebody has stood on the porch for too long; who never said a word gets none."""
@@ -466,8 +487,8 @@ class Door:
             since_s = since_s if before == wait else now_s
             if now_s - since_s < limits[wait.what]:
                 waits.append((connection, (wait, since_s)))
-            elif connection._current_request:
-                connection._current_request.content.set_exception(BodyTimeout())  # to whoever reads it
+            elif wait.what == "body" and (request := connection._current_request):
+                request.content.set_exception(BodyTimeout())  # to whoever reads it
             else:
                 _end(connection)
         return waits

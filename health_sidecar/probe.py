@@ -23,6 +23,8 @@ REQUIRED_TABLES = (
 MIGRATIONS_TABLE = "schema_migrations"
 # With these the server takes nobody new, and goes on serving who is connected.
 ONLY_FOR_NEWCOMERS = {"too many connections"}
+# What somebody's lock on a table looks like; the database itself is well.
+SLOW_KINDS = {"timeout", "lock held"}
 
 
 class Connection(Protocol):
@@ -50,10 +52,7 @@ class Schema:
             found.append(f"missing tables: {', '.join(self.missing_tables)}. {mend}")
         if self.unreadable_tables:
             names = ", ".join(self.unreadable_tables)
-            found.append(
-                f"no permission to read: {names}. GRANT it to the role in DATABASE_URL, or run donationd migrate "
-                "with MIGRATE_DATABASE_URL as the tables' owner"
-            )
+            found.append(f"no permission to read: {names}. Run deploy/roles.sql again as the tables' owner")
         if self.drift.missing:
             found.append(f"migrations not applied: {', '.join(self.drift.missing)}. Run: donationd migrate")
         if self.drift.edited:

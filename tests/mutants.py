@@ -96,7 +96,7 @@ MUTANTS = (
     Mutant(
         "an object that another writer has named meanwhile",
         "sql/queries/record_events.sql",
-        "WHERE EXISTS (SELECT FROM stripe_objects o WHERE o.id = i.id)",
+        "WHERE EXISTS (SELECT FROM stripe_objects o JOIN stripe_attributions a ON a.id = o.root WHERE o.id = i.id)",
         "WHERE false",
     ),
     Mutant(

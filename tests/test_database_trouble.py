@@ -229,7 +229,7 @@ def test_an_api_process_starts_on_a_full_disk(start: Start, disk: SmallDisk) -> 
     folder = disk.folder("metrics", None)
     disk.fill()
     live = start(METRICS_DIR=str(folder), PROMETHEUS_MULTIPROC_DIR=str(folder))
-    assert len(live.api.lines("No room for the metrics")) == 1
+    assert len(live.api.lines("No metrics' files")) == 1
     assert list(folder.iterdir()) == []
     live.check_well_again()
 

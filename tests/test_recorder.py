@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from daemon.facts import StripeEvent, read
+from daemon.facts import Facts, StripeEvent, read
 from daemon.recorder import Entry, Recorder
 from daemon.simulator import payment_lives, player
 from sql.database import Database, Refused
@@ -84,6 +84,28 @@ async def test_a_session_and_its_payment_become_one_donation(database: Database)
         await recorder.record([Entry(reduced(event))])
         assert len(await shown(database)) == 1
     assert await shown(database) == expected([life])
+
+
+async def test_a_donation_that_was_lost_by_other_hands_is_made_again(database: Database) -> None:
+    """A row that somebody deleted, whose objects are still named, keeps no event of its batch from being recorded."""
+    lives = payment_lives.lives(2, 2, TICKETS, now=NOW)
+    entries = [Entry(reduced(event)) for life in lives for event in life.events]
+    recorder = Recorder(database)
+    await recorder.record(entries[:1])
+    await database.fetch("DELETE FROM stripe_attributions")
+    assert (await recorder.record(entries)).new == {entry.event.id for entry in entries[1:]}
+    assert await shown(database) == expected(lives)
+
+
+async def test_null_is_an_id_like_any_other(database: Database) -> None:
+    """Whatever word an id is, its donation is found again."""
+    recorder = Recorder(database)
+    for number, amount in enumerate((500, 700)):
+        facts: Facts = {"pi": {"NULL": {"seen": NOW, "amount": [NOW + number, amount]}}, "ch": {"null": {"seen": NOW}}}
+        facts["ch"]["null"]["payment_intent"] = [NOW, "NULL"]
+        event = StripeEvent(f"evt_{number}", "payment_intent.created", NOW + number, False, facts)
+        assert (await recorder.record([Entry(event)])).new == {event.id}
+    assert [(id_, row[1]) for id_, row in (await shown(database)).items()] == [("NULL", 700)]
 
 
 async def test_an_event_the_database_refuses_fails_alone(database: Database) -> None:

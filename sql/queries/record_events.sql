@@ -17,7 +17,7 @@ WITH groups AS MATERIALIZED (
     WHERE NOT EXISTS (SELECT FROM stripe_attributions a WHERE a.id = b.root AND a.version = b.version)
     UNION
     SELECT g.n FROM groups g CROSS JOIN unnest(g.unheld) AS i(id)
-    WHERE EXISTS (SELECT FROM stripe_objects o WHERE o.id = i.id)
+    WHERE EXISTS (SELECT FROM stripe_objects o JOIN stripe_attributions a ON a.id = o.root WHERE o.id = i.id)
 ), fresh AS MATERIALIZED (
     SELECT * FROM groups WHERE n NOT IN (TABLE stale)
 ), recorded AS (

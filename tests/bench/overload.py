@@ -1,4 +1,4 @@
-"""`make overload`: ten times as many clients as keep one API process busy, each coming again at once when refused.
+"""`make overload`: ten times as many clients as one API process serves at once, each coming again at once when refused.
 
 Best and overload are measured by turns, because the machine has its moods; what the clients cost, they take from the
 server's own cores.
@@ -46,6 +46,10 @@ class Asked:
         took_s = sorted(self.took_s[what, status])
         return took_s[min(int(len(took_s) * share), len(took_s) - 1)] * 1e3 if took_s else float("nan")
 
+    def slowest_ms(self, what: str) -> float:
+        """The longest wait for a reply of any status, or for none, in milliseconds."""
+        return max(max(took_s) for (name, _), took_s in self.took_s.items() if name == what) * 1e3
+
     def count(self, what: str) -> dict[int, int]:
         """How many replies of each status."""
         return {status: len(took_s) for (name, status), took_s in sorted(self.took_s.items()) if name == what}
@@ -83,9 +87,10 @@ def _run() -> None:
         for _ in range(ROUNDS):
             before, before_cpu = _measured(api, stream, best)
             before_mb = resident_mb(api)
+            _forget_peak(api)
             with _asking(api, asked):
                 flood, flood_cpu = _measured(api, stream, CAPACITY * TIMES)
-            grown.append(resident_mb(api) / before_mb)
+            grown.append(_peak_mb(api) / before_mb)
             after, after_cpu = _measured(api, stream, best)
             ratios.append(2 * flood.per_s / (before.per_s + after.per_s))
             per_cpu.append(2 * flood_cpu / (before_cpu + after_cpu))
@@ -98,6 +103,18 @@ def _measured(api: Site, stream: Stream, connections: int) -> tuple[Measured, fl
     before_s = _cpu_s(api)
     measured = post_new(api, stream, connections=connections, seconds=SECONDS)
     return measured, measured.accepted / (_cpu_s(api) - before_s)
+
+
+def _forget_peak(api: Site) -> None:
+    """From now on the peak of its resident memory is a new one (proc(5), clear_refs)."""
+    [pid] = api.pids
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def _peak_mb(api: Site) -> float:
+    [pid] = api.pids
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def _cpu_s(api: Site) -> float:
@@ -118,7 +135,7 @@ def _asking(api: Site, asked: Asked) -> Iterator[None]:
             try:
                 connection.request(method, path, body=b"{}" if method == "POST" else None)
                 status = connection.getresponse().status
-            except OSError:
+            except (OSError, http.client.HTTPException):
                 status = 0
             finally:
                 connection.close()
@@ -150,8 +167,8 @@ def _table(
     rows = [
         ("acknowledged ÷ best", f"{statistics.median(ratios):.2f}", "≥ 0.80", _range(ratios)),
         ("the same per second of its CPU", f"{statistics.median(per_cpu):.2f}", "", _range(per_cpu)),
-        ("resident memory ÷ at best", f"{statistics.median(grown):.2f}", "≤ 1.10", _range(grown)),
-        ("health, slowest of all, ms", f"{asked.ms('health', 200, 1):.0f}", "≤ 100", _health(asked)),
+        ("peak of resident memory ÷ at best", f"{statistics.median(grown):.2f}", "≤ 1.10", _range(grown)),
+        ("health, slowest of all, ms", f"{asked.slowest_ms('health'):.0f}", "≤ 100", _health(asked)),
         ("503, p99, ms", f"{asked.ms('webhook', 503, 0.99):.0f}", "", f"p50 {asked.ms('webhook', 503, 0.5):.0f}"),
         ("503 of all replies", f"{statistics.median(share):.2f}", "", f"{statistics.median(refused):,.0f} a second"),
     ]

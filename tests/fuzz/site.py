@@ -11,6 +11,7 @@ import psycopg2
 
 from daemon.verify import verify
 from sql.snapshot import snapshot
+from tests.fuzz.mutation import CANARY
 from tests.fuzz.seeds import TICKETS
 from tests.instance import Instance, eventually, get, instance_of_its_own
 
@@ -24,7 +25,9 @@ ENVIRON = {
     # No request of a case may be refused for want of room or time: that has tests of its own.
     "WEBHOOK_QUEUE_LIMIT": "10000",
 }
-FAULT = re.compile(r"Traceback|Unexpected error|exception was never retrieved|Error handling request")
+FAULT = re.compile(
+    rf"Traceback|Unexpected error|exception was never retrieved|Error handling request|{re.escape(CANARY)}"
+)
 ERRORS_500 = re.compile(r'^http_requests_total\{[^}]*status="500"[^}]*\} ([0-9.e+]+)$', re.M)
 
 
@@ -47,9 +50,10 @@ class Site:
         """What is wrong after everything was sent, a line each."""
         if get(f"{self.instance.api}/health/db")[0] != 200:
             yield "the API is not ready any more"
-        for name, pid in self.instance.pids().items():
-            if self.pids.get(name) != pid:
-                yield f"{name} is another process than at first: it died"
+        running = self.instance.pids()
+        for name, pid in self.pids.items():
+            if running.get(name) != pid:
+                yield f"{name} is another process than at first, or none: it died"
         for log in sorted((self.instance.state / "logs").glob("*.log*")):
             text = log.read_text(errors="replace")
             if found := FAULT.search(text):
