@@ -43,7 +43,7 @@ LINGER_S = 1.0
 # A place is free in milliseconds unless we are overloaded. Then whoever comes again as soon as it is refused is kept
 # away by the waiting from those who are served.
 LINE_S = 1.0
-LINE_PLACES = 2304  # beyond, the refusal comes at once
+LINE_PLACES = 4096  # where the system allows so many open files; beyond, the refusal comes at once
 LEAVING_PLACES = 256  # beyond, the oldest goes without having been heard out
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})(?:\r\n|$)", re.IGNORECASE)
 OTHER_DESCRIPTORS = 64  # database, readiness socket, log, metrics, libraries
@@ -78,19 +78,35 @@ class BodyTimeout(TimeoutError):
 
 
 def reserve_descriptors(connections: int) -> None:
-    """Raises the process's soft limit of file descriptors to what the connections need. Raises ConfigError."""
-    needed = connections + HEALTH_PLACES + PORCH_PLACES + LINE_PLACES + LEAVING_PLACES + OTHER_DESCRIPTORS
+    """Raises the process's soft limit of file descriptors to what the connections and a line of LINE_PLACES need, or as
+    far as the system allows. Raises ConfigError where that is not enough for the connections.
+    """
+    least = _served_descriptors(connections)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= needed or soft == resource.RLIM_INFINITY:
+    if soft == resource.RLIM_INFINITY:
         return
-    if hard != resource.RLIM_INFINITY and hard < needed:
+    allowed = math.inf if hard == resource.RLIM_INFINITY else hard
+    if allowed < least:
         raise ConfigError(
             [
-                f"{connections} connections need {needed} open files, and {hard} are allowed: raise the hard limit "
+                f"{connections} connections need {least} open files, and {hard} are allowed: raise the hard limit "
                 "(ulimit -Hn, LimitNOFILE in systemd)"
             ]
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, int(min(least + LINE_PLACES, allowed))), hard))
+
+
+def _served_descriptors(connections: int) -> int:
+    """How many file descriptors a process needs whose line is empty."""
+    return connections + 2 * HEALTH_PLACES + PORCH_PLACES + LEAVING_PLACES + OTHER_DESCRIPTORS
+
+
+def _line_places(connections: int) -> int:
+    """How many may stand in line, by the process's limit of file descriptors."""
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return LINE_PLACES
+    return max(0, min(LINE_PLACES, soft - _served_descriptors(connections)))
 
 
 async def bind(host: str, port: int) -> list[socket.socket]:
@@ -261,6 +277,7 @@ class Door:
         # In the order of their coming.
         self._porch: dict[socket.socket, _Guest] = {}
         self._lines: tuple[dict[socket.socket, _Guest], ...] = ({}, {})  # health checks' is the first
+        self._line_places = (HEALTH_PLACES, _line_places(limits.connections))
         self._leaving: dict[socket.socket, float] = {}
         self._entering: dict[socket.socket, asyncio.Task[None]] = {}
         self._waits: dict[web.RequestHandler, tuple[_Wait, float]] = {}
@@ -363,8 +380,10 @@ class Door:
     def _admit(self, client: socket.socket, guest: _Guest) -> None:
         if self._has_room(guest):
             self._let_in(client, guest)
-        elif len(line := self._lines[not guest.asks_for_health]) < LINE_PLACES:
-            line[client] = _Guest(self._loop.time(), guest.head)
+            return
+        number = not guest.asks_for_health
+        if len(self._lines[number]) < self._line_places[number]:
+            self._lines[number][client] = _Guest(self._loop.time(), guest.head)
         else:
             self._turn_away(client, guest)
 
