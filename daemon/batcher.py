@@ -103,8 +103,7 @@ class Batcher:
                 if not waiting.done.done():
                     waiting.done.set_result(again if event_id in seen else recorded)
                 seen.add(event_id)
-            # After the replies, which wait for nothing else any more.
-            asyncio.get_running_loop().call_soon(self._count, batch, recorded)
+            self._count(batch, recorded)
 
     def _count(self, batch: list[_Waiting], recorded: Recorded) -> None:
         """Once per batch, because what is done per event is what an event costs."""
