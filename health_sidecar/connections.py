@@ -362,20 +362,24 @@ class Door:
     def _hear(self, client: socket.socket) -> None:
         """On the porch somebody says something, or leaves."""
         guest = self._porch[client]
+        said = self._said(client)
+        guest.head += said
+        if said and guest.is_clear:
+            self._loop.remove_reader(client)
+            del self._porch[client]
+            self._admit(client, guest)
+
+    def _said(self, client: socket.socket) -> bytes:
+        """What a client says, if anything just now; one that has left is dropped."""
         try:
             said = client.recv(HEAD_BYTES)
         except (BlockingIOError, InterruptedError):
-            return
+            return b""
         except OSError:
             said = b""
         if not said:
             self._drop(client)
-            return
-        guest.head += said
-        if guest.is_clear:
-            self._loop.remove_reader(client)
-            del self._porch[client]
-            self._admit(client, guest)
+        return said
 
     def _admit(self, client: socket.socket, guest: _Guest) -> None:
         if self._has_room(guest):
@@ -455,17 +459,7 @@ class Door:
         if len(self._leaving) >= LEAVING_PLACES:
             self._drop(next(iter(self._leaving)))
         self._leaving[client] = self._loop.time()
-        self._loop.add_reader(client, self._hear_out, client)
-
-    def _hear_out(self, client: socket.socket) -> None:
-        try:
-            said = client.recv(HEAD_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            said = b""
-        if not said:
-            self._drop(client)
+        self._loop.add_reader(client, self._said, client)
 
     def _drop(self, client: socket.socket) -> None:
         self._loop.remove_reader(client)

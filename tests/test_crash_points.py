@@ -84,21 +84,13 @@ Point = Callable[[Way, Json, Kill], Awaitable[bool]]  # returns whether the even
 
 async def before_the_read(way: Way, event: Json, kill: Kill) -> bool:
     """What the API asks about the event's objects never reaches PostgreSQL."""
-    way.back.black_hole(to_client=False)
-    async with posting(way, event):
-        await way.back.held.wait()
-        await kill()
-        way.back.reset()
+    await lose(way, way.back, event, kill, to_client=False)
     return False
 
 
 async def before_the_write(way: Way, event: Json, kill: Kill) -> bool:
     """PostgreSQL's answer about the event's objects never reaches the API."""
-    way.back.black_hole(to_server=False)
-    async with posting(way, event):
-        await way.back.held.wait()
-        await kill()
-        way.back.reset()
+    await lose(way, way.back, event, kill, to_server=False)
     return False
 
 
@@ -131,12 +123,17 @@ async def after_the_commit(way: Way, event: Json, kill: Kill) -> bool:
 
 async def before_the_reply(way: Way, event: Json, kill: Kill) -> bool:
     """The API's reply never reaches Stripe."""
-    way.front.black_hole(to_server=False)
-    async with posting(way, event):
-        await way.front.held.wait()
-        await kill()
-        way.front.reset()
+    await lose(way, way.front, event, kill, to_server=False)
     return True
+
+
+async def lose(way: Way, proxy: Proxy, event: Json, kill: Kill, **directions: bool) -> None:
+    """Kills while a proxy holds what it should pass on; `directions` that are False stay open (Proxy.black_hole)."""
+    proxy.black_hole(**directions)
+    async with posting(way, event):
+        await proxy.held.wait()
+        await kill()
+        proxy.reset()
 
 
 @asynccontextmanager
