@@ -318,11 +318,21 @@ def test_health_beside_a_line_and_idle_monitors(place: Place) -> None:
     with ExitStack() as stack:
         lock = stack.enter_context(closing(psycopg2.connect(place.database.url)))
         lock.cursor().execute("LOCK TABLE stripe_events IN EXCLUSIVE MODE")
-        for count, request in ((CONNECTIONS, b""), (HEALTH_PLACES, KEEP % b"/health/live"), (3 * CONNECTIONS, b"")):
-            for _ in range(count):
-                client = stack.enter_context(closing(connect(place)))
-                body = event()
-                client.sendall(request or signed(body) + body)
+
+        def come(count: int, request: Callable[[], bytes]) -> list[socket.socket]:
+            clients = [stack.enter_context(closing(connect(place))) for _ in range(count)]
+            for client in clients:
+                client.sendall(request())
+            return clients
+
+        def delivery() -> bytes:
+            body = event()
+            return signed(body) + body
+
+        come(CONNECTIONS, delivery)
+        monitors = come(HEALTH_PLACES, lambda: KEEP % b"/health/live")
+        come(3 * CONNECTIONS, delivery)
+        assert {status(rest(monitor)) for monitor in monitors} == {200}  # until they have had to make room
         until_s = time.monotonic() + LINE_S
         while time.monotonic() < until_s:
             assert status(ask(place, GET % b"/health/live")) == 200
