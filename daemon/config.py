@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from daemon.money import CURRENCY
+from daemon.operator_tokens import OperatorToken, parse_tokens
 from health_sidecar.config import Milliseconds, Settings
 
 
@@ -27,6 +28,8 @@ class Config(Settings):
     read_database_url: SecretStr | None = None  # a replica, for queries that may lag
     stripe_livemode: bool = True
     donor_email_hash_key: SecretStr | None = None
+    operator_tokens: Annotated[tuple[OperatorToken, ...], BeforeValidator(parse_tokens)] = ()
+    public_ledger: bool = True
     host: str = "0.0.0.0"  # noqa: S104 - Stripe comes from outside
     port: int = Field(3003, ge=1, le=65535)
     default_currency: Annotated[str, AfterValidator(_currency)] = "USD"
