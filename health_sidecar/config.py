@@ -1,21 +1,41 @@
 """Configuration: environment variables read once into one frozen value, every mistake reported at once.
 
-`Settings` is the part that the sidecar and the API share, `Basics` that of any process; `Config` is the sidecar's own.
+Each process and each command has a class of the settings that it reads; classes share fields by inheritance, so that a
+value means the same to all of them. `Basics` is what every process reads, `Settings` what needs the database, and
+`Config` is the sidecar's own.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 
 # Upper ends exist so that a unit mixed up (seconds, microseconds) is noticed at start.
 _HOUR_MS = 3_600_000
 # Linux's limit for a socket's address is 108 bytes with the closing zero.
 _SOCKET_PATH_BYTES = 107
 
-Milliseconds = Annotated[int, Field(gt=0, le=_HOUR_MS)]
-Count = Annotated[int, Field(ge=1, le=1000)]
+
+def _digits(value: object) -> object:
+    if isinstance(value, str) and not (value.isascii() and value.isdecimal()):
+        raise ValueError("must be a whole number, written in digits only")
+    return value
+
+
+# Others than pydantic read numbers too (supervisord, for one), and it alone would accept `1_0` and `10.0`.
+WholeNumber = Annotated[int, BeforeValidator(_digits)]
+Milliseconds = Annotated[WholeNumber, Field(gt=0, le=_HOUR_MS)]
+Count = Annotated[WholeNumber, Field(ge=1, le=1000)]
 
 
 class ConfigError(Exception):
@@ -74,11 +94,16 @@ class Settings(Basics):
     database_url: SecretStr
 
 
-class Config(Settings):
-    """Every setting of the sidecar."""
+class SidecarAddress(Basics):
+    """Where the sidecar listens."""
 
     metrics_host: str = "127.0.0.1"
-    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9464
+    metrics_port: Annotated[WholeNumber, Field(ge=0, le=65535)] = 9464
+
+
+class Config(SidecarAddress, Settings):
+    """Every setting of the sidecar."""
+
     metrics_dir: Path | None = Field(
         default=None, validation_alias=AliasChoices("metrics_dir", "prometheus_multiproc_dir")
     )
