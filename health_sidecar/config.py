@@ -38,6 +38,23 @@ Milliseconds = Annotated[WholeNumber, Field(gt=0, le=_HOUR_MS)]
 Count = Annotated[WholeNumber, Field(ge=1, le=1000)]
 
 
+# Variables of later releases, and what each would have to say for what happens anyway. Any other value is refused: it
+# asks for something that would not happen.
+NOT_SUPPORTED = {
+    "CHARITY_COUNTRY": "",
+    "CHARITY_NAME": "",
+    "FRAME_ANCESTORS": "",
+    "LEDGER_SCHEMA": "public",
+    "MAIL_FROM": "",
+    "PUBLIC_URL": "",
+    "REPORT_TIME_ZONE": "UTC",
+    "SMTP_URL": "",
+    "STRIPE_API_BASE": "",
+    "STRIPE_API_KEY": "",
+    "TRUSTED_PROXIES": "",
+}
+
+
 class ConfigError(Exception):
     """The environment can't be used; `problems` holds one sentence per mistake and never a value."""
 
@@ -80,12 +97,15 @@ class Basics(BaseModel):
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
         """Read `environ`; an empty variable counts as unset. Raises ConfigError naming every mistake at once."""
-        given = {name.lower(): value for name, value in environ.items() if value != "" and name.isupper()}
+        given = {name: value for name, value in environ.items() if value != "" and name.isupper()}
+        problems = _not_supported(given)
         try:
-            return cls.model_validate(given)
+            config = cls.model_validate({name.lower(): value for name, value in given.items()})
         except ValidationError as error:
-            problems = [_sentence(problem) for problem in error.errors(include_input=False, include_url=False)]
-        raise ConfigError(problems)
+            problems += [_sentence(problem) for problem in error.errors(include_input=False, include_url=False)]
+        if problems:
+            raise ConfigError(problems)
+        return config
 
 
 class Settings(Basics):
@@ -115,6 +135,16 @@ class Config(SidecarAddress, Settings):
     reconnect_attempts: Count = 5
     reconnect_delay_ms: Milliseconds = 5000
     db_ping_timeout_ms: Milliseconds = 5000
+
+
+def _not_supported(given: Mapping[str, str]) -> list[str]:
+    """A sentence for each variable that asks for something this release does not do."""
+    return [
+        f"{name}: this release does not support it"
+        + (f", except for the value {harmless}" if harmless else "; unset it")
+        for name, harmless in NOT_SUPPORTED.items()
+        if given.get(name, harmless) != harmless
+    ]
 
 
 def _sentence(problem: Any) -> str:

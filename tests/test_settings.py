@@ -1,15 +1,37 @@
 """The environment is read in one way by all processes and commands (SPEC 2)."""
 
 import os
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from daemon import up
 from daemon.cli import main
+from health_sidecar.config import Config as SidecarConfig
+from health_sidecar.config import ConfigError
+from tests.test_up import run_up
 
+# A value for each variable that the documents name and this release does not implement.
+NOT_SUPPORTED = {
+    "STRIPE_API_KEY": "sk_test_canary",
+    "STRIPE_API_BASE": "http://127.0.0.1:1/canary",
+    "PUBLIC_URL": "https://canary.example.org",
+    "TRUSTED_PROXIES": "canary,127.0.0.1",
+    "FRAME_ANCESTORS": "https://canary.example.org",
+    "CHARITY_NAME": "Canary",
+    "CHARITY_COUNTRY": "canary",
+    "MAIL_FROM": "canary@example.org",
+    "SMTP_URL": "smtp://canary@127.0.0.1",
+    "REPORT_TIME_ZONE": "Atlantic/Canary",
+    "LEDGER_SCHEMA": "canary",
+}
+# What happens anyway.
+DEFAULTS = dict.fromkeys(NOT_SUPPORTED, "") | {"REPORT_TIME_ZONE": "UTC", "LEDGER_SCHEMA": "public"}
 USABLE = {
     "DATABASE_URL": "postgresql://nowhere@127.0.0.1:1/none",
     "STRIPE_WEBHOOK_SECRET": "whsec_test",
@@ -67,3 +89,71 @@ def test_a_number_is_digits_only(name: str, number: str, tmp_path: Path) -> None
 def wrong_settings(environ: Mapping[str, str], state: Path) -> list[str]:
     """What `up` says about these variables."""
     return up._wrong_settings(up._complete(environ, state, embedded=False))
+
+
+def check_refusal(text: str) -> None:
+    """Each of the variables is named once, with what to do, and none of the values is repeated."""
+    for name in NOT_SUPPORTED:
+        assert text.count(f"{name}: this release") == 1, name
+    assert "canary" not in text.lower()
+
+
+@pytest.mark.parametrize("module", ["daemon", "health_sidecar"])
+def test_a_process_refuses_what_it_would_ignore(module: str, tmp_path: Path) -> None:
+    """The API and the sidecar exit with 1 at start, naming every variable that this release does not support, together
+    with every other mistake.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        env={"PATH": os.environ["PATH"], **USABLE, **NOT_SUPPORTED, "LOG_FORMAT": "yaml"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 1
+    check_refusal(done.stdout + done.stderr)
+    assert "LOG_FORMAT: " in done.stdout + done.stderr
+
+
+def test_up_refuses_before_it_starts_anything(tmp_path: Path) -> None:
+    """`up` ends with 1, with these mistakes and all others, and starts neither PostgreSQL nor supervisord."""
+    done = run_up(tmp_path / "state", {**NOT_SUPPORTED, "LOG_FORMAT": "yaml"})
+    assert done.returncode == 1
+    check_refusal(done.stderr)
+    assert "LOG_FORMAT: " in done.stderr
+    assert not (tmp_path / "state" / "postgres").exists()
+    assert not (tmp_path / "state" / "logs" / "supervisord.log").exists()
+
+
+def command_lines(group: click.Group, *path: str) -> Iterator[list[str]]:
+    """Every command but `up`, with an id where it takes an argument."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from command_lines(command, *path, name)
+        elif name != "up":
+            yield [*path, name, *("pi_1" for part in command.params if isinstance(part, click.Argument))]
+
+
+@pytest.mark.parametrize("words", [*command_lines(main)], ids=" ".join)
+def test_every_command_refuses_what_it_would_ignore(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    """Each command exits with 1 before it does anything, naming every variable that this release does not support."""
+    status, output = run(words, {**USABLE, **NOT_SUPPORTED})
+    assert status == 1
+    check_refusal(output + "".join(capfd.readouterr()))
+
+
+def test_a_value_that_asks_for_what_happens_anyway_is_accepted() -> None:
+    """An empty variable, the schema `public` and the time zone `UTC` promise nothing that this release does not do."""
+    SidecarConfig.from_environ({**USABLE, **DEFAULTS})
+
+
+@pytest.mark.parametrize("name", NOT_SUPPORTED)
+def test_each_of_the_variables_is_refused_on_its_own(name: str) -> None:
+    """Any other value of each variable is a mistake of its own."""
+    with pytest.raises(ConfigError) as caught:
+        SidecarConfig.from_environ({**USABLE, **DEFAULTS, name: NOT_SUPPORTED[name]})
+    [problem] = caught.value.problems
+    assert problem.startswith(f"{name}: this release ")
