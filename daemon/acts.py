@@ -10,7 +10,6 @@ from daemon import fold
 from daemon.facts import Facts
 
 ACTOR_LIMIT = 64  # characters of an operator's name
-PERSONAL_FAMILIES = ("pi", "cs", "ch")  # whose objects can hold a donor's data
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,11 @@ class Act:
     actor: str
     at_us: int
     facts: Facts
+
+    @property
+    def ids(self) -> set[str]:
+        """The objects that it is about."""
+        return fold.ids(self.facts)
 
 
 def assign(facts: Facts, donation: str, ticket: str, *, actor: str, at_us: int) -> Act:
@@ -45,25 +49,22 @@ def assign(facts: Facts, donation: str, ticket: str, *, actor: str, at_us: int) 
 def erase(facts: Facts, donation: str, *, actor: str, at_us: int) -> Act:
     """Takes a donor's data from a donation for good: every object that could bring it back is marked (SPEC 7).
 
-    Arguments and errors as `assign`.
+    Arguments and errors as `assign`; `donation` may also be an invoice that nothing has paid yet.
     """
-    owner = fold.owners(facts)
-    id_ = owner[donation]
-    marks: Facts = {
-        family: {object_: {"erased": at_us} for object_ in facts.get(family, {}) if owner[object_] == id_}
-        for family in PERSONAL_FAMILIES
-    }
-    return Act("erase", id_, "", actor, at_us, {family: objects for family, objects in marks.items() if objects})
+    objects = fold.personal(facts)
+    id_ = donation if donation in objects else fold.owners(facts)[donation]
+    marks: Facts = {}
+    for family, object_, _ in objects.get(id_, []):
+        marks.setdefault(family, {})[object_] = {"erased": at_us}
+    return Act("erase", id_, "", actor, at_us, marks)
 
 
 def donations_with(facts: Facts, email_hashes: Collection[str]) -> set[str]:
-    """The ids of the donations among these whose objects hold one of the e-mail hashes."""
-    owner = fold.owners(facts)
+    """The ids of the donations (and unpaid invoices) among these whose objects hold one of the e-mail hashes."""
     return {
-        owner[id_]
-        for objects in facts.values()
-        for id_, known in objects.items()
-        if (fact := known.get("email_hash")) and isinstance(fact, list) and fact[1] in email_hashes
+        donation
+        for donation, objects in fold.personal(facts).items()
+        if any(known.get("email_hash", [0, None])[1] in email_hashes for _, _, known in objects)
     }
 
 

@@ -2,13 +2,18 @@
 
 Facts are kept per Stripe object, under the object's family and id:
 
-    {"pi": {"pi_1": {"amount": (1700000000, 5000), "paid": 1700000000}}, "ch": {"ch_1": {...}}}
+    {"pi": {"pi_1": {"amount": [1700000000, 5000], "paid": 1700000000, "captures": {"5000": 1700000000}}}, "ch": {...}}
 
-A fact is one of two kinds, told apart by its form. A pair (event's `created`, value) is *newest*: the greater pair
-stands. A bare number is *first*: the smaller one stands; that it exists at all is the flag. So merging facts
-(`fold.merge`) needs to know nothing about their meaning, and nothing here depends on what came before.
+A fact is one of three kinds, recognised by its form. A pair [event's `created`, value] is *newest*: the greater pair
+stands. A bare number is *first*: the smaller one stands; that it exists at all is the flag. An object holds one fact
+per key (an amount, a status). So merging facts (`fold.merge`) needs to know nothing about their meaning, and nothing
+here depends on what came before.
+
+Families: `pi` PaymentIntent, `cs` Checkout Session, `ch` charge, `re` refund, `dp` dispute, `in` invoice, and `sub`
+subscription, whose facts belong to no single donation.
 """
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -17,8 +22,8 @@ from msgspec import Meta, Raw, Struct
 
 from daemon import privacy
 
-# A newest fact is [at, value] and a first fact is its time; lists, because that is what JSON gives back.
-Fact = list[Any] | int
+# Lists and objects, because that is what JSON gives back.
+Fact = list[Any] | int | dict[str, Any]
 Facts = dict[str, dict[str, dict[str, Fact]]]
 
 NULL = Raw(b"null")
@@ -33,12 +38,39 @@ ThinLabel = Annotated[str, Meta(pattern=r"^[a-z0-9_.\[\]]{1,100}\Z")]  # v2.core
 
 TICKET_PATTERN = r"^[A-Za-z0-9._-]{1,64}\Z"
 _ticket = msgspec.json.Decoder(Annotated[str, Meta(pattern=TICKET_PATTERN)])
+_invoice_id = msgspec.json.Decoder(Annotated[str, Meta(pattern=r"^in_[A-Za-z0-9_]{1,252}\Z")] | None)
 
 # The facts about a person, which erasing takes away.
 DONOR_FIELDS = frozenset({"last_name", "country", "email_hash"})
 
-# Later stages win among states of one second. A won dispute may have been lost before.
+# Families of objects that no donation is made of: they only lend it their ticket and donor.
+SHARED = frozenset({"in", "sub"})
+
+CHARGE_STATUSES = frozenset({"succeeded", "pending", "failed"})
+
+# Dispute statuses in rising stages (SPEC 3): among states of one second the later stage stands.
 DISPUTE_STAGES = (
+    "warning_needs_response",
+    "warning_under_review",
+    "warning_closed",
+    "needs_response",
+    "under_review",
+    "appeal_needs_response",
+    "appeal_under_review",
+    "charge_refunded",
+    "prevented",
+    "lost",
+    "won",
+)
+# A status that Stripe may add later ranks after the appeals and before what ends a dispute.
+STAGE_OF_UNKNOWN = DISPUTE_STAGES.index("appeal_under_review") + 1
+RANKS = {status: stage if stage < STAGE_OF_UNKNOWN else stage + 1 for stage, status in enumerate(DISPUTE_STAGES)}
+REFUND_STATUSES = ("pending", "requires_action", "succeeded", "failed", "canceled")
+VOID_REFUNDS = ("failed", "canceled")
+STATUS_PATTERN = re.compile(r"[a-z0-9_]{1,64}")  # what may be kept of a status that we do not know
+
+# The dispute statuses of facts that rules_version 0 stored, by the number it stored them as.
+FORMER_STAGES = (
     "warning_needs_response",
     "warning_under_review",
     "warning_closed",
@@ -49,6 +81,10 @@ DISPUTE_STAGES = (
     "lost",
     "won",
 )
+
+# One escape of a JSON string: a surrogate pair, a surrogate without its other half, or anything else.
+_PAIR = rb"u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_ESCAPE = re.compile(rb"\\(?:" + _PAIR + rb"|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL)
 
 
 class NotAnEvent(Exception):
@@ -67,7 +103,8 @@ class CannotApply(Exception):
 class StripeEvent(Struct, frozen=True):
     """An event, reduced: what is recorded of it, and the facts it states.
 
-    `facts` is None where it changes nothing; then `reason` says why.
+    `facts` is None where it changes nothing; then `reason` says why. `unknown_status` is the family of an object whose
+    status this release does not know.
     """
 
     id: str
@@ -76,6 +113,7 @@ class StripeEvent(Struct, frozen=True):
     livemode: bool
     facts: Facts | None
     reason: str | None = None
+    unknown_status: str | None = None
 
 
 class _Named(Struct):
@@ -100,12 +138,30 @@ class _Charge(Struct):
     created: Seconds | None = None
     currency: Currency | None = None
     payment_intent: Reference = None
+    invoice: Reference = None
+    source_transfer: Raw = NULL
     metadata: _Metadata | None = None
     billing_details: Raw = NULL
+
+    @property
+    def taken(self) -> int:
+        """The amount that this snapshot says was captured. Before 2020-09 it had no field of its own."""
+        if self.amount_captured is None:
+            return (self.amount or 0) if self.paid and self.captured and self.status == "succeeded" else 0
+        return self.amount_captured
+
+    @property
+    def took_money(self) -> bool:
+        """Decided by the amount: after a first of several captures `captured` is still false (SPEC 3, paidAt)."""
+        return bool(self.paid and self.status == "succeeded" and self.taken)
 
 
 class _Charges(Struct):
     data: list[_Charge] = []
+
+
+class _PaymentDetails(Struct):
+    order_reference: Raw = NULL
 
 
 class _PaymentIntent(Struct):
@@ -117,6 +173,8 @@ class _PaymentIntent(Struct):
     status: str | None = None
     latest_charge: Id | _Charge | None = None
     charges: _Charges | None = None
+    invoice: Reference = None
+    payment_details: _PaymentDetails | None = None
     metadata: _Metadata | None = None
     receipt_email: Raw = NULL
 
@@ -130,6 +188,7 @@ class _Session(Struct):
     status: str | None = None
     payment_status: str | None = None
     payment_intent: Reference = None
+    subscription: Reference = None
     client_reference_id: Raw = NULL
     metadata: _Metadata | None = None
     customer_details: Raw = NULL
@@ -152,6 +211,66 @@ class _Dispute(Struct):
     currency: Currency | None = None
     payment_intent: Reference = None
     charge: Reference = None
+
+
+class _Subscription(Struct):
+    id: Id
+    metadata: _Metadata | None = None
+
+
+class _SubscriptionDetails(Struct):
+    subscription: Reference = None
+    metadata: _Metadata | None = None
+
+
+class _Parent(Struct):
+    subscription_details: _SubscriptionDetails | None = None
+
+
+class _Line(Struct):
+    metadata: _Metadata | None = None
+
+
+class _Lines(Struct):
+    data: list[_Line] = []
+
+
+class _Invoice(Struct):
+    """Since API version 2025-03-31 `parent` holds the subscription; before, fields of their own did."""
+
+    id: Id
+    parent: _Parent | None = None
+    payment_intent: Reference = None
+    charge: Reference = None
+    subscription: Reference = None
+    subscription_details: _SubscriptionDetails | None = None
+    lines: _Lines | None = None
+    customer_name: Raw = NULL
+    customer_email: Raw = NULL
+
+    @property
+    def details(self) -> _SubscriptionDetails:
+        """The snapshot of the subscription, in whichever shape the invoice has it."""
+        current = self.parent.subscription_details if self.parent else None
+        return current or self.subscription_details or _SubscriptionDetails()
+
+    @property
+    def ticket(self) -> str | None:
+        """The subscription's ticket when the invoice was made; the oldest shape has it on the lines only."""
+        lines = self.lines.data if self.lines else []
+        named = (_ticket_of(metadata) for metadata in (self.details.metadata, *(line.metadata for line in lines)))
+        return next((ticket for ticket in named if ticket), None)
+
+
+class _Paid(Struct):
+    payment_intent: Reference = None
+    charge: Reference = None
+
+
+class _InvoicePayment(Struct):
+    id: Id
+    invoice: Reference = None
+    payment: _Paid | None = None
 
 
 class _Data(Struct):
@@ -191,6 +310,7 @@ class _Statement:
         self.hash_key = hash_key
         self.facts: Facts = {}
         self.family_of: dict[str, str] = {}
+        self.unknown_status: str | None = None
 
     def name(self, family: str, id_: str) -> dict[str, Fact]:
         """The facts of one object; naming it is enough to tie its id to this donation.
@@ -199,9 +319,9 @@ class _Statement:
         """
         if self.family_of.setdefault(id_, family) != family:
             raise _Unknown("one id names two objects - at `$.id`")
-        return self.facts.setdefault(family, {}).setdefault(id_, {"seen": self.at})
+        return self.facts.setdefault(family, {}).setdefault(id_, {} if family in SHARED else {"seen": self.at})
 
-    def tell(self, family: str, id_: str, **newest: object) -> dict[str, Fact]:
+    def add(self, family: str, id_: str, **newest: object) -> dict[str, Fact]:
         """States facts whose newest value stands; None and empty never count."""
         known = self.name(family, id_)
         known.update({field: [self.at, value] for field, value in newest.items() if value not in (None, "")})
@@ -215,6 +335,15 @@ class _Statement:
         if id_:
             self.name(family, id_)
         return id_ or None
+
+    def set_invoice(self, family: str, id_: str, invoice: str | None) -> None:
+        """A PaymentIntent or a charge pays this invoice."""
+        if invoice:
+            self.name(family, id_)["invoice"] = [self.at, invoice]
+
+    def reduce_donor(self, details: Raw) -> privacy.Donor:
+        """What may be kept of a donor."""
+        return privacy.reduce_details(details, self.hash_key)
 
 
 def read(body: bytes, *, livemode: bool, hash_key: bytes | None) -> StripeEvent:
@@ -230,7 +359,7 @@ def read(body: bytes, *, livemode: bool, hash_key: bytes | None) -> StripeEvent:
         CannotApply: a handled type in an unexpected shape.
     """
     try:
-        envelope = _envelope.decode(body)
+        envelope = _decode_envelope(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _read_thin(body)
     if envelope.object != "event":
@@ -246,7 +375,15 @@ def read(body: bytes, *, livemode: bool, hash_key: bytes | None) -> StripeEvent:
         raise CannotApply(_unapplied(envelope, ""), "a text is not UTF-8") from None
     except (msgspec.MsgspecError, RecursionError, _Unknown) as error:
         raise CannotApply(_unapplied(envelope, ""), str(error)[:500]) from None
-    return _unapplied(envelope, reason) if reason else _event(envelope, statement.facts)
+    return _unapplied(envelope, reason) if reason else _event(envelope, statement)
+
+
+def _decode_envelope(body: bytes) -> _Envelope:
+    """The event; surrogates without their other half, which the decoder takes in no field, are replaced first."""
+    try:
+        return _envelope.decode(body)
+    except msgspec.DecodeError:
+        return _envelope.decode(_ESCAPE.sub(lambda found: rb"\ufffd" if found["lone"] else found[0], body))
 
 
 def _read_thin(body: bytes) -> StripeEvent:
@@ -263,8 +400,9 @@ def _unapplied(event: _Envelope, reason: str) -> StripeEvent:
     return StripeEvent(event.id, event.type, event.created, event.livemode, None, reason)
 
 
-def _event(event: _Envelope, facts: Facts) -> StripeEvent:
-    return StripeEvent(event.id, event.type, event.created, event.livemode, facts)
+def _event(event: _Envelope, statement: _Statement) -> StripeEvent:
+    unknown = statement.unknown_status
+    return StripeEvent(event.id, event.type, event.created, event.livemode, statement.facts, unknown_status=unknown)
 
 
 class _Unknown(ValueError):
@@ -288,9 +426,9 @@ def _upper(currency: str | None) -> str | None:
     return currency.upper() if currency else None
 
 
-def _payment_intent(statement: _Statement, raw: Raw) -> None:
+def _payment_intent(statement: _Statement, raw: Raw) -> str | None:
     intent = msgspec.json.decode(raw, type=_PaymentIntent)
-    known = statement.tell(
+    known = statement.add(
         "pi",
         intent.id,
         amount=intent.amount or None,
@@ -300,47 +438,63 @@ def _payment_intent(statement: _Statement, raw: Raw) -> None:
         ticket=_ticket_of(intent.metadata),
         email_hash=privacy.reduce_email(intent.receipt_email, statement.hash_key),
     )
+    if intent.amount_received:
+        known |= {"received_first": statement.at, "received_last": [statement.at, 1]}
+        known["captures"] = {str(intent.amount_received): statement.at}
     if statement.type == "payment_intent.succeeded":
-        known["paid"] = statement.at
+        known |= {"paid": statement.at, "paid_last": [statement.at, 1]}
     if statement.type == "payment_intent.payment_failed":
         known["failed"] = statement.at
     if "canceled" in (statement.type.rpartition(".")[2], intent.status):
         known["canceled"] = statement.at
+    statement.set_invoice("pi", intent.id, _invoice_of(statement, intent))
     charges = intent.charges.data if intent.charges else []
     if isinstance(intent.latest_charge, _Charge):
         charges = [*charges, intent.latest_charge]
     elif intent.latest_charge:
         statement.name("ch", intent.latest_charge)["payment_intent"] = [statement.at, intent.id]
     for charge in charges:
-        _tell_charge(statement, charge, intent.id)
+        _add_charge(statement, charge, intent.id)
+    return None
 
 
-def _charge(statement: _Statement, raw: Raw) -> None:
+def _invoice_of(statement: _Statement, intent: _PaymentIntent) -> str | None:
+    """The invoice that a PaymentIntent names: in a field of its own, since 2025-03-31 as its order's reference."""
+    if intent.invoice:
+        return statement.link("in", intent.invoice)
+    try:
+        reference = _invoice_id.decode(intent.payment_details.order_reference) if intent.payment_details else None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return statement.link("in", reference)
+
+
+def _charge(statement: _Statement, raw: Raw) -> str | None:
     charge = msgspec.json.decode(raw, type=_Charge)
-    known = _tell_charge(statement, charge, None)
-    took_money = "captured" in known
-    if took_money and statement.type in ("charge.succeeded", "charge.captured"):
+    if charge.source_transfer != NULL:
+        return "this charge is the connected account's side of a destination charge"
+    known = _add_charge(statement, charge, None)
+    if charge.took_money and statement.type in ("charge.succeeded", "charge.captured"):
         known["paid"] = statement.at
     if statement.type == "charge.failed":
         known["failed"] = statement.at
-    taken = known.get("taken")
-    never_taken = (charge.amount or 0) - (taken[1] if isinstance(taken, list) else 0)
-    if statement.type == "charge.refunded" and (charge.amount_refunded or 0) > never_taken:
-        known["refund_seen"] = statement.at
+    if statement.type == "charge.refunded" and charge.amount_refunded:
+        known["refund_events"] = {str(charge.amount_refunded): statement.at}
+    return None
 
 
-def _tell_charge(statement: _Statement, charge: _Charge, payment_intent: str | None) -> dict[str, Fact]:
-    """A charge, wherever it was found. It took money by its own word, whatever the event's type."""
-    donor = privacy.reduce_details(charge.billing_details, statement.hash_key)
-    took_money = bool(charge.paid and charge.captured and charge.status == "succeeded")
-    taken = charge.amount if took_money and charge.amount_captured is None else charge.amount_captured
-    known = statement.tell(
+def _add_charge(statement: _Statement, charge: _Charge, payment_intent: str | None) -> dict[str, Fact]:
+    """A charge, wherever it was found. One that failed names no donor: card testers use other people's cards."""
+    donor = privacy.Donor() if charge.status == "failed" else statement.reduce_donor(charge.billing_details)
+    known = statement.add(
         "ch",
         charge.id,
         payment_intent=statement.link("pi", charge.payment_intent) or payment_intent,
         amount=charge.amount or None,
-        taken=taken or None,
+        taken=charge.taken or None,
         returned=charge.amount_refunded,
+        flag=charge.captured,
+        status=charge.status if charge.status in CHARGE_STATUSES else None,
         created=charge.created,
         currency=_upper(charge.currency),
         ticket=_ticket_of(charge.metadata),
@@ -348,8 +502,14 @@ def _tell_charge(statement: _Statement, charge: _Charge, payment_intent: str | N
         country=donor.country,
         email_hash=donor.email_hash,
     )
-    if took_money:
-        known["captured"] = statement.at
+    statement.set_invoice("ch", charge.id, statement.link("in", charge.invoice))
+    known["captured" if charge.took_money else "not_taken"] = statement.at
+    if charge.taken:
+        known["captures"] = {str(charge.taken): statement.at}
+    if charge.amount_captured and charge.captured is not False and charge.amount_refunded is not None:
+        known["returned_least"] = charge.amount_refunded
+    if charge.amount_refunded:
+        known["refunds"] = {str(charge.amount_refunded): statement.at}
     if charge.status == "failed":
         known["failed"] = statement.at
     return known
@@ -357,10 +517,12 @@ def _tell_charge(statement: _Statement, charge: _Charge, payment_intent: str | N
 
 def _session(statement: _Statement, raw: Raw) -> str | None:
     session = msgspec.json.decode(raw, type=_Session)
+    if session.mode == "subscription":
+        return _lend_ticket(statement, session)
     if session.mode not in (None, "payment"):
         return "a session of this mode is no donation"
-    donor = privacy.reduce_details(session.customer_details, statement.hash_key)
-    known = statement.tell(
+    donor = statement.reduce_donor(session.customer_details)
+    known = statement.add(
         "cs",
         session.id,
         payment_intent=statement.link("pi", session.payment_intent),
@@ -374,7 +536,7 @@ def _session(statement: _Statement, raw: Raw) -> str | None:
         email_hash=donor.email_hash,
     )
     if session.payment_status == "paid":
-        known["paid"] = statement.at
+        known |= {"paid": statement.at, "paid_last": [statement.at, 1]}
     if "expired" in (statement.type.rpartition(".")[2], session.status):
         known["expired"] = statement.at
     if statement.type == "checkout.session.async_payment_failed":
@@ -382,10 +544,66 @@ def _session(statement: _Statement, raw: Raw) -> str | None:
     return None
 
 
-def _refund(statement: _Statement, raw: Raw) -> None:
+def _lend_ticket(statement: _Statement, session: _Session) -> str | None:
+    """A session that began a subscription is no donation, but says which ticket the subscription is for."""
+    ticket, reference = _ticket_of(session.metadata), _ticket_id(session.client_reference_id)
+    subscription = session.subscription.id if isinstance(session.subscription, _Named) else session.subscription
+    if not subscription or not (ticket or reference):
+        return "this session of a subscription names no ticket"
+    statement.add("sub", subscription, session_ticket=ticket, session_reference=reference)
+    return None
+
+
+def _subscription(statement: _Statement, raw: Raw) -> str | None:
+    subscription = msgspec.json.decode(raw, type=_Subscription)
+    ticket = _ticket_of(subscription.metadata)
+    if ticket is None:
+        return "this subscription names no ticket"
+    statement.add("sub", subscription.id, ticket=ticket)
+    return None
+
+
+def _invoice(statement: _Statement, raw: Raw) -> str | None:
+    invoice = msgspec.json.decode(raw, type=_Invoice)
+    subscription = invoice.subscription or invoice.details.subscription
+    statement.add(
+        "in",
+        invoice.id,
+        subscription=subscription.id if isinstance(subscription, _Named) else subscription,
+        ticket=invoice.ticket,
+        last_name=privacy.reduce_name(invoice.customer_name),
+        email_hash=privacy.reduce_email(invoice.customer_email, statement.hash_key),
+    )
+    _add_payment(statement, invoice.id, _Paid(invoice.payment_intent, invoice.charge))
+    return None
+
+
+def _invoice_payment(statement: _Statement, raw: Raw) -> str | None:
+    payment = msgspec.json.decode(raw, type=_InvoicePayment)
+    invoice = statement.link("in", payment.invoice)
+    if invoice is None or payment.payment is None or not (payment.payment.payment_intent or payment.payment.charge):
+        return "this payment of an invoice names no PaymentIntent and no charge"
+    _add_payment(statement, invoice, payment.payment)
+    return None
+
+
+def _add_payment(statement: _Statement, invoice: str, paid: _Paid) -> None:
+    """What paid an invoice; a PaymentIntent and a charge that pay the same one are tied as well."""
+    intent, charge = statement.link("pi", paid.payment_intent), statement.link("ch", paid.charge)
+    if intent:
+        statement.set_invoice("pi", intent, invoice)
+    if charge:
+        statement.set_invoice("ch", charge, invoice)
+    if intent and charge:
+        statement.name("ch", charge)["payment_intent"] = [statement.at, intent]
+
+
+def _refund(statement: _Statement, raw: Raw) -> str | None:
     refund = msgspec.json.decode(raw, type=_Refund)
     intent, charge = _owners(statement, refund)
-    known = statement.tell(
+    if intent is None and charge is None:
+        return "this refund names neither a charge nor a PaymentIntent: it came from a customer's cash balance"
+    known = statement.add(
         "re",
         refund.id,
         payment_intent=intent,
@@ -394,34 +612,52 @@ def _refund(statement: _Statement, raw: Raw) -> None:
         created=refund.created,
         currency=_upper(refund.currency),
     )
-    if refund.status in ("failed", "canceled"):
+    if refund.status in VOID_REFUNDS:
         known["failed"] = statement.at
+    if refund.status not in (None, *REFUND_STATUSES):
+        statement.unknown_status = "refund"
+    return None
 
 
-def _dispute(statement: _Statement, raw: Raw) -> None:
+def _dispute(statement: _Statement, raw: Raw) -> str | None:
     dispute = msgspec.json.decode(raw, type=_Dispute)
-    if dispute.status not in DISPUTE_STAGES:
-        raise _Unknown("an unknown dispute status - at `$.status`")
     intent, charge = _owners(statement, dispute)
-    statement.tell(
+    if intent is None and charge is None:
+        return "this dispute names neither a charge nor a PaymentIntent"
+    if dispute.status not in RANKS:
+        statement.unknown_status = "dispute"
+    status = dispute.status if STATUS_PATTERN.fullmatch(dispute.status) else "unknown"
+    known = statement.add(
         "dp",
         dispute.id,
         payment_intent=intent,
         charge=charge,
-        state=[DISPUTE_STAGES.index(dispute.status), dispute.amount],
+        stage=[RANKS.get(status, STAGE_OF_UNKNOWN), status, dispute.amount],
         currency=_upper(dispute.currency),
     )
+    # Per status the earliest and the newest event: a negative time makes the earliest the greatest pair.
+    known["history"] = {status: {"first": [-statement.at, dispute.amount], "last": [statement.at, dispute.amount]}}
+    return None
 
 
 def _owners(statement: _Statement, child: _Refund | _Dispute) -> tuple[str | None, str | None]:
     """The PaymentIntent and the charge that a refund or dispute names; the two are tied by its word as well."""
     intent = statement.link("pi", child.payment_intent)
     charge = statement.link("ch", child.charge)
-    if intent is None and charge is None:
-        raise _Unknown("neither a PaymentIntent nor a charge is named - at `$.charge`")
     if intent and charge:
         statement.name("ch", charge)["payment_intent"] = [statement.at, intent]
     return intent, charge
+
+
+def upgrade(facts: Facts) -> Facts:
+    """Facts as rules_version 0 stored them, in today's form: it knew no appeals, and numbered a dispute's stages."""
+    for known in facts.get("dp", {}).values():
+        former = known.pop("state", None)
+        if isinstance(former, list):
+            at, (stage, amount) = former
+            status = FORMER_STAGES[stage]
+            known["stage"] = max(known.get("stage", []), [at, [RANKS[status], status, amount]])  # type: ignore[type-var]
+    return facts
 
 
 Handler = Callable[[_Statement, Raw], str | None]
@@ -442,4 +678,7 @@ HANDLERS: dict[str, Handler] = {
         f"charge.dispute.{name}": _dispute
         for name in ("created", "updated", "closed", "funds_withdrawn", "funds_reinstated")
     },
+    **{f"invoice.{name}": _invoice for name in ("paid", "payment_succeeded")},
+    "invoice_payment.paid": _invoice_payment,
+    **{f"customer.subscription.{name}": _subscription for name in ("created", "updated", "deleted")},
 }

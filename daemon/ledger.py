@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from daemon import money
+from daemon import fold, money
 from daemon.facts import Facts
 from sql import load
 from sql.database import Database, Row
@@ -23,10 +23,13 @@ class Ledger:
     async def facts_of(self, id_: str) -> Facts | None:
         """Everything held of the donation that this Stripe object belongs to; None if nobody has named it."""
         rows = await self._database.fetch(load("facts_of"), {"id": id_})
-        return rows[0][0] if rows else None
+        if not rows:
+            return None
+        [(facts, failed_charge)] = rows
+        return fold.merge(facts, {"ch": {id_: failed_charge}}) if failed_charge else facts
 
     async def facts_with(self, email_hashes: Iterable[str]) -> list[Facts]:
-        """The facts of all donations that hold one of these e-mail hashes. Reads the whole ledger."""
+        """All facts that hold one of these e-mail hashes, of unpaid invoices too. Reads the whole ledger."""
         rows = await self._database.fetch(load("facts_with_hash"), {"patterns": [f"%{h}%" for h in email_hashes]})
         return [row[0] for row in rows]
 

@@ -63,6 +63,11 @@ NEWEST_EVENT = prometheus.Gauge(
     "Stripe's `created` of the newest event applied; 0: none yet",
     multiprocess_mode="max",
 )
+UNKNOWN_STATUSES = prometheus.Counter(
+    "stripe_unknown_statuses",
+    "Events applied whose refund or dispute has a status that this release does not know",
+    ["object"],
+)
 CLOCK_SKEW = prometheus.Gauge(
     "webhook_clock_skew_seconds",
     "Our clock minus the time in the newest valid signature",
@@ -98,6 +103,8 @@ def begin() -> None:
     _webhook_events("none", "refused")
     for reason in REASONS:
         WEBHOOK_REFUSED.labels(reason)
+    for family in ("refund", "dispute"):
+        UNKNOWN_STATUSES.labels(family)
     for status in WEBHOOK_STATUSES:
         _requests(WEBHOOK_ROUTE, "POST", status)
 
@@ -129,6 +136,11 @@ def webhook(event_type: str, outcome: str, duration_s: float) -> None:
     """A signed event was answered. Its type is a label only if it is handled, so that labels stay few."""
     _webhook_events(event_type if event_type in HANDLERS else "other", outcome).inc()
     WEBHOOK_DURATION.observe(duration_s)
+
+
+def unknown_status(family: str) -> None:
+    """An event was applied although its object (refund or dispute) has a status that we do not know."""
+    UNKNOWN_STATUSES.labels(family).inc()
 
 
 def batch(size: int) -> None:

@@ -14,9 +14,10 @@ from daemon import acts, fold, money, privacy
 from daemon.config import CommandConfig
 from daemon.facts import ID_PATTERN, Facts
 from daemon.ledger import Ledger
+from daemon.rebuild import count_rows, rebuild, set_wrong_totals
 from daemon.recorder import Recorder
 from daemon.terminal import Failure, ask, database_url, minute, settings, ticket_argument
-from daemon.verify import MissingTotal, verify
+from daemon.verify import verify
 from sql import load
 from sql.database import Database, DatabaseDown, Refused, Row
 from sql.snapshot import snapshot
@@ -108,7 +109,7 @@ async def _assign(database: Database, donation: str, ticket: str, actor: str) ->
 
 async def _facts_of(ledger: Ledger, donation: str) -> Facts:
     facts = await ledger.facts_of(donation)
-    if facts is None:
+    if facts is None or donation not in fold.owners(facts):
         raise Failure(f"there is no donation {donation}; its id stands in: donationd unassigned, donationd ledger")
     return facts
 
@@ -175,52 +176,47 @@ async def _to_erase(ledger: Ledger, donation: str | None, hashes: list[str]) -> 
 @click.option("--limit", type=click.IntRange(1, MOST_ROWS), default=100, show_default=True, help="How many at most.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object per act.")
 def acts_command(limit: int, as_json: bool) -> None:
-    """What operators did to donations, and when; newest first.
+    """What operators did to donations and events, and when; newest first.
 
     \b
     Example:
       donationd acts --limit 10
     """
-    for at, actor, action, donation, detail in ask(
+    for at, actor, action, donation, event, detail in ask(
         lambda database: database.fetch(load("list_acts"), {"limit": limit})
     ):
         if as_json:
-            act = {"at": at.isoformat(), "by": actor, "action": action, "donation": donation, "detail": detail}
-            click.echo(json.dumps(act))
+            act = {"at": at.isoformat(), "by": actor, "action": action, "donation": donation, "event": event}
+            click.echo(json.dumps({**act, "detail": detail}))
         else:
-            click.echo(f"[{minute(at)}] {actor:<16} {action:<7} {donation} {detail}")
+            click.echo(f"[{minute(at)}] {actor:<16} {action:<7} {donation or event} {detail}".rstrip())
 
 
 @click.command("verify")
-@click.option("--repair", is_flag=True, help="Put totals right that are not what the donations add up to.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object per difference.")
-def verify_command(repair: bool, as_json: bool) -> None:
-    """Recompute every donation and every total from the facts, and say each difference.
+def verify_command(as_json: bool) -> None:
+    """Recompute every donation and every total from the facts, and report each difference.
 
-    Runs beside live traffic, on a snapshot. Exit status 1 if anything differs, also if it was repaired.
+    It only reports, and runs beside live traffic, on a snapshot. Exit status 1 if anything differs. Rows that an older
+    release derived by other rules differ until `donationd rebuild` has derived them again.
 
     \b
     Examples:
       donationd verify
-      donationd verify --repair
+      donationd verify --json
     """
-    found, missing = 0, list[MissingTotal]()
-    for difference in _differences(database_url()):
-        if isinstance(difference, MissingTotal):
-            missing.append(difference)
-        for line in difference.lines() if isinstance(difference, MissingTotal) else [difference]:
-            found += 1
-            click.echo(json.dumps({"difference": line}) if as_json else line)
-    if repair and missing:
-        values = {"missing": json.dumps([total.as_input() for total in missing])}
-        ask(lambda database: database.fetch(load("repair_totals"), values))
-        click.echo(f"repaired {len(missing)} totals", err=True)
+    found = 0
+    for line in _differences(database_url()):
+        found += 1
+        click.echo(json.dumps({"difference": line}) if as_json else line)
+    if older := ask(count_rows, timeout_s=LONG_S):
+        click.echo(f"{older} rows were derived by older rules; run: donationd rebuild", err=True)
     if found:
         raise Failure(f"{found} differences between the ledger and its facts")
     click.echo("the ledger and its facts agree", err=as_json)
 
 
-def _differences(url: str) -> Iterator[str | MissingTotal]:
+def _differences(url: str) -> Iterator[str]:
     try:
         with snapshot(url, "donationd verify") as moment:
             [(donations, _objects)] = moment.rows("verify_size")
@@ -228,6 +224,31 @@ def _differences(url: str) -> Iterator[str | MissingTotal]:
                 yield from verify(moment, bar.update)
     except (DatabaseDown, Refused) as error:
         raise Failure(f"{error}; `donationd gate` says more") from None
+
+
+@click.command("rebuild")
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object at the end.")
+def rebuild_command(as_json: bool) -> None:
+    """Derive the rows again that an older release derived, by the rules of this one.
+
+    Run it after an upgrade that changed a rule, when all processes run the new release. It runs beside live traffic,
+    some hundred rows at a time. Ctrl-C loses nothing: the next run goes on with the rows that are left. Rows that are
+    up to date are not touched. Totals that are not what the rows add up to are set right.
+
+    \b
+    Examples:
+      donationd rebuild
+      donationd rebuild --json
+    """
+    with click.progressbar(length=ask(count_rows), label="rebuilding", file=sys.stderr) as bar:
+        rebuilt = ask(lambda database: rebuild(database, bar.update), timeout_s=LONG_S)
+    tickets = ask(set_wrong_totals, timeout_s=LONG_S)
+    if as_json:
+        click.echo(json.dumps({"rebuilt": rebuilt, "totalsSet": tickets}))
+        return
+    click.echo(f"derived {rebuilt} rows again")
+    for ticket in tickets:
+        click.echo(f"set the totals of {f'ticket {ticket}' if ticket else 'donations without a ticket'}")
 
 
 @click.command()
@@ -262,4 +283,4 @@ async def _prune(database: Database, days: int) -> int:
             click.echo(f"\r{dropped} dropped ", nl=False, err=True)
 
 
-COMMANDS = (unassigned, assign, erase, acts_command, verify_command, prune)
+COMMANDS = (unassigned, assign, erase, acts_command, verify_command, rebuild_command, prune)

@@ -39,7 +39,7 @@ class _Details(msgspec.Struct):
 
 
 _details = msgspec.json.Decoder(_Details | None)
-_email = msgspec.json.Decoder(str | None)
+_text = msgspec.json.Decoder(str | None)
 
 
 def reduce_details(raw: msgspec.Raw, hash_key: bytes | None) -> Donor:
@@ -63,9 +63,14 @@ def reduce_details(raw: msgspec.Raw, hash_key: bytes | None) -> Donor:
     )
 
 
+def reduce_name(raw: msgspec.Raw) -> str | None:
+    """The last name of a donor's name given as raw JSON (a string or `null`). Raises as `reduce_details`."""
+    return last_name(_text.decode(raw))
+
+
 def reduce_email(raw: msgspec.Raw, hash_key: bytes | None) -> str | None:
     """The hash of an e-mail given as raw JSON (a string or `null`). Raises as `reduce_details`."""
-    return email_hash(_email.decode(raw), hash_key)
+    return email_hash(_text.decode(raw), hash_key)
 
 
 def last_name(name: str | None) -> str | None:

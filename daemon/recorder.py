@@ -4,18 +4,21 @@ What the ledger holds of a batch's objects is read, folded with the batch into d
 by one statement that first checks that the ledger still holds what was read. Of a donation where it does not, nothing
 is written; it is read and folded again. So no lock is ever held while this process thinks, SQL knows nothing of
 Stripe's rules, and the rules are plain Python that tests can hold against a model.
+
+A *part* is everything that is tied together by the ids it names: usually one donation. A *group* is what must be
+written together: usually one part, but a subscription whose ticket changes together with all its gifts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from daemon import fold
 from daemon.acts import Act
-from daemon.facts import Facts, StripeEvent
+from daemon.facts import Facts, StripeEvent, upgrade
 from sql import load
-from sql.database import Database, DatabaseDown, Refused
+from sql.database import Database, DatabaseDown, Refused, Row
 
 # Each round either writes a donation or learns what another process has just written. More rounds than this mean
 # that others write the same donations all the time: Stripe shall deliver again.
@@ -27,10 +30,14 @@ PREPARE = f"""
 SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
 SET plan_cache_mode = force_generic_plan;
 PREPARE find_held AS {load("find_held")};
+PREPARE find_subscriptions AS {load("find_subscriptions")};
+PREPARE find_gifts AS {load("find_gifts")};
 PREPARE record_events AS {load("record_events")}
 """
 FIND = "EXECUTE find_held (%s)"
-EXECUTE = f"{load('lock_ledger')};\nEXECUTE record_events (%s, %s, %s, %s, %s)"
+FIND_SUBSCRIPTIONS = "EXECUTE find_subscriptions (%s)"
+FIND_GIFTS = "EXECUTE find_gifts (%s)"
+EXECUTE = f"{load('lock_ledger')};\nEXECUTE record_events (%s, %s, %s, %s, %s, %s, %s)"
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -44,8 +51,29 @@ class Entry(msgspec.Struct, frozen=True):
         """What the event states; nothing if it changes nothing."""
         return self.event.facts or {}
 
+    @property
+    def ids(self) -> set[str]:
+        """The objects that it ties together."""
+        return fold.ids(self.facts)
 
-Change = Entry | Act
+
+class Derivation(msgspec.Struct, frozen=True):
+    """A stored row to be derived again from its facts, by today's rules. `id` is the row's."""
+
+    id: str
+
+    @property
+    def facts(self) -> Facts:
+        """None of its own."""
+        return {}
+
+    @property
+    def ids(self) -> set[str]:
+        """The row's id."""
+        return {self.id}
+
+
+Change = Entry | Act | Derivation
 
 
 @dataclass
@@ -62,7 +90,7 @@ class Recorded:
 
 @dataclass
 class _Held:
-    """A row of the ledger that holds facts."""
+    """A row of the ledger that holds facts; version 0 for a failed charge that is kept apart from its donation."""
 
     root: str
     version: int
@@ -70,54 +98,158 @@ class _Held:
 
     def __post_init__(self) -> None:
         self.ids = fold.ids(self.facts)
+        self.subscriptions = fold.subscriptions(self.facts)
+        self.is_invoice = self.version > 0 and self.facts.keys() == {"in"}
+
+    @classmethod
+    def of_row(cls, root: str, version: int, text: str, rules: int | None) -> "_Held":
+        """Reads a row of find_held.sql; one that older rules stored is brought to today's form."""
+        facts = msgspec.json.decode(text)
+        if version == 0:
+            return cls(root, 0, {"ch": {root: facts}})
+        return cls(root, version, upgrade(facts) if rules == 0 else facts)
+
+
+LENT = ("ticket", "session_ticket", "session_reference")  # what a subscription lends its gifts
 
 
 @dataclass
-class _Group:
-    """Everything that hangs together by the ids it names: what is held, and the changes to be merged in."""
+class _Subscription:
+    """What is held of a subscription, and whether it is to be written. Version 0: nothing is held yet."""
+
+    id: str
+    version: int = 0
+    facts: fold.Known = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+    is_written: bool = False
+    ticket_changed: bool = False
+
+    def merge_changes(self) -> None:
+        """Merges its own events. What they say of its ticket concerns all its gifts."""
+        before = self._lent()
+        for change in self.changes:
+            self.is_written |= fold.absorb_object(self.facts, change.facts["sub"][self.id])
+        self.ticket_changed = before != self._lent()
+
+    def _lent(self) -> list[object]:
+        return [self.facts.get(name, [0, None])[1] for name in LENT]
+
+
+@dataclass
+class _Part:
+    """Everything that hangs together by the ids it names: what is held, the changes, and what they add up to."""
 
     held: list[_Held] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     ids: set[str] = field(default_factory=set)
+    facts: Facts = field(default_factory=dict)
+    is_written: bool = False
+    version: int = 0
+    root: str = ""
+    donations: list[fold.Donation] = field(default_factory=list)
+    failed_charges: dict[str, fold.Known] = field(default_factory=dict)
 
-    def absorb(self, other: "_Group") -> None:
-        """Takes over everything of another group."""
+    def absorb(self, other: "_Part") -> None:
+        """Takes over everything of another part."""
         self.held += other.held
         self.changes += other.changes
         self.ids |= other.ids
 
+    def merge_changes(self) -> None:
+        """Merges the changes into what is held. It is written if that says anything new, or to be derived again."""
+        stored = sorted(self.held, key=lambda row: row.version, reverse=True)
+        self.facts = stored[0].facts if stored else {}
+        for row in stored[1:]:
+            fold.absorb(self.facts, row.facts)
+        is_new = [fold.absorb(self.facts, change.facts) for change in self.changes]
+        is_new += [isinstance(change, Derivation) for change in self.changes]
+        self.is_written = any(is_new) or sum(row.version > 0 for row in stored) != 1
 
-@dataclass
-class _Folded:
-    """A group's outcome: what it was folded from, and its donations, root first; none where nothing is new."""
+    @property
+    def new_subscriptions(self) -> set[str]:
+        """The subscriptions that it borrows from now, and no held row did."""
+        return fold.subscriptions(self.facts).difference(*(row.subscriptions for row in self.held))
 
-    group: _Group
-    version: int
-    facts: Facts
-    donations: list[fold.Donation]
+    def derive(self, lent: fold.Subscriptions) -> None:
+        """Derives its donations, and names its root."""
+        if not self.is_written:
+            return
+        self.version = 1 + max((row.version for row in self.held), default=0)
+        self.facts, self.failed_charges = fold.split_attempts(fold.forget(self.facts))
+        self.donations = fold.donations(self.facts, lent)
+        self.root = self.donations[0].id if self.donations else min(self.facts["in"])
 
-    def group_row(self, n: int) -> dict[str, object]:
+    def row(self, n: int) -> dict[str, object]:
         """As record_events.sql reads it."""
-        if not self.donations:
+        if not self.is_written:
             return {"n": n, "root": "", "ids": (), "unheld": (), "moved": ()}
-        root, held = self.donations[0].id, self.group.held
-        return {
-            "n": n,
-            "root": root,
-            "ids": self.group.ids,
-            "unheld": self.group.ids.difference(*(row.ids for row in held)),
-            "moved": {id_ for row in held if row.root != root for id_ in row.ids},
-        }
+        moved = {id_ for row in self.held if row.version and row.root != self.root for id_ in row.ids}
+        unheld = self.ids.difference(*(row.ids for row in self.held))
+        return {"n": n, "root": self.root, "ids": self.ids, "unheld": unheld, "moved": moved}
 
     def donation_rows(self, n: int) -> list[dict[str, object]]:
         """As record_events.sql reads them: the facts stand on the root's row only."""
-        root = self.donations[0].id if self.donations else ""
         return [
-            {**msgspec.structs.asdict(donation), "n": n, "root": root, "version": self.version, "facts": self.facts}
-            if donation.id == root
-            else {**msgspec.structs.asdict(donation), "n": n, "root": root, "version": 0, "facts": None}
+            {
+                **msgspec.structs.asdict(donation),
+                "n": n,
+                "root": self.root,
+                "rules": fold.RULES_VERSION,
+                "version": self.version if donation.id == self.root else 0,
+                "facts": self.facts if donation.id == self.root else None,
+            }
             for donation in self.donations
         ]
+
+    def billing_rows(self, n: int) -> list[dict[str, object]]:
+        """The row of an invoice without a payment, or its end when the payment is known."""
+        if not self.is_written:
+            return []
+        if not self.donations:
+            return [{"n": n, "id": self.root, "version": self.version, "facts": self.facts}]
+        return [{"n": n, "id": row.root, "version": 0, "facts": None} for row in self.held if row.is_invoice]
+
+    def charge_rows(self, n: int) -> list[dict[str, object]]:
+        """The failed charges that are kept apart from now on, and those that no longer are."""
+        if not self.is_written:
+            return []
+        returned = {row.root for row in self.held if row.version == 0} - self.failed_charges.keys()
+        gone: list[dict[str, object]] = [{"n": n, "id": id_, "payment_intent": "", "facts": None} for id_ in returned]
+        return gone + [
+            {"n": n, "id": id_, "payment_intent": known["payment_intent"][1], "facts": known}
+            for id_, known in self.failed_charges.items()
+        ]
+
+
+@dataclass
+class _Group:
+    """What is written together or not at all."""
+
+    parts: list[_Part] = field(default_factory=list)
+    subscriptions: list[_Subscription] = field(default_factory=list)  # those to be written
+
+    @property
+    def changes(self) -> list[Change]:
+        """The changes that wait for it."""
+        of_parts = [change for part in self.parts for change in part.changes]
+        return of_parts + [change for each in self.subscriptions for change in each.changes]
+
+    def bases(self, n: int, known: dict[str, _Subscription]) -> list[dict[str, object]]:
+        """The rows and versions that it was derived from."""
+        rows = [(row.root, row.version) for part in self.parts for row in part.held if row.version]
+        lenders = {id_ for part in self.parts if part.is_written for id_ in fold.subscriptions(part.facts)}
+        lenders |= {each.id for each in self.subscriptions}
+        rows += [(id_, known[id_].version) for id_ in lenders]
+        return [{"n": n, "root": root, "version": version} for root, version in rows]
+
+    def billing_rows(self, n: int) -> list[dict[str, object]]:
+        """Its subscriptions, and its invoices without a payment."""
+        written: list[dict[str, object]] = [
+            {"n": n, "id": each.id, "version": each.version + 1, "facts": {"sub": {each.id: each.facts}}}
+            for each in self.subscriptions
+            if each.is_written
+        ]
+        return written + [row for part in self.parts for row in part.billing_rows(n)]
 
 
 class Recorder:
@@ -147,7 +279,7 @@ class Recorder:
             await self._merge(changes[half:], recorded)
             return
         [change] = changes
-        if isinstance(change, Act) or not change.facts:
+        if not isinstance(change, Entry) or not change.facts:
             raise refusal
         failed = Entry(msgspec.structs.replace(change.event, facts=None), str(refusal))
         await self._merge([failed], recorded)
@@ -158,8 +290,8 @@ class Recorder:
         pending = list(changes)
         for _ in range(ROUNDS):
             try:
-                groups = await self._group([change for change in pending if change.facts])
-                new, stale = await self._write(groups, pending)
+                batch = await self._read([change for change in pending if change.facts or change.ids])
+                new, stale = await self._write(batch, pending)
             except DatabaseDown as down:
                 if down.kind != "conflict":
                     raise
@@ -170,68 +302,142 @@ class Recorder:
                 await self._isolate(pending, refusal, recorded)
                 return
             recorded.new.update(new)
-            pending = [change for n in stale for change in groups[n].changes]
+            pending = [change for n in stale for change in batch.groups[n].changes]
             if not pending:
                 return
         raise DatabaseDown("too much contention")
 
-    async def _group(self, changes: Sequence[Change]) -> list[_Group]:
+    async def _read(self, changes: Sequence[Change]) -> "_Batch":
+        """Reads what the ledger holds of the changes' objects, and derives what they make of it."""
+        parts = await self._parts([change for change in changes if change.ids])
+        lenders = await self._subscriptions(parts, [change for change in changes if "sub" in change.facts])
+        gifts = await self._gifts(parts, [each.id for each in lenders.values() if each.ticket_changed])
+        batch = _Batch(_groups([*parts, *gifts], lenders), lenders)
+        lent = {each.id: each.facts for each in lenders.values()}
+        for group in batch.groups:
+            for part in group.parts:
+                part.derive(lent)
+        return batch
+
+    async def _parts(self, changes: Sequence[Change]) -> list[_Part]:
         """Puts together what shares an id, directly or through rows of the ledger."""
-        ids_of = [fold.ids(change.facts) for change in changes]
-        group_of: dict[str, _Group] = {}
-        for row in await self._held({id_ for ids in ids_of for id_ in ids}):
-            _join(group_of, row.ids).held.append(row)
-        for change, ids in zip(changes, ids_of, strict=True):
-            _join(group_of, ids).changes.append(change)
-        return list({id(group): group for group in group_of.values()}.values())
+        part_of: dict[str, _Part] = {}
+        for row in await self._held({id_ for change in changes for id_ in change.ids}):
+            _join(part_of, row.ids).held.append(row)
+        for change in changes:
+            _join(part_of, change.ids).changes.append(change)
+        parts = list({id(part): part for part in part_of.values()}.values())
+        for part in parts:
+            part.merge_changes()
+        return parts
+
+    async def _subscriptions(self, parts: Sequence[_Part], changes: Sequence[Change]) -> dict[str, _Subscription]:
+        """The subscriptions that the parts borrow from, and those that have events of their own."""
+        named = {id_ for part in parts for id_ in fold.subscriptions(part.facts)}
+        found = {id_: _Subscription(id_) for id_ in named.union(*(change.facts["sub"] for change in changes))}
+        for id_, version, text in await self._fetch(FIND_SUBSCRIPTIONS, found.keys()):
+            found[id_].version, found[id_].facts = version, msgspec.json.decode(text)["sub"][id_]
+        for change in changes:
+            for id_ in change.facts["sub"]:
+                found[id_].changes.append(change)
+        for each in found.values():
+            each.merge_changes()
+        return found
+
+    async def _gifts(self, parts: Sequence[_Part], changed: list[str]) -> list[_Part]:
+        """The parts of all gifts whose subscription's ticket changed, but for those that are among `parts` already."""
+        for part in parts:
+            part.is_written |= not fold.subscriptions(part.facts).isdisjoint(changed)
+        present = {row.root for part in parts for row in part.held}
+        roots = [Derivation(root) for (root,) in await self._fetch(FIND_GIFTS, changed) if root not in present]
+        gifts = await self._parts(roots)
+        for gift in gifts:
+            gift.changes = []
+        return gifts
 
     async def _held(self, ids: set[str]) -> list[_Held]:
         """What the ledger holds of these objects."""
-        if not ids:
-            return []
-        # Quoted, for `null` may be an id too; an id holds neither quotes nor backslashes.
-        array = "{" + ",".join(f'"{id_}"' for id_ in ids) + "}"
-        rows = await self._database.fetch(FIND, [array], prepare=PREPARE)
-        return [_Held(root, version, msgspec.json.decode(facts)) for root, version, facts in rows]
+        return [_Held.of_row(*row) for row in await self._fetch(FIND, ids)]
 
-    async def _write(self, groups: list[_Group], changes: Sequence[Change]) -> tuple[list[str], list[int]]:
+    async def _fetch(self, statement: str, ids: Iterable[str]) -> list[Row]:
+        """The rows that a statement finds for ids; without ids there is nothing to ask."""
+        # Quoted, for `null` may be an id too; an id holds neither quotes nor backslashes.
+        array = ",".join(f'"{id_}"' for id_ in ids)
+        return await self._database.fetch(statement, ["{" + array + "}"], prepare=PREPARE) if array else []
+
+    async def _write(self, batch: "_Batch", changes: Sequence[Change]) -> tuple[list[str], list[int]]:
         """One statement. Returns the events recorded, and the numbers of the groups that were not written."""
-        folded = [_fold(group) for group in groups]
+        groups = batch.groups
         number = {id(change): n for n, group in enumerate(groups) for change in group.changes}
-        arrays: tuple[list[object], ...] = (
-            [each.group_row(n) for n, each in enumerate(folded)],
-            [{"n": n, "root": h.root, "version": h.version} for n, group in enumerate(groups) for h in group.held],
-            [row for n, each in enumerate(folded) for row in each.donation_rows(n)],
+        parts = [(n, part) for n, group in enumerate(groups) for part in group.parts]
+        arrays: tuple[list[dict[str, object]], ...] = (
+            [part.row(n) for n, part in parts],
+            [row for n, group in enumerate(groups) for row in group.bases(n, batch.lenders)],
+            [row for n, part in parts for row in part.donation_rows(n)],
             [_event_row(c, number.get(id(c))) for c in changes if isinstance(c, Entry)],
             [_act_row(c, number[id(c)]) for c in changes if isinstance(c, Act)],
+            [row for n, group in enumerate(groups) for row in group.billing_rows(n)],
+            [row for n, part in parts for row in part.charge_rows(n)],
         )
         params = [msgspec.json.encode(array).decode() for array in arrays]
         [(recorded, stale)] = await self._database.fetch(EXECUTE, params, prepare=PREPARE)
         return recorded, stale
 
 
-def _join(group_of: dict[str, _Group], ids: set[str]) -> _Group:
-    """The one group of everything that has these ids; groups that meet in them become one."""
-    met = {id(group): group for id_ in ids if (group := group_of.get(id_))}
-    joined, *others = met.values() or [_Group()]
+@dataclass
+class _Batch:
+    """All that one statement writes: groups, by number, and the subscriptions that they borrow from."""
+
+    groups: list[_Group]
+    lenders: dict[str, _Subscription]
+
+
+def _join(part_of: dict[str, _Part], ids: set[str]) -> _Part:
+    """The one part of everything that has these ids; parts that meet in them become one."""
+    met = {id(part): part for id_ in ids if (part := part_of.get(id_))}
+    joined, *others = met.values() or [_Part()]
     for other in others:
         joined.absorb(other)
-        group_of.update(dict.fromkeys(other.ids, joined))
+        part_of.update(dict.fromkeys(other.ids, joined))
     joined.ids |= ids
-    group_of.update(dict.fromkeys(ids, joined))
+    part_of.update(dict.fromkeys(ids, joined))
     return joined
 
 
-def _fold(group: _Group) -> _Folded:
-    """Merges a group's changes into what is held, and derives its donations."""
-    bases = [row.facts for row in group.held]
-    facts = bases[0] if len(bases) == 1 else fold.merge({}, *bases)
-    is_new = [fold.absorb(facts, change.facts) for change in group.changes]
-    if len(bases) == 1 and not any(is_new):
-        return _Folded(group, 0, {}, [])
-    facts = fold.forget(facts)
-    version = 1 + max((row.version for row in group.held), default=0)
-    return _Folded(group, version, facts, fold.donations(facts))
+def _groups(parts: Sequence[_Part], lenders: dict[str, _Subscription]) -> list[_Group]:
+    """Which parts are written together.
+
+    A part that borrows from a subscription for the first time writes the subscription as well: then a change of the
+    subscription's ticket that is read at the same time, and does not know of this gift, finds another version.
+    """
+    tied: dict[int, set[str]] = {}
+    for part in parts:
+        new = part.new_subscriptions if part.is_written else set()
+        for id_ in new:
+            lenders[id_].is_written = True
+        changed = {id_ for id_ in fold.subscriptions(part.facts) if lenders[id_].ticket_changed}
+        tied[id(part)] = new | changed
+    group_of: dict[str, _Group] = {}
+    groups: list[_Group] = []
+    for part in parts:
+        _join_group(group_of, groups, tied[id(part)]).parts.append(part)
+    for each in lenders.values():
+        if each.is_written or each.changes:
+            _join_group(group_of, groups, {each.id}).subscriptions.append(each)
+    return [group for group in groups if group.parts or group.subscriptions]
+
+
+def _join_group(group_of: dict[str, _Group], groups: list[_Group], subscriptions: set[str]) -> _Group:
+    """The one group of everything that writes these subscriptions."""
+    met = {id(group): group for id_ in subscriptions if (group := group_of.get(id_))}
+    if not met:
+        groups.append(_Group())
+    joined, *others = met.values() or [groups[-1]]
+    for other in others:
+        joined.parts, other.parts = joined.parts + other.parts, []
+        group_of.update({id_: joined for id_, group in group_of.items() if group is other})
+    group_of.update(dict.fromkeys(subscriptions, joined))
+    return joined
 
 
 def _event_row(entry: Entry, n: int | None) -> dict[str, object]:

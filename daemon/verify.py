@@ -11,12 +11,12 @@ from itertools import islice
 import msgspec
 
 from daemon import fold
-from daemon.facts import DONOR_FIELDS
+from daemon.facts import DONOR_FIELDS, Facts, upgrade
 from sql.database import Row
 from sql.snapshot import Snapshot
 
 BATCH = 500  # donations per look at stripe_objects
-FIELDS = 16  # of fold.Donation, in the order of verify_donations.sql
+FIELDS = 17  # of fold.Donation, in the order of verify_donations.sql
 FIGURES = ("paid_minor", "refunded_minor", "disputed_minor", "paid", "refunded", "disputed", "partially_refunded")
 COUNT_OF_STATUS = {"PAID": "paid", "REFUNDED": "refunded", "DISPUTED": "disputed"}
 
@@ -40,37 +40,16 @@ class TicketSums:
         sums[COUNT_OF_STATUS[donation.status]] += 1
         sums["partially_refunded"] += donation.status == "PAID" and donation.refunded > 0
 
-    def missing(self, kept: Iterable[Row]) -> Iterator["MissingTotal"]:
-        """What must be added to rows of verify_totals.sql to make them right."""
+    def differences(self, kept: Iterable[Row]) -> Iterator[str]:
+        """A line per figure in which rows of verify_totals.sql differ from these sums."""
         stored = {(ticket, currency): dict(zip(FIGURES, figures, strict=True)) for ticket, currency, *figures in kept}
         nothing = dict.fromkeys(FIGURES, 0)
         for ticket, currency in sorted(stored.keys() | self.figures.keys()):
             is_ = stored.get((ticket, currency), nothing)
             ought = self.figures.get((ticket, currency), nothing)
-            if is_ != ought:
-                yield MissingTotal(ticket, currency, is_, ought)
-
-
-@dataclass(frozen=True)
-class MissingTotal:
-    """A total that is not what it ought to be; '' stands for no ticket and no currency."""
-
-    ticket: str
-    currency: str
-    is_: dict[str, int]
-    ought: dict[str, int]
-
-    def lines(self) -> Iterator[str]:
-        """A line per figure that differs."""
-        for name in FIGURES:
-            if self.is_[name] != self.ought[name]:
-                what = f"total of ticket {self.ticket or 'none'} in {self.currency or 'none'}"
-                yield f"{what}: {name} is {self.is_[name]}, should be {self.ought[name]}"
-
-    def as_input(self) -> dict[str, str | int]:
-        """What to add, as repair_totals.sql reads it."""
-        deltas = {name: self.ought[name] - self.is_[name] for name in FIGURES}
-        return {"ticket": self.ticket, "currency": self.currency, **deltas}
+            for name in (name for name in FIGURES if is_[name] != ought[name]):
+                what = f"total of ticket {ticket or 'none'} in {currency or 'none'}"
+                yield f"{what}: {name} is {is_[name]}, should be {ought[name]}"
 
 
 def differences(stored: dict[str, fold.Donation], derived: dict[str, fold.Donation]) -> Iterator[str]:
@@ -95,14 +74,14 @@ def _field_differences(stored: fold.Donation, derived: fold.Donation) -> Iterato
             yield f"donation {stored.id}: {name} {said}"
 
 
-def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str | MissingTotal]:
+def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str]:
     """Recomputes every donation and every total.
 
     Args:
         progress: is called with the number of donations done since the last call.
 
     Yields:
-        A line per difference of a donation, and each total that is not right; nothing if the ledger is.
+        A line per difference; nothing if the ledger is right.
     """
     sums, names = TicketSums(), 0
     linked: dict[str, dict[str, fold.Donation]] = defaultdict(dict)
@@ -110,22 +89,38 @@ def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str 
         linked[row[FIELDS]][row[0]] = fold.Donation(*row[:FIELDS])
     rows = snapshot.stream("verify_donations", {"with_facts": True})
     while batch := list(islice(rows, BATCH)):
+        facts_of = {row[0]: upgrade(row[-2]) if row[-1] == 0 else row[-2] for row in batch}
+        lent = _subscriptions(snapshot, facts_of.values())
         for row in batch:
             stored = {row[0]: fold.Donation(*row[:FIELDS]), **linked.pop(row[0], {})}
-            derived = {donation.id: donation for donation in fold.donations(row[-1])}
+            derived = {donation.id: donation for donation in fold.donations(facts_of[row[0]], lent)}
             yield from differences(stored, derived)
             for donation in derived.values():
                 sums.add(donation)
-        root_of = {id_: row[0] for row in batch for id_ in fold.ids(row[-1])}
+        root_of = _roots(snapshot, facts_of)
         names += len(root_of)
         yield from _misplaced(snapshot, root_of)
         progress(len(batch))
     for root, donations in linked.items():
         yield from (f"donation {id_}: its facts should be kept by {root}, which is missing" for id_ in donations)
-    yield from sums.missing(snapshot.rows("verify_totals"))
+    yield from sums.differences(snapshot.rows("verify_totals"))
     [(_, objects)] = snapshot.rows("verify_size")
     if objects != names:
         yield f"{objects} Stripe objects are on record, the facts name {names}"
+
+
+def _roots(snapshot: Snapshot, facts_of: dict[str, Facts]) -> dict[str, str]:
+    """Object id -> the row that should keep it, for the objects of these rows and their failed charges kept apart."""
+    root_of = {id_: root for root, facts in facts_of.items() for id_ in fold.ids(facts)}
+    intents = [id_ for facts in facts_of.values() for id_ in facts.get("pi", ())]
+    apart = snapshot.rows("verify_failed_charges", {"ids": intents})
+    return root_of | {charge: root_of[intent] for charge, intent in apart}
+
+
+def _subscriptions(snapshot: Snapshot, facts: Iterable[Facts]) -> dict[str, fold.Known]:
+    named = {id_ for each in facts for id_ in fold.subscriptions(each)}
+    rows = snapshot.rows("verify_subscriptions", {"ids": list(named)}) if named else []
+    return {id_: known for _, kept in rows for id_, known in kept["sub"].items()}
 
 
 def _misplaced(snapshot: Snapshot, root_of: dict[str, str]) -> Iterator[str]:

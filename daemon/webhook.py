@@ -75,6 +75,8 @@ class Webhook:
         error = recorded.refused.get(event.id, error)
         outcome = _outcome(event, error, event.id in recorded.new)
         metrics.webhook(event.type, outcome, time.perf_counter() - started)
+        if event.unknown_status and outcome == "applied":
+            metrics.unknown_status(event.unknown_status)
         self._say(request, event, outcome, error)
         if outcome == "failed":
             raise web.HTTPUnprocessableEntity(text=f"event {event.id} can't be applied: {error}")

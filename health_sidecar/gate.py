@@ -187,6 +187,11 @@ async def _check_schema(probe: Probe, log: FilteringBoundLogger) -> None:
     if problems:
         raise GateClosed(headline, "Schema out of sync: " + "; ".join(problems), OUT_OF_SYNC, reached=True)
     log.info("[DB Startup] ✅ Schema integrity verified")
+    if await probe.has_older_rows():
+        log.warning(
+            "[DB Startup] ⚠️ An older release derived rows by other rules. "
+            "When all processes run this release, run: donationd rebuild"
+        )
 
 
 def run_once(environ: Mapping[str, str]) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sql import load
-from sql.database import DatabaseDown
+from sql.database import DatabaseDown, Refused
 from sql.migrate import Drift, compare, discover
 
 HISTORY_TABLE = "health_check_runs"  # the only one that no request needs
@@ -16,6 +16,8 @@ REQUIRED_TABLES = (
     "stripe_events",
     "stripe_attributions",
     "stripe_objects",
+    "stripe_billing",
+    "stripe_failed_charges",
     "recording_tickets",
     "ticket_totals",
     "operator_acts",
@@ -119,6 +121,13 @@ class Probe:
             unreadable_tables=tuple(name for name in names if name in unreadable),
             drift=drift,
         )
+
+    async def has_older_rows(self) -> bool:
+        """Whether an older release derived any stored row by other rules; False where it can't be known now."""
+        with contextlib.suppress(DatabaseDown, Refused):
+            [(found,)] = await self.fetch(load("has_older_rows"))
+            return bool(found)
+        return False
 
     async def fetch(self, sql: str, params: Mapping[str, object] | Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """One statement within the ping's time limit. Raises DatabaseDown."""

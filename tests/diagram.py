@@ -13,7 +13,11 @@ NAMES = {
     ("op", "assigned"): "operator's assignment",
     ("pi", "ticket"): "PaymentIntent metadata.ticketId",
     ("ch", "ticket"): "charge metadata.ticketId",
+    ("in", "ticket"): "its invoice's copy of the subscription's metadata.ticketId",
+    ("sub", "ticket"): "its subscription's metadata.ticketId",
     ("cs", "ticket"): "session metadata.ticketId",
+    ("sub", "session_ticket"): "its subscription's session metadata.ticketId",
+    ("sub", "session_reference"): "its subscription's session client_reference_id",
     ("cs", "reference"): "session client_reference_id",
     ("ch", "taken"): "charge amount_captured",
     ("pi", "received"): "PaymentIntent amount_received",
@@ -32,8 +36,15 @@ NAMES = {
     ("ch", "email_hash"): "charge billing_details.email",
     ("pi", "email_hash"): "PaymentIntent receipt_email",
     ("cs", "email_hash"): "session customer_details.email",
+    ("in", "last_name"): "invoice customer_name",
+    ("in", "email_hash"): "invoice customer_email",
 }
-TITLES = {"last_name": "last name", "email_hash": "e-mail hash", "currency": "currency, where the amount's has none"}
+TITLES = {
+    "amount": "amount: of 1 and 2 the larger",
+    "last_name": "last name",
+    "email_hash": "e-mail hash",
+    "currency": "currency, where the amount's has none",
+}
 
 
 def render() -> str:

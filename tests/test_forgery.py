@@ -100,7 +100,7 @@ async def stored(database: Database) -> tuple[list[Any], list[Any]]:
     """The events, and the donations with everything that is known of them."""
     events = await database.fetch("SELECT id, type, livemode, error FROM stripe_events ORDER BY id")
     donations = await database.fetch(
-        "SELECT id, status, amount_minor, currency, ticket_id, facts::text FROM stripe_attributions ORDER BY id"
+        "SELECT id, status, amount_minor, currency, ticket_id, facts::jsonb::text FROM stripe_attributions ORDER BY id"
     )
     return events, donations
 

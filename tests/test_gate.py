@@ -47,6 +47,8 @@ class FakeDatabase:
             return [(1,)]
         if self.error is not None:
             raise self.error
+        if sql == load("has_older_rows"):
+            return [(False,)]
         assert isinstance(params, Mapping) or sql == load("applied_migrations")
         if sql == load("check_tables"):
             assert isinstance(params, Mapping)

@@ -219,20 +219,6 @@ def test_old_events_go_and_their_donations_stay(donationd: Callable[..., Result]
     assert (rows(database_url, "SELECT * FROM stripe_attributions"), rows(database_url, TOTALS)) == before
 
 
-def test_a_total_is_repaired_beside_live_traffic(donationd: Callable[..., Result], database_url: str) -> None:
-    """What is missing is added, also while more is recorded; and it is said once more that it was wrong."""
-    lives = payment_lives.lives(5, 40, ["story-1", "story-2"], now=NOW)
-    record(database_url, payment_lives.shuffled(lives[:20], 1))
-    rows(database_url, "UPDATE ticket_totals SET paid_minor = 7, paid = 0 WHERE ticket_id <> 'story-2'")
-    rows(database_url, "DELETE FROM ticket_totals WHERE ticket_id = 'story-2'")
-    wrong = donationd("verify", "--repair", "--json")
-    assert wrong.exit_code == 1
-    assert all(json.loads(line)["difference"].startswith("total of ticket") for line in wrong.stdout.splitlines())
-    assert donationd("verify").exit_code == 0
-    record(database_url, payment_lives.shuffled(lives, 2))
-    assert donationd("verify", "--repair").stdout == "the ledger and its facts agree\n"
-
-
 def test_what_a_shared_row_holds_is_erased_for_good(donationd: Callable[..., Result], database_url: str) -> None:
     """A session that moves on to another PaymentIntent after its donor was erased brings nobody back."""
     life = named_life()

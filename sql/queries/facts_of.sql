@@ -1,4 +1,7 @@
--- Everything the ledger holds of the donation that this Stripe object belongs to.
-SELECT a.facts
-FROM stripe_objects o JOIN stripe_attributions a ON a.id = o.root
+-- Everything the ledger holds of the donation that this Stripe object belongs to, and the object's own facts where it is
+-- a failed charge that is kept apart.
+SELECT a.facts, c.facts
+FROM stripe_objects o
+JOIN stripe_attributions a ON a.id = o.root
+LEFT JOIN stripe_failed_charges c ON c.id = o.id
 WHERE o.id = %(id)s

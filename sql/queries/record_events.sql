@@ -1,23 +1,27 @@
 -- Records events and operators' acts, and writes the donations they belong to, all or nothing per group, in one
 -- transaction.
 --
--- A group is a set of Stripe objects, with its events and acts and the donations derived from its facts: `ids` are its
--- objects if anything of it is written, `unheld` those of them that no row held when its facts were folded, `moved` those
--- held elsewhere than at `root`. Its bases name the rows and versions that it was folded from. Where the ledger holds
--- something else by now the group is stale: nothing of it is written, and its number comes back.
+-- A group is what must be written together: the parts that its number names. A part is a set of Stripe objects with the
+-- donations derived from its facts: `ids` are its objects if anything of it is written, `unheld` those of them that no
+-- row held when the facts were read, `moved` those held elsewhere than at `root`. A group's bases name the rows and
+-- versions that it was derived from, version 0 for a row that was not there. Where the ledger holds something else by
+-- now the group is stale: nothing of it is written, and its number comes back.
 --
 -- The caller holds the ledger's lock (lock_ledger.sql), so nobody else writes between reading and writing here.
 --
--- $1 groups {n, root, ids, unheld, moved}; $2 bases {n, root, version}; $3 donations; $4 events; $5 acts: arrays of
--- JSON objects
+-- $1 parts {n, root, ids, unheld, moved}; $2 bases {n, root, version}; $3 donations; $4 events; $5 acts; $6 billing rows
+-- {n, id, version, facts}; $7 failed charges {n, id, payment_intent, facts}: arrays of JSON objects. Rows of $6 and $7
+-- without facts are deleted.
 WITH groups AS MATERIALIZED (
     SELECT * FROM json_to_recordset($1) AS g(n int, root text, ids text[], unheld text[], moved text[])
 ), stale AS MATERIALIZED (
     SELECT b.n FROM json_to_recordset($2) AS b(n int, root text, version bigint)
-    WHERE NOT EXISTS (SELECT FROM stripe_attributions a WHERE a.id = b.root AND a.version = b.version)
+    WHERE b.version <> coalesce((SELECT a.version FROM stripe_attributions a WHERE a.id = b.root),
+                                (SELECT s.version FROM stripe_billing s WHERE s.id = b.root), 0)
     UNION
     SELECT g.n FROM groups g CROSS JOIN unnest(g.unheld) AS i(id)
     WHERE EXISTS (SELECT FROM stripe_objects o JOIN stripe_attributions a ON a.id = o.root WHERE o.id = i.id)
+       OR EXISTS (SELECT FROM stripe_objects o JOIN stripe_billing s ON s.id = o.root WHERE o.id = i.id)
 ), fresh AS MATERIALIZED (
     SELECT * FROM groups WHERE n NOT IN (TABLE stale)
 ), recorded AS (
@@ -37,7 +41,8 @@ WITH groups AS MATERIALIZED (
     SELECT * FROM json_to_recordset($3)
         AS d(n int, root text, id text, version bigint, facts json, ticket text, status text, amount bigint,
              currency text, refunded bigint, disputed bigint, created_at bigint, paid_at bigint, refunded_at bigint,
-             last_name text, country text, email_hash text, session_id text, charge_id text, account text)
+             last_name text, country text, email_hash text, session_id text, charge_id text, account text,
+             subscription text, rules int)
     WHERE n NOT IN (TABLE stale)
 ), before AS MATERIALIZED (
     SELECT a.id, a.ticket_id, a.status, a.amount_minor, a.currency, a.refunded_minor, a.disputed_minor, a.paid_at
@@ -48,10 +53,10 @@ WITH groups AS MATERIALIZED (
     INSERT INTO stripe_attributions AS a
            (id, root, version, facts, ticket_id, status, amount_minor, currency, refunded_minor, disputed_minor,
             created_at, paid_at, refunded_at, donor_last_name, donor_country, donor_email_hash,
-            session_id, charge_id, account)
+            session_id, charge_id, account, subscription_id, rules_version, derived_version)
     SELECT id, root, version, facts, ticket, status, amount, currency, refunded, disputed,
            to_timestamp(created_at), to_timestamp(paid_at), to_timestamp(refunded_at), last_name, country, email_hash,
-           session_id, charge_id, account
+           session_id, charge_id, account, subscription, rules, version
     FROM after
     ON CONFLICT (id) DO UPDATE SET
         root = excluded.root, version = excluded.version, facts = excluded.facts, ticket_id = excluded.ticket_id,
@@ -60,10 +65,32 @@ WITH groups AS MATERIALIZED (
         created_at = excluded.created_at, paid_at = excluded.paid_at, refunded_at = excluded.refunded_at,
         donor_last_name = excluded.donor_last_name, donor_country = excluded.donor_country,
         donor_email_hash = excluded.donor_email_hash, session_id = excluded.session_id,
-        charge_id = excluded.charge_id, account = excluded.account
+        charge_id = excluded.charge_id, account = excluded.account, subscription_id = excluded.subscription_id,
+        rules_version = excluded.rules_version, derived_version = excluded.derived_version
+), billing AS MATERIALIZED (
+    SELECT * FROM json_to_recordset($6) AS s(n int, id text, version bigint, facts json)
+    WHERE n NOT IN (TABLE stale)
+), unbilled AS (  -- an invoice's facts go to its donation's row when its payment is known
+    DELETE FROM stripe_billing WHERE id IN (SELECT id FROM billing WHERE facts IS NULL)
+), billed AS (
+    INSERT INTO stripe_billing (id, version, facts)
+    SELECT id, version, facts FROM billing WHERE facts IS NOT NULL
+    ON CONFLICT (id) DO UPDATE SET version = excluded.version, facts = excluded.facts
+), charges AS MATERIALIZED (
+    SELECT * FROM json_to_recordset($7) AS c(n int, id text, payment_intent text, facts json)
+    WHERE n NOT IN (TABLE stale)
+), returned AS (  -- a charge that supplies a value again
+    DELETE FROM stripe_failed_charges WHERE id IN (SELECT id FROM charges WHERE facts IS NULL)
+), parted AS (
+    INSERT INTO stripe_failed_charges (id, payment_intent, facts)
+    SELECT id, payment_intent, facts FROM charges WHERE facts IS NOT NULL
+    ON CONFLICT (id) DO UPDATE SET payment_intent = excluded.payment_intent, facts = excluded.facts
 ), named AS (
     INSERT INTO stripe_objects AS o (id, root)
     SELECT i.id, f.root FROM fresh f CROSS JOIN unnest(f.unheld || f.moved) AS i(id)
+    UNION
+    SELECT c.id, f.root
+    FROM fresh f CROSS JOIN unnest(f.moved) AS i(id) JOIN stripe_failed_charges c ON c.payment_intent = i.id
     ON CONFLICT (id) DO UPDATE SET root = excluded.root WHERE o.root <> excluded.root
 ), moved AS (  -- what each donation adds to its ticket's figures ('': none claims it), and what it added before
     SELECT 1 AS sign, coalesce(ticket, '') AS ticket, coalesce(currency, '') AS currency,
