@@ -174,20 +174,20 @@ async def _to_erase(ledger: Ledger, donation: str | None, hashes: list[str]) -> 
 @click.option("--limit", type=click.IntRange(1, MOST_ROWS), default=100, show_default=True, help="How many at most.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object per act.")
 def acts_command(limit: int, as_json: bool) -> None:
-    """What operators did to donations, and when; newest first.
+    """What operators did to donations and events, and when; newest first.
 
     \b
     Example:
       donationd acts --limit 10
     """
-    for at, actor, action, donation, detail in ask(
+    for at, actor, action, donation, event, detail in ask(
         lambda database: database.fetch(load("list_acts"), {"limit": limit})
     ):
         if as_json:
-            act = {"at": at.isoformat(), "by": actor, "action": action, "donation": donation, "detail": detail}
-            click.echo(json.dumps(act))
+            act = {"at": at.isoformat(), "by": actor, "action": action, "donation": donation, "event": event}
+            click.echo(json.dumps({**act, "detail": detail}))
         else:
-            click.echo(f"[{minute(at)}] {actor:<16} {action:<7} {donation} {detail}")
+            click.echo(f"[{minute(at)}] {actor:<16} {action:<7} {donation or event} {detail}".rstrip())
 
 
 @click.command("verify")
