@@ -14,6 +14,7 @@ import psycopg2
 
 from daemon import money, operator_cli, reload, up
 from daemon.config import CommandConfig, MigrateConfig
+from daemon.failed_cli import failed
 from daemon.ledger import Cursor, Ledger, PageQuery
 from daemon.simulator import payment_lives, player
 from daemon.status import status
@@ -308,7 +309,7 @@ def _progress(outcome: player.Outcome) -> None:
         click.echo(f"\r{outcome.total - outcome.remaining} of {outcome.total} delivered", nl=False, err=True)
 
 
-for command in (status, *operator_cli.COMMANDS):
+for command in (status, failed, *operator_cli.COMMANDS):
     main.add_command(command)
 
 

@@ -177,6 +177,25 @@ async def test_what_cannot_be_applied_is_kept_scrubbed_and_taken_later(
     assert await stored(database) == [(event["id"], event["type"], None)]
 
 
+@pytest.mark.parametrize("dismissed_at", [None, "2025-10-09T09:00Z"])
+async def test_a_failed_event_is_applied_once_a_release_understands_it(
+    client: Client, database: Database, event: Any, dismissed_at: str | None
+) -> None:
+    """The next delivery applies it and clears its reason, whether an operator dismissed it or not; then it is known."""
+    await database.fetch(
+        "INSERT INTO stripe_events (id, type, stripe_created, livemode, error, dismissed_at) "
+        "VALUES (%s, %s, to_timestamp(%s), false, 'an unknown shape', %s)",
+        [event["id"], event["type"], event["created"], dismissed_at],
+    )
+    for idempotent in (False, True):
+        reply = await post(client, event)
+        assert reply.status == 200
+        shown = {"received": True, "type": event["type"], "idempotent": idempotent, "handled": True}
+        assert await reply.json() == shown
+    assert await stored(database) == [(event["id"], event["type"], None)]
+    assert await database.fetch("SELECT count(*) FROM stripe_attributions WHERE paid_at IS NOT NULL") == [(1,)]
+
+
 async def test_a_body_over_the_limit_is_refused(client: Client, database: Database) -> None:
     """Over 1 MiB: 413."""
     reply = await post(client, b" " * (BODY_LIMIT + 1))
