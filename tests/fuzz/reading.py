@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from daemon import facts
+from daemon import facts, privacy
 from daemon.facts import CannotApply, NotAnEvent, StripeEvent
 from tests.fuzz import mutation, seeds
 from tests.fuzz.mutation import CANARY
@@ -154,7 +154,7 @@ def _said(body: bytes) -> dict[str, set[str]]:
 
 def _kept(name: str, text: str, key: bytes | None) -> str | None:
     if name == "last_name":
-        return text.rsplit(maxsplit=1)[-1][:64] if text.split() else None
+        return privacy.last_name(text)  # the rule itself is the subject of tests/test_names.py
     if name == "email_hash":
         email = text.strip().lower().encode("utf-8", "replace")
         return hmac.new(key, email, "sha256").hexdigest() if key else hashlib.sha256(email).hexdigest()
