@@ -6,6 +6,7 @@ JSON in and gets a `Donor` out, and has no type that could hold more.
 
 import hashlib
 import hmac
+import json
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ import msgspec
 
 LAST_NAME_LIMIT = 64
 NAME_LIMIT = 1000  # characters; a longer text is no name, and would keep the event loop busy
-COUNTRY = re.compile(r"[A-Z]{2}")
+COUNTRY = re.compile(r"[A-Za-z]{2}")
+SURROGATES = re.compile("[\ud800-\udfff]")  # in a Python text they stand for what is no Unicode
 
 # The forms below are those left when full-width and half-width characters have become ordinary ones.
 COMMAS = re.compile("[,\u060c\u3001\ufe50\ufe51]")  # also the Arabic and the ideographic one
@@ -51,44 +53,53 @@ class Donor:
     email_hash: str | None = None
 
 
-class _Address(msgspec.Struct):
-    country: str | None = None
-
-
-class _Details(msgspec.Struct):
-    name: str | None = None
-    email: str | None = None
-    address: _Address | None = None
-
-
-_details = msgspec.json.Decoder(_Details | None)
-_email = msgspec.json.Decoder(str | None)
-
-
 def reduce_details(raw: msgspec.Raw, hash_key: bytes | None) -> Donor:
     """Reduces Stripe's `billing_details` or `customer_details`, as raw JSON.
+
+    A field of another type than text, or whose text is no valid Unicode, counts as absent; so does an object that is
+    no JSON. A donor's details never cost an event.
 
     Args:
         raw: the object, or `null`.
         hash_key: the key of e-mail hashes (DONOR_EMAIL_HASH_KEY); None for plain SHA-256.
-
-    Raises:
-        msgspec.ValidationError: another shape than Stripe's; it names the place, never the value.
     """
-    details = _details.decode(raw)
-    if details is None:
-        return Donor()
-    country = (details.address.country or "").upper() if details.address else ""
+    details = _object(_decoded(raw))
+    country = _text(_object(details.get("address")).get("country")) or ""
     return Donor(
-        last_name=last_name(details.name),
-        country=country if COUNTRY.fullmatch(country) else None,
-        email_hash=email_hash(details.email, hash_key),
+        last_name=last_name(_text(details.get("name"))),
+        country=country.upper() if COUNTRY.fullmatch(country) else None,
+        email_hash=email_hash(_text(details.get("email")), hash_key),
     )
 
 
 def reduce_email(raw: msgspec.Raw, hash_key: bytes | None) -> str | None:
-    """The hash of an e-mail given as raw JSON (a string or `null`). Raises as `reduce_details`."""
-    return email_hash(_email.decode(raw), hash_key)
+    """The hash of an e-mail given as raw JSON; None where that is no text."""
+    return email_hash(_text(_decoded(raw)), hash_key)
+
+
+def _decoded(raw: msgspec.Raw) -> object:
+    """What the JSON says; None where it is none.
+
+    msgspec refuses a text that is no valid Unicode together with everything around it. Python's own parser, which is
+    slower, makes surrogates of it.
+    """
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        return json.loads(bytes(raw).decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _object(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    """The value if it is a text of valid Unicode."""
+    return value if isinstance(value, str) and not SURROGATES.search(value) else None
 
 
 def last_name(name: str | None) -> str | None:

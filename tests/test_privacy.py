@@ -8,9 +8,11 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
+import msgspec
 import psycopg2
 import pytest
 from hypothesis import example, given
@@ -54,8 +56,6 @@ BREAKAGES: tuple[tuple[str, Any], ...] = (
     ("amount", "canary-amount"),
     ("currency", "canary-currency"),
     ("created", {"canary": "canary"}),
-    ("billing_details", "canary-details"),
-    ("billing_details", {"name": ["canary"], "email": EMAIL}),
     ("payment_intent", "canary intent"),
     ("metadata", "canary-metadata"),
     ("id", "canary id"),
@@ -88,6 +88,65 @@ def broken(events: list[Json]) -> list[Json]:
         {**charge, "id": f"evt_broken{n}", "data": {"object": {**charge["data"]["object"], key: value}}}
         for n, (charge, (key, value)) in enumerate(zip(charges, BREAKAGES, strict=False))
     ]
+
+
+NO_TEXT = [
+    r'"\ud800"',
+    r'"Ann \udc00 Smith"',
+    '"Ann \xe9"',
+    "null",
+    "5",
+    "true",
+    "[]",
+    "{}",
+    '["Ann"]',
+    r'{"name": "\ud800"}',
+]
+NO_JSON = ['"Ann \\x"', '"Ann', "", "}", "[" * 5000 + "]" * 5000]
+KNOWN = {"name": '"Ann Smith"', "email": '"ann@example.com"', "address": '{"country": "us"}'}
+REDUCED = privacy.Donor("Smith", "US", privacy.email_hash("ann@example.com", None))
+
+
+def raw(text: str) -> msgspec.Raw:
+    return msgspec.Raw(text.encode("latin-1"))
+
+
+def raw_object(fields: dict[str, str]) -> msgspec.Raw:
+    return raw("{" + ", ".join(f'"{name}": {text}' for name, text in fields.items()) + "}")
+
+
+@pytest.mark.parametrize("bad", NO_TEXT)
+def test_what_is_no_text_counts_as_absent(bad: str) -> None:
+    """In place of the donor object or of one of its fields, and for that field only; nothing is ever raised."""
+    assert privacy.reduce_email(raw(bad), None) is None
+    assert privacy.reduce_details(raw(bad), None) == privacy.Donor()
+    assert privacy.reduce_details(raw_object(KNOWN | {"name": bad}), None) == replace(REDUCED, last_name=None)
+    assert privacy.reduce_details(raw_object(KNOWN | {"email": bad}), None) == replace(REDUCED, email_hash=None)
+    assert privacy.reduce_details(raw_object(KNOWN | {"address": bad}), None) == replace(REDUCED, country=None)
+    street = f'{{"line1": {bad}, "country": "us"}}'
+    assert privacy.reduce_details(raw_object(KNOWN | {"address": street, "phone": bad}), None) == REDUCED
+
+
+@pytest.mark.parametrize("bad", NO_JSON)
+def test_what_is_no_json_counts_as_absent(bad: str) -> None:
+    """Where it is not clear what the fields are, there are none."""
+    assert privacy.reduce_email(raw(bad), None) is None
+    assert privacy.reduce_details(raw(bad), None) == privacy.Donor()
+    assert privacy.reduce_details(raw_object(KNOWN | {"name": bad}), None) == privacy.Donor()
+
+
+@given(st.binary() | st.text(st.sampled_from('{}[]":,\\ud8nameil 0')).map(str.encode))
+def test_no_bytes_make_the_reduction_raise(text: bytes) -> None:
+    """Whatever stands where a donor belongs, there is a donor, if an empty one."""
+    assert privacy.reduce_email(msgspec.Raw(text), None) is None or text.strip().startswith(b'"')
+    assert isinstance(privacy.reduce_details(msgspec.Raw(text), None), privacy.Donor)
+
+
+@pytest.mark.parametrize("country", ["", "USA", "u", "ß", "\ufb01", "\u0131t", "U1", "US "])
+def test_a_country_is_two_letters(country: str) -> None:
+    """Anything else, even what would become two letters in capitals, is none."""
+    details = msgspec.Raw(msgspec.json.encode({"address": {"country": country}}))
+    assert privacy.reduce_details(details, None).country is None
 
 
 WORDS = st.text().map(lambda text: f"canary {text}")
