@@ -3,6 +3,7 @@
 import base64
 import json
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -174,6 +175,16 @@ async def test_an_unknown_ticket_is_not_found(client: Client, path: str) -> None
     reply = await client.get(f"/api/tickets/nobodys/{path}")
     assert reply.status == 404
     assert await reply.json() == {"success": False, "error": "Not Found", "message": "there is no ticket nobodys"}
+
+
+@pytest.mark.parametrize("path", ["donations", "donations/total"])
+@pytest.mark.parametrize("ticket", ["story.1", "203.0.113.77", "123456789", "x" * 65, "a b", "é", "١٢٣"])
+async def test_what_is_no_ticket_id_is_a_bad_request(client: Client, ticket: str, path: str) -> None:
+    """400, and the reply repeats nothing of it; a number of 8 digits may be one."""
+    reply = await client.get(f"/api/tickets/{quote(ticket)}/{path}")
+    assert reply.status == 400
+    assert ticket not in await reply.text()
+    assert (await client.get(f"/api/tickets/12345678/{path}")).status == 404
 
 
 async def test_a_ticket_without_donations(client: Client, database: Database) -> None:

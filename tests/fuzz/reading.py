@@ -47,7 +47,7 @@ def _between(least: int, most: int) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and least <= value <= most
 
 
-ID, TICKET, MONEY = _is(r"[A-Za-z0-9_]{1,255}"), _is(r"[A-Za-z0-9._-]{1,64}"), _between(1, 10**15)
+ID, TICKET, MONEY = _is(r"[A-Za-z0-9_]{1,255}"), _is(r"(?![0-9]{9,}\Z)[A-Za-z0-9_-]{1,64}"), _between(1, 10**15)
 # What a newest fact may be, by its name.
 FORMS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("payment_intent", "charge", "account"), ID),
