@@ -18,6 +18,7 @@ from daemon.simulator import payment_lives, player
 from daemon.status import status
 from daemon.terminal import Failure, ask, environ, ticket_argument
 from health_sidecar import gate
+from health_sidecar.life import forbid_core_dumps
 from sql import load, migrate
 from sql.database import Row, classify
 
@@ -311,6 +312,7 @@ for command in (status, *operator_cli.COMMANDS):
 
 def run() -> None:
     """The console command: Ctrl-C ends it with 130, and a reader that has seen enough (`| head`) with 0."""
+    forbid_core_dumps()
     try:
         status = main(standalone_mode=False)
     except click.ClickException as error:

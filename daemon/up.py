@@ -39,7 +39,7 @@ from daemon.config import Config
 from daemon.embedded import ROLE, CannotStart, new_password, prepare
 from health_sidecar.config import Config as SidecarConfig
 from health_sidecar.config import ConfigError
-from health_sidecar.life import die_with_parent
+from health_sidecar.life import die_with_parent, forbid_core_dumps
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout: supervisord.conf lies next to the packages
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -81,6 +81,7 @@ def up(embedded: bool) -> int:
     Returns:
         0 after a requested stop; 1 if it could not start, or supervisord ended by itself.
     """
+    forbid_core_dumps()  # of everything: children inherit it
     _catch_stop_signals()
     supervisord: subprocess.Popen[bytes] | None = None
     try:
