@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +15,7 @@ from daemon.recorder import Entry, Recorder
 from daemon.simulator import payment_lives, player
 from sql import load
 from sql.database import Database
+from tests.diagram import README
 from tests.test_webhook import NOW, Client, client
 
 __all__ = ["client"]
@@ -167,6 +169,18 @@ async def test_a_bad_parameter_is_named(client: Client, database: Database, quer
     error = await reply.json()
     assert (error["success"], error["error"]) == (False, "Bad Request")
     assert error["message"].startswith(name)
+
+
+async def test_readme_names_every_field_that_the_public_can_read(client: Client, database: Database) -> None:
+    """The table under "What anybody can read" has the ledger's fields, and the text below names those of the totals."""
+    section = README.read_text().partition("## What anybody can read\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    await fill(database, payment_lives.seed_example(TICKET), TICKET)
+    [donation, *_] = (await (await client.get(f"/api/tickets/{TICKET}/donations")).json())["donations"]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(donation)
+    total = await (await client.get(f"/api/tickets/{TICKET}/donations/total")).json()
+    assert set(total["lastDonation"]) == {"paidAt", "amount", "currency", "donor"}
+    assert "(`lastDonation`)" in section
 
 
 @pytest.mark.parametrize("path", ["donations", "donations/total"])
