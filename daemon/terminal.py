@@ -83,7 +83,9 @@ def ask(question: Callable[[Database], Awaitable[T]], timeout_s: float = 60) -> 
 
 def ticket_argument(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
     if not re.fullmatch(TICKET_PATTERN, value):
-        raise click.BadParameter("1 to 64 letters, digits, dots, dashes and underscores")
+        raise click.BadParameter(
+            "1 to 64 letters, digits, dashes and underscores, and no more than 8 if all are digits"
+        )
     return value
 
 

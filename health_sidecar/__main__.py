@@ -324,6 +324,7 @@ async def wait_at_most(stop: asyncio.Event, timeout_s: float) -> None:
 def main(environ: Mapping[str, str]) -> int:
     """Read the configuration, live, and return the exit status."""
     started_s = time.monotonic()
+    life.forbid_core_dumps()
     if life.supervised(environ):
         life.die_with_parent()
     try:

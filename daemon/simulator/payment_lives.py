@@ -22,7 +22,7 @@ DONORS = (
     Donor("José María García López", "López", "MX", "jm@example.mx", "+525555550101", "Av. Sol 4", "Puebla", "72000"),
     Donor("  Zoë   O'Neill ", "O'Neill", "IE", " Zoe@Example.ie ", "+35315550199", "3 Quay Road", "Cork", "T12 X0Y"),
     Donor("Wang Xiaoming", "Xiaoming", "SG", "xm.wang@example.sg", "+6565550112", "77 Orchard Rd", "Singapore", "238"),
-    Donor("山田 太郎", "太郎", "JP", "taro@example.jp", "+81355500155", "1-2-3 Ginza", "Tokyo", "104-0061"),
+    Donor("山田 太郎", "山田", "JP", "taro@example.jp", "+81355500155", "1-2-3 Ginza", "Tokyo", "104-0061"),
     Donor("Jane", "Jane", "GB", "jane@example.co.uk", "+442075550160", "221 Baker Street", "London", "NW1 6XE"),
     Donor("Anna-Lena Müller-Lüdenscheidt", "Müller-Lüdenscheidt", "DE", "al@example.de", None, "Ring 5", "Ulm", None),
     Donor("dora.private@example.net", None, "US", "dora.private@example.net", None, None, None, "94103"),

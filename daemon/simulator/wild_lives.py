@@ -60,7 +60,7 @@ WILD_DONORS = (
     *DONORS,
     Donor("Ann Blank", "Blank", None, "   ", None, None, None, None),
     Donor("   ", None, "BE", "BLANK@EXAMPLE.BE", None, None, None, None),
-    Donor("Agent 007", None, "GB", None, None, None, None, None),
+    Donor("Agent 007", "Agent", "GB", None, None, None, None, None),
     Donor("Q " + "y" * 80, "y" * 64, None, None, None, None, None, None),
 )
 
