@@ -10,6 +10,7 @@ failure is a `DatabaseDown`, and servers.py says whom to try next.
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import math
 import socket
@@ -20,7 +21,7 @@ from typing import Any
 import aiopg
 import psycopg2
 import structlog
-from psycopg2 import errorcodes, extensions
+from psycopg2 import _psycopg, errorcodes, extensions
 
 from sql.servers import Server, Servers
 
@@ -37,13 +38,26 @@ CLIENT_GRACE_S = 1.0
 # too long.
 LOCK_SHARE = 0.8
 
-# Said once on each connection. The last makes the server look, during a statement, whether its client is still
-# there: what a caller gave up or a killed process left behind ends within a second, not at the time limit.
+# Said once on each connection. The third setting makes the server look, during a statement, whether its client is still
+# there: what a caller gave up or a killed process left behind ends within a second, not at the time limit. The last two
+# are for what is acknowledged after a commit: it waits at least until the commit is on the disk, and on the synchronous
+# standby's if there is one, and the warning that this wait was cancelled is sent to us.
 SESSION = """
 SELECT set_config('statement_timeout', %(timeout_ms)s, false),
        set_config('lock_timeout', %(lock_timeout_ms)s, false),
-       set_config('client_connection_check_interval', '1s', false)
+       set_config('client_connection_check_interval', '1s', false),
+       set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'remote_apply'
+                                        THEN 'remote_apply' ELSE 'on' END, false),
+       set_config('client_min_messages', 'warning', false)
 """
+# The function of PostgreSQL that waits for a synchronous standby. Its warning has no SQLSTATE of its own, and its text
+# may be translated; libpq adds the function's name if it is asked for all there is.
+WAIT_FOR_STANDBY = "SyncRepWaitForLSN"
+NOT_REPLICATED = "not replicated"
+PQERRORS_VERBOSE = 2
+# psycopg2 has no function for it. Its module's libraries are searched, and libpq is one of them.
+_set_error_verbosity = ctypes.CDLL(_psycopg.__file__).PQsetErrorVerbosity
+_set_error_verbosity.argtypes = (ctypes.c_void_p, ctypes.c_int)
 
 # What PostgreSQL reports for reasons that pass: the kind of outage, by SQLSTATE or by its class (the first two
 # characters). A later attempt of the same statement can succeed. With every other SQLSTATE it cannot: `Refused`.
@@ -75,6 +89,7 @@ KIND_BY_SQLSTATE = {
 FOR_ITS_VALUES = ("21", "22", "23", "44", "54", "P0")
 # What a connection had prepared is gone (DISCARD, or a pooler that changes servers), or stands there already (such a
 # pooler again). Nothing was done, and a new connection prepares it.
+PREPARATION_LOST = "prepared statement lost"
 PREPARED_LOST = {errorcodes.INVALID_SQL_STATEMENT_NAME, errorcodes.DUPLICATE_PREPARED_STATEMENT}
 # "cached plan must not change result type" has the SQLSTATE of every unsupported feature. Its text may be translated,
 # the name of PostgreSQL's function is not.
@@ -129,8 +144,9 @@ REMEDIES = {
     "internal error": "look in PostgreSQL's log",
     "lock held": "look for the session that holds it: pg_blocking_pids() in pg_stat_activity",
     "no such database or role": "create it, or change DATABASE_URL and start again",
+    NOT_REPLICATED: "bring the synchronous standby back, or take it out of synchronous_standby_names",
     "out of resources": "look in PostgreSQL's log: its memory or a limit is used up",
-    "prepared statement lost": "connect to PostgreSQL itself, or let the pooler work in session mode",
+    PREPARATION_LOST: "connect to PostgreSQL itself, or let the pooler work in session mode",
     "read only": "lead DATABASE_URL to the primary, or look who set default_transaction_read_only",
     "system error": "look in PostgreSQL's log: its operating system or its disk reports errors",
     "timeout": "look in pg_stat_activity for what is slow",
@@ -146,7 +162,7 @@ def remedy(kind: str) -> dict[str, str]:
 
 
 class DatabaseDown(Exception):
-    """The database could not be used; nothing is known to have been written.
+    """The database could not be used; what was sent is not known to be durable, and may be sent again.
 
     `kind` is a class of failure such as "timeout". It and `str()` name no host, user, value or driver text, so both
     may be shown to anybody.
@@ -217,6 +233,17 @@ def _lost_its_preparation(error: Exception) -> bool:
     return error.pgcode in PREPARED_LOST or error.diag.source_function == PLAN_OUTDATED
 
 
+class _Notices:
+    """Takes the place of psycopg2's list of notices, and keeps none of them: their texts may hold values."""
+
+    def __init__(self) -> None:
+        self.is_not_replicated = False
+
+    def append(self, notice: str) -> None:
+        """Called by psycopg2 for each notice of the server."""
+        self.is_not_replicated = self.is_not_replicated or WAIT_FOR_STANDBY in notice
+
+
 class _Connection(aiopg.Connection):
     """aiopg's connection, driven from here, at whatever socket libpq uses by then, for as long as the caller waits.
 
@@ -228,6 +255,7 @@ class _Connection(aiopg.Connection):
         super().__init__(None, timeout=math.inf, enable_hstore=False, enable_uuid=False, **options)
         self.generation = 0  # the pool's
         self._prepared: set[str] = set()
+        self._notices = _Notices()
         # aiopg's cursors are cycles, and hold a statement's text: one each time would be garbage of 100 kB.
         self._only_cursor: aiopg.Cursor | None = None
         self._unwatch()
@@ -265,13 +293,27 @@ class _Connection(aiopg.Connection):
         self._unwatch()
         super()._close()
 
+    async def begin(self, session: Params) -> None:
+        """What a new connection needs before its first statement."""
+        self.raw.notices = self._notices
+        _set_error_verbosity(self.raw.pgconn_ptr, PQERRORS_VERBOSE)
+        await self.run(SESSION, session, None)
+
     async def run(self, sql: str, params: Params, prepare: str | None) -> list[Row]:
-        """Runs a statement, and before the first that needs it what prepares it."""
+        """Runs a statement, and before the first that needs it what prepares it.
+
+        Raises:
+            DatabaseDown: it is committed on this server and perhaps not on the synchronous standby.
+        """
         cursor = self._only_cursor = self._only_cursor or await self.cursor()
         if prepare is not None and prepare not in self._prepared:
             await cursor.execute(prepare)
             self._prepared.add(prepare)
+        self._notices.is_not_replicated = False
         await cursor.execute(sql, params)
+        self.raw.poll()  # psycopg2 hands out notices at its next reading, and what came with the reply has been read
+        if self._notices.is_not_replicated:
+            raise DatabaseDown(NOT_REPLICATED)
         return list(await cursor.fetchall()) if cursor.description else []
 
     def is_alive(self) -> bool:
@@ -335,7 +377,7 @@ class _Connector:
         connection = _Connection({**options, "application_name": self._application_name})
         try:
             await connection
-            await connection.run(SESSION, self._session, None)
+            await connection.begin(self._session)
         except BaseException:
             connection.close()
             raise
@@ -413,7 +455,7 @@ class Database:
         except TimeoutError:
             raise DatabaseDown("timeout") from None
         except _PreparedLost:
-            raise DatabaseDown("prepared statement lost") from None
+            raise DatabaseDown(PREPARATION_LOST) from None
 
     async def _run(self, sql: str, params: Params, prepare: str | None) -> list[Row]:
         """One attempt. Raises _PreparedLost, DatabaseDown or Refused."""

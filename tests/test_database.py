@@ -506,7 +506,8 @@ async def test_waiting_for_a_lock_has_a_kind_of_its_own(own: Instance, open_data
 
 def test_only_known_kinds_have_a_remedy() -> None:
     """A phrase that is changed takes its remedy along."""
-    kinds = {*module.KIND_BY_SQLSTATE.values(), *(kind for _, kind in module.KIND_BY_TEXT), "prepared statement lost"}
+    kinds = {*module.KIND_BY_SQLSTATE.values(), *(kind for _, kind in module.KIND_BY_TEXT)}
+    kinds |= {module.PREPARATION_LOST, module.NOT_REPLICATED}
     assert module.REMEDIES.keys() <= kinds
 
 
