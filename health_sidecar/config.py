@@ -82,6 +82,7 @@ class Config(Settings):
     metrics_dir: Path | None = Field(
         default=None, validation_alias=AliasChoices("metrics_dir", "prometheus_multiproc_dir")
     )
+    allow_logged_statements: bool = False
     gate_attempts: Count = 3
     gate_retry_delay_ms: Milliseconds = 2000
     watchdog_interval_ms: Milliseconds = 30000

@@ -1,4 +1,4 @@
-"""What we ask PostgreSQL: are you there, and is our schema in you?"""
+"""What we ask PostgreSQL: does it answer, has it our schema, and what do its settings mean for donors and commits?"""
 
 import asyncio
 import contextlib
@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from sql import load
 from sql.database import DatabaseDown
 from sql.migrate import Drift, compare, discover
+from sql.server_settings import NAMES, ServerSettings
 
 HISTORY_TABLE = "health_check_runs"  # the only one that no request needs
 REQUIRED_TABLES = (
@@ -119,6 +120,10 @@ class Probe:
             unreadable_tables=tuple(name for name in names if name in unreadable),
             drift=drift,
         )
+
+    async def server_settings(self) -> ServerSettings:
+        """The server's settings for sessions of our role. Raises DatabaseDown."""
+        return ServerSettings(await self.fetch(load("server_settings"), {"names": NAMES}))
 
     async def fetch(self, sql: str, params: Mapping[str, object] | Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """One statement within the ping's time limit. Raises DatabaseDown."""

@@ -24,6 +24,8 @@ from tests.instance import SECRETS, Instance, instance_of_its_own
 
 TEMPLATE = "template_ledger"
 USER = "donationd_owner"
+# What the startup gate asks of a server, for all roles of it.
+PRIVATE_LOG = {"log_min_error_statement": "panic", "log_error_verbosity": "terse"}
 _numbers = itertools.count(1)
 
 
@@ -88,7 +90,7 @@ def running_server(settings: Mapping[str, str], programs: Path | None = None) ->
     with tempfile.TemporaryDirectory(prefix="donationd-pg-", ignore_cleanup_errors=True) as folder:
         server = Server(Path(folder), programs)
         server.run("initdb", "-N", "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C")
-        settings = {"listen_addresses": "", "unix_socket_directories": folder, **settings}
+        settings = {"listen_addresses": "", "unix_socket_directories": folder, **PRIVATE_LOG, **settings}
         options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
         server.run("pg_ctl", "-w", "-l", str(server.log), "-o", options, "start")
         try:

@@ -1,6 +1,7 @@
 """What is acknowledged is durable: on the disk, and on the synchronous standby's if the server waits for one."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -9,6 +10,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
+from health_sidecar.gate import run_once
 from sql import migrate
 from sql.database import Database, DatabaseDown
 from tests.conftest import USER, Server, debian_programs, running_server
@@ -158,3 +160,21 @@ def test_the_api_answers_503(url: str, tmp_path: Path) -> None:
         assert len(live.api.lines("Database unavailable: connection lost")) == 1
         wait_for_standby("", url)
         live.check_well_again()
+
+
+def test_the_gate_refuses_a_server_that_loses_commits(capsys: pytest.CaptureFixture[str]) -> None:
+    """fsync=off is a failure, whatever else is permitted; what may do harm is a warning. Each names its command."""
+    with running_server({"fsync": "off", "full_page_writes": "off"}) as server:
+        url = server.url.format(name="postgres")
+        migrate.apply(url)
+        ask(url, "ALTER DATABASE postgres SET synchronous_commit = off")
+        environ = {"DATABASE_URL": url, "ALLOW_LOGGED_STATEMENTS": "true"}
+        assert run_once(environ) == 1
+        said = capsys.readouterr().out
+        assert "❌ fsync is off" in said
+        assert "⚠️ full_page_writes is off" in said
+        [command] = re.findall("⚠️ synchronous_commit is off by default: .* Run: (.*)", said)
+        assert ask(url, "SELECT detail LIKE 'fsync is off%%' FROM health_check_runs") == [True]
+        ask(url, command)
+        assert run_once(environ) == 1
+        assert "synchronous_commit" not in capsys.readouterr().out
