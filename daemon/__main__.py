@@ -28,6 +28,7 @@ from daemon.config import Config
 from daemon.donations import Donations
 from daemon.ledger import Ledger
 from daemon.limited_log import CountedLog
+from daemon.operator_tokens import OperatorAuthentication
 from daemon.recorder import Recorder
 from daemon.webhook import Webhook
 from health_sidecar import logs
@@ -167,6 +168,7 @@ def _runner(
         follower,
         deadline_s=config.request_deadline_ms / 1000,
         draining=draining,
+        ledger_access=None if config.public_ledger else OperatorAuthentication(config.operator_tokens),
     )
     return web.AppRunner(app, shutdown_timeout=config.shutdown_grace_ms / 1000)
 

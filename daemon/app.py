@@ -5,13 +5,14 @@ import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
 from daemon import metrics
 from daemon.batcher import Overloaded
 from daemon.donations import Donations
 from daemon.limited_log import TroubleLog
+from daemon.operator_tokens import OperatorAuthentication, Scope
 from daemon.request_ids import ids
 from daemon.webhook import BODY_LIMIT, Webhook
 from health_sidecar.connections import RETRY_AFTER_S, BodyTimeout
@@ -31,9 +32,18 @@ FAULTS = {
 }
 Faults = dict[str, TroubleLog]
 
+# What a client needs of an error besides its status and its words.
+ERROR_HEADERS = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
+
 
 def build(
-    webhook: Webhook, donations: Donations, follower: Follower, *, deadline_s: float, draining: asyncio.Event
+    webhook: Webhook,
+    donations: Donations,
+    follower: Follower,
+    *,
+    deadline_s: float,
+    draining: asyncio.Event,
+    ledger_access: OperatorAuthentication | None = None,
 ) -> web.Application:
     """The application of an API process.
 
@@ -41,13 +51,15 @@ def build(
         follower: what the sidecar says; looked at before anything else, but for the health checks.
         deadline_s: everything that one request may take.
         draining: once set, each reply closes its connection, so that clients go on to another process.
+        ledger_access: who may read the ledger; None if it is public. Totals always are.
     """
+    page = ledger_access.require(Scope.READ, donations.page) if ledger_access else donations.page
     app = web.Application(client_max_size=BODY_LIMIT, middlewares=[_gateway(follower, deadline_s, draining)])
     app.add_routes(health_routes(lambda: follower.state))
     app.add_routes(
         [
             web.post("/webhooks/stripe", webhook.receive),
-            web.get("/api/tickets/{id}/donations", donations.page),
+            web.get("/api/tickets/{id}/donations", page),
             web.get("/api/tickets/{id}/donations/total", donations.total),
         ]
     )
@@ -136,8 +148,7 @@ def refusal(error: web.HTTPException) -> web.Response:
     response = web.json_response(
         {"success": False, "error": status.phrase, "message": message or status.description}, status=status
     )
-    if "Allow" in error.headers:
-        response.headers["Allow"] = error.headers["Allow"]
+    response.headers.update({name: error.headers[name] for name in ERROR_HEADERS if name in error.headers})
     return response
 
 

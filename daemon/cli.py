@@ -13,11 +13,13 @@ import msgspec
 import psycopg2
 
 from daemon import money, operator_cli, reload, up
+from daemon.config import CommandConfig, MigrateConfig
 from daemon.ledger import Cursor, Ledger, PageQuery
 from daemon.simulator import payment_lives, player
 from daemon.status import status
-from daemon.terminal import Failure, ask, environ, ticket_argument
+from daemon.terminal import Failure, ask, read, settings, ticket_argument
 from health_sidecar import gate
+from health_sidecar.config import Basics
 from sql import load, migrate
 from sql.database import Row, classify
 
@@ -65,6 +67,7 @@ def reload_command() -> None:
     Example:
       donationd reload
     """
+    read(Basics, os.environ)
     environment = up.running_environ()
     if environment is None:
         raise Failure("nothing runs in this folder: start it with `donationd up`")
@@ -86,7 +89,7 @@ def migrate_command(status: bool) -> None:
       donationd migrate
       donationd migrate --status
     """
-    url = os.environ.get("MIGRATE_DATABASE_URL") or os.environ.get("DATABASE_URL")
+    url = read(MigrateConfig, os.environ).url
     if not url:
         raise Failure("set MIGRATE_DATABASE_URL or DATABASE_URL to postgresql://user@host/database")
     if not url.startswith("postgresql://"):
@@ -202,7 +205,7 @@ def ledger(ticket: str, as_json: bool) -> None:
       donationd ledger story-1
       donationd ledger story-1 --json
     """
-    unit = os.environ.get("DEFAULT_CURRENCY") or "USD"
+    unit = settings(CommandConfig).default_currency
     donations, totals = ask(lambda database: _read_ledger(Ledger(database), ticket, unit))
     if as_json:
         for donation in donations:
@@ -272,19 +275,19 @@ def simulate_command(payments: int, seed: int | None, url: str | None) -> None:
       donationd simulate --payments 20
       donationd simulate --payments 1000 --seed 7 --url http://127.0.0.1:3003
     """
-    environment = environ()
-    secret = environment.get("STRIPE_WEBHOOK_SECRET", "").split(",")[0].strip()
-    if not secret:
+    config = settings(CommandConfig)
+    if not config.signing_secrets:
         raise Failure("set STRIPE_WEBHOOK_SECRET to the API's signing secret, or start `donationd up --embedded` here")
     names = [row[0] for row in ask(lambda database: database.fetch(load("list_tickets")))]
     if not names:
         raise Failure('there are no tickets yet; add one: donationd tickets add story-1 --title "A new roof"')
-    host = environment.get("HOST") or "127.0.0.1"
-    base = url or f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{environment.get('PORT') or 3003}"  # noqa: S104
+    host = "127.0.0.1" if config.host == "0.0.0.0" else config.host  # noqa: S104 - the address of every interface
+    base = url or f"http://{host}:{config.port}"
     chosen = seed if seed is not None else time.time_ns() % 2**31
-    livemode = (environment.get("STRIPE_LIVEMODE") or "true").lower() not in ("false", "0", "no", "off")
-    lives = payment_lives.lives(chosen, payments, names, livemode=livemode, now=int(time.time()))
-    outcome = asyncio.run(player.play(base, secret, payment_lives.shuffled(lives, chosen), progress=_progress))
+    lives = payment_lives.lives(chosen, payments, names, livemode=config.stripe_livemode, now=int(time.time()))
+    outcome = asyncio.run(
+        player.play(base, config.signing_secrets[0], payment_lives.shuffled(lives, chosen), progress=_progress)
+    )
     click.echo(err=True)
     click.echo(
         f"{payments} payments (seed {chosen}), {outcome.total} deliveries: {outcome.applied} applied, "

@@ -1,11 +1,12 @@
-"""An API process's configuration (SPEC 2)."""
+"""The configurations of an API process and of the commands (SPEC 2)."""
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from daemon.money import CURRENCY
-from health_sidecar.config import Milliseconds, Settings
+from daemon.operator_tokens import OperatorToken, parse_tokens
+from health_sidecar.config import Basics, Milliseconds, Settings, WholeNumber
 
 
 def _secrets(value: SecretStr) -> SecretStr:
@@ -20,22 +21,58 @@ def _currency(value: str) -> str:
     return value
 
 
-class Config(Settings):
-    """Every setting of an API process."""
+Secrets = Annotated[SecretStr, AfterValidator(_secrets)]
 
-    stripe_webhook_secret: Annotated[SecretStr, AfterValidator(_secrets)]
-    read_database_url: SecretStr | None = None  # a replica, for queries that may lag
+
+class MigrateConfig(Basics):
+    """The settings of `donationd migrate`."""
+
+    database_url: SecretStr | None = None
+    migrate_database_url: SecretStr | None = None  # the role that owns the schema
+
+    @property
+    def url(self) -> str | None:
+        """The database to migrate, as the role that does it."""
+        url = self.migrate_database_url or self.database_url
+        return url.get_secret_value() if url else None
+
+
+class CommandConfig(Settings):
+    """The settings of an instance that its API processes and the commands for people read alike."""
+
+    stripe_webhook_secret: Secrets | None = None
     stripe_livemode: bool = True
     donor_email_hash_key: SecretStr | None = None
     host: str = "0.0.0.0"  # noqa: S104 - Stripe comes from outside
-    port: int = Field(3003, ge=1, le=65535)
+    port: WholeNumber = Field(3003, ge=1, le=65535)
     default_currency: Annotated[str, AfterValidator(_currency)] = "USD"
-    db_pool_size: int = Field(4, ge=1, le=100)  # for reads, which are short; events have one connection more
+
+    @property
+    def signing_secrets(self) -> tuple[str, ...]:
+        """Each of the webhook's signing secrets."""
+        if self.stripe_webhook_secret is None:
+            return ()
+        return tuple(part.strip() for part in self.stripe_webhook_secret.get_secret_value().split(","))
+
+    @property
+    def hash_key(self) -> bytes | None:
+        """The key of e-mail hashes, or None."""
+        return self.donor_email_hash_key.get_secret_value().encode() if self.donor_email_hash_key else None
+
+
+class Config(CommandConfig):
+    """Every setting of an API process."""
+
+    stripe_webhook_secret: Secrets
+    read_database_url: SecretStr | None = None  # a replica, for queries that may lag
+    operator_tokens: Annotated[tuple[OperatorToken, ...], BeforeValidator(parse_tokens)] = ()
+    public_ledger: bool = True
+    db_pool_size: WholeNumber = Field(4, ge=1, le=100)  # for reads, which are short; events have one connection more
     # Some tenths of a second's work; more get 503 at once. As they stand, the connections are the nearer bound.
-    webhook_queue_limit: int = Field(1000, ge=1, le=100_000)
+    webhook_queue_limit: WholeNumber = Field(1000, ge=1, le=100_000)
     # Served at once, per process. A quarter keeps it busy: more only wait longer, and hold 30 kB each; those that have
     # nothing to do make room.
-    max_connections: int = Field(256, ge=10, le=100_000)
+    max_connections: WholeNumber = Field(256, ge=10, le=100_000)
     header_timeout_ms: Milliseconds = 10_000  # a head is one packet; the rest is for lost ones
     body_timeout_ms: Milliseconds = 10_000  # even 1 MiB, at 100 kB/s; Stripe's events have a few kB
     write_timeout_ms: Milliseconds = 30_000  # a page of 1,000 donations at 15 kB/s
@@ -43,13 +80,3 @@ class Config(Settings):
     db_statement_timeout_ms: Milliseconds = 5000  # a batch takes milliseconds; this long means trouble
     request_deadline_ms: Milliseconds = 15_000  # a connection, a statement and a retry fit in
     shutdown_grace_ms: Milliseconds = 10_000  # accepted requests end well within it
-
-    @property
-    def signing_secrets(self) -> tuple[str, ...]:
-        """Each of the webhook's signing secrets."""
-        return tuple(part.strip() for part in self.stripe_webhook_secret.get_secret_value().split(","))
-
-    @property
-    def hash_key(self) -> bytes | None:
-        """The key of e-mail hashes, or None."""
-        return self.donor_email_hash_key.get_secret_value().encode() if self.donor_email_hash_key else None

@@ -11,10 +11,11 @@ import click
 import msgspec
 
 from daemon import acts, fold, money, privacy
+from daemon.config import CommandConfig
 from daemon.facts import ID_PATTERN, Facts
 from daemon.ledger import Ledger
 from daemon.recorder import Recorder
-from daemon.terminal import Failure, ask, database_url, environ, minute, ticket_argument
+from daemon.terminal import Failure, ask, database_url, minute, settings, ticket_argument
 from daemon.verify import MissingTotal, verify
 from sql import load
 from sql.database import Database, DatabaseDown, Refused, Row
@@ -148,14 +149,14 @@ def erase(donation: str | None, email: bool, yes: bool, actor: str) -> None:
 
 def _read_email_hashes() -> list[str]:
     """Both hashes of an e-mail: with the key, and without it, as rows from before the key have it."""
-    key = environ().get("DONOR_EMAIL_HASH_KEY")
+    key = settings(CommandConfig).hash_key
     if not key:
         click.echo("(DONOR_EMAIL_HASH_KEY is not set here: only hashes made without it can be found)", err=True)
     if sys.stdin.isatty():
         email = click.prompt("E-mail", hide_input=True, err=True)
     else:
         email = sys.stdin.buffer.readline().decode("utf-8", "replace")
-    hashes = {privacy.email_hash(email, key.encode() if key else None), privacy.email_hash(email, None)}
+    hashes = {privacy.email_hash(email, key), privacy.email_hash(email, None)}
     known = sorted(each for each in hashes if each)
     if not known:
         raise click.UsageError("no e-mail was given")

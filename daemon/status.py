@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -12,8 +11,8 @@ from typing import Any
 
 import click
 
-from daemon import up
-from daemon.terminal import Failure
+from daemon.terminal import settings
+from health_sidecar.config import SidecarAddress
 
 HTTP_TIMEOUT_S = 10.0
 OUTCOMES = ("applied", "duplicate", "ignored", "failed", "refused")
@@ -34,25 +33,14 @@ def status(as_json: bool) -> None:
       donationd status
       donationd status --json | jq .problems
     """
-    host, port = _address()
-    report = _ask(host, port)
+    address = settings(SidecarAddress)
+    report = _ask(EVERYWHERE.get(address.metrics_host, address.metrics_host), address.metrics_port)
     if as_json:
         click.echo(json.dumps(report))
     else:
         for line in _screen(report):
             click.echo(line)
     sys.exit(0 if report["ok"] else 1)
-
-
-def _address() -> tuple[str, int]:
-    embedded = None if os.environ.get("DATABASE_URL") else up.embedded_environ()
-    if embedded:
-        click.echo("(using the embedded instance of this folder)", err=True)
-    environment = up.DEFAULTS | (embedded or {}) | {name: value for name, value in os.environ.items() if value}
-    host, port = environment["METRICS_HOST"], environment["METRICS_PORT"]
-    if not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535):
-        raise Failure("METRICS_PORT: must be a whole number from 1 to 65535")
-    return EVERYWHERE.get(host, host), int(port)
 
 
 def _ask(host: str, port: int) -> Report:

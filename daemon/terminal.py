@@ -1,4 +1,4 @@
-"""What commands share: the database they talk to, how they fail, how they show a time."""
+"""What commands share: their settings, the database they use, how they fail, how they show a time."""
 
 import asyncio
 import os
@@ -10,29 +10,51 @@ from typing import TypeVar
 import click
 
 from daemon import up
+from daemon.config import CommandConfig
 from daemon.facts import TICKET_PATTERN
+from health_sidecar.config import Basics, ConfigError
 from sql.database import Database, DatabaseDown, Refused
 
 T = TypeVar("T")
+Kind = TypeVar("Kind", bound=Basics)
+
+NO_DATABASE = "DATABASE_URL: not set"
+ENVIRON = "daemon.terminal.environ"  # looked for and mentioned once per command
 
 
 class Failure(click.ClickException):
     """The work failed: one clear sentence, exit status 1."""
 
 
-def environ() -> Mapping[str, str]:
-    """The environment; without DATABASE_URL that of the embedded instance running here, saying so."""
-    if os.environ.get("DATABASE_URL"):
-        return os.environ
-    embedded = up.embedded_environ()
-    if embedded is None:
-        raise Failure("set DATABASE_URL to postgresql://user@host/database, or start `donationd up --embedded` here")
-    click.echo("(using the embedded database of this folder)", err=True)
-    return {**embedded, **{name: value for name, value in os.environ.items() if value}}
+def read(kind: type[Kind], environ: Mapping[str, str]) -> Kind:
+    """The settings in `environ`; fails with every mistake at once."""
+    try:
+        return kind.from_environ(environ)
+    except ConfigError as error:
+        problems = error.problems
+    if NO_DATABASE in problems:
+        problems.append("set DATABASE_URL to postgresql://user@host/database, or start `donationd up --embedded` here")
+    raise Failure("\n".join(problems))
+
+
+def settings(kind: type[Kind]) -> Kind:
+    """The settings set here; without DATABASE_URL on top of those of the embedded instance of this folder."""
+    known = click.get_current_context().meta
+    if ENVIRON not in known:
+        known[ENVIRON] = _environ()
+    return read(kind, known[ENVIRON])
+
+
+def _environ() -> dict[str, str]:
+    given = {name: value for name, value in os.environ.items() if value}
+    embedded = None if "DATABASE_URL" in given else up.embedded_environ()
+    if embedded:
+        click.echo("(using the embedded instance of this folder)", err=True)
+    return {**(embedded or {}), **given}
 
 
 def database_url() -> str:
-    url = environ().get("DATABASE_URL", "")
+    url = settings(CommandConfig).database_url.get_secret_value()
     if not url.startswith("postgresql://"):
         raise Failure("DATABASE_URL must start with postgresql://")
     return url

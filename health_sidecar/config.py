@@ -1,21 +1,58 @@
 """Configuration: environment variables read once into one frozen value, every mistake reported at once.
 
-`Settings` is the part that the sidecar and the API share, `Basics` that of any process; `Config` is the sidecar's own.
+Each process and each command has a class of the settings that it reads; classes share fields by inheritance, so that a
+value means the same to all of them. `Basics` is what every process reads, `Settings` what needs the database, and
+`Config` is the sidecar's own.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 
 # Upper ends exist so that a unit mixed up (seconds, microseconds) is noticed at start.
 _HOUR_MS = 3_600_000
 # Linux's limit for a socket's address is 108 bytes with the closing zero.
 _SOCKET_PATH_BYTES = 107
 
-Milliseconds = Annotated[int, Field(gt=0, le=_HOUR_MS)]
-Count = Annotated[int, Field(ge=1, le=1000)]
+
+def _digits(value: object) -> object:
+    if isinstance(value, str) and not (value.isascii() and value.isdecimal()):
+        raise ValueError("must be a whole number, written in digits only")
+    return value
+
+
+# Others than pydantic read numbers too (supervisord, for one), and it alone would accept `1_0` and `10.0`.
+WholeNumber = Annotated[int, BeforeValidator(_digits)]
+Milliseconds = Annotated[WholeNumber, Field(gt=0, le=_HOUR_MS)]
+Count = Annotated[WholeNumber, Field(ge=1, le=1000)]
+
+
+# Variables of later releases, and what each would have to say for what happens anyway. Any other value is refused: it
+# asks for something that would not happen.
+NOT_SUPPORTED = {
+    "CHARITY_COUNTRY": "",
+    "CHARITY_NAME": "",
+    "FRAME_ANCESTORS": "",
+    "LEDGER_SCHEMA": "public",
+    "MAIL_FROM": "",
+    "PUBLIC_URL": "",
+    "REPORT_TIME_ZONE": "UTC",
+    "SMTP_URL": "",
+    "STRIPE_API_BASE": "",
+    "STRIPE_API_KEY": "",
+    "TRUSTED_PROXIES": "",
+}
 
 
 class ConfigError(Exception):
@@ -60,12 +97,15 @@ class Basics(BaseModel):
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
         """Read `environ`; an empty variable counts as unset. Raises ConfigError naming every mistake at once."""
-        given = {name.lower(): value for name, value in environ.items() if value != "" and name.isupper()}
+        given = {name: value for name, value in environ.items() if value != "" and name.isupper()}
+        problems = _not_supported(given)
         try:
-            return cls.model_validate(given)
+            config = cls.model_validate({name.lower(): value for name, value in given.items()})
         except ValidationError as error:
-            problems = [_sentence(problem) for problem in error.errors(include_input=False, include_url=False)]
-        raise ConfigError(problems)
+            problems += [_sentence(problem) for problem in error.errors(include_input=False, include_url=False)]
+        if problems:
+            raise ConfigError(problems)
+        return config
 
 
 class Settings(Basics):
@@ -74,11 +114,16 @@ class Settings(Basics):
     database_url: SecretStr
 
 
-class Config(Settings):
-    """Every setting of the sidecar."""
+class SidecarAddress(Basics):
+    """Where the sidecar listens."""
 
     metrics_host: str = "127.0.0.1"
-    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9464
+    metrics_port: Annotated[WholeNumber, Field(ge=0, le=65535)] = 9464
+
+
+class Config(SidecarAddress, Settings):
+    """Every setting of the sidecar."""
+
     metrics_dir: Path | None = Field(
         default=None, validation_alias=AliasChoices("metrics_dir", "prometheus_multiproc_dir")
     )
@@ -91,6 +136,16 @@ class Config(Settings):
     reconnect_attempts: Count = 5
     reconnect_delay_ms: Milliseconds = 5000
     db_ping_timeout_ms: Milliseconds = 5000
+
+
+def _not_supported(given: Mapping[str, str]) -> list[str]:
+    """A sentence for each variable that asks for something this release does not do."""
+    return [
+        f"{name}: this release does not support it"
+        + (f", except for the value {harmless}" if harmless else "; unset it")
+        for name, harmless in NOT_SUPPORTED.items()
+        if given.get(name, harmless) != harmless
+    ]
 
 
 def _sentence(problem: Any) -> str:

@@ -22,8 +22,7 @@ from health_sidecar.life import supervisord
 SECRETS = {
     "DONOR_EMAIL_HASH_KEY": "canary-hash-key",
     "MIGRATE_DATABASE_URL": "postgresql://canary-owner@127.0.0.1/none",
-    "OPERATOR_TOKENS": f"canary:{'0' * 64}",
-    "STRIPE_API_KEY": "sk_test_canary",
+    "OPERATOR_TOKENS": f"canary:read:{'0' * 64}",
 }
 RECOVERY_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = 20.0

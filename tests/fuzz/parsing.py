@@ -126,8 +126,8 @@ def configuration(lines: bytes) -> None:
 
 
 def _only_open_settings(config: ApiConfig | SidecarConfig) -> bool:
-    """Paths and hosts are no secrets; everything else hides what it holds."""
-    named = {"readiness_socket", "metrics_host", "metrics_dir", "host"}
+    """Paths, hosts and the names of tokens are no secrets; everything else hides what it holds."""
+    named = {"readiness_socket", "metrics_host", "metrics_dir", "host", "operator_tokens"}
     return CANARY not in repr({name: value for name, value in config if name not in named})
 
 

@@ -1,0 +1,196 @@
+"""Operators authenticate with bearer tokens (RFC 6750); an instance knows only the tokens' SHA-256 hashes.
+
+`parse_tokens` reads the setting OPERATOR_TOKENS. `OperatorAuthentication` admits a request to a handler if its token
+has the scope that the handler requires; the errors it raises become replies in `app`.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import math
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from aiohttp import hdrs, web
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+MAX_FAILED_ATTEMPTS = 10  # of one address within WINDOW_S
+WINDOW_S = 60.0
+MAX_ADDRESSES = 2048  # whose failed attempts are remembered: less than 1.5 MB
+IPV6_HOST_PREFIX = 64  # one host can use every address of such a network (RFC 4291)
+
+CHALLENGE = 'Bearer realm="donationd"'
+ENTRY_FORMAT = (
+    "each entry is name:scopes:sha256hex, where a name has 1 to 64 letters, digits, dots, dashes and underscores, "
+    "scopes are read, export and act joined by +, and sha256hex is the token's SHA-256 in 64 hexadecimal digits"
+)
+
+
+class Scope(StrEnum):
+    """What a token permits."""
+
+    READ = "read"
+    EXPORT = "export"
+    ACT = "act"
+
+
+_SCOPE = "|".join(Scope)
+_ENTRY = re.compile(
+    rf"(?P<name>[A-Za-z0-9._-]{{1,64}}):(?P<scopes>(?:{_SCOPE})(?:\+(?:{_SCOPE}))*):(?P<sha256>[0-9A-Fa-f]{{64}})"
+)
+
+
+@dataclass(frozen=True)
+class OperatorToken:
+    """One entry of OPERATOR_TOKENS. Several may have the same name, so that a token can be replaced."""
+
+    name: str
+    scopes: frozenset[Scope]
+    sha256: str = field(repr=False)
+
+
+def parse_tokens(text: str) -> tuple[OperatorToken, ...]:
+    """Reads OPERATOR_TOKENS. Raises ValueError naming every wrong entry by its number, never by its text."""
+    entries = [_ENTRY.fullmatch(entry.strip()) for entry in text.split(",")]
+    if wrong := [number for number, entry in enumerate(entries, start=1) if entry is None]:
+        raise ValueError(f"{_numbers(wrong)}: {ENTRY_FORMAT}")
+    tokens = tuple(_token(entry) for entry in entries if entry)
+    hashes = [token.sha256 for token in tokens]
+    if repeated := [number for number, each in enumerate(hashes, start=1) if hashes.count(each) > 1]:
+        raise ValueError(f"{_numbers(repeated)}: these have a hash in common, but a token belongs to one entry only")
+    return tokens
+
+
+def _token(entry: re.Match[str]) -> OperatorToken:
+    scopes = frozenset(Scope(scope) for scope in entry["scopes"].split("+"))
+    return OperatorToken(entry["name"], scopes, entry["sha256"].lower())
+
+
+def _numbers(numbers: list[int]) -> str:
+    return f"{'entry' if len(numbers) == 1 else 'entries'} {', '.join(map(str, numbers))}"
+
+
+class FailedAttempts:
+    """The recent failed attempts of each address, in bounded memory: of too many addresses, those that failed last.
+
+    Args:
+        clock: seconds, rising.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._times: OrderedDict[str, tuple[float, ...]] = OrderedDict()
+
+    def wait_s(self, address: str) -> float:
+        """How long `address` must wait before its next attempt is looked at; 0 if it need not wait."""
+        times = self._times.get(address, ())
+        if len(times) < MAX_FAILED_ATTEMPTS:
+            return 0.0
+        return max(0.0, times[0] + WINDOW_S - self._clock())
+
+    def add(self, address: str) -> None:
+        """An attempt of `address` has failed."""
+        times = (*self._times.get(address, ()), self._clock())
+        self._times[address] = times[-MAX_FAILED_ATTEMPTS:]
+        self._times.move_to_end(address)
+        if len(self._times) > MAX_ADDRESSES:
+            self._times.popitem(last=False)
+
+
+class OperatorAuthentication:
+    """Admits requests by their token, in the Authorization header only.
+
+    Args:
+        tokens: those of OPERATOR_TOKENS; without any, no request is admitted.
+        clock: seconds, rising.
+    """
+
+    def __init__(self, tokens: tuple[OperatorToken, ...], clock: Callable[[], float] = time.monotonic) -> None:
+        self._tokens = tokens
+        self._failures = FailedAttempts(clock)
+
+    def require(self, scope: Scope, handler: Handler) -> Handler:
+        """`handler` for requests whose token has `scope`; caches may store none of its replies."""
+
+        async def authenticated(request: web.Request) -> web.StreamResponse:
+            try:
+                self.authenticate(request, scope)
+                response = await handler(request)
+            except web.HTTPException as error:
+                error.headers[hdrs.CACHE_CONTROL] = "no-store"
+                raise
+            response.headers[hdrs.CACHE_CONTROL] = "no-store"
+            return response
+
+        return authenticated
+
+    def authenticate(self, request: web.Request, scope: Scope) -> OperatorToken:
+        """The token of `request`. Raises 401 without a valid one, 403 if it lacks `scope`, 429 after too many attempts.
+
+        Nothing else of the request is looked at before, so that a refusal depends on the token alone.
+        """
+        credentials = _credentials(request)
+        if credentials is None:
+            raise _unauthorized(CHALLENGE, "this address needs an operator's token: Authorization: Bearer TOKEN")
+        address = client_address(request.remote)
+        if wait_s := self._failures.wait_s(address):
+            raise _too_many_attempts(wait_s)
+        token = self._find(credentials)
+        if token is None:
+            self._failures.add(address)
+            raise _unauthorized(f'{CHALLENGE}, error="invalid_token"', "this token is not valid")
+        if scope not in token.scopes:
+            raise _forbidden(scope)
+        return token
+
+    def _find(self, credentials: bytes) -> OperatorToken | None:
+        """Compares with every token, so that the time taken says nothing about any of them."""
+        digest = hashlib.sha256(credentials).hexdigest()
+        found = None
+        for token in self._tokens:
+            if hmac.compare_digest(token.sha256, digest):
+                found = token
+        return found
+
+
+def _credentials(request: web.Request) -> bytes | None:
+    """The bytes of the bearer token; None for a request that brings none."""
+    scheme, _, credentials = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    if scheme.lower() != "bearer" or not credentials.strip():
+        return None
+    return credentials.strip().encode(errors="surrogateescape")  # as aiohttp decodes headers
+
+
+def client_address(peer: str | None) -> str:
+    """What counts as one address: an IPv4 address, or the network that an IPv6 host may use as it likes."""
+    try:
+        address = ipaddress.ip_address(peer or "")
+    except ValueError:  # a Unix socket has none
+        return ""
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address), IPV6_HOST_PREFIX), strict=False))
+
+
+def _unauthorized(challenge: str, message: str) -> web.HTTPUnauthorized:
+    return web.HTTPUnauthorized(text=message, headers={hdrs.WWW_AUTHENTICATE: challenge})
+
+
+def _forbidden(scope: Scope) -> web.HTTPForbidden:
+    challenge = f'{CHALLENGE}, error="insufficient_scope", scope="{scope}"'
+    return web.HTTPForbidden(text=f"this token lacks the scope {scope}", headers={hdrs.WWW_AUTHENTICATE: challenge})
+
+
+def _too_many_attempts(wait_s: float) -> web.HTTPTooManyRequests:
+    seconds = math.ceil(wait_s)
+    return web.HTTPTooManyRequests(
+        text=f"too many attempts with a wrong token from this address: try again in {seconds} s",
+        headers={hdrs.RETRY_AFTER: str(seconds)},
+    )
