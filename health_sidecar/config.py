@@ -112,6 +112,7 @@ class Settings(Basics):
     """The settings that the sidecar and the API processes share."""
 
     database_url: SecretStr
+    allow_logged_statements: bool = False  # by PostgreSQL, with donors' data
 
 
 class SidecarAddress(Basics):
@@ -127,7 +128,6 @@ class Config(SidecarAddress, Settings):
     metrics_dir: Path | None = Field(
         default=None, validation_alias=AliasChoices("metrics_dir", "prometheus_multiproc_dir")
     )
-    allow_logged_statements: bool = False
     gate_attempts: Count = 3
     gate_retry_delay_ms: Milliseconds = 2000
     watchdog_interval_ms: Milliseconds = 30000

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from click.testing import CliRunner
 
+from daemon.cli import main
 from daemon.embedded import ROLE
 from daemon.up import ROOT
 from health_sidecar.gate import run_once
@@ -285,3 +287,24 @@ def printed(owner: str) -> list[str]:
     with closing(psycopg2.connect(owner)) as connection, connection, connection.cursor() as cursor:
         cursor.execute(ROLES)
         return "".join(connection.notices).splitlines()
+
+
+# --- What commands do -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments", [("assign", "pi_1Quetzal", TICKET), ("erase", "pi_1Quetzal", "--yes"), ("erase", "--email", "--yes")]
+)
+def test_a_command_that_sends_donors_data_looks_first(
+    arguments: tuple[str, ...], database_url: str, database_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run with a role that the gate has not checked, it sends nothing to a server that would log it, and says why."""
+    run(database_url, f"INSERT INTO recording_tickets VALUES ('{TICKET}')")  # noqa: S608 - a constant
+    run(database_url, f"ALTER DATABASE {database_name} SET log_statement = 'all'")
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    refused = CliRunner().invoke(main, arguments, input=EMAIL)
+    assert refused.exit_code == 1
+    assert f"ALTER ROLE {USER} IN DATABASE {database_name} SET log_statement = 'none'" in refused.output
+    monkeypatch.setenv("ALLOW_LOGGED_STATEMENTS", "true")
+    permitted = CliRunner().invoke(main, arguments, input=EMAIL)
+    assert re.search("there is no donation pi_1Quetzal|no donation has this e-mail", permitted.output)
