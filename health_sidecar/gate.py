@@ -5,6 +5,7 @@ word for word.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -120,6 +121,7 @@ async def run_gate(
         await _connect(probe, attempts, retry_delay_s, sleep, log)
         await _check_schema(probe, log)
         await _check_server(probe, log, allow_logged_statements=allow_logged_statements)
+        await _look_for_pooler(probe, log)
     except GateClosed as closed:
         verdict = Verdict(passed=False, detail=closed.reason, error=closed.error, reached=closed.reached)
         headline = closed.headline
@@ -225,6 +227,16 @@ async def _check_server(probe: Probe, log: FilteringBoundLogger, *, allow_logged
         )
     if reasons:
         raise GateClosed(headline, "; ".join(reasons), UNSAFE_SETTINGS, reached=True)
+
+
+async def _look_for_pooler(probe: Probe, log: FilteringBoundLogger) -> None:
+    """Warns of a pooler that gives a session to several clients in turn; whether there is one may stay unknown."""
+    with contextlib.suppress(DatabaseDown, Refused):
+        if await probe.shares_sessions():
+            log.warning(
+                "[DB Startup] ⚠️ DATABASE_URL leads to a pooler in transaction mode, which loses prepared statements "
+                "and settings: connect to PostgreSQL itself, or set pool_mode = session"
+            )
 
 
 def run_once(environ: Mapping[str, str]) -> int:

@@ -89,6 +89,15 @@ class Probe:
         await self.close()
         await self.ping()
 
+    async def shares_sessions(self) -> bool:
+        """Whether two connections of ours, both open, have the same session of PostgreSQL. Raises DatabaseDown."""
+        ours = await self.fetch(load("server_process"))
+        beside = self._open()
+        try:
+            return await self._ask(beside, load("server_process")) == ours
+        finally:
+            await self._give_up(beside)
+
     async def knock(self) -> None:
         """SELECT 1 over one more connection: a server may serve who is connected and let in nobody else.
 
