@@ -229,6 +229,7 @@ async def guard(sidecar: Sidecar, config: Config, environ: Mapping[str, str]) ->
         sidecar.probe,
         attempts=config.gate_attempts,
         retry_delay_s=config.gate_retry_delay_ms / 1000,
+        allow_logged_statements=config.allow_logged_statements,
         log=log,
     )
     sidecar.gate_ended(verdict)
