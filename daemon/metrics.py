@@ -12,6 +12,7 @@ import structlog
 from prometheus_client import values
 
 from daemon.facts import HANDLERS
+from health_sidecar import logs
 
 log = structlog.get_logger()
 
@@ -76,6 +77,8 @@ POOL_MAX = prometheus.Gauge(
 )
 HTTP_REQUESTS = prometheus.Counter("http_requests", "Requests by route pattern", ["route", "method", "status"])
 HTTP_DURATION = prometheus.Histogram("http_request_duration_seconds", "Time to a reply", ["route"])
+# The sidecar adds its own to the same name.
+LOG_DROPPED = prometheus.Counter("log_lines_dropped", logs.DROPPED_HELP, ["process"]).labels("api")
 
 METHODS = ("GET", "POST", "HEAD", "OPTIONS")
 POOL_STATES = ("used", "idle")
@@ -105,14 +108,19 @@ def begin() -> None:
 async def sample(waiting: Callable[[], int], pools: Sequence[Callable[[], Mapping[str, int]]]) -> None:
     """Looks now and then at what changes all the time, for ever; leaves zeros behind, since the files outlive us.
 
+    Dropped log lines are counted here, and not where they are dropped: whatever the process does may write a line.
+
     Args:
         waiting: how many events wait.
         pools: each says its connections by state, and their `max`.
     """
+    dropped = 0
     try:
         while True:
             QUEUE.set(waiting())
             _show_connections([connections() for connections in pools])
+            LOG_DROPPED.inc(logs.dropped_lines() - dropped)
+            dropped = logs.dropped_lines()
             await asyncio.sleep(SAMPLE_INTERVAL_S)
     finally:
         QUEUE.set(0)

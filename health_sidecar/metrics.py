@@ -23,7 +23,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from health_sidecar import processes
+from health_sidecar import logs, processes
 from health_sidecar.logs import ToldOnce
 from health_sidecar.readiness import Readiness
 
@@ -107,6 +107,9 @@ class Metrics(Collector):
         yield _by_outcome("startup_gate_runs", "Runs of the startup gate", self._totals.gate_runs)
         for name, count in self.waiting.items():
             yield GaugeMetricFamily(name, BACKLOG[name], value=count)
+        dropped = CounterMetricFamily("log_lines_dropped", logs.DROPPED_HELP, labels=["process"])
+        dropped.add_metric(["sidecar"], logs.dropped_lines())
+        yield dropped
 
     def _durations(self) -> HistogramMetricFamily:
         bounds = [*map(str, PING_BUCKETS_S), "+Inf"]
@@ -167,6 +170,23 @@ class ApiSums(Collector):
         yield from families
 
 
+class Joined(Collector):
+    """Several collectors as one: a family that more than one of them has is one family, with the samples of all."""
+
+    def __init__(self, *collectors: Collector) -> None:
+        self._collectors = collectors
+
+    def collect(self) -> Iterator[Metric]:
+        """Read each of them anew."""
+        families: dict[str, Metric] = {}
+        for family in itertools.chain.from_iterable(collector.collect() for collector in self._collectors):
+            if family.name in families:
+                families[family.name].samples.extend(family.samples)
+            else:
+                families[family.name] = family
+        yield from families.values()
+
+
 class Supervised(Collector):
     """supervisord's processes, from the file that the listener keeps at `path`."""
 
@@ -206,12 +226,10 @@ class Build(Collector):
 def build_registry(own: Metrics, api_folder: Path | None, processes_file: Path | None = None) -> CollectorRegistry:
     """Everything /metrics serves: the sidecar's figures, the API's sums, supervisord's processes, Python's own."""
     registry = CollectorRegistry()
-    registry.register(own)
+    registry.register(own if api_folder is None else Joined(own, ApiSums(api_folder)))
     registry.register(Build())
     if processes_file is not None:
         registry.register(Supervised(processes_file))
-    if api_folder is not None:
-        registry.register(ApiSums(api_folder))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
