@@ -3,52 +3,21 @@
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import prometheus_client as prometheus
-import structlog
 from prometheus_client import values
 
 from daemon.facts import HANDLERS
+from daemon.metrics_files import MetricsFiles
 from health_sidecar import logs
 
-log = structlog.get_logger()
-
-# What prometheus-client calls the files of our kinds of metrics, before the slot.
-FILES = ("counter", "histogram", "gauge_livesum", "gauge_max", "gauge_mostrecent")
-FILE_BYTES = 256 * 1024  # some times what all our labels need
-
-
-def reserve(folder: Path, slot: str) -> str | None:
-    """Takes the room of a slot's files. Returns why it can't, or None.
-
-    They are written through memory, and a page for which the disk has no room ends the process (SIGBUS), after a commit
-    and before its reply. So there is room before the first count, or no file.
-    """
-    for name in FILES:
-        path = folder / f"{name}_{slot}.db"
-        try:
-            with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "rb") as file:
-                os.posix_fallocate(file.fileno(), 0, FILE_BYTES)
-        except OSError as error:
-            with suppress(OSError):
-                if not path.stat().st_size:
-                    path.unlink()
-            return error.strerror
-    return None
-
-
-# Files by slot and not by pid, so that a restart neither loses a count nor counts it twice. This must happen before
-# the first metric is made, and the library reads its folder from the environment too.
+# This must happen before the first metric is made. The library looks for its folder in the environment too.
 _FOLDER = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-_SLOT = os.environ.get("API_SLOT", "0")
-_NO_FILES = reserve(Path(_FOLDER), _SLOT) if _FOLDER is not None else None
-if _NO_FILES:
-    values.ValueClass = values.MutexValue
-elif _FOLDER is not None:
-    values.ValueClass = values.MultiProcessValue(lambda: _SLOT)  # type: ignore[no-untyped-call]
+_FILES = MetricsFiles(Path(_FOLDER), os.environ.get("API_SLOT", "0")) if _FOLDER else None
+if _FILES is not None:
+    values.ValueClass = _FILES.value
 
 WEBHOOK_EVENTS = prometheus.Counter("webhook_events", "Webhooks by type and outcome", ["type", "outcome"])
 WEBHOOK_REFUSED = prometheus.Counter("webhook_refused", "Bodies that are no signed event, by reason", ["reason"])
@@ -93,8 +62,6 @@ REASONS = ("malformed", "timestamp", "mismatch", "no event", "too large")
 
 def begin() -> None:
     """Shows zeros for what has not happened yet."""
-    if _NO_FILES:
-        log.warning("No metrics' files: nobody sees what this process counts. Mend it and restart", reason=_NO_FILES)
     for outcome in OUTCOMES:
         for event_type in (*HANDLERS, "other"):
             _webhook_events(event_type, outcome)
@@ -103,10 +70,11 @@ def begin() -> None:
         WEBHOOK_REFUSED.labels(reason)
     for status in WEBHOOK_STATUSES:
         _requests(WEBHOOK_ROUTE, "POST", status)
+    _keep_files()
 
 
 async def sample(waiting: Callable[[], int], pools: Sequence[Callable[[], Mapping[str, int]]]) -> None:
-    """Looks now and then at what changes all the time, for ever; leaves zeros behind, since the files outlive us.
+    """Looks now and then at what changes all the time, and at the files; leaves zeros behind, since they outlive us.
 
     Dropped log lines are counted here, and not where they are dropped: whatever the process does may write a line.
 
@@ -121,10 +89,16 @@ async def sample(waiting: Callable[[], int], pools: Sequence[Callable[[], Mappin
             _show_connections([connections() for connections in pools])
             LOG_DROPPED.inc(logs.dropped_lines() - dropped)
             dropped = logs.dropped_lines()
+            _keep_files()
             await asyncio.sleep(SAMPLE_INTERVAL_S)
     finally:
         QUEUE.set(0)
         _show_connections([])
+
+
+def _keep_files() -> None:
+    if _FILES is not None:
+        _FILES.keep()
 
 
 def _show_connections(pools: Sequence[Mapping[str, int]]) -> None:
