@@ -73,7 +73,7 @@ def _run(environ: Mapping[str, str]) -> int:
     except ConfigError as error:
         print("\n".join(f"donationd: {problem}" for problem in error.problems), file=sys.stderr)
         return 1
-    logs.configure(config.log_format, config.log_level)
+    logs.configure_serving(config.log_format, config.log_level)
     server_logger.addFilter(logs.NoBadRequests(_bad_request_counter()))
     try:
         return asyncio.run(_serve(config))

@@ -510,6 +510,8 @@ def main() -> None:
     # After the change of user, which would clear it: when supervisord dies, so does the database.
     die_with_parent(signal.SIGINT)
     command = cluster.command()
+    # PostgreSQL leaves out a line that its log has no room for; otherwise every session would wait for supervisord.
+    os.set_blocking(sys.stderr.fileno(), False)
     os.execve(command[0], command, ENVIRONMENT)  # noqa: S606
 
 

@@ -362,7 +362,10 @@ def _clear_leftovers(state: Path, environ: Mapping[str, str]) -> None:
     """Removes the sockets, metric files and note of a former life. The lock is ours and the ports are free, so that
     no process lives that still counts in those files.
     """
-    for path in (*(state / "metrics").glob("*.db"), Path(environ["DONATIOND_RUN"], "supervisor.sock"), _note(state)):
+    for path in (state / "metrics").glob("*.db"):
+        with contextlib.suppress(IsADirectoryError):  # damage, which the API process repairs
+            path.unlink(missing_ok=True)
+    for path in (Path(environ["DONATIOND_RUN"], "supervisor.sock"), _note(state)):
         path.unlink(missing_ok=True)
     Path(environ["READINESS_SOCKET"]).parent.mkdir(parents=True, exist_ok=True)
 

@@ -336,7 +336,7 @@ def main(environ: Mapping[str, str]) -> int:
         report_config(error)
         life.linger(started_s)
         return 1
-    logs.configure(config.log_format, config.log_level)
+    logs.configure_serving(config.log_format, config.log_level)
     server_logger.addFilter(logs.NoBadRequests())
     try:
         return asyncio.run(serve(config, environ, started_s))

@@ -87,7 +87,7 @@ def main(environ: Mapping[str, str]) -> int:
         log.error(f"❌ Configuration: {error}")  # noqa: TRY400 - the sidecar says it too; no trace is needed
         life.linger(started_s)
         return 1
-    logs.configure(config.log_format, config.log_level, stream=sys.stderr)
+    logs.configure_serving(config.log_format, config.log_level, stdout_is_protocol=True)
     listener = Listener(config.readiness_socket.with_name(processes.FILE))
     try:
         listener.begin(childutils.getRPCInterface(environ).supervisor.getAllProcessInfo())

@@ -4,14 +4,16 @@
 that a restart of either forgets nothing.
 """
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from health_sidecar import files
+
 FILE = "processes.json"  # beside the readiness socket
+MAX_BYTES = 1024 * 1024  # thousands of processes
 
 # http://supervisord.org/subprocess.html#process-states
 STATES = ("STOPPED", "STARTING", "RUNNING", "BACKOFF", "STOPPING", "EXITED", "FATAL", "UNKNOWN")
@@ -57,15 +59,10 @@ def changed(before: Process | None, state: str, from_state: str, now_s: float) -
 
 
 def load(path: Path) -> dict[str, Process]:
-    """What the file at `path` holds; nothing if there is none that can be read."""
-    with contextlib.suppress(OSError, ValueError):
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Process])
-    return {}
+    """What the file at `path` holds; nothing if there is none that can be used."""
+    return files.read_json(path, dict[str, Process], MAX_BYTES) or {}
 
 
 def save(path: Path, processes: Processes) -> None:
     """Write the file so that a reader finds it whole. Raises OSError."""
-    temporary = path.with_name(path.name + ".new")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_bytes(msgspec.json.encode(processes))
-    temporary.replace(path)
+    files.write(path, msgspec.json.encode(processes))

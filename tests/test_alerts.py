@@ -111,6 +111,10 @@ CASES = {
         Case({"webhook_events_failed_waiting": "2x10"}, at="6m"),
         Case({"webhook_events_failed_waiting": "0 2 2 0x10"}, at="6m"),
     ),
+    "LogLinesDropped": (
+        Case({'log_lines_dropped_total{process="api"}': "0 0 0 70 70 70"}),
+        Case({'log_lines_dropped_total{process="api"}': "70x10"}),
+    ),
     "ClockSkew": (
         Case({"webhook_clock_skew_seconds": "-45x10"}, at="6m"),
         Case({"webhook_clock_skew_seconds": "2x3 45 2x10"}, at="6m"),

@@ -16,7 +16,6 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from daemon.metrics import FILE_BYTES, FILES
 from daemon.simulator import player
 from health_sidecar.readiness import Publisher, Readiness
 
@@ -135,16 +134,6 @@ async def test_a_restart_neither_loses_nor_doubles_a_figure(api: Api) -> None:
         assert api.counted("webhook_events_total") == 3
         assert api.counted("db_pool_connections_max") == 0
         heartbeat.cancel()
-
-
-async def test_all_that_is_counted_has_its_room_on_disk(api: Api) -> None:
-    """Each metrics file is taken whole before anything is counted: a full disk later on can't end the process."""
-    async with Publisher(api.socket, Readiness(ready=True), lambda: None), api.running() as process:
-        await until(process, "listening on")
-        assert await deliver(api, 1) == 200
-        files = [file.stat() for file in api.metrics.iterdir()]
-        assert [file.st_size for file in files] == [FILE_BYTES] * len(FILES)
-        assert all(file.st_blocks * 512 >= FILE_BYTES for file in files)
 
 
 async def test_what_alerts_count_is_there_before_it_happens(api: Api) -> None:
