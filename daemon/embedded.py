@@ -16,7 +16,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -41,22 +40,23 @@ ROLE = "donationd"  # what the API and the sidecar log in as: rows only
 DATABASE = "donationd"
 UNPRIVILEGED_USER = "nobody"  # PostgreSQL refuses to run as root; this user exists everywhere and owns nothing
 ELSEWHERE = Path("/var/lib")  # for root, where that user can't enter the checkout
-PORTS = range(25432, 25532)  # below 32768, where the kernel hands out ports of its own choice
+PORT = 5432  # nothing listens on it: PostgreSQL names its socket after it
 START_TIMEOUT_S = 60.0  # recovery after a crash may replay a gigabyte
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.02
 # pg_hba.conf, all of it: the role gets into the ledger's database and into no other.
 ACCESS = f"""\
-host {DATABASE} {ROLE} 127.0.0.1/32 scram-sha-256
-host all {OWNER} 127.0.0.1/32 scram-sha-256
+local {DATABASE} {ROLE} scram-sha-256
+local all {OWNER} scram-sha-256
 """
 ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/bin:/bin"}  # all that PostgreSQL's programs get: no secret of ours
 
 # What differs from PostgreSQL's defaults. Its own log must never hold a statement's values or a row (terse leaves
 # out DETAIL, which quotes them): they may be a donor's.
 SETTINGS = {
-    "listen_addresses": "127.0.0.1",
-    "unix_socket_directories": "",
+    "listen_addresses": "",  # a TCP port could be taken by another process, and reached by every user
+    "unix_socket_permissions": "0700",
+    "port": str(PORT),
     "fsync": "on",
     "timezone": "UTC",
     "log_timezone": "UTC",
@@ -78,45 +78,53 @@ class Cluster:
     Attributes:
         programs: the folder of initdb and postgres.
         data: the data directory.
-        port: where it listens on 127.0.0.1.
+        socket: the folder of the Unix socket that it listens on; empty in a note of a release that listened on TCP.
         user: the user it runs as, or None for the one who started us.
     """
 
     programs: str
     data: str
-    port: int
+    socket: str
     user: str | None
 
     def url(self, role: str, password: str, database: str = DATABASE) -> str:
-        """The libpq URL of `role`; any password is quoted."""
-        return f"postgresql://{role}:{quote(password, safe='')}@127.0.0.1:{self.port}/{database}"
+        """The libpq URL of `role`; any password and any folder are quoted."""
+        where = f"host={quote(self.socket)}&port={PORT}"
+        return f"postgresql://{role}:{quote(password, safe='')}@/{database}?{where}"
 
     def command(self) -> list[str]:
         """The argument list of the server; it holds no secret."""
-        return [f"{self.programs}/postgres", "-D", self.data, *_settings({**SETTINGS, "port": str(self.port)})]
+        return [
+            f"{self.programs}/postgres",
+            "-D",
+            self.data,
+            *_settings({**SETTINGS, "unix_socket_directories": self.socket}),
+        ]
 
 
 def _settings(values: Mapping[str, str]) -> list[str]:
     return [word for name, value in values.items() for word in ("-c", f"{name}={value}")]
 
 
-def prepare(state: Path, *, role_password: str, report: Callable[[str], None]) -> Cluster:
+def prepare(state: Path, run: Path, *, role_password: str, report: Callable[[str], None]) -> Cluster:
     """Brings the cluster in `state` to where supervisord can run it: initialised, migrated, with today's password.
 
     Args:
         state: the instance's own folder; its lock must be held.
+        run: the folder of the instance's Unix sockets.
         role_password: what the role `donationd` logs in with from now on.
         report: called with one line for each step that takes a while.
 
     Raises:
         CannotStart: with the one sentence to print.
     """
-    cluster = _settle(state, report)
+    cluster = _settle(state, run, report)
     if not Path(cluster.data).exists():
         report("making the database (once)")
         _initdb(cluster)
     (Path(cluster.data) / "pg_hba.conf").write_text(ACCESS)
     _save(state, cluster)
+    _await_former_server(Path(cluster.data))
     owner_password = new_password()  # only this start knows it: nothing else ever needs the owner
     _set_owner_password(cluster, owner_password)
     with _running(cluster, state / "logs" / "postgres.log"):
@@ -170,8 +178,8 @@ def _major(bin_folder: Path) -> int:
     return int(re.findall(r"^#define PG_MAJORVERSION_NUM (\d+)", header.read_text(), re.MULTILINE)[0])
 
 
-def _settle(state: Path, report: Callable[[str], None]) -> Cluster:
-    """Decides user, folders and port; makes the folders. An existing database is used where it is, or not at all."""
+def _settle(state: Path, run: Path, report: Callable[[str], None]) -> Cluster:
+    """Decides user and folders; makes the folders. An existing database is used where it is, or not at all."""
     former = _load(state)
     data = _data_folder(state, former)
     user = _server_user(data)
@@ -183,8 +191,7 @@ def _settle(state: Path, report: Callable[[str], None]) -> Cluster:
         _make_private(home, user)
         data = home / "postgres"
         programs = copy_programs(programs, home, report)
-    _await_former_server(data)
-    return Cluster(str(programs), str(data), _free_port(former.port if former else None), user)
+    return Cluster(str(programs), str(data), str(_socket_folder(state, run, user)), user)
 
 
 def _data_folder(state: Path, former: Cluster | None) -> Path:
@@ -242,6 +249,19 @@ def _elsewhere(state: Path) -> Path:
     return ELSEWHERE / f"donationd-{hashlib.sha256(str(state).encode()).hexdigest()[:12]}"
 
 
+def _socket_folder(state: Path, run: Path, user: str | None) -> Path:
+    """The folder, made if need be, that the server's user alone can enter: in the run folder, or, where that user
+    can't reach the run folder, in the folder below /var/lib.
+    """
+    folder = run / "postgres"
+    if user is not None and not _can_enter(run, user):
+        home = _elsewhere(state)
+        _make_private(home, user)
+        folder = home / "run"
+    _make_private(folder, user)
+    return folder
+
+
 def can_run(programs: Path, user: str) -> bool:
     """Whether `user` can run the programs where they are: asked by doing it, so libraries and mounts count too."""
     return _succeeds([f"{programs}/postgres", "--version"], user)
@@ -290,20 +310,6 @@ def copy_programs(programs: Path, home: Path, report: Callable[[str], None]) -> 
     return copy / PACKAGE / programs.parent.name / "bin"
 
 
-def _free_port(former: int | None) -> int:
-    """The port of last time if it is free, else the first free one of the range."""
-    candidates = [former, *PORTS] if former else list(PORTS)
-    for port in candidates:
-        with closing(socket.socket()) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise CannotStart(f"every port from {PORTS[0]} to {PORTS[-1]} is in use: the database needs one of them")
-
-
 def _note(state: Path) -> Path:
     return state / "postgres.json"
 
@@ -311,11 +317,12 @@ def _note(state: Path) -> Path:
 def _load(state: Path) -> Cluster | None:
     """What the last start noted; None at the first."""
     try:
-        return Cluster(**json.loads(_note(state).read_text()))
+        kept = json.loads(_note(state).read_text())
+        return Cluster(kept["programs"], kept["data"], kept.get("socket", ""), kept["user"])
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
-        raise CannotStart(f"{_note(state)}, which says where the database is, is damaged: mend it") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CannotStart(f"{_note(state)}, which says where the database is, is damaged: repair it") from error
 
 
 def _save(state: Path, cluster: Cluster) -> None:
@@ -401,24 +408,24 @@ def _last_line(output: bytes) -> str:
 
 
 def _await_former_server(data: Path) -> None:
-    """Waits for a server of a former life that is still shutting down; its supervisord was killed just now."""
+    """Waits for a server of an earlier start that is still shutting down; its supervisord was killed just now."""
     deadline = time.monotonic() + STOP_TIMEOUT_S
-    while (pid := _server_pid(data)) and _is_server(pid, data):
+    while (pid := _server_pid(data / "postmaster.pid")) and _is_server(pid, data):
         if time.monotonic() > deadline:
             raise CannotStart(f"PostgreSQL already runs on {data} (process {pid}): stop it first")
         time.sleep(POLL_S)
 
 
-def _server_pid(data: Path) -> int | None:
+def _server_pid(lock_file: Path) -> int | None:
     """The pid in postmaster.pid, which PostgreSQL writes at start and removes when it has stopped."""
     try:
-        return int((data / "postmaster.pid").read_text().splitlines()[0])
+        return int(lock_file.read_text().splitlines()[0])
     except (FileNotFoundError, IndexError, ValueError):
         return None
 
 
 def _is_server(pid: int, data: Path) -> bool:
-    """Whether process `pid` is a postgres of `data`: after a reboot the pid may be somebody else's."""
+    """Whether process `pid` is a postgres of `data`: after a reboot the pid may be another process's."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -449,7 +456,7 @@ def _await_ready(server: subprocess.Popen[bytes], data: Path, log: Path) -> None
     while True:
         if server.poll() is not None:
             raise CannotStart(f"PostgreSQL ended at start; {log} says why")
-        if _server_pid(data) == server.pid:
+        if _server_pid(data / "postmaster.pid") == server.pid:
             lines = (data / "postmaster.pid").read_text().splitlines()
             if len(lines) > 7 and lines[7].strip() == "ready":
                 return
@@ -498,8 +505,8 @@ def main() -> None:
     state = Path(os.environ["DONATIOND_STATE"])
     _pace(state / "run" / "postgres.started")
     cluster = _load(state)
-    if cluster is None:
-        sys.exit(f"{_note(state)} is missing: start with `donationd up --embedded`")
+    if cluster is None or not cluster.socket:
+        sys.exit(f"{_note(state)} is missing or of an earlier release: stop and start `donationd up --embedded`")
     os.chdir("/")
     if cluster.user is not None:
         entry = pwd.getpwnam(cluster.user)

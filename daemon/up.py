@@ -53,7 +53,7 @@ POLL_S = 0.1
 PROGRESS_INTERVAL_S = 5.0
 HTTP_TIMEOUT_S = 2.0
 MAX_API_PROCESSES = 64
-MAX_SOCKET_FOLDER_BYTES = 80  # a Unix address has 107; `/supervisor.sock.` and a pid of 7 digits take 24 of them
+MAX_SOCKET_FOLDER_BYTES = 76  # a Unix address is kept below 100; `/postgres/.s.PGSQL.5432` takes 23 of them
 PR_SET_CHILD_SUBREAPER = 36
 
 DEFAULTS = {
@@ -148,14 +148,15 @@ def state_folder(root: Path) -> Path:
 
 
 def _make_folders(state: Path) -> None:
-    """Makes the state folder and its parts. As root the folder itself may be entered (not listed) by everybody:
-    PostgreSQL's data below it belongs to another user. Everything else in it is for its owner only.
-    """
+    """Makes the state folder and its parts; everything in them is for its owner only."""
     try:
         if not state.exists():
             state.mkdir(parents=True)
-            state.chmod(0o711 if os.geteuid() == 0 else 0o700)
-        for name in ("logs", "run", "metrics"):
+            state.chmod(_enterable_mode())
+        if not (state / "run").exists():
+            (state / "run").mkdir(mode=0o700)
+            (state / "run").chmod(_enterable_mode())
+        for name in ("logs", "metrics"):
             (state / name).mkdir(mode=0o700, exist_ok=True)
         (state / "lock").touch(mode=0o600)
         (state / "lock").open("r+").close()
@@ -166,6 +167,13 @@ def _make_folders(state: Path) -> None:
             f"the state folder {state} can't be used ({error.strerror}: {error.filename}): "
             "give it to the user who starts this, or let DONATIOND_STATE name another"
         ) from error
+
+
+def _enterable_mode() -> int:
+    """The mode of the state folder and the run folder. As root they may be entered (not listed) by every user:
+    PostgreSQL's data and socket below them belong to another one.
+    """
+    return 0o711 if os.geteuid() == 0 else 0o700
 
 
 @contextmanager
@@ -210,18 +218,27 @@ def _complete(given: Mapping[str, str], state: Path, embedded: bool) -> dict[str
 
 
 def _socket_folder(state: Path) -> Path:
-    """Where the Unix sockets are: in the state folder, or, where that makes an address too long, in a folder of our
-    own (0700) among the temporary files.
+    """Where the Unix sockets are: in the state folder, or, where their addresses can't be that long or libpq would
+    take a comma for the next host, in a folder of our own among the temporary files.
     """
-    run = state / "run"
-    if len(os.fsencode(run)) <= MAX_SOCKET_FOLDER_BYTES:
-        return run
-    short = Path(tempfile.gettempdir()) / f"donationd-{hashlib.sha256(os.fsencode(state)).hexdigest()[:12]}"
-    short.mkdir(mode=0o700, exist_ok=True)
-    found = short.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) != 0o700:
-        raise CannotStart(f"{short} should be a folder of this user's own, closed to everybody else (mode 0700)")
-    return short
+    name = f"donationd-{hashlib.sha256(os.fsencode(state)).hexdigest()[:12]}"
+    for folder in (state / "run", Path(tempfile.gettempdir(), name), Path("/tmp", name)):  # noqa: S108 - checked below
+        if len(os.fsencode(folder)) <= MAX_SOCKET_FOLDER_BYTES and "," not in str(folder):
+            break
+    if folder.parent != state:
+        _make_own(folder)
+    return folder
+
+
+def _make_own(folder: Path) -> None:
+    """Makes a folder where others may make some too; one that is there must be ours, and closed to all others."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+        folder.chmod(_enterable_mode())
+    found = folder.lstat()
+    closed = stat.S_IMODE(found.st_mode) in (0o700, _enterable_mode())
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or not closed:
+        raise CannotStart(f"{folder} must be a folder of this user's own that no other user can list: remove it")
 
 
 def _api_stop_s(environ: Mapping[str, str]) -> int:
@@ -315,7 +332,8 @@ def _bring_database(environ: dict[str, str], state: Path) -> None:
     """Prepares the embedded database and adds its URL to `environ`."""
     say("starting the embedded PostgreSQL")
     role_password = environ["DONATIOND_DATABASE_PASSWORD"]
-    cluster = prepare(state, role_password=role_password, report=lambda line: say(f"  {line}"))
+    run = Path(environ["DONATIOND_RUN"])
+    cluster = prepare(state, run, role_password=role_password, report=lambda line: say(f"  {line}"))
     environ["DATABASE_URL"] = cluster.url(ROLE, role_password)
 
 
