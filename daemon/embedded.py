@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -125,6 +125,7 @@ def prepare(state: Path, run: Path, *, role_password: str, report: Callable[[str
     (Path(cluster.data) / "pg_hba.conf").write_text(ACCESS)
     _save(state, cluster)
     _await_former_server(Path(cluster.data))
+    _take_over_lock_files(cluster)
     owner_password = new_password()  # only this start knows it: nothing else ever needs the owner
     _set_owner_password(cluster, owner_password)
     with _running(cluster, state / "logs" / "postgres.log"):
@@ -416,21 +417,50 @@ def _await_former_server(data: Path) -> None:
         time.sleep(POLL_S)
 
 
+def _take_over_lock_files(cluster: Cluster) -> None:
+    """Lets the next server start although a lock file of an earlier one names a process that lives.
+
+    A server that was killed leaves its lock files, and after a reboot another process of the same user can have the
+    number in them: PostgreSQL then refuses to start. It makes an exception for its own number and its parent's, so
+    ours is written there. It still checks by itself what else the file names: the shared memory, which processes that
+    outlived a killed server would share with the new one. The instance's lock must be held.
+    """
+    data = Path(cluster.data)
+    for path in (data / "postmaster.pid", Path(cluster.socket, f".s.PGSQL.{PORT}.lock")):
+        pid = _server_pid(path)
+        if pid is None:
+            path.unlink(missing_ok=True)  # cut short when the machine stopped
+        elif not _is_server(pid, data):
+            _replace_pid(path)
+
+
+def _replace_pid(lock_file: Path) -> None:
+    """Writes our pid over the one in the file, which stays its user's. We may be root: a link is not followed."""
+    with os.fdopen(os.open(lock_file, os.O_RDWR | os.O_NOFOLLOW), "r+") as file:
+        _, *lines = file
+        file.seek(0)
+        file.truncate()
+        file.writelines([f"{os.getpid()}\n", *lines])
+
+
 def _server_pid(lock_file: Path) -> int | None:
-    """The pid in postmaster.pid, which PostgreSQL writes at start and removes when it has stopped."""
+    """The pid in a lock file, which PostgreSQL writes at start and removes when it has stopped."""
     try:
-        return int(lock_file.read_text().splitlines()[0])
+        return abs(int(lock_file.read_text().splitlines()[0]))  # negative in single-user mode
     except (FileNotFoundError, IndexError, ValueError):
         return None
 
 
 def _is_server(pid: int, data: Path) -> bool:
-    """Whether process `pid` is a postgres of `data`: after a reboot the pid may be another process's."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return str(data).encode() in words
+    """Whether process `pid` is a postgres of `data`, which it has as its working directory."""
+    process = Path(f"/proc/{pid}")
+    with suppress(OSError):  # it has ended meanwhile
+        if (process / "comm").read_text() == "postgres\n":
+            try:
+                return (process / "cwd").samefile(data)
+            except PermissionError:  # root without the capability to look; every user may read the arguments
+                return str(data).encode() in (process / "cmdline").read_bytes().split(b"\0")
+    return False
 
 
 @contextmanager
@@ -513,6 +543,7 @@ def main() -> None:
         os.setgroups([])
         os.setgid(entry.pw_gid)
         os.setuid(entry.pw_uid)
+    _take_over_lock_files(cluster)
     # After the change of user, which would clear it: when supervisord dies, so does the database.
     die_with_parent(signal.SIGINT)
     command = cluster.command()

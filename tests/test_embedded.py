@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from sql.servers import Servers
 from tests.instance import eventually
 
 PASSWORD = "p@:/ %"
+REFUSED = 'lock file "postmaster.pid" already exists'  # PostgreSQL's words
 
 
 class Folder:
@@ -77,6 +79,25 @@ def _folder(home: Path) -> Iterator[Folder]:
             shutil.rmtree(used)
 
 
+@contextmanager
+def living_process(user: str | None) -> Iterator[int]:
+    """The pid of a process of this user that has nothing to do with PostgreSQL."""
+    entry = user and pwd.getpwnam(user)
+    with subprocess.Popen(["sleep", "600"], cwd="/", user=entry.pw_uid if entry else None) as process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def name_as_server(pid: int, cluster: Cluster) -> None:
+    """The lock files look as if the server of this pid had been killed."""
+    lines = [str(pid), cluster.data, "1760000000", "5432", cluster.socket, "", "  5432001    100000", "ready   ", ""]
+    for path in (Path(cluster.data, "postmaster.pid"), Path(cluster.socket, ".s.PGSQL.5432.lock")):
+        path.write_text("\n".join(lines))
+        shutil.chown(path, cluster.user or os.geteuid())
+
+
 def listening_tcp(pid: int) -> set[str]:
     """The inodes of the TCP sockets on which the process listens."""
     tables = [Path("/proc/net/tcp").read_text(), Path("/proc/net/tcp6").read_text()]
@@ -109,6 +130,47 @@ def test_the_surroundings_do_not_matter(folder: Folder, monkeypatch: pytest.Monk
     cluster = folder.prepare()
     assert len(f"{cluster.socket}/.s.PGSQL.5432") < 100
     with folder.running():
+        assert folder.answers()
+
+
+def test_a_killed_servers_number_may_be_another_process(folder: Folder) -> None:
+    """A lock file that names a living process which is no server of this data keeps neither `up` nor supervisord from
+    starting the server.
+    """
+    cluster = folder.prepare()
+    with living_process(cluster.user) as pid:
+        name_as_server(pid, cluster)
+        folder.prepare()
+        name_as_server(pid, cluster)
+        with folder.running() as server:
+            assert folder.answers()
+    assert server.returncode == 0
+
+
+def test_a_lock_file_cut_short_keeps_nothing_from_starting(folder: Folder) -> None:
+    """An empty lock file, as a power cut leaves it, is no server."""
+    cluster = folder.prepare()
+    for path in (Path(cluster.data, "postmaster.pid"), Path(cluster.socket, ".s.PGSQL.5432.lock")):
+        path.touch()
+    folder.prepare()
+    with folder.running():
+        assert folder.answers()
+
+
+def test_a_living_server_is_never_taken_for_a_killed_one(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a server of this data runs a second one is refused, and the first one goes on."""
+    folder.prepare()
+    with folder.running() as server:
+        monkeypatch.setattr("daemon.embedded.STOP_TIMEOUT_S", 0.1)
+        with pytest.raises(Exception, match=rf"PostgreSQL already runs on .* \(process {server.pid}\): stop it first"):
+            folder.prepare()
+        environ = {"PATH": os.environ["PATH"], "DONATIOND_STATE": str(folder.state)}
+        (folder.run / "postgres.started").unlink()
+        second = subprocess.run(
+            [sys.executable, "-m", "daemon.embedded"], env=environ, capture_output=True, check=False
+        )
+        assert second.returncode == 1
+        assert REFUSED in second.stderr.decode()
         assert folder.answers()
 
 
