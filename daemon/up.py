@@ -8,6 +8,7 @@ What keeps nothing running: supervisord gets SIGTERM when we die, its programs w
 we adopt whatever it leaves behind and wait for its end.
 """
 
+import configparser
 import contextlib
 import ctypes
 import errno
@@ -30,6 +31,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -44,8 +46,10 @@ from health_sidecar.life import die_with_parent
 ROOT = Path(__file__).resolve().parent.parent  # the checkout: supervisord.conf lies next to the packages
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 API_STOP_SPARE_S = 5  # beyond its SHUTDOWN_GRACE_MS
-STOP_TIMEOUT_S = 60.0  # after the API's drain: the sidecar's 10 s, PostgreSQL's 30 s, and some to spare
-ORPHANS_TIMEOUT_S = 40.0  # what a killed supervisord leaves behind stops by itself within this
+STOP_SPARE_S = 3.0  # supervisord looks once a second: to stop a group, to kill it, and to see that it has ended
+PROGRAMS_SPARE_S = 10.0  # beyond the longest stopwaitsecs, for programs that end without supervisord
+ORPHANS_S = 5.0  # for what is left after supervisord has ended in order
+KILLED_S = 5.0  # from SIGKILL to the end, unless the disk does not answer
 LOCK_WAIT_S = 2.0  # a command looking whether we run holds the lock for a moment
 WORDS_KEPT = 20  # of supervisord's lines; the last says why it ended
 WORDS_TIMEOUT_S = 1.0  # for the last of them, once it has ended
@@ -111,7 +115,7 @@ def up(embedded: bool) -> int:
         return 0
     finally:
         if supervisord is not None:
-            _stop(supervisord, STOP_TIMEOUT_S + _api_stop_s(environ))
+            _stop(supervisord, stop_limits(environ))
 
 
 def embedded_environ(root: Path = ROOT) -> dict[str, str] | None:
@@ -511,28 +515,76 @@ def _catch_stop_signals() -> None:
 
 
 def _raise_stop(_number: int, _frame: FrameType | None) -> NoReturn:
-    for number in STOP_SIGNALS:  # stopping is bounded; a second Ctrl-C must not cut it short and leave things running
-        signal.signal(number, _already_stopping)
+    _ignore_stop_signals()
     raise Stop
+
+
+def _ignore_stop_signals() -> None:
+    """Stopping is bounded; a second Ctrl-C must not cut it short and leave processes running."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, _already_stopping)
 
 
 def _already_stopping(_number: int, _frame: FrameType | None) -> None:
     """A handler and not SIG_IGN: a signal that came in between would raise in the middle of the stop."""
 
 
-def _stop(supervisord: subprocess.Popen[bytes], timeout_s: float) -> None:
-    """Stops supervisord and waits for the end of it and of everything it started."""
+@dataclass(frozen=True)
+class StopLimits:
+    """How long each step of a stop may take. Their sum is the longest time from a stop signal to the end of `up`.
+
+    Attributes:
+        supervisord_s: supervisord ends its programs, one group after the other.
+        programs_s: after the end of a supervisord that did not end them, they all end by themselves.
+        killed_s: what was still running after that has been killed.
+    """
+
+    supervisord_s: float
+    programs_s: float
+    killed_s: float = KILLED_S
+
+    @property
+    def total_s(self) -> float:
+        """The sum."""
+        return self.supervisord_s + self.programs_s + self.killed_s
+
+
+def stop_limits(environ: Mapping[str, str]) -> StopLimits:
+    """The limits that follow from the `stopwaitsecs` of every program in the configuration.
+
+    Args:
+        environ: SHUTDOWN_GRACE_MS and DONATIOND_INCLUDE are read.
+    """
+    files = [ROOT / name for name in ("supervisord.conf", environ["DONATIOND_INCLUDE"]) if name]
+    configuration = configparser.RawConfigParser()
+    configuration.read(files)
+    known = {"ENV_DONATIOND_API_STOP_SECONDS": str(_api_stop_s(environ))}
+    programs = [section for section in configuration.values() if "command" in section]
+    waits_s = [int(program["stopwaitsecs"] % known) for program in programs]
+    return StopLimits(
+        supervisord_s=sum(waits_s) + STOP_SPARE_S * len(waits_s), programs_s=max(waits_s) + PROGRAMS_SPARE_S
+    )
+
+
+def _stop(supervisord: subprocess.Popen[bytes], limits: StopLimits) -> None:
+    """Stops supervisord and waits for the end of it and of everything it started, no longer than the limits say."""
+    _ignore_stop_signals()
     supervisord.terminate()
     try:
-        supervisord.wait(timeout_s)
+        in_order = supervisord.wait(limits.supervisord_s) == 0
     except subprocess.TimeoutExpired:
         supervisord.kill()
-        supervisord.wait()
+        in_order = False
     # Its death told them already, but for one so young that it had not asked for that yet.
     _signal_children(signal.SIGTERM)
-    deadline = time.monotonic() + ORPHANS_TIMEOUT_S
+    patience_s = ORPHANS_S if in_order else limits.programs_s
+    since_s = time.monotonic()
     while _reap():
-        if time.monotonic() > deadline:
+        waited_s = time.monotonic() - since_s
+        if waited_s > patience_s + limits.killed_s:
+            say(f"these processes can't be ended, as if their disk did not answer: {', '.join(map(str, _children()))}")
+            return
+        if waited_s > patience_s:
             _signal_children(signal.SIGKILL)
         time.sleep(POLL_S)
 
@@ -548,12 +600,20 @@ def _reap() -> bool:
 
 
 def _signal_children(number: signal.Signals) -> None:
-    """Sends `number` to every child of ours, adopted ones included."""
+    for pid in _children():
+        with contextlib.suppress(OSError):
+            os.kill(pid, number)
+
+
+def _children() -> list[int]:
+    """Every child of ours, adopted ones included."""
     ours = f"PPid:\t{os.getpid()}\n"
+    found = []
     for status in Path("/proc").glob("[0-9]*/status"):
         with contextlib.suppress(OSError):
             if ours in status.read_text():
-                os.kill(int(status.parent.name), number)
+                found.append(int(status.parent.name))
+    return found
 
 
 def say(line: str, descriptor: int = 1) -> None:

@@ -17,18 +17,26 @@ import pytest
 import structlog
 
 from daemon.embedded import can_run, copy_programs, find_programs
+from daemon.up import DEFAULTS, stop_limits
 from sql import migrate
 from sql.database import Database
 from tests.instance import SECRETS, Instance, instance_of_its_own
 
 TEMPLATE = "template_ledger"
 USER = "donationd_owner"
+EMBEDDED = "deploy/embedded.conf"
 _numbers = itertools.count(1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Quick tests first: a mistake shows at once, and the whole life under supervisord comes last."""
+    """Quick tests first: a mistake shows at once, and whole instances under supervisord come last. A test of those may
+    take as long as `up` may take to stop, in addition to every test's limit.
+    """
     items.sort(key=lambda item: "supervised" in item.nodeid or "test_up" in item.nodeid)
+    limit_s = float(config.getini("timeout")) + stop_limits(DEFAULTS | {"DONATIOND_INCLUDE": EMBEDDED}).total_s
+    for item in items:
+        if "supervised" in item.nodeid:
+            item.add_marker(pytest.mark.timeout(limit_s))
 
 
 @pytest.fixture(autouse=True)

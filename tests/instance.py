@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from daemon.up import ROOT
+from daemon.up import DEFAULTS, ROOT, stop_limits
 from health_sidecar.life import supervisord
 
 # Secrets that the tests' instance is started with, besides those it makes for itself.
@@ -26,7 +26,6 @@ SECRETS = {
     "STRIPE_API_KEY": "sk_test_canary",
 }
 RECOVERY_TIMEOUT_S = 15.0
-STOP_TIMEOUT_S = 20.0
 
 
 class Instance:
@@ -66,7 +65,13 @@ class Instance:
         assert self.up is not None
         assert self.up.stdout is not None
         self.up.stdout.close()
-        return self.up.wait(STOP_TIMEOUT_S)
+        return self.up.wait(self.stop_limit_s)
+
+    @property
+    def stop_limit_s(self) -> float:
+        """The longest time from a stop signal to the end of `up`: a slow disk may need all of it."""
+        include = "deploy/embedded.conf" if self._embedded else ""
+        return stop_limits({**DEFAULTS, **self._environ, "DONATIOND_INCLUDE": include}).total_s
 
     def supervisorctl(self, *words: str) -> str:
         """What supervisorctl prints for `words`."""
@@ -91,13 +96,14 @@ class Instance:
         return SECRETS | dict(line.split("=", 1) for line in made)
 
     def living(self) -> list[str]:
-        """The command lines of all processes with this state folder in their environment or arguments."""
+        """The command lines of all processes that work in this state folder or have it in environment or arguments."""
         return [line for pid, line in command_lines() if pid != os.getpid() and self._is_ours(pid, line)]
 
     def _is_ours(self, pid: int, line: str) -> bool:
         with contextlib.suppress(OSError):
             environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            return str(self.state) in line or f"DONATIOND_STATE={self.state}".encode() in environ
+            works_here = Path(f"/proc/{pid}/cwd").readlink().is_relative_to(self.state)
+            return works_here or str(self.state) in line or f"DONATIOND_STATE={self.state}".encode() in environ
         return False
 
     @property
