@@ -101,7 +101,7 @@ def up(embedded: bool) -> int:
             supervisord = _start(environ, state, lock)
             _await_ready(supervisord, _Words(supervisord), environ)
             _welcome(environ, state)
-            status = supervisord.wait()
+            status = _collect(supervisord, until_it_ends=True)
             raise CannotStart(f"supervisord ended by itself (status {status}); {state}/logs/supervisord.log says why")
     except CannotStart as error:
         for line in str(error).splitlines():
@@ -423,7 +423,7 @@ def _await_ready(supervisord: subprocess.Popen[bytes], words: _Words, environ: M
         status, api_says = health(environ)
         if status == http.client.OK:
             return
-        if supervisord.poll() is not None:
+        if _collect(supervisord) is not None:
             reason = words.last() or f"{environ['DONATIOND_STATE']}/logs/supervisord.log says why"
             raise CannotStart(f"supervisord ended at start: {reason}")
         waiting = _waiting_for(environ, api_says.get("message"))
@@ -587,6 +587,20 @@ def _stop(supervisord: subprocess.Popen[bytes], limits: StopLimits) -> None:
         if waited_s > patience_s:
             _signal_children(signal.SIGKILL)
         time.sleep(POLL_S)
+
+
+def _collect(supervisord: subprocess.Popen[bytes], *, until_it_ends: bool = False) -> int | None:
+    """Collects adopted processes that have ended, so that none stays a zombie.
+
+    Returns:
+        supervisord's exit status once it has ended; None before, at once or, with `until_it_ends`, never.
+    """
+    wait = 0 if until_it_ends else os.WNOHANG
+    while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | wait):
+        if ended.si_pid == supervisord.pid:
+            return supervisord.wait()
+        os.waitpid(ended.si_pid, 0)
+    return None
 
 
 def _reap() -> bool:

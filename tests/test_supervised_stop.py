@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg2
 
 from daemon.up import DEFAULTS, ROOT, stop_limits
-from tests.instance import Instance, children
+from tests.instance import Instance, children, eventually, get
 
 SLOW_STOP_S = 20.0  # the tests once waited no longer than this
 
@@ -45,6 +45,7 @@ def test_a_disk_that_does_not_answer_delays_the_end_no_longer_than_the_limits(in
     with closing(psycopg2.connect(instance.environ["DATABASE_URL"])) as database, database.cursor() as cursor:
         cursor.execute("SELECT id FROM recording_tickets")
         assert cursor.fetchall() == [("story-1",)]
+    check_no_zombie_stays(instance)
 
 
 def checkpointer(instance: Instance) -> int:
@@ -52,3 +53,12 @@ def checkpointer(instance: Instance) -> int:
     processes = children(instance.pids()["postgres"])
     [found] = [pid for pid in processes if b"checkpointer" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return found
+
+
+def check_no_zombie_stays(instance: Instance) -> None:
+    """What `up` adopts, such as the processes of a PostgreSQL that was killed, is collected when it has ended."""
+    assert instance.up is not None
+    adopted = children(postgres := instance.pids()["postgres"])
+    os.kill(postgres, signal.SIGKILL)
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in adopted), "no zombie stays")
+    eventually(lambda: get(f"{instance.api}/health/db")[0] == 200, "PostgreSQL is back")
