@@ -1,7 +1,8 @@
 """`donationd up`: everything under supervisord, in the foreground, until it is asked to stop.
 
 It completes the environment, starts supervisord on the one `supervisord.conf`, waits until the API is ready, says
-what to open and what to try, and stops everything on SIGINT, SIGTERM or SIGHUP. Neighbours: `embedded` prepares the
+what to open and what to try, and stops everything on SIGINT, SIGTERM or SIGHUP. Otherwise it outlives the process that
+started it, unless it was asked to follow that (`make run` asks). Neighbours: `embedded` prepares the
 database of `--embedded`; `cli` calls `up` and, without a DATABASE_URL, `embedded_environ`.
 
 What keeps nothing running: supervisord gets SIGTERM when we die, its programs when supervisord dies (PDEATHSIG), and
@@ -54,6 +55,7 @@ LOCK_WAIT_S = 2.0  # a command looking whether we run holds the lock for a momen
 WORDS_KEPT = 20  # of supervisord's lines; the last says why it ended
 WORDS_TIMEOUT_S = 1.0  # for the last of them, once it has ended
 POLL_S = 0.1
+FOLLOW_S = 0.5
 PROGRESS_INTERVAL_S = 5.0
 HTTP_TIMEOUT_S = 2.0
 MAX_API_PROCESSES = 64
@@ -76,11 +78,12 @@ class Stop(BaseException):
     """Somebody asked us to stop."""
 
 
-def up(embedded: bool) -> int:
+def up(embedded: bool, stop_with: int | None = None) -> int:
     """Runs everything until SIGINT, SIGTERM or SIGHUP; returns the exit status.
 
     Args:
         embedded: bring PostgreSQL along, and fill in what a first try needs.
+        stop_with: the pid of our parent; its end, or its hang-up, is a stop signal too.
 
     Returns:
         0 after a requested stop; 1 if it could not start, or supervisord ended by itself.
@@ -88,6 +91,8 @@ def up(embedded: bool) -> int:
     _catch_stop_signals()
     supervisord: subprocess.Popen[bytes] | None = None
     try:
+        if stop_with is not None:
+            _follow(stop_with)
         state = state_folder(ROOT)
         _make_folders(state)
         os.umask(0o077)  # whatever we and our children make from now on is its owner's alone
@@ -519,8 +524,36 @@ def _raise_stop(_number: int, _frame: FrameType | None) -> NoReturn:
     raise Stop
 
 
+def _follow(parent: int) -> None:
+    """From now on looks at our parent twice a second, and raises Stop when it has ended or is about to."""
+
+    def look(number: int = signal.SIGALRM, frame: FrameType | None = None) -> None:
+        if os.getppid() != parent or _waits_to_end(parent):
+            _raise_stop(number, frame)
+
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, FOLLOW_S, FOLLOW_S)
+    look()
+
+
+def _waits_to_end(pid: int) -> bool:
+    """Whether a process has received a stop signal and waits for its children before it ends by it.
+
+    GNU make does that after a hang-up, which the system sends to the leader of the terminal's session only: it passes
+    nothing on, and would wait for ever. It has the signal blocked then, and no handler for it any more.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    fields = dict(line.split(":\t", 1) for line in lines if line.startswith("Sig"))
+    blocked, ignored, caught = (int(fields[name], 16) for name in ("SigBlk", "SigIgn", "SigCgt"))
+    return any(blocked & ~ignored & ~caught & 1 << (number - 1) for number in STOP_SIGNALS)
+
+
 def _ignore_stop_signals() -> None:
     """Stopping is bounded; a second Ctrl-C must not cut it short and leave processes running."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
     for number in STOP_SIGNALS:
         signal.signal(number, _already_stopping)
 

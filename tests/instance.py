@@ -46,6 +46,11 @@ class Instance:
         self._embedded = "DATABASE_URL" not in environ
         self.up: subprocess.Popen[str] | None = None
 
+    @property
+    def given_environ(self) -> dict[str, str]:
+        """What it is started with."""
+        return dict(self._environ)
+
     def start(self) -> str:
         """Starts it and returns what it printed until it was ready."""
         code = f"import sys; from daemon.up import up; sys.exit(up(embedded={self._embedded}))"
