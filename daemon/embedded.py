@@ -188,7 +188,7 @@ def _settle(state: Path, run: Path, report: Callable[[str], None]) -> Cluster:
     if user is not None and not (can_run(programs, user) and _can_enter(state, user)):
         if data.parent == state and data.exists():
             raise CannotStart(f"user {user}, whom the database in {data} belongs to, can't enter {state} any more")
-        home = _elsewhere(state) if data.parent == state else data.parent
+        home = elsewhere(state) if data.parent == state else data.parent
         _make_private(home, user)
         data = home / "postgres"
         programs = copy_programs(programs, home, report)
@@ -245,7 +245,7 @@ def _data_version(data: Path) -> int | None:
     return int(version.read_text()) if version.exists() else None
 
 
-def _elsewhere(state: Path) -> Path:
+def elsewhere(state: Path) -> Path:
     """The folder for this state's database where the unprivileged user can't enter the state folder itself."""
     return ELSEWHERE / f"donationd-{hashlib.sha256(str(state).encode()).hexdigest()[:12]}"
 
@@ -256,7 +256,7 @@ def _socket_folder(state: Path, run: Path, user: str | None) -> Path:
     """
     folder = run / "postgres"
     if user is not None and not _can_enter(run, user):
-        home = _elsewhere(state)
+        home = elsewhere(state)
         _make_private(home, user)
         folder = home / "run"
     _make_private(folder, user)

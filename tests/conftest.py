@@ -3,6 +3,7 @@
 The binaries are those of the embedded package; TEST_PG_BIN names another installation's folder.
 """
 
+import contextlib
 import itertools
 import logging
 import os
@@ -20,12 +21,22 @@ from daemon.embedded import can_run, copy_programs, find_programs
 from daemon.up import DEFAULTS, stop_limits
 from sql import migrate
 from sql.database import Database
+from tests.guard import guarded
 from tests.instance import SECRETS, Instance, instance_of_its_own
 
 TEMPLATE = "template_ledger"
 USER = "donationd_owner"
 EMBEDDED = "deploy/embedded.conf"
 _numbers = itertools.count(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Whatever ends the run, nothing of it is left; --basetemp=FOLDER keeps what tests wrote into their tmp_path."""
+    stack = contextlib.ExitStack()
+    stack.enter_context(guarded())
+    config.add_cleanup(stack.close)
+    config.option.basetemp = config.option.basetemp or Path(tempfile.gettempdir(), "t")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

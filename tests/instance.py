@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from daemon.embedded import elsewhere
 from daemon.up import DEFAULTS, ROOT, stop_limits
 from health_sidecar.life import supervisord
+from tests.guard import also_remove, base_environ
 
 # Secrets that the tests' instance is started with, besides those it makes for itself.
 SECRETS = {
@@ -35,8 +37,7 @@ class Instance:
         self.state = state
         self.api = f"http://127.0.0.1:{port}"
         self.sidecar = f"http://127.0.0.1:{metrics_port}"
-        self._environ = {
-            "PATH": os.environ["PATH"],
+        self._environ = base_environ() | {
             "DONATIOND_STATE": str(state),
             "PORT": str(port),
             "METRICS_PORT": str(metrics_port),
@@ -173,17 +174,16 @@ def free_ports(count: int) -> list[int]:
 @contextmanager
 def instance_of_its_own(environ: Mapping[str, str] = {}) -> Iterator[Instance]:
     """An instance not yet started, and its end. Its folder is one that PostgreSQL's user may enter, unlike pytest's."""
-    folder = Path(tempfile.mkdtemp(prefix="donationd-test-"))
+    folder = Path(tempfile.mkdtemp(prefix="test-"))
     folder.chmod(0o711)
     port, metrics_port = free_ports(2)
     instance = Instance(folder / "state", port, metrics_port, environ)
+    also_remove(elsewhere(instance.state))
     try:
         yield instance
     finally:
         if instance.up is not None and instance.up.poll() is None:
             instance.up.terminate()
             instance.end()
-        note = instance.state / "postgres.json"
-        home = Path(json.loads(note.read_text())["data"]).parent if note.exists() else instance.state
-        for used in {home, folder}:  # two where the checkout is out of that user's reach
+        for used in (folder, elsewhere(instance.state)):
             shutil.rmtree(used, ignore_errors=True)

@@ -15,9 +15,10 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from daemon.embedded import DATABASE, ROLE, Cluster, prepare
+from daemon.embedded import DATABASE, ROLE, Cluster, elsewhere, prepare
 from daemon.up import MAX_SOCKET_FOLDER_BYTES
 from sql.servers import Servers
+from tests.guard import also_remove, base_environ
 from tests.instance import eventually
 
 PASSWORD = "p@:/ %"
@@ -41,7 +42,7 @@ class Folder:
     @contextmanager
     def running(self) -> Iterator[subprocess.Popen[bytes]]:
         """The program that supervisord runs, from when it takes connections until its end."""
-        environ = {"PATH": os.environ["PATH"], "DONATIOND_STATE": str(self.state)}
+        environ = {**base_environ(), "DONATIOND_STATE": str(self.state)}
         with subprocess.Popen([sys.executable, "-m", "daemon.embedded"], env=environ) as server:
             try:
                 eventually(lambda: server.poll() is not None or self.answers(), "the server takes connections")
@@ -67,16 +68,11 @@ class Folder:
 @pytest.fixture
 def folder() -> Iterator[Folder]:
     """A folder that is gone afterwards, as is what root had to put elsewhere."""
-    with tempfile.TemporaryDirectory(prefix="donationd-embedded-") as home:
-        yield from _folder(Path(home))
-
-
-def _folder(home: Path) -> Iterator[Folder]:
-    folder = Folder(home)
-    yield folder
-    if (folder.state / "postgres.json").exists():
-        for used in {Path(folder.cluster.data).parent, Path(folder.cluster.socket).parent} - {folder.state, folder.run}:
-            shutil.rmtree(used)
+    with tempfile.TemporaryDirectory(prefix="embedded-") as home:
+        folder = Folder(Path(home))
+        also_remove(elsewhere(folder.state))
+        yield folder
+        shutil.rmtree(elsewhere(folder.state), ignore_errors=True)
 
 
 @contextmanager
@@ -164,7 +160,7 @@ def test_a_living_server_is_never_taken_for_a_killed_one(folder: Folder, monkeyp
         monkeypatch.setattr("daemon.embedded.STOP_TIMEOUT_S", 0.1)
         with pytest.raises(Exception, match=rf"PostgreSQL already runs on .* \(process {server.pid}\): stop it first"):
             folder.prepare()
-        environ = {"PATH": os.environ["PATH"], "DONATIOND_STATE": str(folder.state)}
+        environ = {**base_environ(), "DONATIOND_STATE": str(folder.state)}
         (folder.run / "postgres.started").unlink()
         second = subprocess.run(
             [sys.executable, "-m", "daemon.embedded"], env=environ, capture_output=True, check=False
@@ -182,7 +178,7 @@ def test_an_instance_of_the_previous_release_starts_again(folder: Folder) -> Non
     old = {"programs": cluster.programs, "data": cluster.data, "port": 25432, "user": cluster.user}
     (folder.state / "postgres.json").write_text(json.dumps(old))
     Path(cluster.data, "pg_hba.conf").write_text(f"host {DATABASE} {ROLE} 127.0.0.1/32 scram-sha-256\n")
-    environ = {"PATH": os.environ["PATH"], "DONATIOND_STATE": str(folder.state)}
+    environ = {**base_environ(), "DONATIOND_STATE": str(folder.state)}
     (folder.run / "postgres.started").unlink()
     early = subprocess.run([sys.executable, "-m", "daemon.embedded"], env=environ, capture_output=True, check=False)
     assert early.returncode == 1

@@ -13,6 +13,7 @@ import pytest
 
 from daemon.embedded import CannotStart, find_programs
 from daemon.up import embedded_environ
+from tests.guard import base_environ
 
 
 def free_ports() -> dict[str, str]:
@@ -25,7 +26,7 @@ def run_up(state: Path, variables: Mapping[str, str], embedded: bool = True) -> 
     """Runs `up` in a process of its own, with only the variables given; meant for starts that are refused."""
     return subprocess.run(
         [sys.executable, "-c", f"import sys; from daemon.up import up; sys.exit(up(embedded={embedded}))"],
-        env={"PATH": os.environ["PATH"], "DONATIOND_STATE": str(state), **free_ports(), **variables},
+        env={**base_environ(), "DONATIOND_STATE": str(state), **free_ports(), **variables},
         capture_output=True,
         text=True,
         timeout=30,
