@@ -48,6 +48,11 @@ class Instance:
         self.up: subprocess.Popen[str] | None = None
 
     @property
+    def run(self) -> Path:
+        """The folder of its sockets, once it has started."""
+        return Path(self.environ["DONATIOND_RUN"])
+
+    @property
     def given_environ(self) -> dict[str, str]:
         """What it is started with."""
         return dict(self._environ)
@@ -63,6 +68,7 @@ class Instance:
         for line in self.up.stdout:
             lines.append(line)
             if "Ctrl-C stops everything" in line:
+                also_remove(self.run)  # elsewhere where the path to the state folder is long
                 return "".join(lines)
         raise AssertionError("it ended before it was ready:\n" + "".join(lines))
 
@@ -81,13 +87,13 @@ class Instance:
 
     def supervisorctl(self, *words: str) -> str:
         """What supervisorctl prints for `words`."""
-        server = f"unix://{self.state}/run/supervisor.sock"
+        server = f"unix://{self.run}/supervisor.sock"
         command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", "supervisord.conf", "-s", server, *words]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
 
     def pids(self) -> dict[str, int]:
         """The pid of each running program, by supervisor's name."""
-        with supervisord(f"unix://{self.state}/run/supervisor.sock") as supervisor:
+        with supervisord(f"unix://{self.run}/supervisor.sock") as supervisor:
             programs = supervisor.getAllProcessInfo()
         return {_full_name(program): program["pid"] for program in programs if program["statename"] == "RUNNING"}
 

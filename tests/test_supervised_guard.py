@@ -12,7 +12,7 @@ import pytest
 
 from daemon.embedded import ELSEWHERE
 from daemon.up import ROOT
-from tests.guard import base_environ
+from tests.guard import also_remove, base_environ
 from tests.instance import eventually
 
 # A test with both of what the suite's tests start: a database in the suite's own PostgreSQL, and a whole instance.
@@ -32,8 +32,9 @@ LEFT_FOR_S = 40.0  # a PostgreSQL that was asked to end may take a while on a sl
 
 @pytest.fixture
 def temporary() -> Iterator[Path]:
-    """A folder for everything temporary of a run."""
-    with tempfile.TemporaryDirectory(prefix="k") as folder:
+    """A folder for everything temporary of a run; its path is short, for those of the sockets in it are longer."""
+    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as folder:
+        also_remove(Path(folder))
         Path(folder).chmod(0o711)
         yield Path(folder)
 

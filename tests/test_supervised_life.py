@@ -59,7 +59,7 @@ def test_a_whole_life(instance: Instance) -> None:
         cursor.execute("SELECT id FROM recording_tickets")
         assert cursor.fetchall() == [("story-1",)]
 
-    supervisord = int((instance.state / "run" / "supervisord.pid").read_text())
+    supervisord = int((instance.run / "supervisord.pid").read_text())
     os.kill(supervisord, signal.SIGKILL)
     assert instance.end() == 1
     assert instance.living() == []

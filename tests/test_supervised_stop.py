@@ -112,7 +112,7 @@ def make_running(instance: Instance) -> Iterator[Make]:
         yield make
     finally:
         if instance.living():
-            os.kill(int((instance.state / "run" / "supervisord.pid").read_text()), signal.SIGTERM)
+            os.kill(int((instance.run / "supervisord.pid").read_text()), signal.SIGTERM)
             eventually(lambda: not instance.living(), "the end", instance.stop_limit_s)
         make.process.wait(10)
 
