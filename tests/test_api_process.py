@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import signal
 import socket
 import sys
@@ -18,6 +17,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from daemon.simulator import player
 from health_sidecar.readiness import Publisher, Readiness
+from tests.guard import base_environ
 
 SECRET = "whsec_test"
 WAIT_S = 20
@@ -38,8 +38,7 @@ class Api:
         self.socket = folder / "readiness.sock"
         self.metrics = folder / "metrics"
         self.metrics.mkdir(exist_ok=True)
-        self.environ = {
-            "PATH": os.environ["PATH"],
+        self.environ = base_environ() | {
             "DATABASE_URL": database_url,
             "STRIPE_WEBHOOK_SECRET": SECRET,
             "STRIPE_LIVEMODE": "false",

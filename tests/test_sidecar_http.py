@@ -31,6 +31,7 @@ from health_sidecar.connections import bind, opened
 from health_sidecar.endpoints import build_app, health_routes
 from health_sidecar.metrics import Metrics, build_registry
 from health_sidecar.readiness import HEALTHY, Follower, Readiness
+from tests.guard import base_environ
 
 READY = Readiness(ready=True, last_ping_at=datetime(2024, 12, 16, 12, 30, 45, tzinfo=UTC), message=HEALTHY)
 DOWN = Readiness(ready=False, last_error="connection refused", failure_count=3)
@@ -312,8 +313,7 @@ def test_child_dies_with_its_killed_parent() -> None:
 @asynccontextmanager
 async def sidecar(tmp_path: Path, **environ: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """The sidecar as a process of its own, killed at the end if it still runs."""
-    settings = {
-        "PATH": os.environ["PATH"],
+    settings = base_environ() | {
         "READINESS_SOCKET": str(tmp_path / "r.sock"),
         "METRICS_PORT": "0",
         **environ,
