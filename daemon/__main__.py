@@ -34,7 +34,7 @@ from daemon.webhook import Webhook
 from health_sidecar import logs
 from health_sidecar.config import ConfigError
 from health_sidecar.connections import Door, Head, Limits, Notify, bind, opened, reserve_descriptors
-from health_sidecar.life import die_with_parent, linger, supervised
+from health_sidecar.life import die_with_parent, forbid_core_dumps, linger, supervised
 from health_sidecar.readiness import Follower
 from sql.database import Database
 
@@ -57,6 +57,7 @@ DELIVERY = b"POST /webhooks/stripe "  # how the head of a webhook begins
 def main(environ: Mapping[str, str]) -> int:
     """Runs an API process. Returns the exit status: 0 after SIGTERM, 1 when it can't run."""
     started_s = time.monotonic()
+    forbid_core_dumps()
     if supervised(environ):
         die_with_parent()
     status = _run(environ)

@@ -21,6 +21,7 @@ from daemon.status import status
 from daemon.terminal import Failure, ask, read, settings, ticket_argument
 from health_sidecar import gate
 from health_sidecar.config import Basics
+from health_sidecar.life import forbid_core_dumps
 from sql import load, migrate
 from sql.database import Row, classify
 
@@ -315,6 +316,7 @@ for command in (status, failed, *operator_cli.COMMANDS):
 
 def run() -> None:
     """The console command: Ctrl-C ends it with 130, and a reader that has seen enough (`| head`) with 0."""
+    forbid_core_dumps()
     try:
         status = main(standalone_mode=False)
     except click.ClickException as error:

@@ -143,7 +143,10 @@ def _query(request: web.Request, *allowed: str) -> dict[str, str]:
 def _ticket_id(request: web.Request) -> str:
     ticket = request.match_info["id"]
     if not TICKET.fullmatch(ticket):
-        raise web.HTTPBadRequest(text="id: a ticket id has 1 to 64 letters, digits, dots, dashes and underscores")
+        raise web.HTTPBadRequest(
+            text="id: a ticket id has 1 to 64 letters, digits, dashes and underscores, and "
+            "no more than 8 if all are digits"
+        )
     return ticket
 
 

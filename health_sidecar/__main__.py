@@ -229,6 +229,7 @@ async def guard(sidecar: Sidecar, config: Config, environ: Mapping[str, str]) ->
         sidecar.probe,
         attempts=config.gate_attempts,
         retry_delay_s=config.gate_retry_delay_ms / 1000,
+        allow_logged_statements=config.allow_logged_statements,
         log=log,
     )
     sidecar.gate_ended(verdict)
@@ -324,6 +325,7 @@ async def wait_at_most(stop: asyncio.Event, timeout_s: float) -> None:
 def main(environ: Mapping[str, str]) -> int:
     """Read the configuration, live, and return the exit status."""
     started_s = time.monotonic()
+    life.forbid_core_dumps()
     if life.supervised(environ):
         life.die_with_parent()
     try:

@@ -78,6 +78,7 @@ def listen(listener: Listener, stdin: TextIO, stdout: TextIO) -> None:
 def main(environ: Mapping[str, str]) -> int:
     """Listen until supervisord ends. Returns the exit status."""
     started_s = time.monotonic()
+    life.forbid_core_dumps()
     life.die_with_parent()
     try:
         config = Basics.from_environ(environ)

@@ -9,7 +9,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg2
@@ -23,6 +24,8 @@ from tests.instance import SECRETS, Instance, instance_of_its_own
 
 TEMPLATE = "template_ledger"
 USER = "donationd_owner"
+# What the startup gate asks of a server, for all roles of it.
+PRIVATE_LOG = {"log_min_error_statement": "panic", "log_error_verbosity": "terse"}
 _numbers = itertools.count(1)
 
 
@@ -45,14 +48,14 @@ def restored_logging() -> Iterator[None]:
 class Server:
     """A PostgreSQL cluster in a folder of its own, reached by a Unix socket there only."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, programs: Path | None = None) -> None:
         home.chmod(0o755)
         self.home = home
         # PostgreSQL refuses to run as root.
         self.user = "nobody" if os.geteuid() == 0 else None
         if self.user:
             shutil.chown(home, self.user)
-        self.programs = self._programs()
+        self.programs = programs or self._programs()
         self.url = f"postgresql://{USER}@/{{name}}?host={home}"
         self.log = home / "log"
 
@@ -81,18 +84,37 @@ class Server:
         ).stdout
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    """A running server."""
+@contextmanager
+def running_server(settings: Mapping[str, str], programs: Path | None = None) -> Iterator[Server]:
+    """A new server with these settings, of the embedded package unless the folder of other programs is given."""
     with tempfile.TemporaryDirectory(prefix="donationd-pg-", ignore_cleanup_errors=True) as folder:
-        server = Server(Path(folder))
+        server = Server(Path(folder), programs)
         server.run("initdb", "-N", "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C")
-        options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c max_connections=50"
+        settings = {"listen_addresses": "", "unix_socket_directories": folder, **PRIVATE_LOG, **settings}
+        options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
         server.run("pg_ctl", "-w", "-l", str(server.log), "-o", options, "start")
         try:
             yield server
         finally:
             server.run("pg_ctl", "-m", "immediate", "stop")
+
+
+def debian_programs() -> Path:
+    """The folder of Debian's PostgreSQL 15. Without it the test is skipped with the reason; in CI it fails."""
+    programs = Path("/usr/lib/postgresql/15/bin")
+    if not (programs / "postgres").is_file():
+        reason = "PostgreSQL 15 of Debian is not installed: apt-get install postgresql-15"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return programs
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A running server."""
+    with running_server({"max_connections": "50"}) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

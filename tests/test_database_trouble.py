@@ -17,7 +17,7 @@ from daemon.embedded import ROLE
 from daemon.up import ROOT
 from health_sidecar.probe import HISTORY_TABLE, MIGRATIONS_TABLE, REQUIRED_TABLES
 from sql import load, migrate
-from tests.conftest import USER, Server
+from tests.conftest import PRIVATE_LOG, USER, Server
 from tests.instance import eventually
 from tests.live import LATEST_S, TICKET, Answer, Live, living
 from tests.small_disk import SmallDisk, small_disk
@@ -151,8 +151,9 @@ class OwnServer:
     def start(self) -> None:
         """Returns once it takes connections."""
         options = (
-            f"-c listen_addresses='' -c unix_socket_directories={self.server.home} -c fsync=off "
-            "-c wal_recycle=off -c max_connections=50"  # as the tests' server has, whose standby it may be
+            f"-c listen_addresses='' -c unix_socket_directories={self.server.home} "
+            "-c wal_recycle=off -c max_connections=50 "  # as the tests' server has, whose standby it may be
+            + " ".join(f"-c {name}={value}" for name, value in PRIVATE_LOG.items())
         )
         self.server.run("pg_ctl", "-w", "-l", str(self.log), "-o", options, "start")
 

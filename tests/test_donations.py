@@ -2,7 +2,9 @@
 
 import base64
 import json
+import re
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -13,6 +15,7 @@ from daemon.recorder import Entry, Recorder
 from daemon.simulator import payment_lives, player
 from sql import load
 from sql.database import Database
+from tests.diagram import README
 from tests.test_webhook import NOW, Client, client
 
 __all__ = ["client"]
@@ -168,12 +171,34 @@ async def test_a_bad_parameter_is_named(client: Client, database: Database, quer
     assert error["message"].startswith(name)
 
 
+async def test_readme_names_every_field_that_the_public_can_read(client: Client, database: Database) -> None:
+    """The table under "What anybody can read" has the ledger's fields, and the text below names those of the totals."""
+    section = README.read_text().partition("## What anybody can read\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    await fill(database, payment_lives.seed_example(TICKET), TICKET)
+    [donation, *_] = (await (await client.get(f"/api/tickets/{TICKET}/donations")).json())["donations"]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(donation)
+    total = await (await client.get(f"/api/tickets/{TICKET}/donations/total")).json()
+    assert set(total["lastDonation"]) == {"paidAt", "amount", "currency", "donor"}
+    assert "(`lastDonation`)" in section
+
+
 @pytest.mark.parametrize("path", ["donations", "donations/total"])
 async def test_an_unknown_ticket_is_not_found(client: Client, path: str) -> None:
     """404, in the one form of errors."""
     reply = await client.get(f"/api/tickets/nobodys/{path}")
     assert reply.status == 404
     assert await reply.json() == {"success": False, "error": "Not Found", "message": "there is no ticket nobodys"}
+
+
+@pytest.mark.parametrize("path", ["donations", "donations/total"])
+@pytest.mark.parametrize("ticket", ["story.1", "203.0.113.77", "123456789", "x" * 65, "a b", "é", "١٢٣"])
+async def test_what_is_no_ticket_id_is_a_bad_request(client: Client, ticket: str, path: str) -> None:
+    """400, and the reply repeats nothing of it; a number of 8 digits may be one."""
+    reply = await client.get(f"/api/tickets/{quote(ticket)}/{path}")
+    assert reply.status == 400
+    assert ticket not in await reply.text()
+    assert (await client.get(f"/api/tickets/12345678/{path}")).status == 404
 
 
 async def test_a_ticket_without_donations(client: Client, database: Database) -> None:

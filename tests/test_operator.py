@@ -128,6 +128,17 @@ def test_an_assignment_needs_a_known_donation_and_ticket(donationd: Callable[...
     assert donationd("erase", "pi_unknown", "--email").exit_code == 2
 
 
+@pytest.mark.parametrize("ticket", ["story.1", "203.0.113.77", "123456789", "x" * 65, ""])
+def test_a_ticket_id_has_no_dots_and_is_no_long_number(
+    donationd: Callable[..., Result], database_url: str, ticket: str
+) -> None:
+    """Wrong usage, with the rule; a number of 8 digits may be one."""
+    refused = donationd("tickets", "add", ticket)
+    assert (refused.exit_code, "no more than 8 if all are digits" in refused.output) == (2, True)
+    assert donationd("tickets", "add", "12345678").exit_code == 0
+    assert rows(database_url, "SELECT id FROM recording_tickets") == [("12345678",)]
+
+
 @pytest.mark.parametrize("by_email", [True, False])
 def test_an_erased_donor_does_not_come_back(
     donationd: Callable[..., Result], database_url: str, by_email: bool

@@ -32,6 +32,7 @@ def test_a_whole_life(instance: Instance) -> None:
     assert get(f"{instance.api}/health/db")[0] == 200
     check_no_secret_in_any_process_title(instance)
     check_each_program_has_only_the_secrets_it_needs(instance)
+    check_no_process_writes_core_dumps(instance)
     with (
         contextlib.closing(psycopg2.connect(instance.environ["DATABASE_URL"])) as database,
         database.cursor() as cursor,
@@ -83,6 +84,15 @@ def check_each_program_has_only_the_secrets_it_needs(instance: Instance) -> None
             assert names == NEEDED[program], program
             if program == "postgres":
                 assert not any(secret in line for line in lines for secret in secrets.values())
+
+
+def check_no_process_writes_core_dumps(instance: Instance) -> None:
+    """Neither the programs, nor what they start, nor supervisord can get the right back."""
+    supervisord = int((instance.state / "run" / "supervisord.pid").read_text())
+    for process in (supervisord, *(each for pid in instance.pids().values() for each in (pid, *children(pid)))):
+        limits = Path(f"/proc/{process}/limits").read_text().splitlines()
+        [core] = [line.split() for line in limits if line.startswith("Max core file size")]
+        assert core[-3:] == ["0", "0", "bytes"]
 
 
 def check_the_role_has_rows_only(instance: Instance) -> None:

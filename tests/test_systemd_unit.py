@@ -41,6 +41,11 @@ def test_systemd_knows_every_line(tmp_path: Path) -> None:
     assert (verified.returncode, verified.stderr) == (0, "")
 
 
+def test_the_service_writes_no_core_dumps() -> None:
+    """The limit stands in the unit too, for whatever systemd starts before a process of ours sets its own."""
+    assert "LimitCORE=0" in UNIT.read_text().splitlines()
+
+
 def test_the_example_of_the_environment_is_a_configuration() -> None:
     """The sidecar and the API take the example as it stands, and it leaves the schema's owner out."""
     lines = (ROOT / "deploy" / "environment.example").read_text().splitlines()

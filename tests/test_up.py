@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -59,6 +60,53 @@ def test_an_unusable_state_folder_is_one_sentence(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
     assert str(tmp_path / "file") in done.stderr
     assert "DONATIOND_STATE" in done.stderr
+
+
+def test_a_state_folder_of_another_user_is_refused(tmp_path: Path) -> None:
+    """Its owner could read and replace everything in it. Nothing is made there, and the sentence says what to do."""
+    state = Path("/usr")  # root's
+    if os.geteuid() == 0:
+        state = tmp_path / "state"
+        state.mkdir(mode=0o700)
+        shutil.chown(state, "nobody")
+    before = sorted(state.iterdir())
+    done = run_up(state, {}, embedded=False)
+    assert done.returncode == 1
+    assert f"the state folder {state} belongs to another user (uid {state.stat().st_uid})" in done.stderr
+    assert "DONATIOND_STATE" in done.stderr
+    assert sorted(state.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("part", "mode"), [("", 0o770), ("", 0o702), ("", 0o1777), ("run", 0o777), ("logs", 0o777), ("metrics", 0o777)]
+)
+def test_a_state_folder_that_others_can_write_is_refused(tmp_path: Path, part: str, mode: int) -> None:
+    """They could put their own sockets and secrets there. After the command in the sentence the folder is accepted."""
+    state = tmp_path / "state"
+    folder = state / part
+    folder.mkdir(parents=True)
+    folder.chmod(mode)
+    done = run_up(state, {}, embedded=False)
+    assert done.returncode == 1
+    assert f"the state folder {folder} can be written by other users" in done.stderr
+    assert f"chmod go-w {folder}" in done.stderr
+    assert not (state / "lock").exists()
+    folder.chmod(mode & ~0o022)
+    assert "DATABASE_URL:" in run_up(state, {}, embedded=False).stderr
+
+
+def test_a_folder_above_that_everybody_can_write_is_named(tmp_path: Path) -> None:
+    """Any user could put another folder in the place of the state folder. It is a warning, because container volumes
+    have this mode and no other users. A folder with the sticky bit, such as /tmp, needs none.
+    """
+    above = tmp_path / "above"
+    above.mkdir()
+    above.chmod(0o777)
+    warned = run_up(above / "a" / "state", {}, embedded=False).stderr
+    assert f"warning: every user can replace {above / 'a'}" in warned
+    assert f"chmod +t {above}" in warned
+    above.chmod(0o1777)
+    assert "warning" not in run_up(above / "b" / "state", {}, embedded=False).stderr
 
 
 def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import psycopg2
 
 from health_sidecar.life import die_with_parent
 from sql import migrate
-from tests.conftest import USER, Server
+from tests.conftest import PRIVATE_LOG, USER, Server
 
 SECRET = "whsec_bench"
 API, ONE_BY_ONE, EMPTY = "daemon", "tests.bench.one_by_one", "tests.bench.empty"
@@ -63,7 +63,7 @@ def postgres() -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="donationd-bench-", ignore_cleanup_errors=True) as folder:
         server = Server(Path(folder))
         server.run("initdb", "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C")
-        options = {"listen_addresses": "", "unix_socket_directories": folder, "max_connections": "50"}
+        options = {"listen_addresses": "", "unix_socket_directories": folder, "max_connections": "50", **PRIVATE_LOG}
         words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         command = [str(server.programs / "postgres"), "-D", f"{folder}/data", *words]
         with _running(command, Path(folder) / "log", user=server.user, stop=signal.SIGINT):
