@@ -7,6 +7,7 @@ socket and then opens the port itself.
 import asyncio
 import contextlib
 import gc
+import math
 import os
 import signal
 import socket
@@ -44,6 +45,7 @@ log = structlog.get_logger()
 # time has no request to send.
 DRAIN_S = 1.0
 DRAIN_POLL_S = 0.02
+STOP_SPARE_S = 5  # beyond SHUTDOWN_GRACE_MS, as `up` has supervisord wait
 # Before we accept anything the sidecar may say how things are: the first requests need not be refused.
 FIRST_WORD_S = 1.0
 # What a request and a batch make dies with them, by its reference counts. Looking for cycles among it after every 700
@@ -134,6 +136,7 @@ async def _serve(config: Config) -> int:
             inherited = _inherited_socket()
             if await _open_port(config, door, follower, stop, inherited):
                 await stop.wait()
+                _end_at_the_latest(config)
                 draining.set()
                 await _drain(door, inherited)
             died = following.done() or watching.done()
@@ -145,6 +148,13 @@ async def _serve(config: Config) -> int:
         sampling.cancel()
     log.info("API stopped", pid=os.getpid())
     return 1 if died else 0
+
+
+def _end_at_the_latest(config: Config) -> None:
+    """From now on this process ends in bounded time, whatever hangs in it: SIGALRM ends it. supervisord sees to that
+    where it stops the process itself, but not where `donationd reload` has sent the SIGTERM.
+    """
+    signal.alarm(math.ceil(config.shutdown_grace_ms / 1000) + STOP_SPARE_S)
 
 
 def _database(config: Config, url: SecretStr, *, pool_size: int) -> Database:

@@ -69,10 +69,11 @@ def up_command(embedded: bool, stop_with: int | None) -> None:
 
 @main.command("reload")
 def reload_command() -> None:
-    """Restart the API processes of this folder's instance, one at a time, while it goes on answering.
+    """Replace the API processes of this folder's instance, one at a time, while it goes on answering.
 
-    For a new release; no connection is reset and no request fails. Where only one API process runs (API_PROCESSES),
-    the port is closed for a moment.
+    For a new release; no connection is reset and no request fails. Where only one API process runs (API_PROCESSES), a
+    connection that comes while that ends is reset, and others wait for the new one, about a second. A process that does
+    not run is started. Interrupted at any moment, it leaves every process running.
 
     \b
     Example:

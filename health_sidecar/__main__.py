@@ -260,7 +260,7 @@ async def start_api(environ: Mapping[str, str]) -> None:
     """
     if "SUPERVISOR_SERVER_URL" not in environ:
         return
-    if await asyncio.to_thread(life.start_group, environ, API_GROUP):
+    if await asyncio.to_thread(life.start_group, environ["SUPERVISOR_SERVER_URL"], API_GROUP):
         log.info("API processes started", group=API_GROUP)
     else:
         log.error("supervisord knows no such group: the API was not started", group=API_GROUP)

@@ -50,13 +50,17 @@ class Listener:
         name = processes.name(values["groupname"], values["processname"])
         state = event.removeprefix("PROCESS_STATE_")
         before = self.known.get(name)
-        after = processes.changed(before, state, values["from_state"], now_s)
+        expected = values.get("expected") == "1"
+        after = processes.changed(before, state, values["from_state"], now_s, expected=expected)
         self.known[name] = after
         processes.save(self._path, self.known)
         _say(name, before, after, now_s)
 
 
 def _say(name: str, before: Process | None, after: Process, now_s: float) -> None:
+    if after.was_asked:
+        log.info(f"[Supervisor] {name} ended as asked")
+        return
     level, wording = WORDING.get(after.state, ("debug", f"[Supervisor] {{}} is {after.state}"))
     ran = {"after_s": round(now_s - before.started_s, 1)} if before and before.started_s and level != "info" else {}
     getattr(log, level)(wording.format(name), restarts=after.restarts, **ran)

@@ -207,7 +207,7 @@ class Supervised(Collector):
             "supervisord_process_state", "1 for the state the process is in, else 0", labels=["process", "state"]
         )
         restarts = CounterMetricFamily(
-            "supervisord_process_restarts", "Starts after an end nobody asked for", labels=["process"]
+            "supervisord_process_restarts", "Starts after an end that was not asked for", labels=["process"]
         )
         starts = GaugeMetricFamily(
             "supervisord_process_start_time_seconds", "When a process that runs was started", labels=["process"]

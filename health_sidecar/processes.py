@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from health_sidecar import files
 
@@ -17,16 +18,19 @@ MAX_BYTES = 1024 * 1024  # thousands of processes
 
 # http://supervisord.org/subprocess.html#process-states
 STATES = ("STOPPED", "STARTING", "RUNNING", "BACKOFF", "STOPPING", "EXITED", "FATAL", "UNKNOWN")
-# A start out of these follows an end that nobody asked for.
-_ENDED_BY_ITSELF = ("EXITED", "BACKOFF")
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
-    """One process. `started_s` is None while it does not run; `restarts` counts over all lives of supervisord."""
+    """One process.
+
+    `started_s` is None while it does not run; `restarts` counts over all runs of supervisord.
+    `was_asked`: it exited with status 0, as our processes do after SIGTERM and not otherwise.
+    """
 
     state: str
     started_s: float | None = None
     restarts: int = 0
+    was_asked: bool = False
 
 
 Processes = Mapping[str, Process]  # by supervisor's name: sidecar, api:api_00
@@ -38,24 +42,26 @@ def name(group: str, process: str) -> str:
 
 
 def seen(before: Processes, infos: Iterable[Mapping[str, Any]]) -> dict[str, Process]:
-    """The processes as supervisord describes them (getAllProcessInfo); `before` knows their restarts."""
+    """The processes as supervisord describes them (getAllProcessInfo); `before` knows their counts."""
     found = {}
     for info in infos:
         key = name(info["group"], info["name"])
         runs = info["statename"] in ("RUNNING", "STARTING")
-        restarts = before[key].restarts if key in before else 0
         started_s = float(info["start"]) if runs else None
-        found[key] = Process(state=info["statename"], started_s=started_s, restarts=restarts)
+        found[key] = replace(before.get(key) or Process(state="UNKNOWN"), state=info["statename"], started_s=started_s)
     return found
 
 
-def changed(before: Process | None, state: str, from_state: str, now_s: float) -> Process:
-    """The process after a PROCESS_STATE event."""
-    restarts = before.restarts if before else 0
+def changed(before: Process | None, state: str, from_state: str, now_s: float, *, expected: bool = False) -> Process:
+    """The process after a PROCESS_STATE event; `expected` is the event's: an EXITED with status 0."""
+    before = before or Process(state=from_state)
     if state == "STARTING":
-        return Process(state=state, started_s=now_s, restarts=restarts + (from_state in _ENDED_BY_ITSELF))
-    started_s = before.started_s if before and state in ("RUNNING", "STOPPING") else None
-    return Process(state=state, started_s=started_s, restarts=restarts)
+        ended_by_itself = from_state == "BACKOFF" or (from_state == "EXITED" and not before.was_asked)
+        return replace(
+            before, state=state, started_s=now_s, restarts=before.restarts + ended_by_itself, was_asked=False
+        )
+    started_s = before.started_s if state in ("RUNNING", "STOPPING") else None
+    return replace(before, state=state, started_s=started_s, was_asked=expected)
 
 
 def load(path: Path) -> dict[str, Process]:

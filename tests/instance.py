@@ -97,6 +97,28 @@ class Instance:
         return {_full_name(program): program["pid"] for program in programs if program["statename"] == "RUNNING"}
 
     @property
+    def supervisord(self) -> int:
+        """supervisord's pid."""
+        return int(Path(self.environ["DONATIOND_RUN"], "supervisord.pid").read_text())
+
+    def children(self) -> dict[str, int]:
+        """The pid of each process of supervisord's, by name, as the kernel knows them: its socket is not needed."""
+        found = {}
+        for pid in children(self.supervisord):
+            with contextlib.suppress(OSError):
+                lines = Path(f"/proc/{pid}/environ").read_text().split("\0")
+                environ = dict(line.split("=", 1) for line in lines if "=" in line)
+                if "SUPERVISOR_PROCESS_NAME" in environ:
+                    program = {"group": environ["SUPERVISOR_GROUP_NAME"], "name": environ["SUPERVISOR_PROCESS_NAME"]}
+                    found[_full_name(program)] = pid
+        return found
+
+    def log(self, name: str) -> str:
+        """What the log of this name holds; nothing if there is none."""
+        path = self.state / "logs" / f"{name}.log"
+        return path.read_text() if path.exists() else ""
+
+    @property
     def signing_secret(self) -> str:
         """What webhooks are signed with: given, or made by `up --embedded`."""
         return self._environ.get("STRIPE_WEBHOOK_SECRET") or self.environ["STRIPE_WEBHOOK_SECRET"]
@@ -153,6 +175,16 @@ def get(url: str) -> tuple[int, dict[str, str]]:
             return reply.code, dict(reply.headers)
     except OSError:
         return 0, {}
+
+
+def metric(page_of: str, sample: str) -> float | None:
+    """The value of a sample, written as Prometheus's text has it, on the /metrics page of this address."""
+    try:
+        with urllib.request.urlopen(f"{page_of}/metrics", timeout=3) as reply:  # noqa: S310 - our own http address
+            lines = reply.read().decode().splitlines()
+    except OSError:
+        return None
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{sample} ")), None)
 
 
 def eventually(holds: Callable[[], bool], what: str, timeout_s: float = RECOVERY_TIMEOUT_S) -> None:

@@ -50,10 +50,10 @@ class Api:
         }
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[asyncio.subprocess.Process]:
-        """The process, its output readable; ended if it still lives."""
+    async def running(self, *program: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        """The process, its output readable; ended if it still lives. `program` is what Python is to run instead."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "daemon"),
+            *(sys.executable, *(program or ("-m", "daemon"))),
             env=self.environ,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -109,6 +109,33 @@ async def test_by_hand_the_port_opens_once_the_gate_has_passed(api: Api) -> None
         process.send_signal(signal.SIGTERM)
         await until(process, "API stopped")
         assert await process.wait() == 0
+
+
+# An API process whose end waits for ever, with a second to spare instead of five.
+HANGS_AT_ITS_END = """
+import asyncio, os
+from daemon import __main__ as api
+
+async def drain(*_):
+    print("draining", flush=True)
+    await asyncio.Event().wait()
+
+api._drain, api.STOP_SPARE_S = drain, 0
+api.main(os.environ)
+"""
+
+
+async def test_a_process_that_hangs_at_its_end_ends_all_the_same(api: Api) -> None:
+    """After SIGTERM it has SHUTDOWN_GRACE_MS and some seconds; no other process has to see to that."""
+    api.environ["SHUTDOWN_GRACE_MS"] = "1000"
+    async with (
+        Publisher(api.socket, Readiness(ready=True), lambda: None),
+        api.running("-c", HANGS_AT_ITS_END) as process,
+    ):
+        await until(process, "listening on")
+        process.send_signal(signal.SIGTERM)
+        await until(process, "draining")
+        assert await asyncio.wait_for(process.wait(), WAIT_S) == -signal.SIGALRM
 
 
 async def test_a_restart_neither_loses_nor_doubles_a_figure(api: Api) -> None:

@@ -1,8 +1,11 @@
 """The faults. Each begins when it is called and is over when it returns; what it stopped goes on by then."""
 
 import asyncio
+import contextlib
+import os
 import random
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +62,18 @@ async def _sidecar_stopped(site: Site, rng: random.Random) -> None:
 
 async def _reloaded(site: Site, _rng: random.Random) -> None:
     await asyncio.to_thread(reload, site.instance.environ, lambda _line: None)
+
+
+async def _reload_interrupted(site: Site, rng: random.Random) -> None:
+    """kill -9 of `donationd reload` at some moment of its two or three seconds."""
+    environ = {**os.environ, "DONATIOND_STATE": str(site.instance.state)}
+    reloading = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "daemon.cli", "reload"), env=environ, stdout=asyncio.subprocess.DEVNULL
+    )
+    await asyncio.sleep(rng.uniform(0.3, 3))
+    with contextlib.suppress(ProcessLookupError):
+        reloading.kill()
+    await reloading.wait()
 
 
 async def _postgres_killed(site: Site, rng: random.Random) -> None:
@@ -185,6 +200,7 @@ FAULTS = (
     Fault("API process stopped (SIGSTOP)", _api_stopped, hangs_up=True),
     Fault("API process told to end", _program("api:api_{:02}", signal.SIGTERM)),
     Fault("API reloaded", _reloaded),
+    Fault("reload killed", _reload_interrupted),
     Fault("sidecar killed", _program("sidecar", signal.SIGKILL)),
     Fault("sidecar stopped (SIGSTOP)", _sidecar_stopped),
     Fault("sidecar told to end", _program("sidecar", signal.SIGTERM)),
