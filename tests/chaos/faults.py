@@ -12,7 +12,7 @@ from pathlib import Path
 
 from daemon.reload import reload
 from tests.chaos.proxy import Proxy
-from tests.chaos.site import API_PROCESSES, Site, family, new_postgres, send
+from tests.chaos.site import API_PROCESSES, POLL_S, READY_TIMEOUT_S, Site, family, new_postgres, send
 
 Inject = Callable[[Site, random.Random], Awaitable[None]]
 
@@ -145,6 +145,72 @@ async def _up_restarted(site: Site, _rng: random.Random) -> None:
     await site.start()
 
 
+async def _supervisor_socket_missing(site: Site, rng: random.Random) -> None:
+    """The socket's name is gone for a while, and the sidecar has to start without it."""
+    socket = site.instance.run / "supervisor.sock"
+    sidecar = await site.pid("sidecar")
+    hidden = socket.rename(socket.with_name("supervisor.hidden"))
+    try:
+        send(signal.SIGKILL, [sidecar])
+        await asyncio.sleep(_length(rng))
+    finally:
+        hidden.rename(socket)
+
+
+def _hangs(name: str) -> Inject:
+    """A process that is stopped for good: it is over when another one runs in its place."""
+
+    async def inject(site: Site, rng: random.Random) -> None:
+        program = name.format(rng.randrange(API_PROCESSES))
+        pid = await site.pid(program)
+        send(signal.SIGSTOP, [pid])
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            while await _pid_or_none(site, program) in {None, pid}:  # noqa: ASYNC110 - supervisord has no event for it
+                await asyncio.sleep(POLL_S)
+
+    return inject
+
+
+async def _pid_or_none(site: Site, program: str) -> int | None:
+    try:
+        return await site.pid(program)
+    except KeyError:
+        return None
+
+
+async def _logs_full(site: Site, rng: random.Random) -> None:
+    """supervisord reads no log for a while, and the pipes to it have no room for another line."""
+    pids = [pid for name, pid in (await asyncio.to_thread(site.instance.pids)).items() if name != "postgres"]
+    send(signal.SIGSTOP, [site.supervisord])
+    try:
+        await asyncio.to_thread(_fill_logs, pids)
+        await asyncio.sleep(_length(rng))
+    finally:
+        send(signal.SIGCONT, [site.supervisord])
+
+
+def _fill_logs(pids: list[int]) -> None:
+    """Writes into the pipe of each process's log until it has no more room."""
+    for pid in pids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/fd/2", "wb", 0, opener=_without_waiting) as pipe:
+            while pipe.write(b"." * 4095 + b"\n"):
+                pass
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+async def _metrics_damaged(site: Site, rng: random.Random) -> None:
+    """A file of counts holds no counts any more, and the process that writes it starts anew."""
+    await asyncio.to_thread(_damage_file, Path(site.instance.environ["METRICS_DIR"]), rng)
+    await _program("api:api_{:02}", signal.SIGKILL)(site, rng)
+
+
+def _damage_file(folder: Path, rng: random.Random) -> None:
+    rng.choice(sorted(folder.glob("*.db"))).write_bytes(rng.randbytes(rng.choice((0, 7, 4096))))
+
+
 async def _socket_removed(site: Site, _rng: random.Random) -> None:
     Path(site.instance.environ["READINESS_SOCKET"]).unlink(missing_ok=True)  # noqa: ASYNC240 - takes no time
 
@@ -206,6 +272,12 @@ FAULTS = (
     Fault("sidecar told to end", _program("sidecar", signal.SIGTERM)),
     Fault("socket removed", _socket_removed),
     Fault("socket removed, API process killed", _socket_removed_and_api_killed, hangs_up=True),
+    Fault("supervisord's socket missing, sidecar killed", _supervisor_socket_missing),
+    Fault("API process hangs for good", _hangs("api:api_{:02}"), hangs_up=True),
+    Fault("sidecar hangs for good", _hangs("sidecar")),
+    Fault("event listener hangs for good", _hangs("listener")),
+    Fault("supervisord stopped, logs full", _logs_full),
+    Fault("metrics file damaged, API process killed", _metrics_damaged, hangs_up=True),
     Fault("PostgreSQL killed", _postgres_killed, embedded=True),
     Fault("PostgreSQL backend killed", _backend_killed, embedded=True),
     Fault("PostgreSQL stopped (SIGSTOP)", _postgres_stopped, embedded=True),
