@@ -203,7 +203,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 async def _metrics_damaged(site: Site, rng: random.Random) -> None:
     """A file of counts holds no counts any more, and the process that writes it starts anew."""
-    await asyncio.to_thread(_damage_file, Path(site.instance.environ["METRICS_DIR"]), rng)
+    await asyncio.to_thread(_damage_file, site.instance.state / "metrics", rng)
     await _program("api:api_{:02}", signal.SIGKILL)(site, rng)
 
 
