@@ -26,11 +26,13 @@ from health_sidecar.config import Config, ConfigError
 from health_sidecar.connections import Door, Limits, bind, opened, reserve_descriptors
 from health_sidecar.endpoints import build_app, report_routes
 from health_sidecar.gate import OUT_OF_SYNC, SCHEMA_REFUSED, Verdict, open_probe, report_config, run_gate
+from health_sidecar.heartbeat import Heartbeat
 from health_sidecar.history import History, Run
 from health_sidecar.logs import ToldOnce
 from health_sidecar.metrics import ApiSums, Metrics, build_registry
 from health_sidecar.probe import SLOW_KINDS, Probe
 from health_sidecar.readiness import HEALTHY, UNAVAILABLE, Publisher, Readiness
+from health_sidecar.supervision import watch_listener
 from health_sidecar.tally import Tally, by_outcome
 from health_sidecar.watchdog import Outcome, Rules, Watch, describe, watch_database
 from sql.database import DatabaseDown, Refused, remedy
@@ -265,7 +267,7 @@ async def start_api(environ: Mapping[str, str]) -> None:
         log.error("supervisord knows no such group: the API was not started", group=API_GROUP)
 
 
-async def serve(config: Config, environ: Mapping[str, str], started_s: float) -> int:
+async def serve(config: Config, environ: Mapping[str, str], started_s: float, heartbeat: Heartbeat) -> int:
     """The whole life after the configuration. Returns the exit status.
 
     A life that failed goes on answering health checks until it may end (see life.MIN_FAILED_LIFE_S).
@@ -276,6 +278,7 @@ async def serve(config: Config, environ: Mapping[str, str], started_s: float) ->
         loop.add_signal_handler(sig, stop.set)
     async with open_sidecar(config) as (sidecar, door):
         work = [
+            heartbeat.run(),
             guard(sidecar, config, environ),
             sidecar.publisher.run(),
             sidecar.history.run(),
@@ -283,6 +286,8 @@ async def serve(config: Config, environ: Mapping[str, str], started_s: float) ->
             sidecar.tally.run(),
             door.watch(),
         ]
+        if life.supervised(environ):
+            work.append(watch_listener(sidecar.metrics))
         status = await first_to_end(stop, work)
         if status == 0:
             # Else the time until the next start would count as the state before.
@@ -329,6 +334,7 @@ def main(environ: Mapping[str, str]) -> int:
     try:
         config = Config.from_environ(environ)
         reserve_descriptors(LIMITS.connections)
+        heartbeat = Heartbeat()
     except ConfigError as error:
         logs.configure("text", "INFO")
         report_config(error)
@@ -337,7 +343,7 @@ def main(environ: Mapping[str, str]) -> int:
     logs.configure(config.log_format, config.log_level)
     server_logger.addFilter(logs.NoBadRequests())
     try:
-        return asyncio.run(serve(config, environ, started_s))
+        return asyncio.run(serve(config, environ, started_s, heartbeat))
     except OSError as error:
         log.critical(f"🚨 The sidecar cannot start: {error.strerror or error}", file=error.filename)
         life.linger(started_s)

@@ -43,6 +43,7 @@ class Totals(msgspec.Struct, kw_only=True):
     ping_failures: int = 0
     reconnects: dict[str, int] = msgspec.field(default_factory=lambda: {"success": 0, "failure": 0})
     gate_runs: dict[str, int] = msgspec.field(default_factory=lambda: {"passed": 0, "failed": 0})
+    listener_hangs: int = 0
 
 
 class Metrics(Collector):
@@ -78,6 +79,16 @@ class Metrics(Collector):
         """A gate run has ended: "passed" or "failed"."""
         self._totals.gate_runs[outcome] += 1
         self._save()
+
+    def listener_hung(self) -> None:
+        """supervisord's listener hung and was killed. It counts the others that hang, in its own file."""
+        self._totals.listener_hangs += 1
+        self._save()
+
+    @property
+    def listener_hangs(self) -> int:
+        """How often the listener hung."""
+        return self._totals.listener_hangs
 
     def backlog(self, *, unassigned: int, failed: int) -> None:
         """So many donations and events wait for a person."""
@@ -143,6 +154,7 @@ def _load(path: Path) -> Totals:
         totals.ping_failures = found.ping_failures
         totals.reconnects |= found.reconnects
         totals.gate_runs |= found.gate_runs
+        totals.listener_hangs = found.listener_hangs
     return totals
 
 
@@ -167,11 +179,15 @@ class ApiSums(Collector):
         yield from families
 
 
-class Supervised(Collector):
-    """supervisord's processes, from the file that the listener keeps at `path`."""
+LISTENER = "listener"  # its name in supervisord.conf
 
-    def __init__(self, path: Path) -> None:
+
+class Supervised(Collector):
+    """supervisord's processes, from the file that the listener keeps at `path`; how often that hung, from `own`."""
+
+    def __init__(self, path: Path, own: Metrics) -> None:
         self._path = path
+        self._own = own
 
     def collect(self) -> Iterator[Metric]:
         """Read the file anew; families without samples where nobody listens."""
@@ -181,6 +197,9 @@ class Supervised(Collector):
         restarts = CounterMetricFamily(
             "supervisord_process_restarts", "Starts after an end that was not asked for", labels=["process"]
         )
+        hangs = CounterMetricFamily(
+            "supervisord_process_hangs", "Times it hung and was killed, to be started again", labels=["process"]
+        )
         starts = GaugeMetricFamily(
             "supervisord_process_start_time_seconds", "When a process that runs was started", labels=["process"]
         )
@@ -188,9 +207,10 @@ class Supervised(Collector):
             for state in processes.STATES:
                 states.add_metric([name, state], int(state == process.state))
             restarts.add_metric([name], process.restarts)
+            hangs.add_metric([name], process.hangs + (self._own.listener_hangs if name == LISTENER else 0))
             if process.started_s is not None:
                 starts.add_metric([name], process.started_s)
-        yield from (states, restarts, starts)
+        yield from (states, restarts, hangs, starts)
 
 
 class Build(Collector):
@@ -209,7 +229,7 @@ def build_registry(own: Metrics, api_folder: Path | None, processes_file: Path |
     registry.register(own)
     registry.register(Build())
     if processes_file is not None:
-        registry.register(Supervised(processes_file))
+        registry.register(Supervised(processes_file, own))
     if api_folder is not None:
         registry.register(ApiSums(api_folder))
     ProcessCollector(registry=registry)

@@ -14,6 +14,9 @@ from daemon.reload import reload
 from tests.chaos.proxy import Proxy
 from tests.chaos.site import API_PROCESSES, Site, family, new_postgres, send
 
+REPLACED_S = 60.0  # a process that hangs is killed long before
+POLL_S = 0.05
+
 Inject = Callable[[Site, random.Random], Awaitable[None]]
 
 
@@ -74,6 +77,19 @@ async def _reload_interrupted(site: Site, rng: random.Random) -> None:
     with contextlib.suppress(ProcessLookupError):
         reloading.kill()
     await reloading.wait()
+
+
+def _hangs(name: str) -> Inject:
+    """SIGSTOP, and no more: lasts until the process has been killed for it."""
+
+    async def inject(site: Site, rng: random.Random) -> None:
+        pid = await site.pid(name.format(rng.randrange(API_PROCESSES)))
+        send(signal.SIGSTOP, [pid])
+        async with asyncio.timeout(REPLACED_S):
+            while Path(f"/proc/{pid}").exists():  # noqa: ASYNC110, ASYNC240 - no event, and no time
+                await asyncio.sleep(POLL_S)
+
+    return inject
 
 
 async def _postgres_killed(site: Site, rng: random.Random) -> None:
@@ -201,6 +217,9 @@ FAULTS = (
     Fault("API process told to end", _program("api:api_{:02}", signal.SIGTERM)),
     Fault("API reloaded", _reloaded),
     Fault("reload killed", _reload_interrupted),
+    Fault("API process hangs until it is replaced", _hangs("api:api_{:02}"), hangs_up=True),
+    Fault("sidecar hangs until it is replaced", _hangs("sidecar")),
+    Fault("listener hangs until it is replaced", _hangs("listener")),
     Fault("sidecar killed", _program("sidecar", signal.SIGKILL)),
     Fault("sidecar stopped (SIGSTOP)", _sidecar_stopped),
     Fault("sidecar told to end", _program("sidecar", signal.SIGTERM)),
