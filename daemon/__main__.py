@@ -35,6 +35,7 @@ from daemon.webhook import Webhook
 from health_sidecar import logs
 from health_sidecar.config import ConfigError
 from health_sidecar.connections import Door, Head, Limits, Notify, bind, opened, reserve_descriptors
+from health_sidecar.heartbeat import Heartbeat
 from health_sidecar.life import die_with_parent, forbid_core_dumps, linger, supervised
 from health_sidecar.readiness import Follower
 from sql.database import Database
@@ -72,13 +73,14 @@ def _run(environ: Mapping[str, str]) -> int:
     try:
         config = Config.from_environ(environ)
         reserve_descriptors(config.max_connections)
+        heartbeat = Heartbeat()
     except ConfigError as error:
         print("\n".join(f"donationd: {problem}" for problem in error.problems), file=sys.stderr)
         return 1
     logs.configure_serving(config.log_format, config.log_level)
     server_logger.addFilter(logs.NoBadRequests(_bad_request_counter()))
     try:
-        return asyncio.run(_serve(config))
+        return asyncio.run(_serve(config, heartbeat))
     except OSError as error:
         log.critical("🚨 The API can't listen", host=config.host, port=config.port, error=error.strerror)
         return 1
@@ -112,8 +114,9 @@ def _refused_counter() -> Notify:
     return count
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, heartbeat: Heartbeat) -> int:
     """Everything between the configuration and the exit status."""
+    beating = asyncio.create_task(heartbeat.run())
     stop, draining = asyncio.Event(), asyncio.Event()
     for sig in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sig, stop.set)
@@ -146,6 +149,7 @@ async def _serve(config: Config) -> int:
         await reader.close()
         following.cancel()
         sampling.cancel()
+        beating.cancel()
     log.info("API stopped", pid=os.getpid())
     return 1 if died else 0
 

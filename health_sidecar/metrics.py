@@ -47,6 +47,7 @@ class Totals(msgspec.Struct, kw_only=True):
     ping_failures: Count = 0
     reconnects: dict[str, Count] = msgspec.field(default_factory=lambda: {"success": 0, "failure": 0})
     gate_runs: dict[str, Count] = msgspec.field(default_factory=lambda: {"passed": 0, "failed": 0})
+    listener_hangs: Count = 0
 
 
 class Metrics(Collector):
@@ -60,6 +61,7 @@ class Metrics(Collector):
         self._ping_sum_s = 0.0
         self._unsaved = ToldOnce("warning", "cannot keep the counters")
         self.waiting: dict[str, int] = {}
+        self.supervisord_reachable: bool | None = None
 
     def show(self, state: Readiness) -> None:
         """This is what is told to everybody from now on."""
@@ -82,6 +84,16 @@ class Metrics(Collector):
         """A gate run has ended: "passed" or "failed"."""
         self._totals.gate_runs[outcome] += 1
         self._save()
+
+    def listener_hung(self) -> None:
+        """supervisord's listener hung and was killed. It counts the others that hang, in its own file."""
+        self._totals.listener_hangs += 1
+        self._save()
+
+    @property
+    def listener_hangs(self) -> int:
+        """How often the listener hung."""
+        return self._totals.listener_hangs
 
     def backlog(self, *, unassigned: int, failed: int) -> None:
         """So many donations and events wait for a person."""
@@ -109,6 +121,12 @@ class Metrics(Collector):
         yield self._durations()
         yield _by_outcome("db_reconnects", "Attempts to reconnect", self._totals.reconnects)
         yield _by_outcome("startup_gate_runs", "Runs of the startup gate", self._totals.gate_runs)
+        if self.supervisord_reachable is not None:
+            yield GaugeMetricFamily(
+                "supervisord_reachable",
+                "1 while supervisord answers on its socket, else 0",
+                value=int(self.supervisord_reachable),
+            )
         for name, count in self.waiting.items():
             yield GaugeMetricFamily(name, BACKLOG[name], value=count)
         dropped = CounterMetricFamily("log_lines_dropped", logs.DROPPED_HELP, labels=["process"])
@@ -147,6 +165,7 @@ def _load(path: Path) -> Totals:
         totals.ping_failures = found.ping_failures
         for counts, earlier in ((totals.reconnects, found.reconnects), (totals.gate_runs, found.gate_runs)):
             counts.update((outcome, count) for outcome, count in earlier.items() if outcome in counts)
+        totals.listener_hangs = found.listener_hangs
     return totals
 
 
@@ -195,11 +214,15 @@ class Joined(Collector):
         yield from families.values()
 
 
-class Supervised(Collector):
-    """supervisord's processes, from the file that the listener keeps at `path`."""
+LISTENER = "listener"  # its name in supervisord.conf
 
-    def __init__(self, path: Path) -> None:
+
+class Supervised(Collector):
+    """supervisord's processes, from the file that the listener keeps at `path`; how often that hung, from `own`."""
+
+    def __init__(self, path: Path, own: Metrics) -> None:
         self._path = path
+        self._own = own
 
     def collect(self) -> Iterator[Metric]:
         """Read the file anew; families without samples where nobody listens."""
@@ -209,6 +232,9 @@ class Supervised(Collector):
         restarts = CounterMetricFamily(
             "supervisord_process_restarts", "Starts after an end that was not asked for", labels=["process"]
         )
+        hangs = CounterMetricFamily(
+            "supervisord_process_hangs", "Times it hung and was killed, to be started again", labels=["process"]
+        )
         starts = GaugeMetricFamily(
             "supervisord_process_start_time_seconds", "When a process that runs was started", labels=["process"]
         )
@@ -216,9 +242,10 @@ class Supervised(Collector):
             for state in processes.STATES:
                 states.add_metric([name, state], int(state == process.state))
             restarts.add_metric([name], process.restarts)
+            hangs.add_metric([name], process.hangs + (self._own.listener_hangs if name == LISTENER else 0))
             if process.started_s is not None:
                 starts.add_metric([name], process.started_s)
-        yield from (states, restarts, starts)
+        yield from (states, restarts, hangs, starts)
 
 
 class Build(Collector):
@@ -237,7 +264,7 @@ def build_registry(own: Metrics, api_folder: Path | None, processes_file: Path |
     registry.register(own if api_folder is None else Joined(own, ApiSums(api_folder)))
     registry.register(Build())
     if processes_file is not None:
-        registry.register(Supervised(processes_file))
+        registry.register(Supervised(processes_file, own))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)

@@ -23,13 +23,14 @@ STATES = ("STOPPED", "STARTING", "RUNNING", "BACKOFF", "STOPPING", "EXITED", "FA
 class Process(msgspec.Struct, frozen=True, kw_only=True):
     """One process.
 
-    `started_s` is None while it does not run; `restarts` counts over all runs of supervisord.
+    `started_s` is None while it does not run; `restarts` and `hangs` count over all runs of supervisord.
     `was_asked`: it exited with status 0, as our processes do after SIGTERM and not otherwise.
     """
 
     state: str
     started_s: float | None = None
     restarts: int = 0
+    hangs: int = 0
     was_asked: bool = False
 
 
@@ -62,6 +63,12 @@ def changed(before: Process | None, state: str, from_state: str, now_s: float, *
         )
     started_s = before.started_s if state in ("RUNNING", "STOPPING") else None
     return replace(before, state=state, started_s=started_s, was_asked=expected)
+
+
+def hung(before: Process | None) -> Process:
+    """The process after it hung and was killed."""
+    before = before or Process(state="RUNNING")
+    return replace(before, hangs=before.hangs + 1)
 
 
 def load(path: Path) -> dict[str, Process]:

@@ -1,4 +1,4 @@
-"""What supervisord reports becomes metrics and log lines."""
+"""What supervisord reports becomes metrics and log lines; its ticks find what hangs."""
 
 import io
 import json
@@ -83,6 +83,27 @@ def test_an_end_that_was_asked_for_is_no_restart(tmp_path: Path) -> None:
         assert lines[0] == {"event": "[Supervisor] sidecar ended as asked", "log_level": "info"}
         tell(path, BACK, *CRASH)
     assert json.loads(path.read_text())["sidecar"]["restarts"] == 1
+
+
+def test_a_full_disk_does_not_end_the_listener(tmp_path: Path) -> None:
+    """It goes on taking events and ticks, says so once, and keeps everything once there is room."""
+    folder = tmp_path / "no folder yet"
+    folder.touch()
+    listener = Listener(folder / "processes.json")
+    with capture_logs() as lines:
+        listener.begin(INFOS)
+        listen(listener, io.StringIO("".join([*CRASH, BACK])), io.StringIO())
+    assert [line["event"] for line in lines].count("[Supervisor] ⚠️ cannot keep the processes' states") == 1
+    folder.unlink()
+    listen(listener, io.StringIO(written("TICK_5", "when:100")), io.StringIO())
+    assert json.loads((folder / "processes.json").read_text())["sidecar"]["restarts"] == 1
+
+
+def test_a_tick_changes_nothing_while_nothing_hangs(tmp_path: Path) -> None:
+    """It is acknowledged like every event, and no process is found below a parent that is no supervisord."""
+    path = tmp_path / "processes.json"
+    assert tell(path, written("TICK_5", "when:100")) == "READY\nRESULT 2\nOKREADY\n"
+    assert json.loads(path.read_text())["sidecar"]["hangs"] == 0
 
 
 def test_a_change_is_one_line_and_a_crash_says_how_long_it_ran(tmp_path: Path) -> None:

@@ -12,7 +12,10 @@ from pathlib import Path
 
 from daemon.reload import reload
 from tests.chaos.proxy import Proxy
-from tests.chaos.site import API_PROCESSES, POLL_S, READY_TIMEOUT_S, Site, family, new_postgres, send
+from tests.chaos.site import API_PROCESSES, Site, family, new_postgres, send
+
+REPLACED_S = 60.0  # a process that hangs is killed long before
+POLL_S = 0.05
 
 Inject = Callable[[Site, random.Random], Awaitable[None]]
 
@@ -74,6 +77,31 @@ async def _reload_interrupted(site: Site, rng: random.Random) -> None:
     with contextlib.suppress(ProcessLookupError):
         reloading.kill()
     await reloading.wait()
+
+
+def _hangs(name: str) -> Inject:
+    """SIGSTOP, and no more: lasts until the process has been killed for it."""
+
+    async def inject(site: Site, rng: random.Random) -> None:
+        pid = await site.pid(name.format(rng.randrange(API_PROCESSES)))
+        send(signal.SIGSTOP, [pid])
+        async with asyncio.timeout(REPLACED_S):
+            while Path(f"/proc/{pid}").exists():  # noqa: ASYNC110, ASYNC240 - no event, and no time
+                await asyncio.sleep(POLL_S)
+
+    return inject
+
+
+async def _supervisord_socket_lost(site: Site, rng: random.Random) -> None:
+    """supervisord's socket is moved away for a while in which the sidecar is killed."""
+    path = Path(site.instance.environ["DONATIOND_RUN"], "supervisor.sock")
+    sidecar = await site.pid("sidecar")
+    aside = path.rename(path.with_name("aside"))  # noqa: ASYNC240 - takes no time
+    try:
+        send(signal.SIGKILL, [sidecar])
+        await asyncio.sleep(_length(rng))
+    finally:
+        aside.rename(path)
 
 
 async def _postgres_killed(site: Site, rng: random.Random) -> None:
@@ -143,39 +171,6 @@ async def _up_restarted(site: Site, _rng: random.Random) -> None:
     site.instance.up.terminate()
     await site.end()
     await site.start()
-
-
-async def _supervisor_socket_missing(site: Site, rng: random.Random) -> None:
-    """The socket's name is gone for a while, and the sidecar has to start without it."""
-    socket = site.instance.run / "supervisor.sock"
-    sidecar = await site.pid("sidecar")
-    hidden = socket.rename(socket.with_name("supervisor.hidden"))
-    try:
-        send(signal.SIGKILL, [sidecar])
-        await asyncio.sleep(_length(rng))
-    finally:
-        hidden.rename(socket)
-
-
-def _hangs(name: str) -> Inject:
-    """A process that is stopped for good: it is over when another one runs in its place."""
-
-    async def inject(site: Site, rng: random.Random) -> None:
-        program = name.format(rng.randrange(API_PROCESSES))
-        pid = await site.pid(program)
-        send(signal.SIGSTOP, [pid])
-        async with asyncio.timeout(READY_TIMEOUT_S):
-            while await _pid_or_none(site, program) in {None, pid}:  # noqa: ASYNC110 - supervisord has no event for it
-                await asyncio.sleep(POLL_S)
-
-    return inject
-
-
-async def _pid_or_none(site: Site, program: str) -> int | None:
-    try:
-        return await site.pid(program)
-    except KeyError:
-        return None
 
 
 async def _logs_full(site: Site, rng: random.Random) -> None:
@@ -267,15 +262,15 @@ FAULTS = (
     Fault("API process told to end", _program("api:api_{:02}", signal.SIGTERM)),
     Fault("API reloaded", _reloaded),
     Fault("reload killed", _reload_interrupted),
+    Fault("API process hangs until it is replaced", _hangs("api:api_{:02}"), hangs_up=True),
+    Fault("sidecar hangs until it is replaced", _hangs("sidecar")),
+    Fault("listener hangs until it is replaced", _hangs("listener")),
+    Fault("supervisord's socket lost, sidecar killed", _supervisord_socket_lost),
     Fault("sidecar killed", _program("sidecar", signal.SIGKILL)),
     Fault("sidecar stopped (SIGSTOP)", _sidecar_stopped),
     Fault("sidecar told to end", _program("sidecar", signal.SIGTERM)),
     Fault("socket removed", _socket_removed),
     Fault("socket removed, API process killed", _socket_removed_and_api_killed, hangs_up=True),
-    Fault("supervisord's socket missing, sidecar killed", _supervisor_socket_missing),
-    Fault("API process hangs for good", _hangs("api:api_{:02}"), hangs_up=True),
-    Fault("sidecar hangs for good", _hangs("sidecar")),
-    Fault("event listener hangs for good", _hangs("listener")),
     Fault("supervisord stopped, logs full", _logs_full),
     Fault("metrics file damaged, API process killed", _metrics_damaged, hangs_up=True),
     Fault("PostgreSQL killed", _postgres_killed, embedded=True),
