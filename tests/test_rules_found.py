@@ -134,3 +134,23 @@ async def test_a_payment_that_leaves_one_subscription_s_invoice_for_another_s(
         subscription("sub_2", "story-1", 3),
     ]
     assert await rows_in_every_order(database, database_url, events, TICKETS) == [("pi_1", "story-1")]
+
+
+async def test_gifts_of_two_subscriptions_in_one_row_follow_their_own(database: Database, database_url: str) -> None:
+    """When one session ties gifts of two subscriptions together, each still has its own subscription's ticket."""
+    session = {"id": "cs_1", "mode": "payment"}
+    events = [
+        invoice("in_1", "sub_1", payment_intent="pi_1"),
+        invoice("in_2", "sub_2", payment_intent="pi_2"),
+        event("checkout.session.completed", 1, {**session, "payment_intent": "pi_1"}),
+        event("checkout.session.completed", 2, {**session, "payment_intent": "pi_2"}),
+        subscription("sub_1", "story-1", 3),
+        subscription("sub_2", "story-9", 3),
+    ]
+    tied, changed = events[:4], events[4:]
+    for order in itertools.permutations(changed):
+        await clear(database)
+        for entry in (*tied, *order):
+            await Recorder(database).record([entry])
+        assert await database.fetch(TICKETS) == [("pi_1", "story-1"), ("pi_2", "story-9")]
+        assert_right(database_url)
