@@ -9,6 +9,7 @@ import os
 import select
 import sys
 import time
+import xmlrpc.client
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -132,6 +133,15 @@ def _wait(own: Heartbeat, stdin: TextIO) -> None:
         own.beat()
 
 
+def _begin(listener: Listener, address: str) -> None:
+    """Asks for the present states. Where supervisord can't be asked those of the file have to do; each change comes."""
+    try:
+        with life.supervisord(address) as supervisor:
+            listener.begin(supervisor.getAllProcessInfo())
+    except (life.SupervisordUnreachable, xmlrpc.client.Fault) as error:
+        log.warning("[Supervisor] ⚠️ Changes of a process from before now are not known", reason=str(error))
+
+
 def main(environ: Mapping[str, str]) -> int:
     """Listen until supervisord ends. Returns the exit status."""
     started_s = time.monotonic()
@@ -147,8 +157,7 @@ def main(environ: Mapping[str, str]) -> int:
     logs.configure(config.log_format, config.log_level, stream=sys.stderr)
     listener = Listener(config.readiness_socket.with_name(processes.FILE))
     try:
-        with life.supervisord(environ.get("SUPERVISOR_SERVER_URL", "")) as supervisor:
-            listener.begin(supervisor.getAllProcessInfo())
+        _begin(listener, environ.get("SUPERVISOR_SERVER_URL", ""))
         listen(listener, sys.stdin, sys.stdout, partial(_wait, own, sys.stdin))
     except OSError as error:
         log.critical("🚨 The listener cannot go on", file=error.filename, error=error.strerror)

@@ -57,6 +57,7 @@ class Metrics(Collector):
         self._ping_sum_s = 0.0
         self._unsaved = ToldOnce("warning", "cannot keep the counters")
         self.waiting: dict[str, int] = {}
+        self.supervisord_reachable: bool | None = None
 
     def show(self, state: Readiness) -> None:
         """This is what is told to everybody from now on."""
@@ -116,6 +117,12 @@ class Metrics(Collector):
         yield self._durations()
         yield _by_outcome("db_reconnects", "Attempts to reconnect", self._totals.reconnects)
         yield _by_outcome("startup_gate_runs", "Runs of the startup gate", self._totals.gate_runs)
+        if self.supervisord_reachable is not None:
+            yield GaugeMetricFamily(
+                "supervisord_reachable",
+                "1 while supervisord answers on its socket, else 0",
+                value=int(self.supervisord_reachable),
+            )
         for name, count in self.waiting.items():
             yield GaugeMetricFamily(name, BACKLOG[name], value=count)
 

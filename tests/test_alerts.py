@@ -58,6 +58,10 @@ CASES = {
         Case({RESTARTS: "0+1x10"}, at="10m"),
         Case({RESTARTS: "0 0 0 1 1 1 2 2 2 2 2"}, at="10m"),
     ),
+    "SupervisordUnreachable": (
+        Case({"supervisord_reachable": "1 0x10"}),
+        Case({"supervisord_reachable": "1 0 1x10"}),
+    ),
     "ProcessHung": (
         Case({'supervisord_process_hangs_total{process="sidecar"}': "0 0 1x10"}),
         Case({'supervisord_process_hangs_total{process="sidecar"}': "2x10"}),

@@ -92,6 +92,18 @@ def _hangs(name: str) -> Inject:
     return inject
 
 
+async def _supervisord_socket_lost(site: Site, rng: random.Random) -> None:
+    """supervisord's socket is moved away for a while in which the sidecar is killed."""
+    path = Path(site.instance.environ["DONATIOND_RUN"], "supervisor.sock")
+    sidecar = await site.pid("sidecar")
+    aside = path.rename(path.with_name("aside"))  # noqa: ASYNC240 - takes no time
+    try:
+        send(signal.SIGKILL, [sidecar])
+        await asyncio.sleep(_length(rng))
+    finally:
+        aside.rename(path)
+
+
 async def _postgres_killed(site: Site, rng: random.Random) -> None:
     """kill -9 of the postmaster; its backends end as soon as they notice."""
     send(signal.SIGKILL, [await site.postmaster()])
@@ -220,6 +232,7 @@ FAULTS = (
     Fault("API process hangs until it is replaced", _hangs("api:api_{:02}"), hangs_up=True),
     Fault("sidecar hangs until it is replaced", _hangs("sidecar")),
     Fault("listener hangs until it is replaced", _hangs("listener")),
+    Fault("supervisord's socket lost, sidecar killed", _supervisord_socket_lost),
     Fault("sidecar killed", _program("sidecar", signal.SIGKILL)),
     Fault("sidecar stopped (SIGSTOP)", _sidecar_stopped),
     Fault("sidecar told to end", _program("sidecar", signal.SIGTERM)),
