@@ -47,6 +47,11 @@ def payment(id_: str, second: int = 1, **fields: object) -> Entry:
     return event("payment_intent.succeeded", second, {"id": id_, "amount_received": 500, "currency": "usd", **fields})
 
 
+def charge(id_: str, second: int, status: str, **fields: object) -> dict[str, Any]:
+    """A charge of pi_1."""
+    return {"id": id_, "payment_intent": "pi_1", "status": status, "created": START + second, **fields}
+
+
 async def clear(database: Database) -> None:
     """Empties the ledger."""
     await database.fetch(
@@ -154,3 +159,16 @@ async def test_gifts_of_two_subscriptions_in_one_row_follow_their_own(database: 
             await Recorder(database).record([entry])
         assert await database.fetch(TICKETS) == [("pi_1", "story-1"), ("pi_2", "story-9")]
         assert_right(database_url)
+
+
+async def test_a_charge_that_failed_names_no_donor_whatever_comes_first(database: Database, database_url: str) -> None:
+    """The donor of a charge that failed once is gone in every order, also where a later snapshot says it succeeded."""
+    paid = {"amount": 500, "amount_captured": 500, "captured": True, "paid": True}
+    donor = {"name": "Ada Example", "email": "ada@example.org", "address": None}
+    events = [
+        event("charge.succeeded", 1, charge("ch_1", 0, "succeeded", billing_details=donor, **paid)),
+        event("charge.failed", 2, charge("ch_1", 0, "failed")),
+        event("charge.updated", 3, charge("ch_1", 0, "succeeded", **paid)),
+    ]
+    shown = ("pi_1", None, "PAID", 500, 0, None, None, None, "ch_1")
+    assert await rows_in_every_order(database, database_url, events) == [shown]
