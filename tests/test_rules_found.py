@@ -172,3 +172,11 @@ async def test_a_charge_that_failed_names_no_donor_whatever_comes_first(database
     ]
     shown = ("pi_1", None, "PAID", 500, 0, None, None, None, "ch_1")
     assert await rows_in_every_order(database, database_url, events) == [shown]
+
+
+@pytest.mark.parametrize("place", ["latest_charge", "charges"])
+def test_the_connected_account_s_side_of_a_destination_charge_is_nowhere_a_donation(place: str) -> None:
+    """A charge with `source_transfer` states nothing, also where a PaymentIntent holds it."""
+    transferred = charge("py_1", 0, "succeeded", amount=500, source_transfer="tr_1")
+    held = transferred if place == "latest_charge" else {"data": [transferred]}
+    assert payment("pi_1", 1, **{place: held}).facts == payment("pi_1").facts
