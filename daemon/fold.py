@@ -204,6 +204,8 @@ def _without_donor(known: Known, at: Fact) -> Known:
 
 # What a failed charge may still supply, if no later one of its PaymentIntent does.
 SUPPLIED = ("amount", "returned", "currency", "created", "ticket", "invoice", "account")
+# A charge that states one of these counts for itself, whatever other charges state: it took money, or was refunded.
+STATES_MONEY = frozenset({"taken", "refund_events", "refund_seen"})
 
 
 def split_attempts(facts: Facts) -> tuple[Facts, dict[str, Known]]:
@@ -222,7 +224,12 @@ def split_attempts(facts: Facts) -> tuple[Facts, dict[str, Known]]:
     supplied: dict[str, set[str]] = {}
     for id_, known in sorted(charges.items(), key=TURN["ch"], reverse=True):
         intent = _value(known, "payment_intent")
-        if intent is None or id_ in children or "taken" in known or _value(known, "status") != "failed":
+        if (
+            intent is None
+            or id_ in children
+            or _value(known, "status") != "failed"
+            or not STATES_MONEY.isdisjoint(known)
+        ):
             continue
         by_later = supplied.setdefault(intent, set())
         states = {name for name in SUPPLIED if name in known}

@@ -180,3 +180,14 @@ def test_the_connected_account_s_side_of_a_destination_charge_is_nowhere_a_donat
     transferred = charge("py_1", 0, "succeeded", amount=500, source_transfer="tr_1")
     held = transferred if place == "latest_charge" else {"data": [transferred]}
     assert payment("pi_1", 1, **{place: held}).facts == payment("pi_1").facts
+
+
+async def test_a_failed_charge_that_was_refunded_keeps_its_time(database: Database, database_url: str) -> None:
+    """When the money went back does not depend on whether a failed charge was first set apart from its donation."""
+    events = [
+        event("charge.refunded", 1, charge("ch_1", 0, "failed", amount_refunded=700)),
+        event("charge.failed", 3, charge("ch_2", 1, "failed", amount_refunded=700)),
+        event("refund.failed", 3, {"id": "re_1", "amount": 200, "charge": "ch_2"}),
+    ]
+    shown = ("pi_1", None, "FAILED", None, 700, START + 1, None, None, "ch_2")
+    assert await rows_in_every_order(database, database_url, events) == [shown]
