@@ -144,6 +144,11 @@ class _Charge(Struct):
     billing_details: Raw = NULL
 
     @property
+    def is_transferred(self) -> bool:
+        """Whether it is the connected account's side of a destination charge, which is no donation."""
+        return self.source_transfer != NULL
+
+    @property
     def taken(self) -> int:
         """The amount that this snapshot says was captured. Before 2020-09 it had no field of its own."""
         if self.amount_captured is None:
@@ -454,7 +459,8 @@ def _payment_intent(statement: _Statement, raw: Raw) -> str | None:
     elif intent.latest_charge:
         statement.name("ch", intent.latest_charge)["payment_intent"] = [statement.at, intent.id]
     for charge in charges:
-        _add_charge(statement, charge, intent.id)
+        if not charge.is_transferred:
+            _add_charge(statement, charge, intent.id)
     return None
 
 
@@ -471,7 +477,7 @@ def _invoice_of(statement: _Statement, intent: _PaymentIntent) -> str | None:
 
 def _charge(statement: _Statement, raw: Raw) -> str | None:
     charge = msgspec.json.decode(raw, type=_Charge)
-    if charge.source_transfer != NULL:
+    if charge.is_transferred:
         return "this charge is the connected account's side of a destination charge"
     known = _add_charge(statement, charge, None)
     if charge.took_money and statement.type in ("charge.succeeded", "charge.captured"):
