@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daemon.facts import read
+from daemon.facts import CannotApply, read
 from daemon.recorder import Entry, Recorder
 from daemon.simulator.player import encode
 from daemon.verify import verify
@@ -191,3 +191,18 @@ async def test_a_failed_charge_that_was_refunded_keeps_its_time(database: Databa
     ]
     shown = ("pi_1", None, "FAILED", None, 700, START + 1, None, None, "ch_2")
     assert await rows_in_every_order(database, database_url, events) == [shown]
+
+
+@pytest.mark.parametrize(
+    ("event_type", "stripe_object"),
+    [
+        ("invoice.paid", {"id": "in_1", "subscription": "in_1"}),
+        ("invoice.paid", {"id": "in_1", "payment_intent": "pi_1", "subscription": "pi_1"}),
+        ("customer.subscription.updated", {"id": "pi_1", "metadata": {"ticketId": "story-1"}}),
+        ("charge.failed", {"id": "pi_1", "payment_intent": "pi_2", "status": "failed"}),
+    ],
+)
+def test_an_id_of_another_kind_of_object_is_no_id(event_type: str, stripe_object: dict[str, Any]) -> None:
+    """An id that begins like those of another kind of object can't be applied: rows are keyed by an id alone."""
+    with pytest.raises(CannotApply, match="another kind of object"):
+        event(event_type, 1, stripe_object)
