@@ -16,7 +16,7 @@ from daemon.simulator import payment_lives, player
 from sql import load
 from sql.database import Database
 from tests.diagram import README
-from tests.test_webhook import NOW, Client, client
+from tests.test_webhook import NOW, Client, MakeClient, application, client, follower
 
 __all__ = ["client"]
 
@@ -105,6 +105,33 @@ async def test_the_totals_reply_key_for_key(client: Client, database: Database) 
         "lastDonation": {"paidAt": "2024-12-16T10:31:15Z", "amount": 50.0, "currency": "USD", "donor": "Smith"},
         "byCurrency": {"USD": figures},
     }
+
+
+@pytest.mark.parametrize(
+    ("total", "ready", "status"),
+    [
+        ("story-1/donations/total", True, 200),
+        ("story-1/donations/total?currency=dollars", True, 400),
+        ("story.1/donations/total", True, 400),
+        ("story-2/donations/total", True, 404),
+        ("story-1/donations/total", False, 503),
+    ],
+)
+async def test_a_site_can_read_every_reply_of_the_totals(
+    aiohttp_client: MakeClient, database: Database, total: str, ready: bool, status: int
+) -> None:
+    """A page of another site sees the reason of an error too; without the header a browser hides it from the page."""
+    await fill(database, [], "story-1")
+    client = await aiohttp_client(application(database, follower(ready)))
+    reply = await client.get(f"/api/tickets/{total}")
+    assert (reply.status, reply.headers.get("Access-Control-Allow-Origin")) == (status, "*")
+
+
+async def test_no_other_endpoint_is_for_other_sites(client: Client, database: Database) -> None:
+    """Ledger, health and webhooks answer without the header, so that a browser shows them to no other site."""
+    await fill(database, [], "story-1")
+    for path in ("/api/tickets/story-1/donations", "/health", "/webhooks/stripe", "/api/tickets/story-1"):
+        assert "Access-Control-Allow-Origin" not in (await client.get(path)).headers, path
 
 
 @pytest.mark.parametrize("limit", [1, 3, 7])
