@@ -20,7 +20,7 @@ from daemon.metrics import FILE_BYTES, FILES
 from daemon.simulator import player
 from health_sidecar.readiness import Publisher, Readiness
 
-SECRET = "whsec_test"
+SECRET = "whsec_" + "test" * 8
 WAIT_S = 20
 
 

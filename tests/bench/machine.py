@@ -22,7 +22,7 @@ from health_sidecar.life import die_with_parent
 from sql import migrate
 from tests.conftest import PRIVATE_LOG, USER, Server
 
-SECRET = "whsec_bench"
+SECRET = "whsec_" + "bench" * 8
 API, ONE_BY_ONE, EMPTY = "daemon", "tests.bench.one_by_one", "tests.bench.empty"
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
