@@ -26,6 +26,7 @@ from sql import load, migrate
 from sql.database import Row, classify
 
 PAGE = 1000
+FIRST_REPLY_S = 5.0  # of the API, before `simulate` sends anything
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -267,10 +268,10 @@ def _total_lines(totals: list[Row], default_currency: str) -> list[str]:
 @click.option("--seed", type=int, help="The same seed plays the same payments; without it new ones.")
 @click.option("--url", help="The API's address; without it http://HOST:PORT.")
 def simulate_command(payments: int, seed: int | None, url: str | None) -> None:
-    """Play payment lives as signed Stripe events against a running API.
+    """Send made-up payments as signed Stripe events to a running API.
 
     Paid, refunded, disputed, expired, and without a ticket; out of order and with duplicates. The events are signed
-    with STRIPE_WEBHOOK_SECRET and go to the tickets there are.
+    with STRIPE_WEBHOOK_SECRET and go to the tickets there are. A ledger in live mode (STRIPE_LIVEMODE) is refused.
 
     \b
     Examples:
@@ -278,6 +279,11 @@ def simulate_command(payments: int, seed: int | None, url: str | None) -> None:
       donationd simulate --payments 1000 --seed 7 --url http://127.0.0.1:3003
     """
     config = settings(CommandConfig)
+    if config.stripe_livemode:
+        raise Failure(
+            "this ledger is in live mode, and made-up payments do not belong in it: for a trial use another database, "
+            "with STRIPE_LIVEMODE=false for the API and for this command (`donationd up --embedded` has it by itself)"
+        )
     if not config.signing_secrets:
         raise Failure("set STRIPE_WEBHOOK_SECRET to the API's signing secret, or start `donationd up --embedded` here")
     names = [row[0] for row in ask(lambda database: database.fetch(load("list_tickets")))]
@@ -285,8 +291,12 @@ def simulate_command(payments: int, seed: int | None, url: str | None) -> None:
         raise Failure('there are no tickets yet; add one: donationd tickets add story-1 --title "A new roof"')
     host = "127.0.0.1" if config.host == "0.0.0.0" else config.host  # noqa: S104 - the address of every interface
     base = url or f"http://{host}:{config.port}"
+    if reason := asyncio.run(player.no_reply_reason(base, FIRST_REPLY_S)):
+        raise Failure(
+            f"no API replies at {base} ({reason}): start it there with `donationd up`, or name its address with --url"
+        )
     chosen = seed if seed is not None else time.time_ns() % 2**31
-    lives = payment_lives.lives(chosen, payments, names, livemode=config.stripe_livemode, now=int(time.time()))
+    lives = payment_lives.lives(chosen, payments, names, now=int(time.time()))
     outcome = asyncio.run(
         player.play(base, config.signing_secrets[0], payment_lives.shuffled(lives, chosen), progress=_progress)
     )
