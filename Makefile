@@ -27,7 +27,7 @@ help:
 	@echo 'make clean   removes what make installed; the data in .donationd/ stays'
 
 run: $(RUNTIME)
-	@exec $(BIN)/donationd up --embedded
+	@exec $(BIN)/donationd up --embedded --stop-with $$PPID
 
 test: $(TESTS)
 	$(BIN)/python -m pytest $(ARGS)

@@ -48,23 +48,33 @@ def main() -> None:
 
 @main.command("up")
 @click.option("--embedded", is_flag=True, help="Bring a PostgreSQL of its own, in .donationd/, and migrate it.")
-def up_command(embedded: bool) -> None:
+@click.option(
+    "--stop-with",
+    type=int,
+    metavar="PID",
+    help="Stop as well when this process, which started it, ends or receives a hang-up (as `make run` does).",
+)
+def up_command(embedded: bool, stop_with: int | None) -> None:
     """Run everything under supervisord, in the foreground.
+
+    Ctrl-C, SIGTERM and SIGHUP stop it. Under nohup, systemd or another supervisor it goes on whatever becomes of the
+    process that started it.
 
     \b
     Examples:
       donationd up --embedded
       DATABASE_URL=postgresql://… STRIPE_WEBHOOK_SECRET=whsec_… donationd up
     """
-    sys.exit(up.up(embedded))
+    sys.exit(up.up(embedded, stop_with))
 
 
 @main.command("reload")
 def reload_command() -> None:
-    """Restart the API processes of this folder's instance, one at a time, while it goes on answering.
+    """Replace the API processes of this folder's instance, one at a time, while it goes on answering.
 
-    For a new release; no connection is reset and no request fails. Where only one API process runs (API_PROCESSES),
-    the port is closed for a moment.
+    For a new release; no connection is reset and no request fails. Where only one API process runs (API_PROCESSES), a
+    connection that comes while that ends is reset, and others wait for the new one, about a second. A process that does
+    not run is started. Interrupted at any moment, it leaves every process running.
 
     \b
     Example:

@@ -119,11 +119,11 @@ def ids(facts: Facts) -> set[str]:
 
 
 def subscriptions(facts: Facts) -> set[str]:
-    """The ids of the subscriptions that the invoices in these facts belong to."""
+    """The ids of the subscriptions that donations in these facts borrow from. An invoice that nothing has paid yet
+    lends nothing to any donation, and so does one that its PaymentIntent no longer names."""
     if "in" not in facts:  # nearly always
         return set()
-    named = (_value(invoice, "subscription") for invoice in facts["in"].values())
-    return {id_ for id_ in named if id_}
+    return {id_ for of in _by_donation(facts, {}).values() for id_, _ in of.members["sub"]}
 
 
 def owners(facts: Facts) -> dict[str, str]:

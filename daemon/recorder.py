@@ -312,6 +312,7 @@ class Recorder:
         parts = await self._parts([change for change in changes if change.ids])
         lenders = await self._subscriptions(parts, [change for change in changes if "sub" in change.facts])
         gifts = await self._gifts(parts, [each.id for each in lenders.values() if each.ticket_changed])
+        lenders = await self._subscriptions(gifts, []) | lenders  # a row may hold gifts of other subscriptions too
         batch = _Batch(_groups([*parts, *gifts], lenders), lenders)
         lent = {each.id: each.facts for each in lenders.values()}
         for group in batch.groups:

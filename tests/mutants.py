@@ -11,6 +11,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.guard import guarded
+
 ROOT = Path(__file__).parent.parent
 PARTS = ("daemon", "health_sidecar", "sql", "tests", "deploy", "pyproject.toml", "README.md")
 TESTS = (
@@ -156,10 +158,11 @@ def main() -> int:
     """Tries them all, a line each."""
     chosen = MUTANTS[:: int(os.environ.get("SAMPLE") or 1)]
     survivors = 0
-    for number, mutant in enumerate(chosen, 1):
-        lives = survives(mutant)
-        survivors += lives
-        print(f"{number:>3} of {len(chosen)}  {'SURVIVES' if lives else 'red     '}  {mutant.fault}", flush=True)
+    with guarded():
+        for number, mutant in enumerate(chosen, 1):
+            lives = survives(mutant)
+            survivors += lives
+            print(f"{number:>3} of {len(chosen)}  {'SURVIVES' if lives else 'red     '}  {mutant.fault}", flush=True)
     print(f"{len(chosen) - survivors} of {len(chosen)} faults found")
     return 1 if survivors else 0
 

@@ -60,7 +60,10 @@ def test_a_filled_first_schema_keeps_every_donation(
     first_schema: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After migrating, all rows are those a new database would hold, totals included, and verify agrees."""
-    record(database_url, payment_lives.shuffled(payment_lives.lives(5, 60, ["story-1", "story-2"], now=NOW), 1))
+    lives = payment_lives.lives(5, 60, ["story-1", "story-2"], now=NOW)
+    # The first version read no invoices, and had no table for failed charges.
+    alike = [life for life in lives if life.kind not in {"monthly", "failed_then_paid"}]
+    record(database_url, payment_lives.shuffled(alike, 1))
     first, newest = columns_of(first_schema), columns_of(database_url)
     copy_tables(database_url, first_schema, first)
     before = contents(first_schema, first)

@@ -54,6 +54,20 @@ def test_migrating_is_enough(postgres: str) -> None:
                 admin.cursor().execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(NAME)))
 
 
+def test_a_folder_in_the_place_of_a_metrics_file_keeps_nothing_from_starting(database_url: str) -> None:
+    """`up` leaves it to the API process, which sets it aside and counts in a file of its own."""
+    environ = {"DATABASE_URL": database_url, "STRIPE_WEBHOOK_SECRET": "whsec_test", "HOST": "127.0.0.1"}
+    with instance_of_its_own(environ) as instance:
+        migrate.apply(database_url)
+        place = instance.state / "metrics" / "counter_0.db"
+        place.mkdir(parents=True)
+        (place / "file").touch()
+        instance.state.chmod(0o700)
+        instance.start()
+        assert place.is_file()
+        assert (place.with_name("counter_0.db.damaged") / "file").exists()
+
+
 def fill_last_page(log: Path) -> None:
     """No line more fits into the room that the file has."""
     with log.open("ab") as file:

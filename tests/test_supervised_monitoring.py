@@ -25,7 +25,7 @@ from tests.test_dashboards import expressions as panel_expressions
 
 # Labels anybody may look at; none of them can hold a donor, a ticket or a path.
 LABELS = {
-    *("type", "outcome", "reason", "route", "method", "status", "le", "state", "process", "error", "version"),
+    *("type", "outcome", "reason", "route", "method", "object", "status", "le", "state", "process", "error", "version"),
     *("implementation", "major", "minor", "patchlevel", "generation"),
 }
 TICKET = "story-1"

@@ -21,6 +21,7 @@ import psycopg2
 from health_sidecar.life import die_with_parent
 from sql import migrate
 from tests.conftest import PRIVATE_LOG, USER, Server
+from tests.guard import base_environ
 
 SECRET = "whsec_" + "bench" * 8
 API, ONE_BY_ONE, EMPTY = "daemon", "tests.bench.one_by_one", "tests.bench.empty"
@@ -205,7 +206,7 @@ def _running(
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd="/" if user else ROOT,
-            env={"PATH": os.environ["PATH"], **(environ or {})},
+            env={**base_environ(), **(environ or {})},
             start_new_session=True,
             preexec_fn=partial(die_with_parent, signal.SIGKILL),  # noqa: PLW1509 - we have no threads
             user=user,

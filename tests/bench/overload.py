@@ -24,6 +24,7 @@ from daemon.config import Config
 from tests.bench.load import Measured, post_new
 from tests.bench.machine import API, SHARE, Broken, Site, postgres, resident_mb, site, stored
 from tests.bench.stream import Pool, Stream
+from tests.guard import guarded
 
 CAPACITY: int = Config.model_fields["max_connections"].default
 CONNECTIONS = (CAPACITY // 4, CAPACITY // 2, CAPACITY)  # one of them gives the best throughput
@@ -63,7 +64,8 @@ def main() -> int:
     if soft < DESCRIPTORS:
         resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
     try:
-        _run()
+        with guarded():
+            _run()
     except Broken as reason:
         print(f"overload: {reason}", file=sys.stderr)
         return 1

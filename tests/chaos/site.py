@@ -135,7 +135,7 @@ class Site:
     @property
     def supervisord(self) -> int:
         """supervisord's pid."""
-        return int((self.instance.state / "run" / "supervisord.pid").read_text())
+        return self.instance.supervisord
 
     async def start(self) -> None:
         """Starts `up`; returns once it says that it is ready."""
