@@ -1,6 +1,5 @@
 """`make run`'s installation, stopped at any point: the next one completes it."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from daemon.up import ROOT
+from tests.guard import base_environ
 
 # Enough of the real lock to be installed without a network: one package with commands, and what installs the checkout.
 LOCKED = ("setuptools", "supervisor")
@@ -66,8 +66,7 @@ class Checkout:
         (folder / "deploy" / "requirements.lock").write_text("".join(map(_locked, wheels.iterdir())))
         self._stopper.mkdir()
         (self._stopper / "sitecustomize.py").write_text(STOPPER)
-        self._environ = {
-            "PATH": os.environ["PATH"],
+        self._environ = base_environ() | {
             "HOME": str(folder),
             "PIP_NO_INDEX": "1",
             "PIP_FIND_LINKS": str(wheels),

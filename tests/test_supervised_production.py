@@ -1,9 +1,9 @@
 """`donationd up` in live mode: a real ledger."""
 
-import os
 import subprocess
 import sys
 
+from tests.guard import base_environ
 from tests.instance import SECRETS, instance_of_its_own
 
 
@@ -17,7 +17,7 @@ def test_up_suggests_no_simulated_payments_for_a_real_ledger() -> None:
         assert "/webhooks/stripe" in printed
         refused = subprocess.run(
             [sys.executable, "-m", "daemon.cli", "simulate"],
-            env={"PATH": os.environ["PATH"], "DONATIOND_STATE": str(instance.state)},
+            env=base_environ() | {"DONATIOND_STATE": str(instance.state)},
             capture_output=True,
             text=True,
             check=False,
