@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 MADE := $(VENV)/.made
 RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
+JOBS ?= 4
 
 .PHONY: help run test check bench overload chaos fuzz mutants format diagram dashboards picture lock sbom clean
 
@@ -29,8 +30,9 @@ help:
 run: $(RUNTIME)
 	@exec $(BIN)/donationd up --embedded --stop-with $$PPID
 
+# Files run side by side, because many of them wait for processes most of the time; ARGS=tests/test_x.py runs one.
 test: $(TESTS)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses $(JOBS) --dist loadfile)
 
 check: $(TESTS)
 	$(BIN)/ruff format --check .

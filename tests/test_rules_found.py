@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daemon.facts import read
+from daemon.facts import CannotApply, read
 from daemon.recorder import Entry, Recorder
 from daemon.simulator.player import encode
 from daemon.verify import verify
@@ -45,6 +45,11 @@ def invoice(id_: str, subscription_id: str, **fields: object) -> Entry:
 def payment(id_: str, second: int = 1, **fields: object) -> Entry:
     """A PaymentIntent that succeeded."""
     return event("payment_intent.succeeded", second, {"id": id_, "amount_received": 500, "currency": "usd", **fields})
+
+
+def charge(id_: str, second: int, status: str, **fields: object) -> dict[str, Any]:
+    """A charge of pi_1."""
+    return {"id": id_, "payment_intent": "pi_1", "status": status, "created": START + second, **fields}
 
 
 async def clear(database: Database) -> None:
@@ -154,3 +159,50 @@ async def test_gifts_of_two_subscriptions_in_one_row_follow_their_own(database: 
             await Recorder(database).record([entry])
         assert await database.fetch(TICKETS) == [("pi_1", "story-1"), ("pi_2", "story-9")]
         assert_right(database_url)
+
+
+async def test_a_charge_that_failed_names_no_donor_whatever_comes_first(database: Database, database_url: str) -> None:
+    """The donor of a charge that failed once is gone in every order, also where a later snapshot says it succeeded."""
+    paid = {"amount": 500, "amount_captured": 500, "captured": True, "paid": True}
+    donor = {"name": "Ada Example", "email": "ada@example.org", "address": None}
+    events = [
+        event("charge.succeeded", 1, charge("ch_1", 0, "succeeded", billing_details=donor, **paid)),
+        event("charge.failed", 2, charge("ch_1", 0, "failed")),
+        event("charge.updated", 3, charge("ch_1", 0, "succeeded", **paid)),
+    ]
+    shown = ("pi_1", None, "PAID", 500, 0, None, None, None, "ch_1")
+    assert await rows_in_every_order(database, database_url, events) == [shown]
+
+
+@pytest.mark.parametrize("place", ["latest_charge", "charges"])
+def test_the_connected_account_s_side_of_a_destination_charge_is_nowhere_a_donation(place: str) -> None:
+    """A charge with `source_transfer` states nothing, also where a PaymentIntent holds it."""
+    transferred = charge("py_1", 0, "succeeded", amount=500, source_transfer="tr_1")
+    held = transferred if place == "latest_charge" else {"data": [transferred]}
+    assert payment("pi_1", 1, **{place: held}).facts == payment("pi_1").facts
+
+
+async def test_a_failed_charge_that_was_refunded_keeps_its_time(database: Database, database_url: str) -> None:
+    """When the money went back does not depend on whether a failed charge was first set apart from its donation."""
+    events = [
+        event("charge.refunded", 1, charge("ch_1", 0, "failed", amount_refunded=700)),
+        event("charge.failed", 3, charge("ch_2", 1, "failed", amount_refunded=700)),
+        event("refund.failed", 3, {"id": "re_1", "amount": 200, "charge": "ch_2"}),
+    ]
+    shown = ("pi_1", None, "FAILED", None, 700, START + 1, None, None, "ch_2")
+    assert await rows_in_every_order(database, database_url, events) == [shown]
+
+
+@pytest.mark.parametrize(
+    ("event_type", "stripe_object"),
+    [
+        ("invoice.paid", {"id": "in_1", "subscription": "in_1"}),
+        ("invoice.paid", {"id": "in_1", "payment_intent": "pi_1", "subscription": "pi_1"}),
+        ("customer.subscription.updated", {"id": "pi_1", "metadata": {"ticketId": "story-1"}}),
+        ("charge.failed", {"id": "pi_1", "payment_intent": "pi_2", "status": "failed"}),
+    ],
+)
+def test_an_id_of_another_kind_of_object_is_no_id(event_type: str, stripe_object: dict[str, Any]) -> None:
+    """An id that begins like those of another kind of object can't be applied: rows are keyed by an id alone."""
+    with pytest.raises(CannotApply, match="another kind of object"):
+        event(event_type, 1, stripe_object)

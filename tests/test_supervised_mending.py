@@ -3,11 +3,13 @@
 import os
 import resource
 import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import psycopg2
+import pytest
 from psycopg2 import sql
 
 from sql import migrate
@@ -65,6 +67,25 @@ def test_a_folder_in_the_place_of_a_metrics_file_keeps_nothing_from_starting(dat
         instance.start()
         eventually(place.is_file, "the first API process, which need not be the one that was ready, has its files")
         assert (place.with_name("counter_0.db.damaged") / "file").exists()
+
+
+def test_a_program_that_is_away_for_a_while_starts_once_it_is_back(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that ends while an upgrade replaces the interpreter can't be started, and is not given up."""
+    environ = {"DATABASE_URL": database_url, "STRIPE_WEBHOOK_SECRET": "whsec_test", "HOST": "127.0.0.1"}
+    installed = tmp_path / "venv"
+    installed.symlink_to(sys.prefix)
+    monkeypatch.setattr(sys, "executable", str(installed / "bin" / Path(sys.executable).name))
+    with instance_of_its_own(environ) as instance:
+        instance.start()
+        pid = instance.pids()["api:api_00"]
+        installed.unlink()
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: instance.log("supervisord").count("can't find command") > 4, "four attempts", timeout_s=40)
+        installed.symlink_to(sys.prefix)
+        eventually(lambda: "api:api_00" in instance.pids(), "it runs again")
+        assert "FATAL" not in instance.log("supervisord")
 
 
 def fill_last_page(log: Path) -> None:
