@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Each of these files exists only while what it stands for is complete.
+MADE := $(VENV)/.made
 RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
 JOBS ?= 4
@@ -82,22 +84,27 @@ sbom:
 clean:
 	rm -rf $(VENV) build *.egg-info
 
-$(VENV)/bin/pip:
+$(MADE):
 	@command -v $(PYTHON) >/dev/null || { echo 'donationd needs Python 3.11 or newer: apt-get install python3'; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo 'donationd needs Python 3.11 or newer; name one with PYTHON=/path/to/python3'; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
 	    || { echo 'Python lacks its venv module: apt-get install python3-venv'; exit 1; }
 	@echo 'Making $(VENV) …'
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
 
-$(RUNTIME): deploy/requirements.lock setup.py | $(VENV)/bin/pip
+# After an interruption pip takes a package for installed that lacks some of its files, or refuses to replace it. So
+# nothing counts as made while it works, and the next run begins with an empty folder.
+$(RUNTIME): deploy/requirements.lock setup.py $(MADE)
 	@echo 'Installing what donationd needs …'
+	@rm -f $(MADE) $(RUNTIME) $(TESTS)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
+	@touch $(MADE) $@
 
 $(TESTS): tests/requirements.lock $(RUNTIME)
 	@echo 'Installing what the tests need …'
+	@rm -f $(MADE) $(RUNTIME) $(TESTS)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements.lock
-	@touch $@
+	@touch $(MADE) $(RUNTIME) $@

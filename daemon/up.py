@@ -528,7 +528,13 @@ donationd is ready.
   logs       {state}/logs
   processes  {supervisorctl} -s unix://{environ["DONATIOND_RUN"]}/supervisor.sock status
 
-Try next, in another terminal:
+{_real_steps(donationd, api) if Config.from_environ(environ).stripe_livemode else _trial_steps(donationd, api)}
+
+Ctrl-C stops everything.""")
+
+
+def _trial_steps(donationd: str, api: str) -> str:
+    return f"""Try next, in another terminal:
 
   {donationd} tickets add story-1 --title "A well for the village"
   {donationd} simulate --payments 20
@@ -536,9 +542,17 @@ Try next, in another terminal:
 
 With a Stripe account (set STRIPE_WEBHOOK_SECRET to the secret it prints, and start again):
 
-  stripe listen --forward-to {api}/webhooks/stripe
+  stripe listen --forward-to {api}/webhooks/stripe"""
 
-Ctrl-C stops everything.""")
+
+def _real_steps(donationd: str, api: str) -> str:
+    return f"""The ledger is in live mode. Next, in another terminal:
+
+  {donationd} tickets add story-1 --title "A well for the village"
+  {donationd} ledger story-1
+
+Stripe delivers to your webhook endpoint, https://YOUR-HOST/webhooks/stripe: a proxy with TLS passes it on to
+http://{api}/webhooks/stripe (README.md, "With your Stripe account")."""
 
 
 def _command(name: str) -> str:

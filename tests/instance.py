@@ -26,6 +26,8 @@ SECRETS = {
     "MIGRATE_DATABASE_URL": "postgresql://canary-owner@127.0.0.1/none",
     "OPERATOR_TOKENS": f"canary:read:{'0' * 64}",
 }
+# For an instance with a database of its own; `up --embedded` makes one.
+SIGNING_SECRET = "whsec_" + "test" * 8
 RECOVERY_TIMEOUT_S = 15.0
 
 

@@ -25,7 +25,7 @@ from sql.snapshot import snapshot
 from tests.guard import base_environ
 from tests.instance import eventually, free_ports
 
-SECRET = "whsec_live"
+SECRET = "whsec_" + "live" * 8
 TICKET = "story-1"
 DEADLINE_S = 2.0
 # Whatever else happens a reply comes no later than this: the deadline, and what a busy machine adds.

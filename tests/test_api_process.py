@@ -19,7 +19,7 @@ from daemon.simulator import player
 from health_sidecar.readiness import Publisher, Readiness
 from tests.guard import base_environ
 
-SECRET = "whsec_test"
+SECRET = "whsec_" + "test" * 8
 WAIT_S = 20
 
 

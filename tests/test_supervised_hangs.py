@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.instance import Instance, eventually, get, instance_of_its_own, metric
+from tests.instance import SIGNING_SECRET, Instance, eventually, get, instance_of_its_own, metric
 
 # Three looks without a heartbeat, five seconds apart, begin at the first one after the last beat; then a new start.
 REPLACED_S = 40.0
@@ -18,7 +18,7 @@ STOOD_STILL_S = 21.0  # longer than a hang is watched before it is one
 @pytest.fixture
 def site(database_url: str) -> Iterator[Instance]:
     """An instance that serves, with two API processes and a database of its own."""
-    environ = {"DATABASE_URL": database_url, "STRIPE_WEBHOOK_SECRET": "whsec_test", "HOST": "127.0.0.1"}
+    environ = {"DATABASE_URL": database_url, "STRIPE_WEBHOOK_SECRET": SIGNING_SECRET, "HOST": "127.0.0.1"}
     with instance_of_its_own(environ) as instance:
         instance.start()
         for name in ("api_00", "api_01"):  # only then have both a heartbeat

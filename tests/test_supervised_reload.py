@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from daemon.simulator.player import sign
-from tests.instance import Instance, eventually, get, instance_of_its_own, metric
+from tests.instance import SIGNING_SECRET, Instance, eventually, get, instance_of_its_own, metric
 
 ROUNDS = 6
 CLIENTS = 24  # of each sort
@@ -74,7 +74,7 @@ class Clients:
 @pytest.fixture
 def ready(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Instance]:
     """An instance that serves, with two API processes and a database of its own."""
-    environ = {"DATABASE_URL": database_url, "STRIPE_WEBHOOK_SECRET": "whsec_test", "HOST": "127.0.0.1"}
+    environ = {"DATABASE_URL": database_url, "STRIPE_WEBHOOK_SECRET": SIGNING_SECRET, "HOST": "127.0.0.1"}
     with instance_of_its_own(environ) as instance:
         monkeypatch.setenv("DONATIOND_STATE", str(instance.state))
         instance.start()

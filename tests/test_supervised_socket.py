@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.instance import Instance, eventually, get, instance_of_its_own, metric
+from tests.instance import SIGNING_SECRET, Instance, eventually, get, instance_of_its_own, metric
 
 SAID = "supervisord does not answer"
 REACHABLE = "supervisord_reachable"
@@ -21,7 +21,7 @@ REACHABLE = "supervisord_reachable"
 @pytest.fixture
 def site(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Instance]:
     """An instance that serves, with a database of its own."""
-    environ = {"DATABASE_URL": database_url, "STRIPE_WEBHOOK_SECRET": "whsec_test", "HOST": "127.0.0.1"}
+    environ = {"DATABASE_URL": database_url, "STRIPE_WEBHOOK_SECRET": SIGNING_SECRET, "HOST": "127.0.0.1"}
     with instance_of_its_own(environ) as instance:
         monkeypatch.setenv("DONATIOND_STATE", str(instance.state))
         monkeypatch.setenv("METRICS_PORT", instance.sidecar.rpartition(":")[2])

@@ -23,7 +23,7 @@ from sql import migrate
 from tests.conftest import PRIVATE_LOG, USER, Server
 from tests.guard import base_environ
 
-SECRET = "whsec_bench"
+SECRET = "whsec_" + "bench" * 8
 API, ONE_BY_ONE, EMPTY = "daemon", "tests.bench.one_by_one", "tests.bench.empty"
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
