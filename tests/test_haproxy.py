@@ -370,6 +370,36 @@ def test_unsigned_deliveries_of_one_address_are_limited(proxy: Proxy, api: Stand
     assert ask(proxy, DELIVERY, method="POST", address="127.0.0.2").status == 200
 
 
+def test_senders_of_unsigned_deliveries_wait_behind_all_others(proxy: Proxy, api: StandIn) -> None:
+    """When all places of deliveries are taken, the next free one is for an address that sent nothing unsigned, although
+    another one waits for longer.
+    """
+    api.answers[DELIVERY] = lambda handler: answered(handler, 400)
+    assert ask(proxy, DELIVERY, method="POST", address="127.0.0.66").status == 400
+    places = threading.Semaphore(0)
+
+    def held(handler: BaseHTTPRequestHandler) -> None:
+        places.acquire()
+        answered(handler)
+
+    api.answers[DELIVERY] = held
+    api.requests.clear()
+    with ExitStack() as stack:
+        stack.callback(places.release, 100)
+        for address, count in (("127.0.0.1", 64), ("127.0.0.66", 5), ("127.0.0.2", 1)):
+            clients = [stack.enter_context(closing(connection(proxy, address))) for _ in range(count)]
+            for client in clients:
+                client.connect()
+            for client in clients:
+                client.request("POST", DELIVERY)
+            if count == 64:
+                eventually(lambda: len(api.requests) == 64, "all places are taken")
+        eventually(lambda: figure(proxy, "backend_current_queue") == {"deliveries": 6}, "six wait")
+        places.release()
+        eventually(lambda: len(api.requests) == 65, "one of them is served")
+        assert api.requests[64][2]["x-forwarded-for"] == "127.0.0.2"
+
+
 def test_deliveries_that_cannot_be_applied_are_not_limited(proxy: Proxy, api: StandIn) -> None:
     """422 is the answer to an event that Stripe signed: a hundred of them change nothing."""
     api.answers[DELIVERY] = lambda handler: answered(handler, 422)
