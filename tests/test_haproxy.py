@@ -1,20 +1,16 @@
-"""Debian's HAProxy with deploy/haproxy.cfg: what it lets through, what it refuses, and what it keeps away from the API.
-
-Clients come from several addresses of 127.0.0.0/8, because many limits are per address.
-"""
+"""Debian's HAProxy with deploy/haproxy.cfg: what it passes on, what it refuses, and what never reaches the API."""
 
 import http.client
-import json
 import re
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -23,12 +19,13 @@ from daemon.simulator import player
 from tests.bench import fill
 from tests.bench.deliveries import watch
 from tests.bench.flood import BODY_LIMIT, KINDS, Flood, flooding
-from tests.bench.haproxy import CONFIGURATION, Proxy, certificate, client_context, haproxy
+from tests.bench.haproxy import CONFIGURATION, Proxy, certificate, haproxy
 from tests.bench.machine import API, SECRET, Site, query, site, stored
 from tests.bench.stream import Pool, Stream
 from tests.conftest import Server
 from tests.debian import program
 from tests.instance import eventually, get
+from tests.stand_in import StandIn, answered, ask, check_refused, connection, opened, received, reply_to, stand_in
 
 TICKET = "ticket_large"
 FLOOD_S = 4
@@ -38,77 +35,6 @@ TIMEOUT_S = 10.0
 SLACK_S = 5.0  # a busy machine
 PAGE, TOTAL = f"/api/tickets/{TICKET}/donations", f"/api/tickets/{TICKET}/donations/total"
 DELIVERY = "/webhooks/stripe"
-Headers = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a client got."""
-
-    status: int
-    headers: Headers
-    body: bytes
-
-    @property
-    def json(self) -> dict[str, object]:
-        """The body, which must be JSON."""
-        assert self.headers["content-type"].startswith("application/json")
-        decoded: dict[str, object] = json.loads(self.body)
-        return decoded
-
-
-def ask(
-    proxy: Proxy,
-    path: str,
-    *,
-    address: str = "127.0.0.1",
-    method: str = "GET",
-    body: bytes | None = None,
-    headers: Mapping[str, str] = {},
-) -> Reply:
-    """One request over a connection of its own."""
-    with closing(connection(proxy, address)) as client:
-        return reply_to(client, path, method=method, body=body, headers=headers)
-
-
-def connection(proxy: Proxy, address: str = "127.0.0.1") -> http.client.HTTPSConnection:
-    return http.client.HTTPSConnection(
-        "127.0.0.1", proxy.https_port, timeout=30, context=client_context(), source_address=(address, 0)
-    )
-
-
-def reply_to(
-    client: http.client.HTTPConnection,
-    path: str,
-    *,
-    method: str = "GET",
-    body: bytes | None = None,
-    headers: Mapping[str, str] = {},
-) -> Reply:
-    client.request(method, path, body, dict(headers))
-    reply = client.getresponse()
-    return Reply(reply.status, {name.lower(): value for name, value in reply.getheaders()}, reply.read())
-
-
-def opened(proxy: Proxy, request: bytes, receive_bytes: int = 0) -> socket.socket:
-    """A TLS connection on which some bytes were sent."""
-    plain = socket.socket()
-    if receive_bytes:
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-    plain.settimeout(60)
-    plain.connect(("127.0.0.1", proxy.https_port))
-    client = client_context().wrap_socket(plain)
-    client.sendall(request)
-    return client
-
-
-def received(client: socket.socket) -> bytes:
-    """Everything until the other end closes; a reset is an end too."""
-    data = b""
-    with suppress(ConnectionResetError):
-        while part := client.recv(65536):
-            data += part
-    return data
 
 
 def figure(proxy: Proxy, name: str) -> dict[str, int]:
@@ -124,71 +50,13 @@ def backends(proxy: Proxy) -> dict[str, int]:
     return figure(proxy, "backend_http_requests_total")
 
 
-# In front of an API of the test's own, which shows what reaches it.
-
-
-class StandIn(ThreadingHTTPServer):
-    """A server in the API's place: it answers 200 with the request's headers, unless a test wants something else."""
-
-    daemon_threads = True
-    request_queue_size = 512
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.requests: list[tuple[str, str, Headers]] = []  # but for health checks: method, path, headers
-        self.answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return int(self.server_address[1])
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A connection that its client ended is no fault of the test."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body in one packet
-    server: StandIn
-
-    def handle_one_request(self) -> None:
-        self.raw_requestline = self.rfile.readline(65537)
-        if not self.raw_requestline or not self.parse_request():
-            self.close_connection = True
-            return
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if "Transfer-Encoding" in self.headers:
-            while self.rfile.readline() != b"0\r\n":
-                self.rfile.readline()
-            self.rfile.readline()
-        if self.headers["Host"] != "donationd":  # HAProxy's own health checks
-            self.server.requests.append((self.command, self.path, dict(self.headers)))
-        self.server.answers.get(self.path, answered)(self)
-        self.wfile.flush()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-def answered(handler: BaseHTTPRequestHandler, status: int = 200, body: bytes | None = None) -> None:
-    handler.send_response(status)
-    if body is None:
-        body = json.dumps({name.lower(): value for name, value in handler.headers.items()}).encode()
-    handler.send_header("Content-Type", "application/json")
-    handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    handler.wfile.write(body)
+# In front of a stand-in for the API, which shows what reaches it.
 
 
 @pytest.fixture
 def api() -> Iterator[StandIn]:
-    with StandIn() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))  # seconds between its looks at shutdown()
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+    with stand_in() as api:
+        yield api
 
 
 @pytest.fixture
@@ -220,7 +88,7 @@ def test_the_file_needs_a_certificate_and_nothing_else(tmp_path: Path) -> None:
 )
 def test_each_kind_of_request_has_a_backend(proxy: Proxy, method: str, path: str, backend: str) -> None:
     """A request counts for the backend of its kind, and so for its limit."""
-    assert ask(proxy, path, method=method).status == 200
+    assert ask(proxy.https_port, path, method=method).status == 200
     eventually(lambda: backends(proxy) == {backend: 1}, "the backend has counted it")
 
 
@@ -236,7 +104,7 @@ def test_a_body_that_is_not_complete_takes_no_place_of_others(
     proxy: Proxy, body: bytes, chunked: bool, backend: str
 ) -> None:
     """A delivery larger than HAProxy's buffer, or without a length, has a backend of its own with few places."""
-    with closing(connection(proxy)) as client:
+    with closing(connection(proxy.https_port)) as client:
         client.request("POST", DELIVERY, iter([body]) if chunked else body)  # without a length: in chunks
         assert client.getresponse().status == 200
     eventually(lambda: backends(proxy) == {backend: 1}, "the backend has counted it")
@@ -251,7 +119,7 @@ def test_what_a_client_says_of_its_address_does_not_arrive(proxy: Proxy) -> None
         "X-Real-IP": "203.0.113.9",
         "Forwarded": "for=203.0.113.9",
     }
-    got = ask(proxy, TOTAL, address="127.0.0.7", headers=forged).json
+    got = ask(proxy.https_port, TOTAL, address="127.0.0.7", headers=forged).json
     assert (got["x-forwarded-for"], got["x-forwarded-proto"]) == ("127.0.0.7", "https")
     assert "203.0.113.9" not in str(got)
     assert "forged.example" not in str(got)
@@ -272,10 +140,10 @@ def test_http_leads_to_https(proxy: Proxy, api: StandIn) -> None:
 def test_a_body_that_is_announced_as_too_large(proxy: Proxy, api: StandIn, length: int) -> None:
     """It is refused with 413 and never reaches the API; a body of 1 MiB does."""
     head = f"POST {DELIVERY} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n".encode()
-    with closing(opened(proxy, head + b" " * 40_000)) as client:
+    with closing(opened(proxy.https_port, head + b" " * 40_000)) as client:
         assert b" 413 " in received(client).partition(b"\r\n")[0]
     assert api.requests == []
-    assert ask(proxy, DELIVERY, method="POST", body=b" " * BODY_LIMIT).status == 200
+    assert ask(proxy.https_port, DELIVERY, method="POST", body=b" " * BODY_LIMIT).status == 200
 
 
 def test_slow_clients_end_at_the_proxy(proxy: Proxy, api: StandIn) -> None:
@@ -286,8 +154,10 @@ def test_slow_clients_end_at_the_proxy(proxy: Proxy, api: StandIn) -> None:
     head = b"POST /webhooks/stripe HTTP/1.1\r\nHost: a\r\nContent-Length: 3000\r\n"
     with ExitStack() as stack, ThreadPoolExecutor(16) as pool:
         requests = [head] * 100 + [head + b"\r\n" + b" " * 1000] * 100
-        clients = [stack.enter_context(closing(client)) for client in pool.map(lambda r: opened(proxy, r), requests)]
-        reader = stack.enter_context(closing(opened(proxy, b"GET /long HTTP/1.1\r\nHost: a\r\n\r\n", 4096)))
+        clients = [
+            stack.enter_context(closing(client)) for client in pool.map(lambda r: opened(proxy.https_port, r), requests)
+        ]
+        reader = stack.enter_context(closing(opened(proxy.https_port, b"GET /long HTTP/1.1\r\nHost: a\r\n\r\n", 4096)))
         began_s = time.monotonic()
         replies = [received(client) for client in clients]
         took_s = time.monotonic() - began_s
@@ -311,13 +181,17 @@ def test_a_kind_that_has_no_free_place_delays_no_other(proxy: Proxy, api: StandI
     api.answers[PAGE] = held
     addresses = [f"127.0.0.{10 + number // 4}" for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        pages = [pool.submit(ask, proxy, PAGE, address=address) for address in addresses]
+        pages = [pool.submit(ask, proxy.https_port, PAGE, address=address) for address in addresses]
         try:
             eventually(lambda: len(api.requests) == 8, "each place is taken")
             began_s = time.monotonic()
-            refused = ask(proxy, PAGE)
+            refused = ask(proxy.https_port, PAGE)
             took_s = time.monotonic() - began_s
-            served = [ask(proxy, DELIVERY, method="POST"), ask(proxy, TOTAL), ask(proxy, "/health/db")]
+            served = [
+                ask(proxy.https_port, DELIVERY, method="POST"),
+                ask(proxy.https_port, TOTAL),
+                ask(proxy.https_port, "/health/db"),
+            ]
         finally:
             release.set()
         assert [page.result().status for page in pages] == [200] * 8
@@ -326,34 +200,24 @@ def test_a_kind_that_has_no_free_place_delays_no_other(proxy: Proxy, api: StandI
     assert 0.9 < took_s < 1 + SLACK_S
 
 
-def check_refused(reply: Reply, status: int) -> None:
-    """It says when to come again, in the header and in the body."""
-    assert (reply.status, reply.headers["retry-after"]) == (status, "30")
-    assert reply.json == {
-        "error": {503: "Service Unavailable", 429: "Too Many Requests"}[status],
-        "message": reply.json["message"],
-        "retryAfter": 30,
-    }
-
-
 def test_requests_of_one_address_are_limited(proxy: Proxy) -> None:
     """Beyond 200 in ten seconds an address is answered 429; its deliveries, and other addresses, are served."""
-    with closing(connection(proxy)) as client:
+    with closing(connection(proxy.https_port)) as client:
         statuses = [reply_to(client, TOTAL).status for _ in range(220)]
         refused = reply_to(client, TOTAL)
     assert statuses[:200] == [200] * 200
     check_refused(refused, 429)
-    assert ask(proxy, DELIVERY, method="POST").status == 200
-    assert ask(proxy, TOTAL, address="127.0.0.2").status == 200
+    assert ask(proxy.https_port, DELIVERY, method="POST").status == 200
+    assert ask(proxy.https_port, TOTAL, address="127.0.0.2").status == 200
 
 
 def test_health_checks_of_one_address_are_limited(proxy: Proxy) -> None:
     """Beyond 30 in ten seconds they are answered 429; those of other addresses are served."""
-    with closing(connection(proxy)) as client:
+    with closing(connection(proxy.https_port)) as client:
         statuses = [reply_to(client, "/health/db").status for _ in range(40)]
         check_refused(reply_to(client, "/health/db"), 429)
     assert statuses[:30] == [200] * 30
-    assert ask(proxy, "/health/db", address="127.0.0.2").status == 200
+    assert ask(proxy.https_port, "/health/db", address="127.0.0.2").status == 200
 
 
 def test_unsigned_deliveries_of_one_address_are_limited(proxy: Proxy, api: StandIn) -> None:
@@ -361,13 +225,13 @@ def test_unsigned_deliveries_of_one_address_are_limited(proxy: Proxy, api: Stand
     deliveries are served.
     """
     api.answers[DELIVERY] = lambda handler: answered(handler, 400)
-    with closing(connection(proxy)) as client:
+    with closing(connection(proxy.https_port)) as client:
         statuses = [reply_to(client, DELIVERY, method="POST").status for _ in range(30)]
         refused = reply_to(client, DELIVERY, method="POST")
     assert statuses[:20] == [400] * 20
     check_refused(refused, 429)
     del api.answers[DELIVERY]
-    assert ask(proxy, DELIVERY, method="POST", address="127.0.0.2").status == 200
+    assert ask(proxy.https_port, DELIVERY, method="POST", address="127.0.0.2").status == 200
 
 
 def test_senders_of_unsigned_deliveries_wait_behind_all_others(proxy: Proxy, api: StandIn) -> None:
@@ -375,7 +239,7 @@ def test_senders_of_unsigned_deliveries_wait_behind_all_others(proxy: Proxy, api
     another one waits for longer.
     """
     api.answers[DELIVERY] = lambda handler: answered(handler, 400)
-    assert ask(proxy, DELIVERY, method="POST", address="127.0.0.66").status == 400
+    assert ask(proxy.https_port, DELIVERY, method="POST", address="127.0.0.66").status == 400
     places = threading.Semaphore(0)
 
     def held(handler: BaseHTTPRequestHandler) -> None:
@@ -387,7 +251,7 @@ def test_senders_of_unsigned_deliveries_wait_behind_all_others(proxy: Proxy, api
     with ExitStack() as stack:
         stack.callback(places.release, 100)
         for address, count in (("127.0.0.1", 64), ("127.0.0.66", 5), ("127.0.0.2", 1)):
-            clients = [stack.enter_context(closing(connection(proxy, address))) for _ in range(count)]
+            clients = [stack.enter_context(closing(connection(proxy.https_port, address))) for _ in range(count)]
             for client in clients:
                 client.connect()
             for client in clients:
@@ -403,7 +267,7 @@ def test_senders_of_unsigned_deliveries_wait_behind_all_others(proxy: Proxy, api
 def test_deliveries_that_cannot_be_applied_are_not_limited(proxy: Proxy, api: StandIn) -> None:
     """422 is the answer to an event that Stripe signed: a hundred of them change nothing."""
     api.answers[DELIVERY] = lambda handler: answered(handler, 422)
-    with closing(connection(proxy)) as client:
+    with closing(connection(proxy.https_port)) as client:
         assert {reply_to(client, DELIVERY, method="POST").status for _ in range(100)} == {422}
 
 
@@ -412,11 +276,11 @@ def test_wrong_operator_tokens_of_one_address_are_limited(proxy: Proxy, api: Sta
     proxy's address; other addresses are served.
     """
     api.answers[PAGE] = lambda handler: answered(handler, 401)
-    with closing(connection(proxy)) as client:
+    with closing(connection(proxy.https_port)) as client:
         statuses = [reply_to(client, PAGE).status for _ in range(8)]
         check_refused(reply_to(client, PAGE), 429)
     assert statuses.count(401) < 10
-    assert ask(proxy, PAGE, address="127.0.0.2").status == 401
+    assert ask(proxy.https_port, PAGE, address="127.0.0.2").status == 401
 
 
 def test_connections_of_one_address_are_limited(proxy: Proxy) -> None:
@@ -427,8 +291,8 @@ def test_connections_of_one_address_are_limited(proxy: Proxy) -> None:
         eventually(lambda: figure(proxy, "frontend_denied_connections_total") == {"https": 10}, "ten are refused")
         assert figure(proxy, "frontend_current_sessions")["https"] == 300
         with pytest.raises(OSError, match=r"reset|EOF|abort|closed"):
-            ask(proxy, TOTAL)
-        assert ask(proxy, TOTAL, address="127.0.0.2").status == 200
+            ask(proxy.https_port, TOTAL)
+        assert ask(proxy.https_port, TOTAL, address="127.0.0.2").status == 200
 
 
 def test_a_delivery_is_tried_again_and_other_posts_are_not(proxy: Proxy, api: StandIn) -> None:
@@ -445,8 +309,8 @@ def test_a_delivery_is_tried_again_and_other_posts_are_not(proxy: Proxy, api: St
         handler.close_connection = True
 
     api.answers |= {DELIVERY: ends_once, "/api/other": ends_once}
-    assert ask(proxy, DELIVERY, method="POST", body=b"{}").status == 200
-    other = ask(proxy, "/api/other", method="POST", body=b"{}")
+    assert ask(proxy.https_port, DELIVERY, method="POST", body=b"{}").status == 200
+    other = ask(proxy.https_port, "/api/other", method="POST", body=b"{}")
     assert (other.status, other.json["retryAfter"]) == (502, 30)
     assert [path for _method, path, _headers in api.requests] == [DELIVERY, DELIVERY, "/api/other"]
 
@@ -454,13 +318,13 @@ def test_a_delivery_is_tried_again_and_other_posts_are_not(proxy: Proxy, api: St
 def test_an_api_that_is_not_ready_gets_no_work(proxy: Proxy, api: StandIn) -> None:
     """While /health/db is 503 HAProxy answers 503 by itself, health checks reach the API, and work returns with 200."""
     unready = answered_503(api)
-    eventually(lambda: ask(proxy, TOTAL).status == 503, "HAProxy knows")
+    eventually(lambda: ask(proxy.https_port, TOTAL).status == 503, "HAProxy knows")
     before = len(api.requests)
-    check_refused(ask(proxy, DELIVERY, method="POST"), 503)
+    check_refused(ask(proxy.https_port, DELIVERY, method="POST"), 503)
     assert len(api.requests) == before
-    assert ask(proxy, "/health/live", address="127.0.0.2").status == 200
+    assert ask(proxy.https_port, "/health/live", address="127.0.0.2").status == 200
     api.answers.pop(unready)
-    eventually(lambda: ask(proxy, DELIVERY, method="POST").status == 200, "HAProxy knows that it is ready")
+    eventually(lambda: ask(proxy.https_port, DELIVERY, method="POST").status == 200, "HAProxy knows that it is ready")
 
 
 def answered_503(api: StandIn) -> str:
@@ -475,7 +339,7 @@ def test_no_api_at_all(tmp_path: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as refusing:
         port = refusing.getsockname()[1]
     with haproxy(port, tmp_path) as proxy:
-        check_refused(ask(proxy, DELIVERY, method="POST"), 503)
+        check_refused(ask(proxy.https_port, DELIVERY, method="POST"), 503)
 
 
 # In front of a real API process with its sidecar and PostgreSQL.
@@ -512,9 +376,9 @@ def test_a_signed_delivery_is_taken_through_tls(place: Place, front: Proxy) -> N
     """It is 200, and a second time too, as a duplicate; one that is not signed is 400."""
     [body] = place.stream.take(1)
     signed = {"Stripe-Signature": player.sign(body, SECRET, int(time.time()))}
-    replies = [ask(front, DELIVERY, method="POST", body=body, headers=signed) for _ in range(2)]
+    replies = [ask(front.https_port, DELIVERY, method="POST", body=body, headers=signed) for _ in range(2)]
     assert [(reply.status, reply.json["idempotent"]) for reply in replies] == [(200, False), (200, True)]
-    assert ask(front, DELIVERY, method="POST", body=body).status == 400
+    assert ask(front.https_port, DELIVERY, method="POST", body=body).status == 400
 
 
 @pytest.mark.parametrize("kind", KINDS)
