@@ -221,14 +221,14 @@ def test_health_checks_of_one_address_are_limited(proxy: Proxy) -> None:
 
 
 def test_unsigned_deliveries_of_one_address_are_limited(proxy: Proxy, api: StandIn) -> None:
-    """An address whose deliveries were answered 400 some twenty times in ten seconds is answered 429; another one's
+    """An address whose deliveries were answered 400 some ten times in ten seconds is answered 429; another one's
     deliveries are served.
     """
     api.answers[DELIVERY] = lambda handler: answered(handler, 400)
     with closing(connection(proxy.https_port)) as client:
-        statuses = [reply_to(client, DELIVERY, method="POST").status for _ in range(30)]
+        statuses = [reply_to(client, DELIVERY, method="POST").status for _ in range(20)]
         refused = reply_to(client, DELIVERY, method="POST")
-    assert statuses[:20] == [400] * 20
+    assert statuses[:10] == [400] * 10
     check_refused(refused, 429)
     del api.answers[DELIVERY]
     assert ask(proxy.https_port, DELIVERY, method="POST", address="127.0.0.2").status == 200
