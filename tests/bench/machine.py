@@ -161,6 +161,19 @@ def resident_mb(where: Site) -> float:
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
+def forget_peak(where: Site) -> None:
+    """From now on the peak of the one process's resident memory is a new one (proc(5), clear_refs)."""
+    [pid] = where.pids
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def peak_mb(where: Site) -> float:
+    """The most that it held in memory since then."""
+    [pid] = where.pids
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
 def _await_ready(started: Site) -> None:
     """Returns when every process answers and believes its sidecar."""
     deadline_s = time.monotonic() + START_TIMEOUT_S
