@@ -663,7 +663,7 @@ def _dispute(statement: _Statement, raw: Raw) -> str | None:
         dispute.id,
         payment_intent=intent,
         charge=charge,
-        stage=[RANKS.get(status, STAGE_OF_UNKNOWN), status, dispute.amount],
+        stage=[RANKS.get(status, STAGE_OF_UNKNOWN), dispute.amount, status],
         currency=_upper(dispute.currency),
     )
     # Per status the earliest and the newest event: a negative time makes the earliest the greatest pair.
@@ -687,7 +687,7 @@ def upgrade(facts: Facts) -> Facts:
         if isinstance(former, list):
             at, (stage, amount) = former
             status = FORMER_STAGES[stage]
-            known["stage"] = max(known.get("stage", []), [at, [RANKS[status], status, amount]])  # type: ignore[type-var]
+            known["stage"] = max(known.get("stage", []), [at, [RANKS[status], amount, status]])  # type: ignore[type-var]
     return facts
 
 

@@ -532,7 +532,7 @@ def _refunded_at(of: _Objects, hold: int) -> int | None:
 def _disputed(of: _Objects, amount: int | None, currency: str | None, refunded: int) -> int:
     total = 0
     for _, dispute in of.members["dp"]:
-        stage, _, disputed = _value(dispute, "stage") or (None, None, 0)
+        stage, disputed, _ = _value(dispute, "stage") or (None, 0, None)
         if stage in TAKES_MONEY:
             in_our_currency = _value(dispute, "currency") in (currency, None)
             total += disputed if in_our_currency else amount or 0

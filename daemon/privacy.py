@@ -24,11 +24,9 @@ SURROGATES = re.compile("[\ud800-\udfff\ufffd]")
 # The forms below are those left when full-width and half-width characters have become ordinary ones.
 COMMAS = re.compile("[,\u060c\u3001\ufe50\ufe51]")  # also the Arabic and the ideographic one
 OPENING, CLOSING = (
-    r"(\[{<\u3008\u300a\u300c\u300e\u3010\u3014\u3016\u27e8",
-    r")\]}>\u3009\u300b\u300d\u300f\u3011\u3015\u3017\u27e9",
+    "([{<\u3008\u300a\u300c\u300e\u3010\u3014\u3016\u27e8",
+    ")]}>\u3009\u300b\u300d\u300f\u3011\u3015\u3017\u27e9",
 )
-INNERMOST_BRACKETS = re.compile(f"[{OPENING}][^{OPENING}{CLOSING}]*[{CLOSING}]")
-OPEN_BRACKET = re.compile(f"[{OPENING}]")
 HYPHENS = "-\u2010\u2011\u058a\u05be"  # the last two are Armenian and Hebrew
 APOSTROPHES = "'\u2018\u2019\u05f3"  # the last one is Hebrew; others are letters to Unicode
 TYPED_AS_APOSTROPHES = "`\u00b4"  # accents that keyboards have where an apostrophe is meant
@@ -136,10 +134,16 @@ def _plain_character(character: str) -> str:
 
 def _without_brackets(text: str) -> str:
     """A space for all that stands in brackets; one that is not closed reaches to the end."""
-    before = ""
-    while text != before:
-        before, text = text, INNERMOST_BRACKETS.sub(" ", text)
-    return OPEN_BRACKET.split(text)[0]
+    kept: list[str] = []
+    opened: list[int] = []  # how much was kept before each bracket that is still open
+    for character in text:
+        if character in OPENING:
+            opened.append(len(kept))
+        elif character in CLOSING and opened:
+            kept[opened.pop() :] = " "
+        else:
+            kept.append(character)
+    return "".join(kept[: opened[0]] if opened else kept)
 
 
 def _family_name(tokens: list[str]) -> str:

@@ -95,6 +95,16 @@ def test_a_dispute_status_that_nobody_knows_is_held_as_open(status: str) -> None
     assert (derived([*paid, unknown, won]).status, derived([*paid, unknown, won]).disputed) == ("PAID", 0)
 
 
+def test_of_two_unknown_statuses_in_one_second_the_larger_amount_stands() -> None:
+    """Ties go to the later stage, then to the larger amount, never to a text."""
+    dispute = {"id": "dp_1", "currency": "usd", "payment_intent": "pi_1"}
+    said = [
+        event("charge.dispute.updated", AT + 9, {**dispute, "status": "zeta", "amount": 1000}),
+        event("charge.dispute.closed", AT + 9, {**dispute, "status": "alpha", "amount": 2000}),
+    ]
+    assert derived([event("charge.succeeded", AT, TOOK), *said]).disputed == 2000
+
+
 def test_every_dispute_status_is_applied() -> None:
     """None of the list is unknown, and each takes the money or not as SPEC 3 says."""
     takes = {"needs_response", "under_review", "appeal_needs_response", "appeal_under_review", "lost"}

@@ -39,7 +39,7 @@ REFUSALS = re.compile(
     r"|Integer value out of range|Number out of range|Input data was truncated|Invalid escape character in string"
     r"|maximum recursion depth exceeded while deserializing an object"
     r"|a text is not UTF-8"
-    r"|one id names two objects)" + PLACE
+    r"|one id names two objects|an id is of another kind of object)" + PLACE
 )
 NOT_EVENTS = {"the body is not a Stripe event", "the object is not an event"}
 
@@ -68,7 +68,7 @@ FORMS: dict[str, Callable[[Any], bool]] = {
     "last_name": _is(r"[^\s@/0-9\x00-\x1f]{1,64}"),
     "flag": lambda value: type(value) is bool,
     "status": lambda value: value in facts.CHARGE_STATUSES,
-    "stage": lambda value: _between(0, 11)(value[0]) and DISPUTE_STATUS(value[1]) and _between(0, 10**15)(value[2]),
+    "stage": lambda value: _between(0, 11)(value[0]) and _between(0, 10**15)(value[1]) and DISPUTE_STATUS(value[2]),
     **dict.fromkeys(("paid_last", "received_last"), _between(1, 1)),
 }
 FIRST = {"seen", "paid", "failed", "canceled", "captured", "expired", "not_taken", "received_first"}
