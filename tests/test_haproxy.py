@@ -24,6 +24,7 @@ from tests.bench.machine import API, SECRET, Site, query, site, stored
 from tests.bench.stream import Pool, Stream
 from tests.conftest import Server
 from tests.debian import program
+from tests.guard import base_environ
 from tests.instance import eventually, get
 from tests.stand_in import StandIn, answered, ask, check_refused, connection, opened, received, reply_to, stand_in
 
@@ -69,7 +70,7 @@ def proxy(api: StandIn, tmp_path: Path) -> Iterator[Proxy]:
 def test_the_file_needs_a_certificate_and_nothing_else(tmp_path: Path) -> None:
     """With the defaults of the file HAProxy finds no fault and nothing to warn of."""
     command = [program("haproxy", "haproxy"), "-c", "-f", str(CONFIGURATION)]
-    environ = {"PROXY_CERTIFICATE": str(certificate(tmp_path))}
+    environ = base_environ() | {"PROXY_CERTIFICATE": str(certificate(tmp_path))}
     checked = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stderr) == (0, "")
 

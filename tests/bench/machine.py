@@ -222,7 +222,7 @@ def running(
             cwd="/" if user else ROOT,
             env={**base_environ(), **(environ or {})},
             start_new_session=True,
-            preexec_fn=partial(die_with_parent, signal.SIGKILL),  # noqa: PLW1509 - we have no threads
+            preexec_fn=partial(die_with_parent, signal.SIGKILL),  # noqa: PLW1509 - it takes no lock that a thread may hold
             user=user,
             pass_fds=pass_fds,
         )
