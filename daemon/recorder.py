@@ -103,10 +103,13 @@ class _Held:
 
     @classmethod
     def of_row(cls, root: str, version: int, text: str, rules: int | None) -> "_Held":
-        """Reads a row of find_held.sql; one that older rules stored is brought to today's form."""
+        """Reads a row of find_held.sql; one that older rules stored is brought to today's form.
+
+        A failed charge brings its PaymentIntent, for an event may name the charge only.
+        """
         facts = msgspec.json.decode(text)
         if version == 0:
-            return cls(root, 0, {"ch": {root: facts}})
+            return cls(root, 0, {"pi": {facts["payment_intent"][1]: {}}, "ch": {root: facts}})
         return cls(root, version, upgrade(facts) if rules == 0 else facts)
 
 

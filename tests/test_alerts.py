@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.prometheus_tools import FOLDER, RULES, program, promtool
+from tests.debian import program
+from tests.prometheus_tools import FOLDER, RULES, promtool
 
 RUNBOOK = FOLDER.parent / "runbook.md"
 

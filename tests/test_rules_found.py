@@ -206,3 +206,14 @@ def test_an_id_of_another_kind_of_object_is_no_id(event_type: str, stripe_object
     """An id that begins like those of another kind of object can't be applied: rows are keyed by an id alone."""
     with pytest.raises(CannotApply, match="another kind of object"):
         event(event_type, 1, stripe_object)
+
+
+async def test_what_names_only_a_failed_charge_set_apart_changes_its_donation(
+    database: Database, database_url: str
+) -> None:
+    """A dispute that names only an early failed attempt leaves the money that the PaymentIntent received in its row."""
+    failed = [event("charge.failed", n, charge(f"ch_{n}", n, "failed", amount=500, currency="usd")) for n in (1, 2)]
+    dispute = {"id": "dp_1", "amount": 200, "status": "needs_response", "charge": "ch_1", "currency": "usd"}
+    events = [payment("pi_1", 3), *failed, event("charge.dispute.created", 4, dispute)]
+    rows = "SELECT id, status, amount_minor, disputed_minor, paid_at IS NOT NULL FROM stripe_attributions"
+    assert await rows_in_every_order(database, database_url, events, rows) == [("pi_1", "DISPUTED", 500, 200, True)]
