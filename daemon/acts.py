@@ -5,10 +5,12 @@ An act's facts are kept on the donation's own objects, so they follow a session 
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from daemon import fold
 from daemon.facts import Facts
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ACTOR_LIMIT = 64  # characters of an operator's name
 
 
@@ -25,6 +27,11 @@ class Act:
     actor: str
     at_us: int
     facts: Facts
+
+    @property
+    def at(self) -> datetime:
+        """When, in UTC."""
+        return EPOCH + timedelta(microseconds=self.at_us)
 
     @property
     def ids(self) -> set[str]:

@@ -1,6 +1,7 @@
 """`donationd`: one thin function per command (SPEC 8). Exit status 0 done, 1 the work failed, 2 wrong usage."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import sys
@@ -93,7 +94,8 @@ def reload_command() -> None:
 
 @main.command("migrate")
 @click.option("--status", is_flag=True, help="Only say what is missing; exit status 1 if anything is.")
-def migrate_command(status: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+def migrate_command(status: bool, as_json: bool) -> None:
     """Bring the schema up to date, under a lock.
 
     Uses MIGRATE_DATABASE_URL (the role that owns the schema), else DATABASE_URL.
@@ -102,6 +104,7 @@ def migrate_command(status: bool) -> None:
     Examples:
       donationd migrate
       donationd migrate --status
+      donationd migrate --status --json | jq .missing
     """
     url = read(MigrateConfig, os.environ).url
     if not url:
@@ -110,13 +113,16 @@ def migrate_command(status: bool) -> None:
         raise Failure("the database's URL must start with postgresql://")
     try:
         if status:
-            sys.exit(_say_drift(migrate.drift(url)))
-        applied = migrate.apply(url, click.echo)
+            sys.exit(_say_drift(migrate.drift(url), as_json=as_json))
+        applied = migrate.apply(url, lambda line: click.echo(line, err=as_json))
     except migrate.MigrationError as error:
         raise Failure(str(error)) from None
     except psycopg2.Error as error:
         raise Failure(_refusal(error)) from None
-    click.echo(f"{len(applied)} applied; the schema is up to date" if applied else "the schema is up to date")
+    if as_json:
+        click.echo(json.dumps({"applied": applied}))
+    else:
+        click.echo(f"{len(applied)} applied; the schema is up to date" if applied else "the schema is up to date")
 
 
 def _refusal(error: psycopg2.Error) -> str:
@@ -126,25 +132,31 @@ def _refusal(error: psycopg2.Error) -> str:
     return f"no connection to the database ({classify(error)}); in its URL, special characters are percent-encoded"
 
 
-def _say_drift(drift: migrate.Drift) -> int:
+def _say_drift(drift: migrate.Drift, *, as_json: bool) -> int:
+    """Prints what `migrate --status` found; returns the exit status."""
+    is_up_to_date = not (drift.missing or drift.edited)
+    if as_json:
+        click.echo(json.dumps({"upToDate": is_up_to_date, **dataclasses.asdict(drift)}))
+        return 0 if is_up_to_date else 1
     for what, names in (("missing", drift.missing), ("edited", drift.edited), ("unknown", drift.unknown)):
         for name in names:
             click.echo(f"{what}: {name}")
-    if drift.missing or drift.edited:
-        return 1
-    click.echo("the schema is up to date")
-    return 0
+    if is_up_to_date:
+        click.echo("the schema is up to date")
+    return 0 if is_up_to_date else 1
 
 
 @main.command("gate")
-def gate_command() -> None:
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object; the log goes to standard error.")
+def gate_command(as_json: bool) -> None:
     """Run the startup gate once and say what it found.
 
     \b
-    Example:
+    Examples:
       DATABASE_URL=postgresql://… donationd gate
+      donationd gate --json | jq .detail
     """
-    sys.exit(gate.run_once(os.environ))
+    sys.exit(gate.run_once(os.environ, as_json=as_json))
 
 
 @main.group()

@@ -78,6 +78,7 @@ def _actor(_context: click.Context, _parameter: click.Parameter, value: str | No
     return actor
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
 by_option = click.option(
     "--by", "actor", callback=_actor, help="Who does this, for the record; without it your user name."
 )
@@ -87,7 +88,8 @@ by_option = click.option(
 @click.argument("donation", callback=_object_id)
 @click.argument("ticket", callback=ticket_argument)
 @by_option
-def assign(donation: str, ticket: str, actor: str) -> None:
+@json_option
+def assign(donation: str, ticket: str, actor: str, as_json: bool) -> None:
     """Move a donation to a ticket, whatever its events name; later events of it follow.
 
     DONATION is the id of a PaymentIntent, Checkout Session or charge, as `donationd unassigned`,
@@ -99,7 +101,11 @@ def assign(donation: str, ticket: str, actor: str) -> None:
       donationd assign pi_3PqXb2Lkd story-1 --by alex
     """
     act = ask(lambda database: _assign(database, donation, ticket, actor), sends_donor_data=True)
-    click.echo(f"assigned {act.donation} to {ticket}")
+    if as_json:
+        row = {"donation": act.donation, "ticket": ticket, "by": actor, "at": act.at.isoformat()}
+        click.echo(json.dumps(row))
+    else:
+        click.echo(f"assigned {act.donation} to {ticket}")
 
 
 async def _assign(database: Database, donation: str, ticket: str, actor: str) -> acts.Act:
@@ -127,7 +133,8 @@ def _now_us() -> int:
 @click.option("--email", is_flag=True, help="All donations of one e-mail, which is read from the terminal.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @by_option
-def erase(donation: str | None, email: bool, yes: bool, actor: str) -> None:
+@json_option
+def erase(donation: str | None, email: bool, yes: bool, actor: str, as_json: bool) -> None:
     """Take a donor's last name, country and e-mail hash away for good.
 
     DONATION is the id of a PaymentIntent, Checkout Session or charge, as `donationd ledger TICKET --ids`,
@@ -149,10 +156,15 @@ def erase(donation: str | None, email: bool, yes: bool, actor: str) -> None:
         raise Failure("no donation has this e-mail")
     if not yes:
         named = ", ".join(sorted(found)[:5]) + (", …" if len(found) > 5 else "")
-        click.confirm(f"Erase the donor of {len(found)} donation(s): {named}?", abort=True)
-    done = [acts.erase(facts, id_, actor=actor, at_us=_now_us()) for id_, facts in found.items()]
+        click.confirm(f"Erase the donor of {len(found)} donation(s): {named}?", abort=True, err=True)
+    at_us = _now_us()
+    done = [acts.erase(facts, id_, actor=actor, at_us=at_us) for id_, facts in found.items()]
     ask(lambda database: Recorder(database).record(done), timeout_s=LONG_S, sends_donor_data=True)
-    click.echo(f"erased the donor of {len(done)} donation(s)")
+    if as_json:
+        ids = sorted(act.donation for act in done)
+        click.echo(json.dumps({"donations": ids, "by": actor, "at": done[0].at.isoformat()}))
+    else:
+        click.echo(f"erased the donor of {len(done)} donation(s)")
 
 
 def _read_email_hashes() -> list[str]:
@@ -266,7 +278,8 @@ def rebuild_command(as_json: bool) -> None:
     show_default=True,
     help=f"Keep this many; at least {STRIPE_KEEPS_DAYS}, as long as Stripe can deliver an event again.",
 )
-def prune(days: int) -> None:
+@json_option
+def prune(days: int, as_json: bool) -> None:
     """Drop the rows of events applied long ago. No donation and no total changes, nor would one by a redelivery.
 
     Runs beside live traffic, some thousand rows at a time; Ctrl-C loses nothing. Events that failed stay.
@@ -276,7 +289,10 @@ def prune(days: int) -> None:
       donationd prune --days 45
     """
     dropped = ask(lambda database: _prune(database, days), timeout_s=LONG_S)
-    click.echo(f"dropped {dropped} events older than {days} days")
+    if as_json:
+        click.echo(json.dumps({"dropped": dropped, "days": days}))
+    else:
+        click.echo(f"dropped {dropped} events older than {days} days")
 
 
 async def _prune(database: Database, days: int) -> int:

@@ -6,6 +6,8 @@ word for word.
 
 import asyncio
 import contextlib
+import json
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +29,7 @@ RULER = "=" * 60
 OUT_OF_SYNC = "schema out of sync"
 SCHEMA_REFUSED = "schema check refused"
 UNSAFE_SETTINGS = "unsafe server settings"
+WRONG_CONFIGURATION = "wrong configuration"
 # Doubling stops here: a database that is back should not wait longer for us than this.
 MAX_RETRY_DELAY_S = 60.0
 # The sidecar asks one thing at a time; the second connection is for the history of its runs.
@@ -244,16 +247,26 @@ async def _look_for_pooler(probe: Probe, log: FilteringBoundLogger) -> None:
             )
 
 
-def run_once(environ: Mapping[str, str]) -> int:
-    """`donationd gate`: run the gate in the foreground and record it. Returns the exit status, 0 or 1."""
+def run_once(environ: Mapping[str, str], *, as_json: bool = False) -> int:
+    """`donationd gate`: run the gate in the foreground and record it. Returns the exit status, 0 or 1.
+
+    With `as_json` the verdict is an object on standard output, and the log goes to standard error.
+    """
+    stream = sys.stderr if as_json else sys.stdout
     try:
         config = Config.from_environ(environ)
     except ConfigError as error:
-        logs.configure("text", "INFO", timestamps=False)
+        logs.configure("text", "INFO", timestamps=False, stream=stream)
         report_config(error)
-        return 1
-    logs.configure(config.log_format, config.log_level, timestamps=config.log_format == "json")
-    return asyncio.run(_once(config))
+        verdict = Verdict(passed=False, detail=str(error), error=WRONG_CONFIGURATION)
+    else:
+        logs.configure(config.log_format, config.log_level, timestamps=config.log_format == "json", stream=stream)
+        verdict = asyncio.run(_once(config))
+    if as_json:
+        sys.stdout.write(
+            json.dumps({"passed": verdict.passed, "error": verdict.error, "detail": verdict.detail}) + "\n"
+        )
+    return 0 if verdict.passed else 1
 
 
 def report_config(error: ConfigError) -> None:
@@ -264,7 +277,7 @@ def report_config(error: ConfigError) -> None:
     log.error("🚨 DATABASE STARTUP GATE FAILED")
 
 
-async def _once(config: Config) -> int:
+async def _once(config: Config) -> Verdict:
     probe = open_probe(config, "donationd gate")
     try:
         verdict = await run_gate(
@@ -282,4 +295,4 @@ async def _once(config: Config) -> int:
             await history.drain()
     finally:
         await probe.close()
-    return 0 if verdict.passed else 1
+    return verdict
