@@ -49,6 +49,7 @@ LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})(?:\r\n|$)", re.IGNOREC
 OTHER_DESCRIPTORS = 64  # database, readiness socket, log, metrics, libraries
 
 RETRY_AFTER_S = 30
+SERVER = "donationd"  # aiohttp would name its own version and Python's, for attackers to look up
 
 Head = bytes
 Notify = Callable[[Head], None]
@@ -205,9 +206,14 @@ def _is_whole(request: bytes) -> bool:
 
 
 def _refusal(status: int) -> web.Response:
-    response = web.json_response(_error(HTTPStatus(status)), status=status)
+    response = web.json_response(_error(HTTPStatus(status)), status=status, headers={hdrs.SERVER: SERVER})
     response.force_close()
     return response
+
+
+async def _name_server(_request: web.Request, response: web.StreamResponse) -> None:
+    """For every reply of a handler, also one that is sent in parts. `_refusal` replies where there is no handler."""
+    response.headers[hdrs.SERVER] = SERVER
 
 
 @dataclass(frozen=True)
@@ -249,6 +255,7 @@ class _Guest:
 @asynccontextmanager
 async def opened(runner: web.AppRunner, limits: Limits, refused: Notify = lambda _head: None) -> AsyncIterator["Door"]:
     """A door before an application; both are closed at the end. Arguments as for Door."""
+    runner.app.on_response_prepare.append(_name_server)
     await runner.setup()
     assert runner.server is not None  # noqa: S101 - for the type checker
     door = Door(runner.server, limits, refused)

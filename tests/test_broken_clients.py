@@ -108,12 +108,12 @@ def place(running: Place) -> Iterator[Place]:
     eventually(lambda: running.descriptors <= descriptors + 2, "every connection is closed")
 
 
-def connect(place: Place, receive_bytes: int = 0) -> socket.socket:
+def connect(place: Place, receive_bytes: int = 0, port: int | None = None) -> socket.socket:
     client = socket.socket()
     client.settimeout(10)
     if receive_bytes:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-    client.connect(("127.0.0.1", place.site.port))
+    client.connect(("127.0.0.1", port or place.site.port))
     return client
 
 
@@ -126,9 +126,9 @@ def rest(client: socket.socket) -> bytes:
     return received
 
 
-def ask(place: Place, request: bytes) -> bytes:
-    """All that is answered to some bytes."""
-    with closing(connect(place)) as client:
+def ask(place: Place, request: bytes, port: int | None = None) -> bytes:
+    """All that is answered to some bytes, by the API unless the port of another process is given."""
+    with closing(connect(place, port=port)) as client:
         with suppress(ConnectionError):  # answered and closed before all was sent
             client.sendall(request)
         return rest(client)
@@ -552,12 +552,40 @@ def test_a_wrong_method(place: Place, method: str) -> None:
     assert b"canary" not in reply
 
 
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (GET % b"/health/live", 200),
+        (GET % b"/nowhere", 404),
+        (GET.replace(b"GET", b"PUT") % b"/health/live", 405),
+        (GET.replace(b"GET", b"G\xc3\xa9T") % b"/health/live", 400),
+        (b"canary / HTTP/1.1\r\n\r\n", 400),
+        (GET.replace(b"1.1", b"9.9") % b"/health/live", 400),
+        (GET.replace(b"Host", b"H ost") % b"/health/live", 400),
+        (GET.replace(b"\r\n\r\n", b"\r\nExpect: canary\r\n\r\n") % b"/health/live", 417),
+        (GET.replace(b"\r\n\r\n", b"\r\nExpect: \xff\r\n\r\n") % b"/health/live", 417),
+        (GET % b"/health/live".ljust(9000, b"a"), 400),
+        (GET.replace(b"Host: a", b"X: " + b"a" * 9000) % b"/health/live", 400),
+    ],
+)
+def test_no_reply_names_a_version(place: Place, request_: bytes, expected: int) -> None:
+    """The `Server` header of API and sidecar says which program answers, and not of which version, whoever answers."""
+    for port in (place.site.port, sidecar_port(place)):
+        reply = ask(place, request_, port)
+        assert status(reply) == expected
+        assert b"\r\nServer: donationd\r\n" in reply
+        assert b"python" not in reply.lower()
+
+
+def sidecar_port(place: Place) -> int:
+    log = (place.folder / "clients-sidecar.log").read_text()
+    return int(log.partition("listening on http://127.0.0.1:")[2].split()[0])
+
+
 @pytest.mark.parametrize("said", [b"", b"GET / HT", GET.replace(b"close", b"keep-alive") % b"/"])
 def test_two_thousand_idle_connections_at_the_sidecar(running: Place, said: bytes) -> None:
     """Its health checks are answered at once, too."""
-    port = int(
-        (running.folder / "clients-sidecar.log").read_text().partition("listening on http://127.0.0.1:")[2].split()[0]
-    )
+    port = sidecar_port(running)
     with ExitStack() as stack:
         for _ in range(2000):
             stack.enter_context(closing(socket.create_connection(("127.0.0.1", port)))).sendall(said)

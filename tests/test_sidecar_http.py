@@ -26,6 +26,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from supervisor.xmlrpc import Faults
 
 from health_sidecar import life, logs
+from health_sidecar.__main__ import LIMITS
+from health_sidecar.connections import bind, opened
 from health_sidecar.endpoints import build_app, health_routes
 from health_sidecar.metrics import Metrics, build_registry
 from health_sidecar.readiness import HEALTHY, Follower, Readiness
@@ -188,6 +190,25 @@ def test_unreadable_api_files_cost_only_the_sums(tmp_path: Path) -> None:
     found = samples(generate_latest(build_registry(Metrics(), tmp_path)))
     assert ("db_ready", ()) in found
     assert samples(generate_latest(build_registry(Metrics(), tmp_path / "absent")))
+
+
+async def test_a_reply_in_parts_names_no_version() -> None:
+    """A handler that sends its reply's head itself sends the same `Server` header as the others."""
+
+    async def parts(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"part")
+        return response
+
+    app = web.Application()
+    app.add_routes([web.get("/parts", parts)])
+    async with opened(web.AppRunner(app), LIMITS) as door, ClientSession() as session:
+        for listener in await bind("127.0.0.1", 0):
+            door.listen(listener)
+        host, port = door.addresses[0][:2]
+        async with session.get(f"http://{host}:{port}/parts") as reply:
+            assert (await reply.text(), reply.headers["Server"]) == ("part", "donationd")
 
 
 async def test_metrics_page_is_served(aiohttp_client: AiohttpClient) -> None:
