@@ -25,7 +25,7 @@ from tests.bench.load import Measured, post_new
 from tests.bench.machine import API, SHARE, Broken, Site, postgres, resident_mb, site, stored
 from tests.bench.stream import Pool, Stream
 
-CAPACITY: int = Config.model_fields["max_connections"].default
+CAPACITY: int = Config.model_fields["webhook_places"].default
 CONNECTIONS = (CAPACITY // 4, CAPACITY // 2, CAPACITY)  # one of them gives the best throughput
 TIMES = 10
 ROUNDS, SECONDS, WARM_S = (3, 5, 15) if SHARE == 1 else (1, 2, 3)
@@ -180,7 +180,7 @@ def _table(
             "| --- | ---: | ---: | --- |",
             *(f"| {' | '.join(row)} |" for row in rows),
             "",
-            f"Acknowledged a second by connections: {found}. One process serves MAX_CONNECTIONS={CAPACITY} at once; "
+            f"Acknowledged a second by connections: {found}. One process works on WEBHOOK_PLACES={CAPACITY} at once; "
             f"{CAPACITY * TIMES} clients came, each again as soon as it was answered. {ROUNDS} rounds of {SECONDS} s "
             f"on {os.cpu_count()} cores, shared with wrk and PostgreSQL. Connections lost without an answer: {lost}.",
             f"A client of its own saw meanwhile, by status: health {asked.count('health')}, "
