@@ -16,7 +16,8 @@ from daemon.ledger import Cursor, Ledger, PageQuery
 PAGE = 100
 PAGE_LIMIT = 1000
 STATUSES = ("CREATED", "PAID", "FAILED", "REFUNDED", "DISPUTED", "EXPIRED")
-TOTAL_HEADERS = {"Access-Control-Allow-Origin": "*", "Cache-Control": "max-age=5"}
+TOTAL_PATH = "/api/tickets/{id}/donations/total"
+TOTAL_HEADERS = {"Cache-Control": "max-age=5"}
 TICKET = re.compile(TICKET_PATTERN)
 
 
@@ -143,7 +144,10 @@ def _query(request: web.Request, *allowed: str) -> dict[str, str]:
 def _ticket_id(request: web.Request) -> str:
     ticket = request.match_info["id"]
     if not TICKET.fullmatch(ticket):
-        raise web.HTTPBadRequest(text="id: a ticket id has 1 to 64 letters, digits, dots, dashes and underscores")
+        raise web.HTTPBadRequest(
+            text="id: a ticket id has 1 to 64 letters, digits, dashes and underscores, and "
+            "no more than 8 if all are digits"
+        )
     return ticket
 
 

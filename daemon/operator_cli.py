@@ -25,6 +25,9 @@ from sql.snapshot import snapshot
 LONG_S = 3600.0  # for statements that read the whole ledger
 STRIPE_KEEPS_DAYS = 30  # https://docs.stripe.com/api/events: older ones can't be delivered again
 MOST_ROWS = 1_000_000
+WHERE_IDS_ARE = (
+    "`donationd ledger TICKET --ids` and `donationd unassigned` show ids, and Stripe's dashboard has them too (pi_…)"
+)
 PRUNE_ROWS = 20_000  # per statement: some tenths of a second
 
 
@@ -61,7 +64,7 @@ async def _read_unassigned(database: Database, limit: int) -> tuple[list[Row], i
 
 def _object_id(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     if value is not None and not re.fullmatch(ID_PATTERN, value):
-        raise click.BadParameter("the id of a PaymentIntent, Checkout Session or charge, such as pi_3PqXb2Lkd")
+        raise click.BadParameter(f"the id of a PaymentIntent, Checkout Session or charge; {WHERE_IDS_ARE}")
     return value
 
 
@@ -87,14 +90,15 @@ by_option = click.option(
 def assign(donation: str, ticket: str, actor: str) -> None:
     """Move a donation to a ticket, whatever its events name; later events of it follow.
 
-    DONATION is the id of a PaymentIntent, Checkout Session or charge. The last assignment counts; who and when is on
+    DONATION is the id of a PaymentIntent, Checkout Session or charge, as `donationd unassigned`,
+    `donationd ledger TICKET --ids` and Stripe's dashboard show it. The last assignment counts; who and when is on
     record (`donationd acts`).
 
     \b
     Example:
       donationd assign pi_3PqXb2Lkd story-1 --by alex
     """
-    act = ask(lambda database: _assign(database, donation, ticket, actor))
+    act = ask(lambda database: _assign(database, donation, ticket, actor), sends_donor_data=True)
     click.echo(f"assigned {act.donation} to {ticket}")
 
 
@@ -110,7 +114,7 @@ async def _assign(database: Database, donation: str, ticket: str, actor: str) ->
 async def _facts_of(ledger: Ledger, donation: str) -> Facts:
     facts = await ledger.facts_of(donation)
     if facts is None or donation not in fold.owners(facts):
-        raise Failure(f"there is no donation {donation}; its id stands in: donationd unassigned, donationd ledger")
+        raise Failure(f"there is no donation {donation}; {WHERE_IDS_ARE}")
     return facts
 
 
@@ -126,6 +130,9 @@ def _now_us() -> int:
 def erase(donation: str | None, email: bool, yes: bool, actor: str) -> None:
     """Take a donor's last name, country and e-mail hash away for good.
 
+    DONATION is the id of a PaymentIntent, Checkout Session or charge, as `donationd ledger TICKET --ids`,
+    `donationd unassigned` and Stripe's dashboard show it.
+
     No total changes, and no later delivery brings them back. The e-mail is neither shown nor kept: it is hashed with
     DONOR_EMAIL_HASH_KEY if that is set, and without it too.
 
@@ -137,14 +144,14 @@ def erase(donation: str | None, email: bool, yes: bool, actor: str) -> None:
     if (donation is None) is not email:
         raise click.UsageError("name a donation, or say --email")
     hashes = _read_email_hashes() if email else []
-    found = ask(lambda database: _to_erase(Ledger(database), donation, hashes), timeout_s=LONG_S)
+    found = ask(lambda database: _to_erase(Ledger(database), donation, hashes), timeout_s=LONG_S, sends_donor_data=True)
     if not found:
         raise Failure("no donation has this e-mail")
     if not yes:
         named = ", ".join(sorted(found)[:5]) + (", …" if len(found) > 5 else "")
         click.confirm(f"Erase the donor of {len(found)} donation(s): {named}?", abort=True)
     done = [acts.erase(facts, id_, actor=actor, at_us=_now_us()) for id_, facts in found.items()]
-    ask(lambda database: Recorder(database).record(done), timeout_s=LONG_S)
+    ask(lambda database: Recorder(database).record(done), timeout_s=LONG_S, sends_donor_data=True)
     click.echo(f"erased the donor of {len(done)} donation(s)")
 
 
@@ -241,7 +248,7 @@ def rebuild_command(as_json: bool) -> None:
       donationd rebuild --json
     """
     with click.progressbar(length=ask(count_rows), label="rebuilding", file=sys.stderr) as bar:
-        rebuilt = ask(lambda database: rebuild(database, bar.update), timeout_s=LONG_S)
+        rebuilt = ask(lambda database: rebuild(database, bar.update), timeout_s=LONG_S, sends_donor_data=True)
     tickets = ask(set_wrong_totals, timeout_s=LONG_S)
     if as_json:
         click.echo(json.dumps({"rebuilt": rebuilt, "totalsSet": tickets}))

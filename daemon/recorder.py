@@ -103,10 +103,13 @@ class _Held:
 
     @classmethod
     def of_row(cls, root: str, version: int, text: str, rules: int | None) -> "_Held":
-        """Reads a row of find_held.sql; one that older rules stored is brought to today's form."""
+        """Reads a row of find_held.sql; one that older rules stored is brought to today's form.
+
+        A failed charge brings its PaymentIntent, for an event may name the charge only.
+        """
         facts = msgspec.json.decode(text)
         if version == 0:
-            return cls(root, 0, {"ch": {root: facts}})
+            return cls(root, 0, {"pi": {facts["payment_intent"][1]: {}}, "ch": {root: facts}})
         return cls(root, version, upgrade(facts) if rules == 0 else facts)
 
 
@@ -312,6 +315,7 @@ class Recorder:
         parts = await self._parts([change for change in changes if change.ids])
         lenders = await self._subscriptions(parts, [change for change in changes if "sub" in change.facts])
         gifts = await self._gifts(parts, [each.id for each in lenders.values() if each.ticket_changed])
+        lenders = await self._subscriptions(gifts, []) | lenders  # a row may hold gifts of other subscriptions too
         batch = _Batch(_groups([*parts, *gifts], lenders), lenders)
         lent = {each.id: each.facts for each in lenders.values()}
         for group in batch.groups:
@@ -410,17 +414,18 @@ def _groups(parts: Sequence[_Part], lenders: dict[str, _Subscription]) -> list[_
     A part that borrows from a subscription for the first time writes the subscription as well: then a change of the
     subscription's ticket that is read at the same time, and does not know of this gift, finds another version.
     """
-    tied: dict[int, set[str]] = {}
-    for part in parts:
-        new = part.new_subscriptions if part.is_written else set()
-        for id_ in new:
-            lenders[id_].is_written = True
-        changed = {id_ for id_ in fold.subscriptions(part.facts) if lenders[id_].ticket_changed}
-        tied[id(part)] = new | changed
     group_of: dict[str, _Group] = {}
     groups: list[_Group] = []
     for part in parts:
-        _join_group(group_of, groups, tied[id(part)]).parts.append(part)
+        borrowed = fold.subscriptions(part.facts)
+        new = part.new_subscriptions if borrowed and part.is_written else set()
+        for id_ in new:
+            lenders[id_].is_written = True
+        written = new | {id_ for id_ in borrowed if lenders[id_].ticket_changed}
+        if written:
+            _join_group(group_of, groups, written).parts.append(part)
+        else:
+            groups.append(_Group([part]))
     for each in lenders.values():
         if each.is_written or each.changes:
             _join_group(group_of, groups, {each.id}).subscriptions.append(each)

@@ -13,7 +13,9 @@ from daemon import up
 from daemon.config import CommandConfig
 from daemon.facts import TICKET_PATTERN
 from health_sidecar.config import Basics, ConfigError
+from sql import load
 from sql.database import Database, DatabaseDown, Refused
+from sql.server_settings import NAMES, ServerSettings
 
 T = TypeVar("T")
 Kind = TypeVar("Kind", bound=Basics)
@@ -60,8 +62,12 @@ def database_url() -> str:
     return url
 
 
-def ask(question: Callable[[Database], Awaitable[T]], timeout_s: float = 60) -> T:
-    """Asks the database one thing, from a command; each statement may take `timeout_s`."""
+def ask(question: Callable[[Database], Awaitable[T]], timeout_s: float = 60, *, sends_donor_data: bool = False) -> T:
+    """Asks the database one thing, from a command; each statement may take `timeout_s`.
+
+    With `sends_donor_data` it is asked only if PostgreSQL's log will contain none of the statements' values: the role
+    may be another one than the startup gate has checked.
+    """
     url = database_url()
 
     async def answer() -> T:
@@ -69,6 +75,8 @@ def ask(question: Callable[[Database], Awaitable[T]], timeout_s: float = 60) -> 
             url, pool_size=1, statement_timeout_s=timeout_s, connect_timeout_s=5, application_name="donationd cli"
         )
         try:
+            if sends_donor_data:
+                await _check_log(database)
             return await question(database)
         finally:
             await database.close()
@@ -81,9 +89,19 @@ def ask(question: Callable[[Database], Awaitable[T]], timeout_s: float = 60) -> 
         raise Failure(f"{refusal}; is the schema up to date? See: donationd migrate --status") from None
 
 
+async def _check_log(database: Database) -> None:
+    """Fails if the server would log this role's statements with their values, and that is not permitted."""
+    found = ServerSettings(await database.fetch(load("server_settings"), {"names": NAMES})).logged_statements()
+    if found and not settings(CommandConfig).allow_logged_statements:
+        heading = "PostgreSQL's log would contain donors' data; ALLOW_LOGGED_STATEMENTS=true permits it"
+        raise Failure("\n".join([heading, *found.values()]))
+
+
 def ticket_argument(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
     if not re.fullmatch(TICKET_PATTERN, value):
-        raise click.BadParameter("1 to 64 letters, digits, dots, dashes and underscores")
+        raise click.BadParameter(
+            "1 to 64 letters, digits, dashes and underscores, and no more than 8 if all are digits"
+        )
     return value
 
 

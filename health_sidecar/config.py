@@ -112,6 +112,7 @@ class Settings(Basics):
     """The settings that the sidecar and the API processes share."""
 
     database_url: SecretStr
+    allow_logged_statements: bool = False  # by PostgreSQL, with donors' data
 
 
 class SidecarAddress(Basics):

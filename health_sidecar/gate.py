@@ -1,9 +1,11 @@
 """The startup gate: what must hold before anybody may use the database, checked in order.
 
-URL format, then SELECT 1 with retries, then the schema. The log lines are the original's, word for word.
+URL format, then SELECT 1 with retries, then the schema, then the server's settings. The log lines are the original's,
+word for word.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +26,7 @@ RULER = "=" * 60
 # Classes of error of the schema check.
 OUT_OF_SYNC = "schema out of sync"
 SCHEMA_REFUSED = "schema check refused"
+UNSAFE_SETTINGS = "unsafe server settings"
 # Doubling stops here: a database that is back should not wait longer for us than this.
 MAX_RETRY_DELAY_S = 60.0
 # The sidecar asks one thing at a time; the second connection is for the history of its runs.
@@ -102,11 +105,13 @@ async def run_gate(
     *,
     attempts: int,
     retry_delay_s: float,
+    allow_logged_statements: bool,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     log: FilteringBoundLogger,
 ) -> Verdict:
     """Run all checks once, log what they find, and say how it ended.
 
+    With `allow_logged_statements` a server that logs statements with donors' data is a warning and not a failure.
     The connection is tried `attempts` times, the pause between them starting at `retry_delay_s` and doubling.
     """
     _banner(log, "🔒 DATABASE STARTUP GATE")
@@ -115,6 +120,8 @@ async def run_gate(
         log.info("[DB Startup] ✅ DATABASE_URL format valid")
         await _connect(probe, attempts, retry_delay_s, sleep, log)
         await _check_schema(probe, log)
+        await _check_server(probe, log, allow_logged_statements=allow_logged_statements)
+        await _look_for_pooler(probe, log)
     except GateClosed as closed:
         verdict = Verdict(passed=False, detail=closed.reason, error=closed.error, reached=closed.reached)
         headline = closed.headline
@@ -194,6 +201,49 @@ async def _check_schema(probe: Probe, log: FilteringBoundLogger) -> None:
         )
 
 
+async def _check_server(probe: Probe, log: FilteringBoundLogger, *, allow_logged_statements: bool) -> None:
+    """The settings that decide about donors' data in PostgreSQL's log and about durable commits. Raises GateClosed.
+
+    The reason that is kept names the settings; the commands, which name role and database, stand in the log only.
+    """
+    headline = "❌ Server settings check failed"
+    try:
+        settings = await probe.server_settings()
+    except DatabaseDown as down:
+        raise GateClosed(headline, down.kind, down.kind) from None
+    except Refused as refusal:
+        raise GateClosed(headline, f"Settings check failed: {refusal}", UNSAFE_SETTINGS, reached=True) from None
+    for warning in settings.warnings():
+        log.warning(f"[DB Startup] ⚠️ {warning}")
+    logged = settings.logged_statements()
+    if allow_logged_statements and logged:
+        log.warning(
+            "[DB Startup] ⚠️ PostgreSQL logs statements with donors' data; ALLOW_LOGGED_STATEMENTS permits it",
+            settings=", ".join(logged),
+        )
+        logged = {}
+    reasons = settings.lost_commits()
+    for problem in [*reasons, *logged.values()]:
+        log.error(f"[DB Startup] ❌ {problem}")
+    if logged:
+        reasons.append(
+            f"PostgreSQL's log would contain statements with donors' data, because of {', '.join(logged)}. Run "
+            "deploy/roles.sql as a superuser in this database; ALLOW_LOGGED_STATEMENTS=true starts without it"
+        )
+    if reasons:
+        raise GateClosed(headline, "; ".join(reasons), UNSAFE_SETTINGS, reached=True)
+
+
+async def _look_for_pooler(probe: Probe, log: FilteringBoundLogger) -> None:
+    """Warns of a pooler that gives a session to several clients in turn; whether there is one may stay unknown."""
+    with contextlib.suppress(DatabaseDown, Refused):
+        if await probe.shares_sessions():
+            log.warning(
+                "[DB Startup] ⚠️ DATABASE_URL leads to a pooler in transaction mode, which loses prepared statements "
+                "and settings: connect to PostgreSQL itself, or set pool_mode = session"
+            )
+
+
 def run_once(environ: Mapping[str, str]) -> int:
     """`donationd gate`: run the gate in the foreground and record it. Returns the exit status, 0 or 1."""
     try:
@@ -222,6 +272,7 @@ async def _once(config: Config) -> int:
             probe,
             attempts=config.gate_attempts,
             retry_delay_s=config.gate_retry_delay_ms / 1000,
+            allow_logged_statements=config.allow_logged_statements,
             log=structlog.get_logger(),
         )
         # The file of waiting rows belongs to the sidecar: this run is written now or not at all.

@@ -1,4 +1,4 @@
-"""What we ask PostgreSQL: are you there, and is our schema in you?"""
+"""What we ask PostgreSQL: does it answer, has it our schema, and what do its settings mean for donors and commits?"""
 
 import asyncio
 import contextlib
@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from sql import load
 from sql.database import DatabaseDown, Refused
 from sql.migrate import Drift, compare, discover
+from sql.server_settings import NAMES, ServerSettings
 
 HISTORY_TABLE = "health_check_runs"  # the only one that no request needs
 REQUIRED_TABLES = (
@@ -90,6 +91,15 @@ class Probe:
         await self.close()
         await self.ping()
 
+    async def shares_sessions(self) -> bool:
+        """Whether two connections of ours, both open, have the same session of PostgreSQL. Raises DatabaseDown."""
+        ours = await self.fetch(load("server_process"))
+        beside = self._open()
+        try:
+            return await self._ask(beside, load("server_process")) == ours
+        finally:
+            await self._give_up(beside)
+
     async def knock(self) -> None:
         """SELECT 1 over one more connection: a server may serve who is connected and let in nobody else.
 
@@ -128,6 +138,10 @@ class Probe:
             [(found,)] = await self.fetch(load("has_older_rows"))
             return bool(found)
         return False
+
+    async def server_settings(self) -> ServerSettings:
+        """The server's settings for sessions of our role. Raises DatabaseDown."""
+        return ServerSettings(await self.fetch(load("server_settings"), {"names": NAMES}))
 
     async def fetch(self, sql: str, params: Mapping[str, object] | Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """One statement within the ping's time limit. Raises DatabaseDown."""

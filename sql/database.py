@@ -9,6 +9,8 @@ failure is a `DatabaseDown`, and servers.py says whom to try next.
 """
 
 import asyncio
+import contextlib
+import ctypes
 import logging
 import math
 import socket
@@ -19,7 +21,7 @@ from typing import Any
 import aiopg
 import psycopg2
 import structlog
-from psycopg2 import errorcodes, extensions
+from psycopg2 import _psycopg, errorcodes, extensions
 
 from sql.servers import Server, Servers
 
@@ -36,31 +38,62 @@ CLIENT_GRACE_S = 1.0
 # too long.
 LOCK_SHARE = 0.8
 
-# Said once on each connection. The last makes the server look, during a statement, whether its client is still
-# there: what a caller gave up or a killed process left behind ends within a second, not at the time limit.
+# Said once on each connection. The third setting makes the server look, during a statement, whether its client is still
+# there: what a caller gave up or a killed process left behind ends within a second, not at the time limit. The last two
+# are for what is acknowledged after a commit: it waits at least until the commit is on the disk, and on the synchronous
+# standby's if there is one, and the warning that this wait was cancelled is sent to us.
 SESSION = """
 SELECT set_config('statement_timeout', %(timeout_ms)s, false),
        set_config('lock_timeout', %(lock_timeout_ms)s, false),
-       set_config('client_connection_check_interval', '1s', false)
+       set_config('client_connection_check_interval', '1s', false),
+       set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'remote_apply'
+                                        THEN 'remote_apply' ELSE 'on' END, false),
+       set_config('client_min_messages', 'warning', false)
 """
+# The function of PostgreSQL that waits for a synchronous standby. Its warning has no SQLSTATE of its own, and its text
+# may be translated; libpq adds the function's name if it is asked for all there is.
+WAIT_FOR_STANDBY = "SyncRepWaitForLSN"
+NOT_REPLICATED = "not replicated"
+PQERRORS_VERBOSE = 2
+# psycopg2 has no function for it. Its module's libraries are searched, and libpq is one of them.
+_set_error_verbosity = ctypes.CDLL(_psycopg.__file__).PQsetErrorVerbosity
+_set_error_verbosity.argtypes = (ctypes.c_void_p, ctypes.c_int)
 
+# What PostgreSQL reports for reasons that pass: the kind of outage, by SQLSTATE or by its class (the first two
+# characters). A later attempt of the same statement can succeed. With every other SQLSTATE it cannot: `Refused`.
 KIND_BY_SQLSTATE = {
-    errorcodes.CANNOT_CONNECT_NOW: "database starting up",
-    errorcodes.QUERY_CANCELED: "timeout",
-    errorcodes.LOCK_NOT_AVAILABLE: "lock held",
-    errorcodes.TOO_MANY_CONNECTIONS: "too many connections",
-    errorcodes.INVALID_PASSWORD: "authentication failed",
-    errorcodes.INVALID_AUTHORIZATION_SPECIFICATION: "authentication failed",
+    "08": "connection lost",
     errorcodes.READ_ONLY_SQL_TRANSACTION: "read only",
+    "25P03": "connection lost",  # idle_in_transaction_session_timeout
+    "25P04": "timeout",  # transaction_timeout, since PostgreSQL 17
+    "28": "authentication failed",
+    "3D": "no such database or role",
+    "40": "conflict",
+    "53": "out of resources",
     errorcodes.DISK_FULL: "disk full",
-    errorcodes.ADMIN_SHUTDOWN: "connection lost",
-    errorcodes.CRASH_SHUTDOWN: "connection lost",
-    errorcodes.SERIALIZATION_FAILURE: "conflict",
-    errorcodes.DEADLOCK_DETECTED: "conflict",
+    errorcodes.TOO_MANY_CONNECTIONS: "too many connections",
+    errorcodes.OBJECT_IN_USE: "lock held",
+    errorcodes.LOCK_NOT_AVAILABLE: "lock held",
+    "57": "connection lost",
+    errorcodes.QUERY_CANCELED: "timeout",
+    errorcodes.CANNOT_CONNECT_NOW: "database starting up",
+    errorcodes.DATABASE_DROPPED: "no such database or role",
+    "58": "system error",
+    "72": "conflict",  # the snapshot is too old
+    "XX": "internal error",
+    errorcodes.DATA_CORRUPTED: "data corrupted",
+    errorcodes.INDEX_CORRUPTED: "data corrupted",
 }
-# What a connection had prepared is gone (DISCARD, a pooler's doing), or no longer fits its tables. Nothing was done,
-# and a new connection prepares it anew.
-PREPARED_LOST = {errorcodes.INVALID_SQL_STATEMENT_NAME, errorcodes.FEATURE_NOT_SUPPORTED}
+# What is refused because of its values: a cardinality, a value, a constraint, a view's check, a limit (such as an index
+# entry that is too long), or a trigger that raises an exception. The same statement with other values can succeed.
+FOR_ITS_VALUES = ("21", "22", "23", "44", "54", "P0")
+# What a connection had prepared is gone (DISCARD, or a pooler that changes servers), or stands there already (such a
+# pooler again). Nothing was done, and a new connection prepares it.
+PREPARATION_LOST = "prepared statement lost"
+PREPARED_LOST = {errorcodes.INVALID_SQL_STATEMENT_NAME, errorcodes.DUPLICATE_PREPARED_STATEMENT}
+# "cached plan must not change result type" has the SQLSTATE of every unsupported feature. Its text may be translated,
+# the name of PostgreSQL's function is not.
+PLAN_OUTDATED = "RevalidateCachedQuery"
 # PostgreSQL's own words for these hold the name of a table or a column, and nothing else of the statement.
 ABOUT_A_NAME = {errorcodes.UNDEFINED_TABLE, errorcodes.UNDEFINED_COLUMN, errorcodes.INSUFFICIENT_PRIVILEGE}
 # The server's answer to one statement that tells of all connections: it ends, or another has become the primary.
@@ -106,10 +139,16 @@ KIND_BY_TEXT = (
 # What a person can do about an outage of a kind, where that is known; without a person, it is tried again.
 REMEDIES = {
     "authentication failed": "give the role the password of DATABASE_URL, or change DATABASE_URL and start again",
+    "data corrupted": "restore the damaged tables or indexes from a backup; PostgreSQL's log names them",
     "disk full": "free space where PostgreSQL keeps its data",
+    "internal error": "look in PostgreSQL's log",
     "lock held": "look for the session that holds it: pg_blocking_pids() in pg_stat_activity",
     "no such database or role": "create it, or change DATABASE_URL and start again",
+    NOT_REPLICATED: "bring the synchronous standby back, or take it out of synchronous_standby_names",
+    "out of resources": "look in PostgreSQL's log: its memory or a limit is used up",
+    PREPARATION_LOST: "connect to PostgreSQL itself, or let the pooler work in session mode",
     "read only": "lead DATABASE_URL to the primary, or look who set default_transaction_read_only",
+    "system error": "look in PostgreSQL's log: its operating system or its disk reports errors",
     "timeout": "look in pg_stat_activity for what is slow",
     "too many connections": "look in pg_stat_activity for who holds them, or raise max_connections",
 }
@@ -123,7 +162,7 @@ def remedy(kind: str) -> dict[str, str]:
 
 
 class DatabaseDown(Exception):
-    """The database could not be used; nothing is known to have been written.
+    """The database could not be used; what was sent is not known to be durable, and may be sent again.
 
     `kind` is a class of failure such as "timeout". It and `str()` name no host, user, value or driver text, so both
     may be shown to anybody.
@@ -146,8 +185,12 @@ class Refused(Exception):
 
     @property
     def for_its_values(self) -> bool:
-        """Whether the values are at fault (SQLSTATE class 21, 22 or 23), not the schema or a permission."""
-        return self.sqlstate[:2] in ("21", "22", "23")
+        """Whether the values are at fault, not the schema or a permission."""
+        return self.sqlstate[:2] in FOR_ITS_VALUES
+
+
+class _PreparedLost(Exception):
+    """What the connection had prepared can't be executed any more; nothing was done."""
 
 
 def _name(sqlstate: str) -> str:
@@ -164,11 +207,41 @@ def classify(error: BaseException) -> str:
         return "timeout"
     if isinstance(error, socket.gaierror):
         return "unknown host"
-    state = getattr(error, "pgcode", None)
-    if state in KIND_BY_SQLSTATE:
-        return KIND_BY_SQLSTATE[state]
+    if kind := _kind_by_sqlstate(error):
+        return kind
     text = str(error).lower()
     return next((kind for part, kind in KIND_BY_TEXT if part in text), "other")
+
+
+def judge(error: Exception) -> DatabaseDown | Refused:
+    """What a driver's error means for the caller whose statement it answers."""
+    is_driver_s_own = isinstance(error, OSError | psycopg2.OperationalError | psycopg2.InterfaceError)
+    if not isinstance(error, psycopg2.Error) or _kind_by_sqlstate(error) or (is_driver_s_own and not error.pgcode):
+        return DatabaseDown(classify(error))
+    return Refused(error)
+
+
+def _kind_by_sqlstate(error: BaseException) -> str | None:
+    state = getattr(error, "pgcode", None) or ""
+    return KIND_BY_SQLSTATE.get(state) or KIND_BY_SQLSTATE.get(state[:2])
+
+
+def _lost_its_preparation(error: Exception) -> bool:
+    """Whether what was prepared on the connection can no longer be executed there."""
+    if not isinstance(error, psycopg2.Error):
+        return False
+    return error.pgcode in PREPARED_LOST or error.diag.source_function == PLAN_OUTDATED
+
+
+class _Notices:
+    """Takes the place of psycopg2's list of notices, and keeps none of them: their texts may hold values."""
+
+    def __init__(self) -> None:
+        self.is_not_replicated = False
+
+    def append(self, notice: str) -> None:
+        """Called by psycopg2 for each notice of the server."""
+        self.is_not_replicated = self.is_not_replicated or WAIT_FOR_STANDBY in notice
 
 
 class _Connection(aiopg.Connection):
@@ -182,6 +255,7 @@ class _Connection(aiopg.Connection):
         super().__init__(None, timeout=math.inf, enable_hstore=False, enable_uuid=False, **options)
         self.generation = 0  # the pool's
         self._prepared: set[str] = set()
+        self._notices = _Notices()
         # aiopg's cursors are cycles, and hold a statement's text: one each time would be garbage of 100 kB.
         self._only_cursor: aiopg.Cursor | None = None
         self._unwatch()
@@ -219,13 +293,27 @@ class _Connection(aiopg.Connection):
         self._unwatch()
         super()._close()
 
+    async def begin(self, session: Params) -> None:
+        """What a new connection needs before its first statement."""
+        self.raw.notices = self._notices
+        _set_error_verbosity(self.raw.pgconn_ptr, PQERRORS_VERBOSE)
+        await self.run(SESSION, session, None)
+
     async def run(self, sql: str, params: Params, prepare: str | None) -> list[Row]:
-        """Runs a statement, and before the first that needs it what prepares it."""
+        """Runs a statement, and before the first that needs it what prepares it.
+
+        Raises:
+            DatabaseDown: it is committed on this server and perhaps not on the synchronous standby.
+        """
         cursor = self._only_cursor = self._only_cursor or await self.cursor()
         if prepare is not None and prepare not in self._prepared:
             await cursor.execute(prepare)
             self._prepared.add(prepare)
+        self._notices.is_not_replicated = False
         await cursor.execute(sql, params)
+        self.raw.poll()  # psycopg2 hands out notices at its next reading, and what came with the reply has been read
+        if self._notices.is_not_replicated:
+            raise DatabaseDown(NOT_REPLICATED)
         return list(await cursor.fetchall()) if cursor.description else []
 
     def is_alive(self) -> bool:
@@ -289,7 +377,7 @@ class _Connector:
         connection = _Connection({**options, "application_name": self._application_name})
         try:
             await connection
-            await connection.run(SESSION, self._session, None)
+            await connection.begin(self._session)
         except BaseException:
             connection.close()
             raise
@@ -358,6 +446,19 @@ class Database:
             DatabaseDown: it could not be reached or did not answer in time.
             Refused: the statement, or a value in it, is wrong.
         """
+        retry_by = asyncio.get_running_loop().time() + self.deadline_s
+        with contextlib.suppress(_PreparedLost):
+            return await self._run(sql, params, prepare)
+        try:
+            async with asyncio.timeout_at(retry_by):
+                return await self._run(sql, params, prepare)
+        except TimeoutError:
+            raise DatabaseDown("timeout") from None
+        except _PreparedLost:
+            raise DatabaseDown(PREPARATION_LOST) from None
+
+    async def _run(self, sql: str, params: Params, prepare: str | None) -> list[Row]:
+        """One attempt. Raises _PreparedLost, DatabaseDown or Refused."""
         connection = await self._acquire()
         try:
             async with asyncio.timeout(self._statement_timeout_s + CLIENT_GRACE_S):
@@ -368,19 +469,17 @@ class Database:
         finally:
             self._release(connection)
 
-    def _judge(self, error: Exception, connection: _Connection, *, prepared: bool) -> DatabaseDown | Refused:
+    def _judge(self, error: Exception, connection: _Connection, *, prepared: bool) -> Exception:
         """What a statement's failure means for the caller, for its connection, and for the others."""
-        state = getattr(error, "pgcode", None)
-        lost = bool(connection.closed)
-        if prepared and state in PREPARED_LOST:
-            connection.close()
-            return DatabaseDown("conflict")
-        if lost or state in SERVER_CHANGED:
+        if connection.closed:
             self._drop()
-        if lost or state in KIND_BY_SQLSTATE or isinstance(error, OSError | psycopg2.OperationalError):
             return DatabaseDown(classify(error))
-        assert isinstance(error, psycopg2.Error)  # noqa: S101 - for the type checker
-        return Refused(error)
+        if prepared and _lost_its_preparation(error):
+            self._drop()
+            return _PreparedLost()
+        if getattr(error, "pgcode", None) in SERVER_CHANGED:
+            self._drop()
+        return judge(error)
 
     async def _acquire(self) -> _Connection:
         connect_by = asyncio.get_running_loop().time() + self._connect_timeout_s

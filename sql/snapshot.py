@@ -7,7 +7,7 @@ import psycopg2
 from psycopg2.extensions import connection as Connection
 
 from sql import load
-from sql.database import DatabaseDown, Refused, Row, classify
+from sql.database import Row, judge
 
 CONNECT_TIMEOUT_S = 5
 FETCH_ROWS = 1000  # per round trip: what is held in memory at a time
@@ -48,7 +48,5 @@ def snapshot(url: str, application_name: str) -> Iterator[Snapshot]:
         with closing(connection):
             connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
             yield Snapshot(connection)
-    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-        raise DatabaseDown(classify(error)) from None
     except psycopg2.Error as error:
-        raise Refused(error) from None
+        raise judge(error) from None

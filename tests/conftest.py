@@ -3,13 +3,15 @@
 The binaries are those of the embedded package; TEST_PG_BIN names another installation's folder.
 """
 
+import contextlib
 import itertools
 import logging
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg2
@@ -17,18 +19,38 @@ import pytest
 import structlog
 
 from daemon.embedded import can_run, copy_programs, find_programs
+from daemon.up import DEFAULTS, stop_limits
 from sql import migrate
 from sql.database import Database
+from tests.guard import guarded
 from tests.instance import SECRETS, Instance, instance_of_its_own
 
 TEMPLATE = "template_ledger"
 USER = "donationd_owner"
+# What the startup gate asks of a server, for all roles of it.
+PRIVATE_LOG = {"log_min_error_statement": "panic", "log_error_verbosity": "terse"}
+EMBEDDED = "deploy/embedded.conf"
 _numbers = itertools.count(1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Whatever ends the run, nothing of it is left; --basetemp=FOLDER keeps what tests wrote into their tmp_path."""
+    stack = contextlib.ExitStack()
+    stack.enter_context(guarded())
+    config.add_cleanup(stack.close)
+    config.option.basetemp = config.option.basetemp or Path(tempfile.gettempdir(), "t")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Quick tests first: a mistake shows at once, and the whole life under supervisord comes last."""
+    """Quick tests first: a mistake shows at once, and whole instances under supervisord come last. A test of those may
+    take as long as `up` may take to stop, in addition to every test's limit.
+    """
     items.sort(key=lambda item: "supervised" in item.nodeid or "test_up" in item.nodeid)
+    limit_s = float(config.getini("timeout")) + stop_limits(DEFAULTS | {"DONATIOND_INCLUDE": EMBEDDED}).total_s
+    for item in items:
+        if "supervised" in item.nodeid:
+            item.add_marker(pytest.mark.timeout(limit_s))
 
 
 @pytest.fixture(autouse=True)
@@ -45,14 +67,14 @@ def restored_logging() -> Iterator[None]:
 class Server:
     """A PostgreSQL cluster in a folder of its own, reached by a Unix socket there only."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, programs: Path | None = None) -> None:
         home.chmod(0o755)
         self.home = home
         # PostgreSQL refuses to run as root.
         self.user = "nobody" if os.geteuid() == 0 else None
         if self.user:
             shutil.chown(home, self.user)
-        self.programs = self._programs()
+        self.programs = programs or self._programs()
         self.url = f"postgresql://{USER}@/{{name}}?host={home}"
         self.log = home / "log"
 
@@ -81,18 +103,37 @@ class Server:
         ).stdout
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    """A running server."""
+@contextmanager
+def running_server(settings: Mapping[str, str], programs: Path | None = None) -> Iterator[Server]:
+    """A new server with these settings, of the embedded package unless the folder of other programs is given."""
     with tempfile.TemporaryDirectory(prefix="donationd-pg-", ignore_cleanup_errors=True) as folder:
-        server = Server(Path(folder))
+        server = Server(Path(folder), programs)
         server.run("initdb", "-N", "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C")
-        options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c max_connections=50"
+        settings = {"listen_addresses": "", "unix_socket_directories": folder, **PRIVATE_LOG, **settings}
+        options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
         server.run("pg_ctl", "-w", "-l", str(server.log), "-o", options, "start")
         try:
             yield server
         finally:
             server.run("pg_ctl", "-m", "immediate", "stop")
+
+
+def debian_programs() -> Path:
+    """The folder of Debian's PostgreSQL 15. Without it the test is skipped with the reason; in CI it fails."""
+    programs = Path("/usr/lib/postgresql/15/bin")
+    if not (programs / "postgres").is_file():
+        reason = "PostgreSQL 15 of Debian is not installed: apt-get install postgresql-15"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return programs
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A running server."""
+    with running_server({"max_connections": "50"}) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import aiopg
 import psycopg2
 import pytest
 import structlog
+from psycopg2 import errorcodes
 
 from sql import database as module
 from sql.database import Database, DatabaseDown, Refused, classify
@@ -390,14 +391,110 @@ async def test_each_new_connection_is_prepared_once(own: Instance, open_database
 
 @pytest.mark.parametrize("loss", ["DISCARD ALL", "ALTER TABLE shape ALTER COLUMN id TYPE text"])
 async def test_what_was_prepared_and_is_lost_is_prepared_anew(loss: str, own: Instance, open_database: Open) -> None:
-    """Once it is a conflict, which whoever writes tries again; the connection with all its settings is a new one."""
+    """The caller does not notice that the statement is prepared again, on a connection that is new."""
     database = open_database(at(own), pool_size=1)
     await database.fetch("DROP TABLE IF EXISTS shape; CREATE TABLE shape (id int)")
     ask = partial(database.fetch, "EXECUTE ask", prepare="PREPARE ask AS SELECT * FROM shape")
     assert await ask() == []
+    [(pid,)] = await database.fetch(PID)
     await database.fetch(loss)
-    assert await kind(ask()) == "conflict"
     assert await ask() == []
+    assert await database.fetch(PID) != [(pid,)]
+
+
+async def test_a_preparation_that_never_lasts_is_reported_as_that(own: Instance, open_database: Open) -> None:
+    """What a pooler in transaction mode does: a new connection does not help, and the caller is not to try again."""
+    database = open_database(at(own))
+    for prepare in ("SELECT 1", "PREPARE ask AS SELECT 1; PREPARE ask AS SELECT 1"):
+        assert await kind(database.fetch("EXECUTE ask", prepare=prepare)) == "prepared statement lost"
+
+
+# How each class of PostgreSQL's errors is reported: DatabaseDown with its kind, or Refused for the values or not.
+VALUES, SCHEMA = True, False
+RESOURCES = "out of resources"
+REPORTED = {
+    **dict.fromkeys(("08000", "08006", "08P01", "25P03", "57000", "57P01", "57P02", "57P05"), "connection lost"),
+    "25006": "read only",
+    "25P04": "timeout",
+    **dict.fromkeys(("28000", "28P01"), "authentication failed"),
+    **dict.fromkeys(("3D000", "57P04"), "no such database or role"),
+    **dict.fromkeys(("40000", "40001", "40P01", "72000"), "conflict"),
+    **dict.fromkeys(("53000", "53200", "53400"), RESOURCES),
+    "53100": "disk full",
+    "53300": "too many connections",
+    **dict.fromkeys(("55006", "55P03"), "lock held"),
+    "57014": "timeout",
+    "57P03": "database starting up",
+    **dict.fromkeys(("58000", "58030", "58P01"), "system error"),
+    "XX000": "internal error",
+    **dict.fromkeys(("XX001", "XX002"), "data corrupted"),
+    **dict.fromkeys(("21000", "22001", "22003", "22P02", "22P05", "23502", "23505", "23514", "23P01"), VALUES),
+    **dict.fromkeys(("44000", "54000", "54001", "P0001"), VALUES),
+    **dict.fromkeys(("03000", "09000", "0A000", "0B000", "0F000", "0L000", "0P000", "0Z000", "10608", "20000"), SCHEMA),
+    **dict.fromkeys(
+        ("24000", "25000", "25P01", "25P02", "26000", "27000", "2B000", "2D000", "2F000", "34000", "38000"), SCHEMA
+    ),
+    **dict.fromkeys(("39000", "3B000", "3F000", "42501", "42601", "42P01", "42P05", "42804", "55000"), SCHEMA),
+    **dict.fromkeys(("55P02", "F0000", "HV000", "ZZ999"), SCHEMA),
+}
+
+
+async def reported(work: Awaitable[object]) -> str | bool:
+    """The kind of an outage; of a refusal whether it is for its values."""
+    try:
+        await work
+    except DatabaseDown as down:
+        return down.kind
+    except Refused as refusal:
+        return refusal.for_its_values
+    raise AssertionError("nothing was reported")
+
+
+async def test_each_class_of_errors_is_reported_as_what_it_is(own: Instance, open_database: Open) -> None:
+    """Only what a later attempt can cure is an outage or a conflict, with and without a prepared statement."""
+    database = open_database(at(own))
+    for prepare in (None, "PREPARE ask AS SELECT 1"):
+        found = {
+            state: await reported(
+                database.fetch(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}'; END $$", prepare=prepare)
+            )
+            for state in REPORTED
+        }
+        lost = {} if prepare is None else dict.fromkeys(("26000", "42P05"), "prepared statement lost")
+        assert found == REPORTED | lost
+    codes = {code for code in vars(errorcodes).values() if isinstance(code, str) and len(code) == 5}
+    assert {code[:2] for code in codes} - {state[:2] for state in REPORTED} == {"00", "01", "02"}  # no errors
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("SELECT DISTINCT 1 FOR UPDATE", SCHEMA),  # 0A000, like a plan that is out of date
+        ("SELECT repeat('[', 1000000)::json", VALUES),  # 54001
+        ("SELECT lastval()", SCHEMA),  # 55000
+        (
+            "SET work_mem = 64; SET temp_file_limit = 1; SELECT count(*) FROM generate_series(1, 100000)",
+            RESOURCES,
+        ),  # 53400
+        ("SET transaction_read_only = on; CREATE TABLE never (n int)", "read only"),
+        ("SELECT 1/0", VALUES),
+        ("SELECT nowhere()", SCHEMA),
+    ],
+)
+async def test_real_statements_are_reported_as_what_they_are(
+    statement: str, expected: str | bool, own: Instance, open_database: Open
+) -> None:
+    """The server raises these by itself; each is prepared for, as the writer's statement is."""
+    database = open_database(at(own))
+    assert await reported(database.fetch(statement, prepare="PREPARE ask AS SELECT 1")) == expected
+
+
+async def test_an_index_entry_too_long_is_its_value_s_fault(own: Instance, open_database: Open) -> None:
+    """54000: other rows can still be written, so the one that is too long has to be found among them."""
+    database = open_database(at(own))
+    await database.fetch("DROP TABLE IF EXISTS long; CREATE TABLE long (name text PRIMARY KEY)")
+    text = "(SELECT string_agg(sha256(n::text::bytea)::text, '') FROM generate_series(1, 500) AS n)"
+    assert await reported(database.fetch(f"INSERT INTO long SELECT {text}")) is VALUES
 
 
 async def test_waiting_for_a_lock_has_a_kind_of_its_own(own: Instance, open_database: Open) -> None:
@@ -410,6 +507,7 @@ async def test_waiting_for_a_lock_has_a_kind_of_its_own(own: Instance, open_data
 def test_only_known_kinds_have_a_remedy() -> None:
     """A phrase that is changed takes its remedy along."""
     kinds = {*module.KIND_BY_SQLSTATE.values(), *(kind for _, kind in module.KIND_BY_TEXT)}
+    kinds |= {module.PREPARATION_LOST, module.NOT_REPLICATED}
     assert module.REMEDIES.keys() <= kinds
 
 

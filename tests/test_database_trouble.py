@@ -17,7 +17,7 @@ from daemon.embedded import ROLE
 from daemon.up import ROOT
 from health_sidecar.probe import HISTORY_TABLE, MIGRATIONS_TABLE, REQUIRED_TABLES
 from sql import load, migrate
-from tests.conftest import USER, Server
+from tests.conftest import PRIVATE_LOG, USER, Server
 from tests.instance import eventually
 from tests.live import LATEST_S, TICKET, Answer, Live, living
 from tests.small_disk import SmallDisk, small_disk
@@ -151,8 +151,9 @@ class OwnServer:
     def start(self) -> None:
         """Returns once it takes connections."""
         options = (
-            f"-c listen_addresses='' -c unix_socket_directories={self.server.home} -c fsync=off "
-            "-c wal_recycle=off -c max_connections=50"  # as the tests' server has, whose standby it may be
+            f"-c listen_addresses='' -c unix_socket_directories={self.server.home} "
+            "-c wal_recycle=off -c max_connections=50 "  # as the tests' server has, whose standby it may be
+            + " ".join(f"-c {name}={value}" for name, value in PRIVATE_LOG.items())
         )
         self.server.run("pg_ctl", "-w", "-l", str(self.log), "-o", options, "start")
 
@@ -225,13 +226,17 @@ def test_the_disk_of_the_state_folder_is_full(ledger: str, start: Start, disk: S
 
 
 def test_an_api_process_starts_on_a_full_disk(start: Start, disk: SmallDisk) -> None:
-    """It takes deliveries, and says that nobody sees what it counts."""
+    """It takes deliveries, names the files that it cannot write, and writes them once there is room."""
     folder = disk.folder("metrics", None)
     disk.fill()
     live = start(METRICS_DIR=str(folder), PROMETHEUS_MULTIPROC_DIR=str(folder))
-    assert len(live.api.lines("No metrics' files")) == 1
+    lines = live.api.lines("A file cannot be used")
+    assert {line["reason"] for line in lines} == {"No space left on device"}
     assert list(folder.iterdir()) == []
     live.check_well_again()
+    disk.free()
+    eventually(lambda: {str(file) for file in folder.iterdir()} == {line["path"] for line in lines}, "they are written")
+    assert len(live.api.lines("A file cannot be used")) == len(lines)
 
 
 # --- A primary that takes no writes -----------------------------------------------------------------------------------

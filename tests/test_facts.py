@@ -66,7 +66,7 @@ def test_what_only_refunds_and_disputes_know_does_not_depend_on_order() -> None:
 def test_an_id_of_two_objects_is_refused() -> None:
     """An event in which one id names a charge and a PaymentIntent is no event of Stripe's."""
     with pytest.raises(CannotApply, match="one id names two objects"):
-        facts_of("charge.updated", {**charge("ch_x", paid=True), "payment_intent": "ch_x"})
+        facts_of("charge.updated", {**charge("x_1", paid=True), "payment_intent": "x_1"})
 
 
 def test_a_payment_only_named_is_as_old_as_the_event() -> None:
@@ -85,7 +85,7 @@ def test_thin_events_change_nothing(event_type: str) -> None:
     assert (event.type, event.facts) == (event_type, None)
 
 
-@pytest.mark.parametrize("field", ["id", "currency", "receipt_email", "metadata"])
+@pytest.mark.parametrize("field", ["id", "currency", "metadata"])
 def test_a_reason_names_no_byte_of_the_body(field: str) -> None:
     """Text that is no UTF-8 can't be applied; the reason does not say which byte it was that a donor's name held."""
     text = json.dumps({**PAYMENT, field: "canary" if field != "metadata" else {"ticketId": "canary"}})

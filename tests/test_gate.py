@@ -24,6 +24,21 @@ from sql.database import Database, DatabaseDown, Refused
 from sql.migrate import discover
 
 URL = "postgresql://donationd:hunter2@127.0.0.1:5432/ledger"
+SAFE_SETTINGS = {
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
+    "log_statement": "none",
+    "log_min_duration_statement": "-1",
+    "log_min_duration_sample": "-1",
+    "log_statement_sample_rate": "1",
+    "log_transaction_sample_rate": "0",
+    "debug_print_parse": "off",
+    "debug_print_rewritten": "off",
+    "debug_print_plan": "off",
+    "fsync": "on",
+    "full_page_writes": "on",
+    "synchronous_commit": "on",
+}
 AT = datetime(2024, 12, 16, 12, 30, 45, 123000, tzinfo=UTC)
 
 
@@ -36,6 +51,8 @@ class FakeDatabase:
         default_factory=lambda: dict.fromkeys([*REQUIRED_TABLES, MIGRATIONS_TABLE], True)
     )  # name to readable
     applied: dict[str, str] = field(default_factory=lambda: {m.name: m.sha256 for m in discover()})
+    settings: dict[str, str] = field(default_factory=lambda: dict(SAFE_SETTINGS))
+    sessions: int = 0
     error: Exception | None = None
     recorded: list[Mapping[str, object]] = field(default_factory=list)
     closed: int = 0
@@ -49,7 +66,6 @@ class FakeDatabase:
             raise self.error
         if sql == load("has_older_rows"):
             return [(False,)]
-        assert isinstance(params, Mapping) or sql == load("applied_migrations")
         if sql == load("check_tables"):
             assert isinstance(params, Mapping)
             names = params["names"]
@@ -57,6 +73,11 @@ class FakeDatabase:
             return [(name, name in self.tables, self.tables.get(name, False)) for name in names]
         if sql == load("applied_migrations"):
             return list(self.applied.items())
+        if sql == load("server_settings"):
+            return [(name, value, value, "ALTER … ") for name, value in self.settings.items()]
+        if sql == load("server_process"):
+            self.sessions += 1
+            return [(self.sessions, AT)]
         assert sql == load("record_run")
         assert isinstance(params, Mapping)
         self.recorded.append(params)
@@ -83,7 +104,13 @@ async def gate(
 
     log = structlog.wrap_logger(None, processors=[logged], wrapper_class=structlog.make_filtering_bound_logger(0))
     verdict = await run_gate(
-        url, Probe(lambda: database, 1.0), attempts=attempts, retry_delay_s=2.0, sleep=sleep, log=log
+        url,
+        Probe(lambda: database, 1.0),
+        attempts=attempts,
+        retry_delay_s=2.0,
+        allow_logged_statements=False,
+        sleep=sleep,
+        log=log,
     )
     return verdict, pauses
 
@@ -220,6 +247,18 @@ async def test_database_lost_during_the_schema_check_fails(logged: LogCapture) -
     assert "❌ Schema integrity check failed" in lines(logged)
 
 
+@pytest.mark.parametrize("name", ["log_min_error_statement", "log_statement"])
+async def test_a_setting_that_cannot_be_read_counts_as_dangerous(name: str, logged: LogCapture) -> None:
+    """Whether statements are logged is then unknown; the message says how the role can be permitted to read it."""
+    database = FakeDatabase()
+    del database.settings[name]
+    verdict, _ = await gate(database, logged)
+    assert (verdict.passed, verdict.error, verdict.reached) == (False, "unsafe server settings", True)
+    [line] = [line for line in lines(logged) if name in line]
+    assert "cannot be read" in line
+    assert "GRANT pg_read_all_settings" in line
+
+
 async def test_refused_schema_check_hides_the_driver_text(logged: LogCapture) -> None:
     """A statement PostgreSQL refuses fails the gate; the driver's own words are not repeated."""
     verdict, _ = await gate(FakeDatabase(error=Refused(psycopg2.ProgrammingError("secret host 10.0.0.9"))), logged)
@@ -258,6 +297,7 @@ def test_configuration_has_the_documented_defaults() -> None:
         "metrics_host": "127.0.0.1",
         "metrics_port": 9464,
         "readiness_socket": Path("run/readiness.sock"),
+        "allow_logged_statements": False,
         "gate_attempts": 3,
         "gate_retry_delay_ms": 2000,
         "watchdog_interval_ms": 30000,

@@ -6,11 +6,14 @@ Every person's field of every event is replaced by canary words; then everything
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
+import msgspec
 import psycopg2
 import pytest
 from hypothesis import example, given
@@ -54,8 +57,6 @@ BREAKAGES: tuple[tuple[str, Any], ...] = (
     ("amount", "canary-amount"),
     ("currency", "canary-currency"),
     ("created", {"canary": "canary"}),
-    ("billing_details", "canary-details"),
-    ("billing_details", {"name": ["canary"], "email": EMAIL}),
     ("payment_intent", "canary intent"),
     ("metadata", "canary-metadata"),
     ("id", "canary id"),
@@ -66,6 +67,20 @@ LOG_EVERYTHING = """
 DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET log_statement = %L', current_database(), 'all'); END $$
 """
 WAIT_S = 20
+
+# What a site may have put where a ticket id belongs.
+NO_TICKETS = (
+    "ann.reference@secret.example",
+    "+12025550177",
+    "12025550177",
+    "202 555 0177",
+    "4242424242424242",
+    "203.0.113.77",
+    "2001:db8::77",
+    "laptop-of-ann.secret.example",
+    "Ann Reference",
+)
+A_TICKET = "20250177"  # a number this short is one
 
 
 def with_canaries(value: Any) -> Any:
@@ -81,6 +96,23 @@ def canary_events(seed: int) -> list[Json]:
     return [with_canaries(event) for event in payment_lives.shuffled(lives, seed)]
 
 
+def naming(reference: str, key: str) -> list[Json]:
+    """A payment, a charge and a session of their own that name their ticket so, each in every place there is."""
+    money = {"amount": 500, "currency": "usd", "created": 1_760_000_000, "metadata": {"ticketId": reference}}
+    charge = {"id": f"ch_{key}", "paid": True, "captured": True, "amount_captured": 500, "status": "succeeded"}
+    session = {"id": f"cs_{key}", "mode": "payment", "amount_total": 500, "client_reference_id": reference}
+    objects = {
+        "payment_intent.succeeded": {"id": f"pi_{key}", "amount_received": 500, **money},
+        "charge.succeeded": charge | money,
+        "checkout.session.completed": session | money,
+    }
+    return [
+        {"id": f"evt_{stripe_object['id']}", "object": "event", "type": event_type, "created": 1_760_000_001}
+        | {"livemode": False, "data": {"object": stripe_object}}
+        for event_type, stripe_object in objects.items()
+    ]
+
+
 def broken(events: list[Json]) -> list[Json]:
     """Signed events of handled types that can't be applied."""
     charges = [event for event in events if event["type"] == "charge.succeeded"]
@@ -88,6 +120,65 @@ def broken(events: list[Json]) -> list[Json]:
         {**charge, "id": f"evt_broken{n}", "data": {"object": {**charge["data"]["object"], key: value}}}
         for n, (charge, (key, value)) in enumerate(zip(charges, BREAKAGES, strict=False))
     ]
+
+
+NO_TEXT = [
+    r'"\ud800"',
+    r'"Ann \udc00 Smith"',
+    '"Ann \xe9"',
+    "null",
+    "5",
+    "true",
+    "[]",
+    "{}",
+    '["Ann"]',
+    r'{"name": "\ud800"}',
+]
+NO_JSON = ['"Ann \\x"', '"Ann', "", "}", "[" * 5000 + "]" * 5000]
+KNOWN = {"name": '"Ann Smith"', "email": '"ann@example.com"', "address": '{"country": "us"}'}
+REDUCED = privacy.Donor("Smith", "US", privacy.email_hash("ann@example.com", None))
+
+
+def raw(text: str) -> msgspec.Raw:
+    return msgspec.Raw(text.encode("latin-1"))
+
+
+def raw_object(fields: dict[str, str]) -> msgspec.Raw:
+    return raw("{" + ", ".join(f'"{name}": {text}' for name, text in fields.items()) + "}")
+
+
+@pytest.mark.parametrize("bad", NO_TEXT)
+def test_what_is_no_text_counts_as_absent(bad: str) -> None:
+    """In place of the donor object or of one of its fields, and for that field only; nothing is ever raised."""
+    assert privacy.reduce_email(raw(bad), None) is None
+    assert privacy.reduce_details(raw(bad), None) == privacy.Donor()
+    assert privacy.reduce_details(raw_object(KNOWN | {"name": bad}), None) == replace(REDUCED, last_name=None)
+    assert privacy.reduce_details(raw_object(KNOWN | {"email": bad}), None) == replace(REDUCED, email_hash=None)
+    assert privacy.reduce_details(raw_object(KNOWN | {"address": bad}), None) == replace(REDUCED, country=None)
+    street = f'{{"line1": {bad}, "country": "us"}}'
+    assert privacy.reduce_details(raw_object(KNOWN | {"address": street, "phone": bad}), None) == REDUCED
+
+
+@pytest.mark.parametrize("bad", NO_JSON)
+def test_what_is_no_json_counts_as_absent(bad: str) -> None:
+    """Where it is not clear what the fields are, there are none."""
+    assert privacy.reduce_email(raw(bad), None) is None
+    assert privacy.reduce_details(raw(bad), None) == privacy.Donor()
+    assert privacy.reduce_details(raw_object(KNOWN | {"name": bad}), None) == privacy.Donor()
+
+
+@given(st.binary() | st.text(st.sampled_from('{}[]":,\\ud8nameil 0')).map(str.encode))
+def test_no_bytes_make_the_reduction_raise(text: bytes) -> None:
+    """Whatever stands where a donor belongs, there is a donor, if an empty one."""
+    assert privacy.reduce_email(msgspec.Raw(text), None) is None or text.strip().startswith(b'"')
+    assert isinstance(privacy.reduce_details(msgspec.Raw(text), None), privacy.Donor)
+
+
+@pytest.mark.parametrize("country", ["", "USA", "u", "ß", "\ufb01", "\u0131t", "U1", "US "])
+def test_a_country_is_two_letters(country: str) -> None:
+    """Anything else, even what would become two letters in capitals, is none."""
+    details = msgspec.Raw(msgspec.json.encode({"address": {"country": country}}))
+    assert privacy.reduce_details(details, None).country is None
 
 
 WORDS = st.text().map(lambda text: f"canary {text}")
@@ -114,7 +205,7 @@ async def sidecar(api: Api, port: int) -> AsyncIterator[asyncio.subprocess.Proce
     """The real sidecar beside the API process."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "health_sidecar"),
-        env={**api.environ, "METRICS_PORT": str(port)},
+        env={**api.environ, "METRICS_PORT": str(port), "ALLOW_LOGGED_STATEMENTS": "true"},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -208,12 +299,14 @@ def _around(text: str) -> str:
     return text[max(0, place - 200) : place + 80]
 
 
-async def test_no_canary_is_found_anywhere(api: Api, database_url: str, server: Server) -> None:
-    """Lives full of canaries, with events that fail and a database in trouble: only what may be kept is found."""
+Play = Callable[[Witness], Awaitable[None]]
+
+
+async def everything_said(api: Api, database_url: str, server: Server, play: Play) -> dict[str, str]:
+    """What is left after `play`, by place: the logs of API, sidecar and PostgreSQL, every reply, the database."""
     admin(database_url, LOG_EVERYTHING)
     logged_before = server.log.stat().st_size
     port = free_port()
-    events = canary_events(4)
     async with AsyncExitStack() as stack:
         beside = await stack.enter_async_context(sidecar(api, port))
         process = await stack.enter_async_context(api.running())
@@ -222,18 +315,28 @@ async def test_no_canary_is_found_anywhere(api: Api, database_url: str, server: 
         session = await stack.enter_async_context(aiohttp.ClientSession())
         witness = Witness(api, session)
         await _until_ready(session, api)
-        await provoke(witness, database_url, events)
-        await _until_ready(session, api)
-        for event in events:
-            await witness.post(player.encode(event))
+        await play(witness)
         for path in ("/api/tickets/story-1/donations", "/api/tickets/story-1/donations/total", "/health"):
             await witness.get(api.base + path)
         await witness.get(f"http://127.0.0.1:{port}/metrics")
         process.terminate()
         beside.terminate()
         said = {"api": await output, "sidecar": await beside_output, "replies": "\n".join(witness.heard)}
-    dump = await asyncio.to_thread(server.dump, database_url)
-    said |= {"dump": dump, "postgresql": server.log.read_bytes()[logged_before:].decode()}
+    said["dump"] = await asyncio.to_thread(server.dump, database_url)
+    return said | {"postgresql": server.log.read_bytes()[logged_before:].decode()}
+
+
+async def test_no_canary_is_found_anywhere(api: Api, database_url: str, server: Server) -> None:
+    """Lives full of canaries, with events that fail and a database in trouble: only what may be kept is found."""
+    events = canary_events(4)
+
+    async def play(witness: Witness) -> None:
+        await provoke(witness, database_url, events)
+        await _until_ready(witness.session, api)
+        for event in events:
+            await witness.post(player.encode(event))
+
+    said = await everything_said(api, database_url, server, play)
     for place, text in said.items():
         assert CANARY not in text.lower(), f"{place}: {_around(text)}"
     assert LAST_NAME in said["dump"]
@@ -242,3 +345,27 @@ async def test_no_canary_is_found_anywhere(api: Api, database_url: str, server: 
     assert "statement: " in said["postgresql"]
     assert said["api"].count("can't be applied") >= len(BREAKAGES)
     assert "webhook_events_total" in said["replies"]
+
+
+async def test_a_reference_that_is_no_ticket_id_is_not_stored(api: Api, database_url: str, server: Server) -> None:
+    """An address or a number of a person, wherever a ticket is named, is found neither in the database nor in a log, a
+    reply or a metric; the money is in the ledger without a ticket.
+    """
+    statuses: list[int] = []
+
+    async def play(witness: Witness) -> None:
+        for number, reference in enumerate(NO_TICKETS):
+            for event in naming(reference, f"no{number}"):
+                statuses.append(await witness.post(player.encode(event)))
+            await witness.get(f"{api.base}/api/tickets/{quote(reference, safe='')}/donations")
+        for event in naming(A_TICKET, "yes"):
+            statuses.append(await witness.post(player.encode(event)))
+
+    said = await everything_said(api, database_url, server, play)
+    found = [(place, text) for place, all_text in said.items() for text in NO_TICKETS if text in all_text]
+    assert found == []
+    assert set(statuses) == {200}
+    assert A_TICKET in said["dump"]
+    with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT ticket_id, count(*) FROM stripe_attributions GROUP BY 1 ORDER BY 1")
+        assert cursor.fetchall() == [(A_TICKET, 3), (None, 3 * len(NO_TICKETS))]

@@ -38,7 +38,7 @@ def expected(lives: list[payment_lives.Life]) -> dict[str, tuple[object, ...]]:
             e.donor,
             e.country,
         )
-        for e in (life.end for life in lives)
+        for e in (end for life in lives for end in life.ends)
     }
 
 

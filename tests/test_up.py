@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from daemon.embedded import CannotStart, Cluster, find_programs
+from daemon.embedded import CannotStart, find_programs
 from daemon.up import embedded_environ
+from tests.guard import base_environ
 
 
 def free_ports() -> dict[str, str]:
@@ -25,7 +27,7 @@ def run_up(state: Path, variables: Mapping[str, str], embedded: bool = True) -> 
     """Runs `up` in a process of its own, with only the variables given; meant for starts that are refused."""
     return subprocess.run(
         [sys.executable, "-c", f"import sys; from daemon.up import up; sys.exit(up(embedded={embedded}))"],
-        env={"PATH": os.environ["PATH"], "DONATIOND_STATE": str(state), **free_ports(), **variables},
+        env={**base_environ(), "DONATIOND_STATE": str(state), **free_ports(), **variables},
         capture_output=True,
         text=True,
         timeout=30,
@@ -61,6 +63,53 @@ def test_an_unusable_state_folder_is_one_sentence(tmp_path: Path) -> None:
     assert "DONATIOND_STATE" in done.stderr
 
 
+def test_a_state_folder_of_another_user_is_refused(tmp_path: Path) -> None:
+    """Its owner could read and replace everything in it. Nothing is made there, and the sentence says what to do."""
+    state = Path("/usr")  # root's
+    if os.geteuid() == 0:
+        state = tmp_path / "state"
+        state.mkdir(mode=0o700)
+        shutil.chown(state, "nobody")
+    before = sorted(state.iterdir())
+    done = run_up(state, {}, embedded=False)
+    assert done.returncode == 1
+    assert f"the state folder {state} belongs to another user (uid {state.stat().st_uid})" in done.stderr
+    assert "DONATIOND_STATE" in done.stderr
+    assert sorted(state.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("part", "mode"), [("", 0o770), ("", 0o702), ("", 0o1777), ("run", 0o777), ("logs", 0o777), ("metrics", 0o777)]
+)
+def test_a_state_folder_that_others_can_write_is_refused(tmp_path: Path, part: str, mode: int) -> None:
+    """They could put their own sockets and secrets there. After the command in the sentence the folder is accepted."""
+    state = tmp_path / "state"
+    folder = state / part
+    folder.mkdir(parents=True)
+    folder.chmod(mode)
+    done = run_up(state, {}, embedded=False)
+    assert done.returncode == 1
+    assert f"the state folder {folder} can be written by other users" in done.stderr
+    assert f"chmod go-w {folder}" in done.stderr
+    assert not (state / "lock").exists()
+    folder.chmod(mode & ~0o022)
+    assert "DATABASE_URL:" in run_up(state, {}, embedded=False).stderr
+
+
+def test_a_folder_above_that_everybody_can_write_is_named(tmp_path: Path) -> None:
+    """Any user could put another folder in the place of the state folder. It is a warning, because container volumes
+    have this mode and no other users. A folder with the sticky bit, such as /tmp, needs none.
+    """
+    above = tmp_path / "above"
+    above.mkdir()
+    above.chmod(0o777)
+    warned = run_up(above / "a" / "state", {}, embedded=False).stderr
+    assert f"warning: every user can replace {above / 'a'}" in warned
+    assert f"chmod +t {above}" in warned
+    above.chmod(0o1777)
+    assert "warning" not in run_up(above / "b" / "state", {}, embedded=False).stderr
+
+
 def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
     """Wrong settings of supervisord, sidecar and API are all named in one run, and nothing is started."""
     wrong = {"PORT": "http", "API_PROCESSES": "0", "WATCHDOG_INTERVAL_MS": "-1", "HOST": "::1"}
@@ -80,7 +129,8 @@ def test_secrets_are_made_once_for_the_owner_only(tmp_path: Path, taken_port: in
     assert (state / "environment").read_text() == first
     assert "STRIPE_WEBHOOK_SECRET=whsec_" in first
     assert stat.S_IMODE((state / "environment").stat().st_mode) == 0o600
-    assert {stat.S_IMODE((state / part).stat().st_mode) for part in ("logs", "run", "metrics")} == {0o700}
+    assert {stat.S_IMODE((state / part).stat().st_mode) for part in ("logs", "metrics")} == {0o700}
+    assert stat.S_IMODE((state / "run").stat().st_mode) == (0o711 if os.geteuid() == 0 else 0o700)
 
 
 def test_no_instance_no_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,9 +166,3 @@ def test_a_lost_database_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None
     done = run_up(state, {})
     assert done.returncode == 1
     assert "is gone: put it back" in done.stderr
-
-
-def test_any_password_survives_the_url() -> None:
-    """A password with a URL's own characters is quoted."""
-    cluster = Cluster(programs="/p", data="/d", port=25432, user=None)
-    assert cluster.url("donationd", "p@:/ %") == "postgresql://donationd:p%40%3A%2F%20%25@127.0.0.1:25432/donationd"

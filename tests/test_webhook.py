@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import prometheus_client
 import pytest
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient
@@ -264,3 +265,19 @@ async def test_a_fault_while_an_event_is_written_names_the_event(aiohttp_client:
     assert down["event"] == "[API] Database unavailable: timeout"
     assert down["event_id"] == event["id"]
     assert down["remedy"] == "look in pg_stat_activity for what is slow"
+
+
+async def test_a_status_that_nobody_knows_is_applied_and_counted(client: Client) -> None:
+    """A new word of Stripe's is no failure: 200, and a metric says that there is one."""
+
+    def counted() -> float:
+        name, labels = "stripe_unknown_statuses_total", {"object": "dispute"}
+        return prometheus_client.REGISTRY.get_sample_value(name, labels) or 0.0
+
+    before = counted()
+    dispute = {"id": "dp_1", "amount": 500, "currency": "usd", "charge": "ch_1", "status": "arbitration"}
+    head = {"id": "evt_new", "type": "charge.dispute.updated", "created": NOW, "livemode": False}
+    for idempotent in (False, True):
+        reply = await post(client, {**head, "data": {"object": dispute}})
+        assert (reply.status, (await reply.json())["idempotent"]) == (200, idempotent)
+        assert counted() == before + 1

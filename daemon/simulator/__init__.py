@@ -1,6 +1,7 @@
-"""Payment lives as Stripe tells them, for the demo, tests, the benchmark and the fault harness.
+"""Payments as Stripe reports them, for the demo, tests, the benchmark and the fault harness.
 
-`stripe_model` knows Stripe's objects and how each API version renders them; `payment_steps` changes them and emits the
-events; `payment_lives` deals repeatable lives, `wild_lives` walks everywhere at random; `expectations` reads from the
-objects what the ledger must say; `player` signs and delivers. Nothing here knows the fold.
+`stripe_model` and `stripe_invoices` know Stripe's objects and how each API version renders them, `state` what Stripe
+holds of one payment; `payment_steps` and `monthly_steps` change it and send the events. `payment_lives` has the
+repeatable kinds of the demo, `wild_lives` walks everywhere at random; `expectations` says what the ledger must show;
+`player` signs and delivers. Nothing here knows the fold.
 """

@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from daemon.simulator.expectations import Expected, Most, dispensable, expect
-from daemon.simulator.payment_steps import Payment, Words
-from daemon.simulator.stripe_model import DAY_S, NOBODY, Charge, Dispute, Donor, Json, Session
+from daemon.simulator import monthly_steps
+from daemon.simulator.expectations import FAMILIES, Expected, Most, dispensable, expect
+from daemon.simulator.payment_steps import Inputs, Payment
+from daemon.simulator.state import Endpoint
+from daemon.simulator.stripe_model import DAY_S, NO_DONOR, Charge, Dispute, Donor, Json, Session
 
 MINUTE_S, HOUR_S = 60, 3600
 ALPHABET = string.ascii_letters + string.digits
@@ -22,47 +24,48 @@ DONORS = (
     Donor("José María García López", "López", "MX", "jm@example.mx", "+525555550101", "Av. Sol 4", "Puebla", "72000"),
     Donor("  Zoë   O'Neill ", "O'Neill", "IE", " Zoe@Example.ie ", "+35315550199", "3 Quay Road", "Cork", "T12 X0Y"),
     Donor("Wang Xiaoming", "Xiaoming", "SG", "xm.wang@example.sg", "+6565550112", "77 Orchard Rd", "Singapore", "238"),
-    Donor("山田 太郎", "太郎", "JP", "taro@example.jp", "+81355500155", "1-2-3 Ginza", "Tokyo", "104-0061"),
+    Donor("山田 太郎", "山田", "JP", "taro@example.jp", "+81355500155", "1-2-3 Ginza", "Tokyo", "104-0061"),
     Donor("Jane", "Jane", "GB", "jane@example.co.uk", "+442075550160", "221 Baker Street", "London", "NW1 6XE"),
     Donor("Anna-Lena Müller-Lüdenscheidt", "Müller-Lüdenscheidt", "DE", "al@example.de", None, "Ring 5", "Ulm", None),
     Donor("dora.private@example.net", None, "US", "dora.private@example.net", None, None, None, "94103"),
     Donor(None, None, "FR", "sans.nom@example.fr", None, None, None, "75001"),
-    NOBODY,
+    NO_DONOR,
 )
 
 
 @dataclass(frozen=True)
 class Life:
-    """One payment: its events in Stripe's order, and what the ledger must say in the end.
+    """One payment, or the months of one gift: its events in Stripe's order, and what the ledger must show in the end.
 
-    `expected` is None where nothing becomes a donation, `most` holds the largest amounts there ever were,
-    `dispensable` the families of events without which the end is the same, `steps` the way it went.
+    `ends` has one element for each donation, and none where nothing becomes one. `most` has the largest amounts that
+    each ever had, `dispensable` the families of events without which the end is the same, `steps` the way it went.
     """
 
     kind: str
     events: tuple[Json, ...]
-    expected: Expected | None
-    most: Most
+    ends: tuple[Expected, ...]
+    most: Mapping[str, Most]
     dispensable: frozenset[frozenset[str]]
     steps: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, kind: str, payment: Payment, steps: tuple[str, ...] = ()) -> "Life":
-        """A payment's life so far."""
-        books = payment.books
-        return cls(kind, tuple(payment.events), expect(books), payment.most, dispensable(books), steps)
+    def of(cls, kind: str, payments: Sequence[Payment], steps: tuple[str, ...] = ()) -> "Life":
+        """The payments of one endpoint so far."""
+        ends = {payment: expect(payment.state) for payment in payments}
+        most = {end.donation: payment.most for payment, end in ends.items() if end}
+        spared = frozenset(FAMILIES).intersection(*(dispensable(of.state, end) for of, end in ends.items()))
+        return cls(kind, tuple(payments[0].endpoint.events), tuple(filter(None, ends.values())), most, spared, steps)
 
     @property
     def end(self) -> Expected:
-        """What the ledger must say of a life that made a donation, as all of the deck do. Raises ValueError else."""
-        if self.expected is None:
-            raise ValueError("nothing became a donation")
-        return self.expected
+        """What the ledger must show of a life that made one donation. Raises ValueError for any other number."""
+        [end] = self.ends
+        return end
 
     def without(self, family: frozenset[str]) -> "Life | None":
         """The same life for an endpoint that is not sent these types; None where the end could not be known.
 
-        One family at a time: what remains is dispensable only as long as the rest is told.
+        One family at a time: what remains is dispensable only as long as the rest is received.
         """
         if family not in self.dispensable:
             return None
@@ -74,7 +77,7 @@ class Life:
 
 
 class _Gift:
-    """A payment by today's API, with the dice that its kind throws."""
+    """A payment by today's API, with the random choices of its kind."""
 
     def __init__(
         self,
@@ -91,17 +94,19 @@ class _Gift:
     ) -> None:
         self.rng = rng
         self.in_metadata = in_metadata
-        metadata = {"ticketId": ticket} if ticket is not None and in_metadata else {}
-        words = Words(
+        self.metadata = {"ticketId": ticket} if ticket is not None and in_metadata else {}
+        self.inputs = Inputs(
             customer=donor,
-            billing=donor if billing else NOBODY,  # wallets often leave the charge's billing details null
+            billing=donor if billing else NO_DONOR,  # wallets often leave the charge's billing details null
             receipt_email=donor.email if rng.random() < 0.5 else None,
-            session_metadata=metadata,
+            session_metadata=self.metadata,
             reference=ticket,
-            intent_metadata=metadata,
-            charge_metadata=metadata,
+            intent_metadata=self.metadata,
+            charge_metadata=self.metadata,
         )
-        self.payment = Payment(self._new_id, words, at=at, amount=amount, currency=currency, livemode=livemode)
+        self.endpoint = Endpoint(self._new_id, at, livemode=livemode)
+        self.payment = Payment(self.endpoint, self.inputs, amount=amount, currency=currency)
+        self.payments = [self.payment]
 
     def _new_id(self, prefix: str) -> str:
         length = 56 if prefix.startswith("cs_") else 23
@@ -109,7 +114,7 @@ class _Gift:
 
     def wait(self, at_least_s: int, at_most_s: int) -> None:
         """Lets time pass."""
-        self.payment.at += self.rng.randint(at_least_s, at_most_s)
+        self.endpoint.at += self.rng.randint(at_least_s, at_most_s)
 
 
 def _by_checkout(gift: _Gift) -> Charge:
@@ -147,6 +152,35 @@ def _paid_late(gift: _Gift) -> None:
 
 def _debit_failed(gift: _Gift) -> None:
     gift.payment.bounce_debit(_debit(gift))
+
+
+def _debit_returned(gift: _Gift) -> None:
+    """The bank calls a debit back that had succeeded days ago."""
+    charge = _debit(gift)
+    gift.payment.clear_debit(charge)
+    gift.wait(2 * DAY_S, 20 * DAY_S)
+    gift.payment.return_debit(charge)
+
+
+def _monthly(gift: _Gift) -> None:
+    """Three months; the second is declined once and charged again. The ticket is named at the beginning only."""
+    session = gift.payment.open_session("subscription")
+    gift.wait(20, 15 * MINUTE_S)
+    subscription = monthly_steps.subscribe(gift.endpoint, session, gift.metadata)
+    for month in range(3):
+        gift.endpoint.at = subscription.created + month * 30 * DAY_S
+        inputs = replace(gift.inputs, intent_metadata={}, charge_metadata={})
+        amount, currency = gift.payment.amount, gift.payment.currency
+        payment = monthly_steps.bill(gift.endpoint, subscription, inputs, amount=amount, currency=currency)
+        gift.payments.append(payment)
+        if month == 1:
+            payment.decline()
+            gift.wait(2 * DAY_S, 3 * DAY_S)
+        charge = payment.succeed()
+        if month == 0:
+            gift.payment.complete_session(session)
+        gift.wait(1, 5)
+        payment.settle(charge)
 
 
 def _refunded(gift: _Gift) -> None:
@@ -244,7 +278,7 @@ class _Kind:
 
 
 KINDS = (
-    _Kind("paid", _paid, 6),
+    _Kind("paid", _paid, 4),
     _Kind("paid_late", _paid_late, 1, longest_days=5),
     _Kind("refunded", _refunded, 2, longest_days=5),
     _Kind("partially_refunded", _partially_refunded, 2, longest_days=5),
@@ -257,6 +291,8 @@ KINDS = (
     _Kind("no_ticket", _paid, 1, has_ticket=False),
     _Kind("refund_failed", _refund_failed, 1, longest_days=4),
     _Kind("debit_failed", _debit_failed, 1, longest_days=5),
+    _Kind("debit_returned", _debit_returned, 1, longest_days=25),
+    _Kind("monthly", _monthly, 1, longest_days=62),
 )
 DECK = tuple(kind for kind in KINDS for _ in range(kind.share))
 
@@ -274,7 +310,7 @@ CURRENCIES: Mapping[str, tuple[int, tuple[int, ...]]] = {
 
 
 def lives(seed: int, payments: int, tickets: Sequence[str], *, livemode: bool = False, now: int) -> list[Life]:
-    """Payment lives, each begun in the 30 days before `now` (Unix seconds) and ended by then.
+    """Payment lives, each begun in the 30 days before `now` (Unix seconds; monthly gifts in 62) and ended by then.
 
     The same arguments give the same lives, and fewer payments a prefix of more. Any twenty payments that start at
     a multiple of twenty hold every kind. Raises ValueError when there is no ticket to give to.
@@ -293,7 +329,7 @@ def _life(seed: int, index: int, tickets: Sequence[str], livemode: bool, now: in
         rng,
         rng.choice(DONORS),
         rng.choice(tickets) if kind.has_ticket else None,
-        at=now - rng.randint(kind.longest_days * DAY_S, 30 * DAY_S),
+        at=now - rng.randint(kind.longest_days * DAY_S, max(30, kind.longest_days) * DAY_S),
         amount=rng.choice(CURRENCIES[currency][1]),
         currency=currency,
         in_metadata=rng.random() < 0.8,
@@ -301,7 +337,20 @@ def _life(seed: int, index: int, tickets: Sequence[str], livemode: bool, now: in
         livemode=livemode,
     )
     kind.steps(gift)
-    return Life.of(kind.name, gift.payment)
+    return Life.of(kind.name, gift.payments)
+
+
+def card_testing(attempts: int, ticket: str, *, at: int, seed: int = 1, paid: bool = True) -> Life:
+    """So many declined attempts on one PaymentIntent, each with another person's card; the last may succeed."""
+    gift = _Gift(_seeded(f"{seed} card testing"), NO_DONOR, ticket, at=at, amount=100, currency="usd")
+    gift.payment.create_intent()
+    for _ in range(attempts):
+        gift.inputs.billing = gift.rng.choice(DONORS)
+        gift.payment.decline()
+        gift.wait(0, 2)
+    if paid:
+        gift.payment.succeed()
+    return Life.of("card_testing", gift.payments)
 
 
 def shuffled(lives: Sequence[Life], seed: int, duplicates: float = 0.1) -> list[Json]:
@@ -321,7 +370,7 @@ def seed_example(ticket: str = "ticket_abc123") -> list[Life]:
     return [
         _example(ticket, smith, 5000, "2024-12-16T10:30:00", "2024-12-16T10:31:15"),
         _example(ticket, johnson, 10_000, "2024-12-15T14:20:00", "2024-12-15T14:21:30", refunded="2024-12-16T09:00:00"),
-        _example(ticket, NOBODY, 7500, "2024-12-14T08:14:00", "2024-12-14T08:15:00"),
+        _example(ticket, NO_DONOR, 7500, "2024-12-14T08:14:00", "2024-12-14T08:15:00"),
         _example(ticket, garcia, 12_500, "2024-12-13T16:44:00", "2024-12-13T16:45:00"),
     ]
 
@@ -337,7 +386,7 @@ def _example(ticket: str, donor: Donor, amount: int, opened: str, paid: str, *, 
     if refunded is not None:
         payment.at = _second(refunded)
         payment.refund(charge, amount)
-    return Life.of("refunded" if refunded else "paid", payment)
+    return Life.of("refunded" if refunded else "paid", gift.payments)
 
 
 def _second(utc: str) -> int:

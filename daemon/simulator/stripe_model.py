@@ -1,15 +1,17 @@
-"""Stripe's objects as its own books hold them, and how each API version renders them into events.
+"""Stripe's objects in their present state, and how each API version renders them into events.
 
-Mutable: the steps of a payment change them, `expectations` reads from them what the ledger must say in the end.
-Nothing of the generator imports the fold, so that the two can be held against each other.
+Mutable: the steps of a payment change them, and each object keeps the reports of itself that the endpoint received.
+From both `expectations` reads what the ledger must show in the end. Nothing of the generator imports the fold, so that
+each can be tested against the other.
 """
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 DAY_S = 86_400
-TICKET = re.compile(r"[A-Za-z0-9._-]{1,64}")
+TICKET = re.compile(r"(?![0-9]{9,}\Z)[A-Za-z0-9_-]{1,64}")  # digits only: a phone or card number when longer than 8
+CHARGES_LISTED = 10  # the most that a PaymentIntent of the older API carries
 
 Json = dict[str, Any]
 Metadata = dict[str, str]
@@ -23,17 +25,26 @@ class Api:
     charges: Literal["listed", "named", "expanded"] = "named"  # in a PaymentIntent: `charges`, or `latest_charge`
     says_captured: bool = True  # charges carry amount_captured
     says_session: bool = True  # sessions carry more than their links: times, amounts, states, the customer
-    tells_refunds: bool = True  # as refund.* from the first moment on
+    sends_refunds: bool = True  # as refund.* from the first moment on
     links_intent: bool = True  # refunds and disputes name the PaymentIntent, not only their charge
+    # Where an invoice carries the subscription's metadata: its lines, also `subscription_details`, or `parent`. Before
+    # `parent` PaymentIntent, charge and invoice name each other; since then `invoice_payment` and `payment_details` do.
+    invoices: Literal["lines", "details", "parent"] = "parent"
+
+    @property
+    def links_invoice(self) -> bool:
+        """Whether PaymentIntent, charge and invoice name each other."""
+        return self.invoices != "parent"
 
 
 APIS = (
-    Api("2019-12-03", "listed", says_captured=False, says_session=False, tells_refunds=False, links_intent=False),
-    Api("2020-03-02", "listed", says_captured=False, tells_refunds=False),
-    Api("2020-08-27", "listed", tells_refunds=False),
-    Api("2022-08-01", "listed"),
-    Api("2022-11-15", "named", tells_refunds=False),
-    Api("2023-10-16", "expanded", tells_refunds=False),
+    Api("2019-12-03", "listed", False, says_session=False, sends_refunds=False, links_intent=False, invoices="lines"),
+    Api("2020-03-02", "listed", says_captured=False, sends_refunds=False, invoices="lines"),
+    Api("2020-08-27", "listed", sends_refunds=False, invoices="lines"),
+    Api("2022-08-01", "listed", invoices="lines"),
+    Api("2022-11-15", "named", sends_refunds=False, invoices="lines"),
+    Api("2023-10-16", "expanded", sends_refunds=False, invoices="details"),
+    Api("2024-09-30.acacia", invoices="details"),
     Api("2025-03-31.basil", "expanded"),
     Api("2026-10-28.endive"),
 )
@@ -47,7 +58,7 @@ def ticket_of(text: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class Donor:
-    """A person as Stripe knows them; `last_name` is all of the name that the ledger may show."""
+    """A person as Stripe knows them; `last_name` is all of the name that the ledger may show (SPEC 7)."""
 
     name: str | None
     last_name: str | None
@@ -71,7 +82,20 @@ class Donor:
         return {"address": address, "email": self.email, "name": self.name, "phone": self.phone}
 
 
-NOBODY = Donor(None, None, None, None, None, None, None, None)
+NO_DONOR = Donor(None, None, None, None, None, None, None, None)
+
+
+@dataclass(frozen=True)
+class Report:
+    """An object as one delivered event carried it, with the person whose details it carried."""
+
+    at: int
+    type: str
+    shown: Json
+    donor: Donor = NO_DONOR
+
+
+Reports = list[Report]
 
 
 @dataclass
@@ -91,33 +115,44 @@ class PaymentIntent:
     amount_received: int = 0
     charges: list["Charge"] = field(default_factory=list)
     last_payment_error: Json | None = None
-    was_declined: bool = False
-    told: bool = False
+    invoice: str | None = None
+    reports: Reports = field(default_factory=list)
+
+    def carried(self, api: Api) -> list["Charge"]:
+        """The charges that an event about the PaymentIntent carries whole, the newest first."""
+        most = {"listed": CHARGES_LISTED, "expanded": 1, "named": 0}[api.charges]
+        return self.charges[::-1][:most]
 
     def render(self, api: Api) -> Json:
-        """The object as an event carries it. Its newest charge comes first in `charges`."""
-        return self._render_own() | self._render_charges(api)
+        """The object as an event carries it."""
+        return self._render_own() | self._render_charges(api) | self._render_invoice(api)
 
     def _render_charges(self, api: Api) -> Json:
-        newest = [charge.render(api) for charge in reversed(self.charges)]
+        newest = [charge.render(api) for charge in self.carried(api)]
         match api.charges:
             case "listed":
-                url = f"/v1/charges?payment_intent={self.id}"
-                count = len(newest)
+                url, count = f"/v1/charges?payment_intent={self.id}", len(self.charges)
+                more = count > len(newest)
                 return {
-                    "charges": {"object": "list", "data": newest, "has_more": False, "total_count": count, "url": url}
+                    "charges": {"object": "list", "data": newest, "has_more": more, "total_count": count, "url": url}
                 }
             case "expanded":
                 return {"latest_charge": newest[0] if newest else None}
             case "named":
                 return {"latest_charge": self.charges[-1].id if self.charges else None}
 
+    def _render_invoice(self, api: Api) -> Json:
+        if api.links_invoice:
+            return {"invoice": self.invoice}
+        reference = {"customer_reference": None, "order_reference": self.invoice}
+        return {"payment_details": reference if self.invoice else None}
+
     def _render_own(self) -> Json:
         return {
             "id": self.id,
             "object": "payment_intent",
             "amount": self.amount,
-            "amount_capturable": self.amount if self.status == "requires_capture" else 0,
+            "amount_capturable": self.amount - self.amount_received if self.status == "requires_capture" else 0,
             "amount_details": {"tip": {}},
             "amount_received": self.amount_received,
             "application": None,
@@ -174,53 +209,51 @@ class Charge:
     captured: bool
     amount_captured: int
     failure_code: str | None = None
-    released: int = 0  # the part of a hold that was never captured; Stripe counts it as refunded
-    paid_at: int | None = None  # when it took money
+    invoice: str | None = None
+    source_transfer: str | None = None  # the connected account's side of a destination charge names the transfer
+    released: int = 0  # the part of an authorisation that was never captured
+    counts_release: bool = True  # whether Stripe counts that part as refunded
+    paid_at: int | None = None  # when it first took money
     refunds: list["Refund"] = field(default_factory=list)
     disputes: list["Dispute"] = field(default_factory=list)
     balance_transaction: str | None = None
-    told_at: int | None = None  # when an event last carried it
-    told_refunded: int = 0  # what that event said
-    told_otherwise: bool = False  # its words were changed, and only `charge.updated` said so
-
-    def __post_init__(self) -> None:
-        self.ticket = ticket_of(self.metadata.get("ticketId"))
-        self.donor = self.billing
-
-    def retag(self, metadata: Metadata) -> None:
-        """New metadata; `ticket` stays the last that counted, for null and empty never count."""
-        self.metadata, self.told_otherwise = metadata, True
-        self.ticket = ticket_of(metadata.get("ticketId")) or self.ticket
-
-    def rename(self, billing: Donor) -> None:
-        """New billing details; `donor` keeps the last of each that counted."""
-        self.billing, self.told_otherwise = billing, True
-        self.donor = replace(
-            self.donor,
-            last_name=billing.last_name or self.donor.last_name,
-            country=billing.country or self.donor.country,
-            email=billing.email if (billing.email or "").strip() else self.donor.email,
-        )
+    reports: Reports = field(default_factory=list)
 
     @property
-    def took_money(self) -> bool:
-        """A pending bank debit is captured before it is paid; a declined card never is."""
-        return self.paid_at is not None
+    def holds_money(self) -> bool:
+        """Whether it took money, and the donor's bank has not called it back."""
+        return self.paid_at is not None and self.status == "succeeded"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is authorised, and more of it can be captured."""
+        return self.status == "succeeded" and not self.captured and not self.released
+
+    @property
+    def sent_back(self) -> int:
+        """The sum of the refunds that stand."""
+        return sum(refund.amount for refund in self.refunds if refund.stands)
 
     @property
     def amount_refunded(self) -> int:
-        """As Stripe counts: what was released of a hold, and the refunds that stand."""
-        return self.released + sum(refund.amount for refund in self.refunds if refund.stands)
+        """As Stripe counts: the refunds that stand, and mostly what was released of an authorisation."""
+        return self.sent_back + (self.released if self.counts_release else 0)
 
     @property
     def refundable(self) -> int:
         """What can still be sent back."""
-        return self.amount - self.amount_refunded if self.took_money else 0
+        return self.amount_captured - self.sent_back if self.holds_money else 0
+
+    @property
+    def reported_at(self) -> int | None:
+        """When an event last carried it."""
+        return self.reports[-1].at if self.reports else None
 
     def render(self, api: Api) -> Json:
         """The object as an event carries it."""
         amount_captured = {"amount_captured": self.amount_captured} if api.says_captured else {}
-        return self._render_own() | amount_captured
+        invoice = {"invoice": self.invoice} if api.links_invoice else {}
+        return self._render_own() | amount_captured | invoice
 
     def _render_own(self) -> Json:
         return {
@@ -260,11 +293,11 @@ class Charge:
             "receipt_email": None,
             "receipt_number": None,
             "receipt_url": f"https://pay.stripe.com/receipts/payment/{self.id[3:]}",
-            "refunded": 0 < self.amount == self.amount_refunded,
+            "refunded": 0 < self.amount == self.amount_refunded or 0 < self.amount_captured == self.sent_back,
             "review": None,
             "shipping": None,
             "source": None,
-            "source_transfer": None,
+            "source_transfer": self.source_transfer,
             "statement_descriptor": None,
             "statement_descriptor_suffix": None,
             "status": self.status,
@@ -342,10 +375,9 @@ class Session:
     status: str = "open"
     payment_status: str = "unpaid"
     payment_intent: str | None = None
-    donor: Donor = NOBODY
-    was_declined: bool = False
-    told_at: int | None = None  # when an event first carried it
-    paid_told_at: int | None = None  # when one first said that it is paid
+    subscription: str | None = None
+    donor: Donor = NO_DONOR
+    reports: Reports = field(default_factory=list)
 
     def render(self, api: Api) -> Json:
         """The object as an event carries it."""
@@ -378,7 +410,7 @@ class Session:
             "currency": self.currency,
             "customer": None,
             "customer_creation": "if_required",
-            "customer_details": None if self.donor is NOBODY else customer,
+            "customer_details": None if self.donor is NO_DONOR else customer,
             "customer_email": None,
             "discounts": [],
             "expires_at": self.created + DAY_S,
@@ -398,7 +430,7 @@ class Session:
             "shipping_cost": None,
             "status": self.status,
             "submit_type": "donate",
-            "subscription": None,
+            "subscription": self.subscription,
             "success_url": "https://donate.example/thanks",
             "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0},
             "ui_mode": "hosted",
@@ -415,17 +447,18 @@ OLD_SESSION = frozenset(
 
 @dataclass
 class Refund:
-    """Money on its way back to the donor; it can still fail after it succeeded."""
+    """Money on its way back to the donor, which may fail after it succeeded. One from a cash balance has no charge."""
 
     id: str
     created: int
     amount: int
     currency: str
-    charge: Charge
+    charge: Charge | None
     status: str
     failure_reason: str | None = None
-    told: bool = False  # by itself, not only in its charge's sum
-    hidden: bool = False  # beside a released hold: an earlier snapshot of its second looks as if it held this refund
+    # Its second has an earlier snapshot of the charge, in which the released part looks like this refund.
+    is_ambiguous: bool = False
+    reports: Reports = field(default_factory=list)  # of itself, not of its charge's sum
 
     @property
     def stands(self) -> bool:
@@ -442,7 +475,7 @@ class Refund:
             "object": "refund",
             "amount": self.amount,
             "balance_transaction": f"txn_{self.id[3:]}",
-            "charge": self.charge.id,
+            "charge": self.charge.id if self.charge else None,
             "created": self.created,
             "currency": self.currency,
             "destination_details": {
@@ -463,6 +496,27 @@ class Refund:
         }
 
 
+# The statuses of a dispute in SPEC's order: among states of one second the later one counts. UNKNOWN_STATUS stands for
+# whatever Stripe may add.
+UNKNOWN_STATUS = "arbitration_under_review"
+STAGES = (
+    "warning_needs_response",
+    "warning_under_review",
+    "warning_closed",
+    "needs_response",
+    "under_review",
+    "appeal_needs_response",
+    "appeal_under_review",
+    UNKNOWN_STATUS,
+    "charge_refunded",
+    "prevented",
+    "lost",
+    "won",
+)
+CLOSED = frozenset({"warning_closed", "charge_refunded", "prevented", "lost", "won"})
+INQUIRIES = frozenset({"warning_needs_response", "warning_under_review"})
+
+
 @dataclass
 class Dispute:
     """A donor's bank asking for the money back; inquiries (`warning_…`) take none."""
@@ -474,17 +528,17 @@ class Dispute:
     charge: Charge
     livemode: bool
     status: str
-    told: bool = False
+    reports: Reports = field(default_factory=list)
 
     @property
     def takes_money(self) -> bool:
         """Whether Stripe holds or has taken the disputed amount."""
-        return self.status in {"needs_response", "under_review", "lost"}
+        return self.status == "lost" or self.status not in CLOSED | INQUIRIES
 
     @property
-    def open_or_lost(self) -> bool:
+    def is_open_or_lost(self) -> bool:
         """Whether the donation counts as disputed; an open inquiry does."""
-        return self.takes_money or self.status in {"warning_needs_response", "warning_under_review"}
+        return self.takes_money or self.status in INQUIRIES
 
     def render(self, api: Api) -> Json:
         """The object as an event carries it, with the evidence Stripe fills in by itself."""
@@ -530,28 +584,5 @@ class Dispute:
         }
 
 
-def _intent_of(charge: Charge, api: Api) -> Json:
-    return {"payment_intent": charge.payment_intent} if api.links_intent else {}
-
-
-@dataclass
-class Books:
-    """All that Stripe holds of one payment."""
-
-    api: Api = TODAY
-    account: str | None = None  # the Connect account that the events are for
-    unheard: frozenset[str] = frozenset()  # types of events that the endpoint is not subscribed to
-    sessions: list[Session] = field(default_factory=list)
-    intent: PaymentIntent | None = None
-    charges: list[Charge] = field(default_factory=list)
-    paid_told_at: int | None = None  # when an event said that money came
-
-    @property
-    def refunds(self) -> list[Refund]:
-        """Of all charges."""
-        return [refund for charge in self.charges for refund in charge.refunds]
-
-    @property
-    def disputes(self) -> list[Dispute]:
-        """Of all charges."""
-        return [dispute for charge in self.charges for dispute in charge.disputes]
+def _intent_of(charge: Charge | None, api: Api) -> Json:
+    return {"payment_intent": charge.payment_intent if charge else None} if api.links_intent else {}

@@ -1,6 +1,6 @@
-"""A payment's life at random: a walk over all steps that are possible in its present state, in any API version.
+"""Payments at random: a walk over all steps that are possible in the present state, in any API version.
 
-For properties: whatever can happen at Stripe, in whatever words and within one second, the ledger must be right.
+For properties: whatever can happen at Stripe, in whatever texts and within one second, the ledger must be right.
 """
 
 import random
@@ -8,30 +8,44 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from daemon.simulator.expectations import REFUNDS
+from daemon.simulator import monthly_steps
+from daemon.simulator.expectations import INVOICES, REFUNDS, SUBSCRIPTIONS
 from daemon.simulator.payment_lives import DONORS, HOUR_S, MINUTE_S, Life
-from daemon.simulator.payment_steps import Payment, Words
+from daemon.simulator.payment_steps import Inputs, Payment
+from daemon.simulator.state import Endpoint, State
+from daemon.simulator.stripe_invoices import Subscription
 from daemon.simulator.stripe_model import (
     APIS,
     DAY_S,
-    NOBODY,
+    NO_DONOR,
+    UNKNOWN_STATUS,
     Api,
-    Books,
     Charge,
     Dispute,
     Donor,
     Metadata,
+    PaymentIntent,
     Refund,
     Session,
 )
 
 # In every list what is plain comes first: Hypothesis shrinks towards it.
-OPENINGS = (*["checkout"] * 8, *["form"] * 8, *["direct"] * 3, "free", "setup", "subscription")
+OPENINGS = (*["checkout"] * 8, *["form"] * 8, *["direct"] * 3, *["subscription"] * 5, "invoice", "free", "setup")
 WAITS_S = (0, 0, 0, 1, 2, MINUTE_S, HOUR_S, 3 * DAY_S)
 CURRENCIES = ("usd", "eur", "jpy", "kwd", "isk", "ugx")
 SMALLEST = {"kwd": 10, "isk": 100, "ugx": 100}  # Stripe takes no finer amounts
 AMOUNTS = (100, 5000, 7500, 123_400, 999_999_999_900)
-NOT_TICKETS = ("", "for my aunt's roof", "x" * 65)
+LARGEST = 10**12
+NOT_TICKETS = (
+    "",
+    "for my aunt's roof",
+    "x" * 65,
+    "donate.example.org",
+    "203.0.113.9",
+    "+12025550143",
+    "491511234",
+    "ann@example.org",
+)
 
 _CHECKOUT = frozenset(
     f"checkout.session.{name}" for name in ("completed", "async_payment_succeeded", "async_payment_failed", "expired")
@@ -43,25 +57,33 @@ _CHARGE = frozenset(f"charge.{name}" for name in ("succeeded", "updated", "captu
 _DISPUTE = frozenset(
     f"charge.dispute.{name}" for name in ("created", "updated", "closed", "funds_withdrawn", "funds_reinstated")
 )
-# What endpoints may not be subscribed to, so that each source of a fact has to speak for itself.
-UNHEARD: dict[str, frozenset[str]] = {
+# What endpoints may not be subscribed to, so that each source of a fact is needed at least once. An endpoint that
+# receives invoices receives something of the payment itself: an invoice alone says nothing of the money.
+UNSUBSCRIBED: dict[str, frozenset[str]] = {
     "all": frozenset(),
     "no sessions": _CHECKOUT,
     "no PaymentIntents": _INTENT,
     "no charges": _CHARGE,
-    "afterwards": _INTENT | _DISPUTE | {"charge.succeeded", "charge.captured"},
-    "sessions": _INTENT | _CHARGE | _DISPUTE | REFUNDS,
+    "no invoices": INVOICES,
+    "no subscriptions": SUBSCRIPTIONS,
+    "afterwards": _INTENT | _DISPUTE | INVOICES | {"charge.succeeded", "charge.captured"},
+    "sessions": _INTENT | _CHARGE | _DISPUTE | REFUNDS | INVOICES | SUBSCRIPTIONS,
 }
 
-UNKNOWN_TICKET = "nobody-knows"
+UNKNOWN_TICKET = "unknown-ticket"
 ACCOUNT = "acct_1Connected"
 
 WILD_DONORS = (
     *DONORS,
     Donor("Ann Blank", "Blank", None, "   ", None, None, None, None),
     Donor("   ", None, "BE", "BLANK@EXAMPLE.BE", None, None, None, None),
-    Donor("Agent 007", None, "GB", None, None, None, None, None),
+    Donor("Agent 007", "Agent", "GB", None, None, None, None, None),
     Donor("Q " + "y" * 80, "y" * 64, None, None, None, None, None, None),
+    Donor("Dr. Ann O'Hara, PhD", "O'Hara", "IE", "Ann@Example.ie", None, None, None, None),
+    Donor("Lopez, Maria", "Lopez", "MX", None, None, None, None, None),
+    Donor("John Smith Jr. (Troy)", "Smith", "US", None, None, None, None, None),
+    Donor("김민수", "김", "KR", "minsu@example.kr", None, None, None, None),
+    Donor("(+)", None, None, None, None, None, None, None),
 )
 
 
@@ -86,71 +108,63 @@ def wild_life(
         donors: who may give.
         longest: the largest number of steps.
     """
-    walk = _Walk(rng, tickets, donors, key)
     opening = rng.choice(OPENINGS)
     other_mode = rng.random() > 0.96
-    payment = walk.begin(opening, start, livemode != other_mode)
+    walk = Walk(rng, tickets, donors, key)
+    walk.begin(opening, start, livemode != other_mode)
     for _ in range(rng.randint(1, longest)):
         walk.step()
     if other_mode:
-        return replace(Life.of("other mode", payment, tuple(walk.steps)), expected=None)
-    return Life.of(opening, payment, tuple(walk.steps))
+        return replace(Life.of("other mode", walk.payments, tuple(walk.steps)), ends=())
+    return Life.of(opening, walk.payments, tuple(walk.steps))
 
 
-class _Walk:
-    """The dice, and the payment they drive."""
+class Walk:
+    """The random choices, and the payments that they drive: several only for a monthly gift."""
 
-    payment: Payment
+    endpoint: Endpoint
+    payment: Payment  # the one that the present step is about
 
     def __init__(self, rng: random.Random, tickets: Sequence[str], donors: Sequence[Donor], key: str) -> None:
         self.rng, self.key = rng, key
-        self.tickets = (*tickets, *tickets, UNKNOWN_TICKET, *NOT_TICKETS)
+        self.tickets = (*tickets, *tickets, *tickets, UNKNOWN_TICKET, *NOT_TICKETS)
         self.donors = donors
         self.ids = 0
+        self.payments: list[Payment] = []
         self.steps: list[str] = []
 
-    def begin(self, opening: str, at: int, livemode: bool) -> Payment:
+    def begin(self, opening: str, at: int, livemode: bool) -> None:
         """The site's side of a payment."""
         rng = self.rng
-        words = Words(
-            customer=self.donor(),
-            receipt_email=self.donor().email,
-            session_metadata=self.metadata(),
-            reference=self.ticket(),
-            intent_metadata=self.metadata(),
-        )
-        api = rng.choice(APIS[::-1])
-        self.payment = Payment(
-            self.new_id,
-            words,
-            at=at,
-            amount=0 if opening == "free" else rng.choice(AMOUNTS),
-            currency=rng.choice(CURRENCIES),
-            api=api,
-            account=rng.choice((None, ACCOUNT)),
-            livemode=livemode,
-            unheard=self.subscription(opening, api),
-        )
+        api, account = rng.choice(APIS[::-1]), rng.choice((None, ACCOUNT))
+        self.endpoint = Endpoint(self.new_id, at, api, account, livemode, self.unsubscribed(opening, api))
+        inputs = self.inputs(self.metadata())
+        if opening == "invoice":
+            self.bill(None, inputs)
+            return
+        amount = 0 if opening == "free" else rng.choice(AMOUNTS)
+        self.payment = Payment(self.endpoint, inputs, amount=amount, currency=rng.choice(CURRENCIES))
+        self.payments = [self.payment]
         if opening == "form":
             self.create_intent()
         elif opening != "direct":
             self.payment.open_session(opening if opening in {"setup", "subscription"} else "payment")
-        return self.payment
 
-    def subscription(self, opening: str, api: Api) -> frozenset[str]:
-        """Mostly to everything. Where refunds are told by their charge only, charges have to be heard."""
-        name = self.rng.choice((*["all"] * 10, *UNHEARD))
-        if name == "no charges" and (opening == "direct" or not api.tells_refunds):
+    def unsubscribed(self, opening: str, api: Api) -> frozenset[str]:
+        """Mostly nothing. Where refunds are reported by their charge only, charges have to be received."""
+        name = self.rng.choice((*["all"] * 12, *UNSUBSCRIBED))
+        if name == "no charges" and (opening == "direct" or not api.sends_refunds):
             name = "all"
-        self.steps.append(f"hears {name}")
-        return UNHEARD[name]
+        self.steps.append(f"receives {name}")
+        return UNSUBSCRIBED[name]
 
     def step(self) -> None:
         """Some time passes, and one of the things happens that can happen now."""
-        possible = [(step, of) for step in STEPS if (of := step.candidates(self.payment.books))]
+        self.payment = self.rng.choice(self.payments)
+        possible = [(step, of) for step in STEPS if (of := step.candidates(self.payment.state))]
         if not possible:
             return
-        self.payment.at += self.rng.choice(WAITS_S)
+        self.endpoint.at += self.rng.choice(WAITS_S)
         step, candidates = self.rng.choices(possible, [step.weight for step, _ in possible])[0]
         self.steps.append(step.name)
         step.take(self, self.rng.choice(candidates))
@@ -166,14 +180,14 @@ class _Walk:
         return self.rng.randint(1, 10) > 10 - of_ten
 
     def donor(self) -> Donor:
-        """Somebody, or only a part of what there is to know."""
+        """A donor, or only a part of what there is to know."""
         donor = self.rng.choice(self.donors)
         parts = (
             donor,
-            NOBODY,
-            replace(NOBODY, name=donor.name, last_name=donor.last_name),
-            replace(NOBODY, email=donor.email),
-            replace(NOBODY, country=donor.country),
+            NO_DONOR,
+            replace(NO_DONOR, name=donor.name, last_name=donor.last_name),
+            replace(NO_DONOR, email=donor.email),
+            replace(NO_DONOR, country=donor.country),
         )
         return self.rng.choice(parts)
 
@@ -186,9 +200,23 @@ class _Walk:
         ticket = self.ticket()
         return {"campaign": "spring"} if ticket is None else {"campaign": "spring", "ticketId": ticket}
 
+    def inputs(self, intent_metadata: Metadata) -> Inputs:
+        """Any donor and any tickets."""
+        return Inputs(
+            customer=self.donor(),
+            receipt_email=self.donor().email,
+            session_metadata=self.metadata(),
+            reference=self.ticket(),
+            intent_metadata=intent_metadata,
+        )
+
+    def smallest(self) -> int:
+        """The finest amount of the payment's currency."""
+        return SMALLEST.get(self.payment.currency, 1)
+
     def part(self, amount: int) -> int:
         """Any amount up to this one, as fine as the currency has it."""
-        smallest = SMALLEST.get(self.payment.currency, 1)
+        smallest = self.smallest()
         return smallest * self.rng.randint(1, amount // smallest) if self.chance(5) else amount
 
     def create_intent(self) -> None:
@@ -196,113 +224,198 @@ class _Walk:
         method = self.rng.choice(("card", "card", "us_bank_account"))
         self.payment.create_intent(method, manual=method == "card" and self.chance(4))
 
+    def bill(self, subscription: Subscription | None, inputs: Inputs) -> None:
+        """One more payment, by invoice."""
+        self.payment = monthly_steps.bill(
+            self.endpoint,
+            subscription,
+            inputs,
+            amount=self.rng.choice(AMOUNTS),
+            currency=self.rng.choice(CURRENCIES),
+            line_metadata=self.line_metadata() if subscription else None,
+            method=self.rng.choice(("card", "card", "us_bank_account")),
+        )
+        self.payments.append(self.payment)
+
+    def line_metadata(self) -> Metadata | None:
+        """Lines can differ from the subscription; only where `subscription_details` has precedence is that tried."""
+        differs = self.endpoint.api.invoices == "details" and self.chance(3)
+        return self.metadata() if differs else None
+
     def attempt(self) -> Payment:
-        """The payment, with new billing details and metadata for its next charge."""
-        self.payment.words.billing, self.payment.words.charge_metadata = self.donor(), self.metadata()
+        """The payment, with new billing details and metadata for its next charge; those of invoices rarely have any."""
+        by_invoice = self.payment.state.invoice is not None
+        self.payment.inputs.billing = self.donor()
+        self.payment.inputs.charge_metadata = {} if by_invoice and self.chance(8) else self.metadata()
         return self.payment
 
 
 # --- What each step needs: the objects that it can be taken with
 
 
-def _open(books: Books) -> list[Session]:
-    return [session for session in books.sessions if session.status == "open"]
+def _open(state: State) -> list[Session]:
+    return [session for session in state.sessions if session.status == "open"]
 
 
-def _submittable(books: Books) -> list[Session]:
-    return [s for s in _open(books) if books.intent is None and s.mode == "payment" and s.amount > 0]
+def _submittable(state: State) -> list[Session]:
+    return [s for s in _open(state) if state.intent is None and s.mode == "payment" and s.amount > 0]
 
 
-def _completable(books: Books) -> list[Session]:
-    started = books.intent is not None and books.intent.status in {"succeeded", "processing", "requires_capture"}
-    return [session for session in _open(books) if started or session.amount == 0 or session.mode != "payment"]
+def _completable(state: State) -> list[Session]:
+    started = state.intent is not None and state.intent.status in {"succeeded", "processing", "requires_capture"}
+    started = started or state.subscription is not None
+    return [session for session in _open(state) if started or session.amount == 0 or session.mode == "setup"]
 
 
-def _expirable(books: Books) -> list[Session]:
-    idle = books.intent is None or books.intent.status in {"requires_payment_method", "canceled"}
-    return _open(books) if idle or len(books.sessions) > 1 else []
+def _expirable(state: State) -> list[Session]:
+    idle = state.intent is None or state.intent.status in {"requires_payment_method", "canceled"}
+    return _open(state) if (idle and state.subscription is None) or len(state.sessions) > 1 else []
 
 
-def _reopenable(books: Books) -> list[Session]:
-    return books.sessions if books.intent is not None and len(books.sessions) == 1 else []
+def _subscribable(state: State) -> list[Session]:
+    return [session for session in _open(state) if session.mode == "subscription" and state.subscription is None]
 
 
-def _payable(books: Books, method: str, *, manual: bool = False) -> list[Any]:
+def _subscription(state: State) -> list[Subscription]:
+    return [state.subscription] if state.subscription and state.subscription.status == "active" else []
+
+
+def _repriceable(state: State) -> list[PaymentIntent]:
+    """Only where nothing else has the amount: no session, no invoice, and no charge that took money."""
+    fixed = state.sessions or state.invoice or state.is_paid
+    return [intent for intent in _unpaid_intent(state) if not fixed]
+
+
+def _reopenable(state: State) -> list[Session]:
+    return state.sessions if state.intent is not None and len(state.sessions) == 1 else []
+
+
+def _newer_versions(state: State) -> list[Api]:
+    """An endpoint of a newer version replaces the present one; none whose refunds would not be reported any more."""
+    present = state.endpoint.api
+    newer = APIS[APIS.index(present) + 1 :] if present.says_captured else ()
+    return [api for api in newer if api.sends_refunds or not present.sends_refunds]
+
+
+def _expecting(state: State) -> list[PaymentIntent]:
+    return [state.intent] if state.intent and not state.charges else []
+
+
+def _payable(state: State, method: str, *, manual: bool = False) -> list[Any]:
     """A PaymentIntent that waits for this method, or a direct charge that is still to be made."""
-    intent = books.intent
+    intent = state.intent
     if intent is None:
-        return [books] if not books.sessions and not books.charges else []
+        return [state] if not state.sessions and not state.charges else []
     fits = (intent.method, intent.manual) == (method, manual)
     return [intent] if fits and intent.status == "requires_payment_method" else []
 
 
-def _unpaid_intent(books: Books) -> list[Any]:
-    return [books.intent] if books.intent and books.intent.status == "requires_payment_method" else []
+def _unpaid_intent(state: State) -> list[PaymentIntent]:
+    return [state.intent] if state.intent and state.intent.status == "requires_payment_method" else []
 
 
-def _declinable(books: Books) -> list[Any]:
-    return _unpaid_intent(books) or _payable(books, "card")
+def _declinable(state: State) -> list[Any]:
+    return _unpaid_intent(state) or _payable(state, "card")
 
 
-def _pending(books: Books) -> list[Charge]:
-    return [charge for charge in books.charges if charge.status == "pending"]
+def _testable(state: State) -> list[PaymentIntent]:
+    return [intent for intent in _unpaid_intent(state) if intent.method == "card"]
 
 
-def _held(books: Books) -> list[Charge]:
-    return [c for c in books.charges if c.status == "succeeded" and not c.captured and not c.released]
+def _pending(state: State) -> list[Charge]:
+    return [charge for charge in state.charges if charge.status == "pending"]
 
 
-def _paid(books: Books) -> list[Charge]:
-    return [charge for charge in books.charges if charge.took_money]
+def _held(state: State) -> list[Charge]:
+    return [charge for charge in state.charges if charge.is_open]
 
 
-def _told(books: Books) -> list[Charge]:
-    """Those whose words can be changed so that it is heard."""
-    changes = "charge.updated" not in books.unheard
-    return [charge for charge in books.charges if changes and charge.told_at is not None]
+def _releasable(state: State) -> list[Charge]:
+    return [charge for charge in _held(state) if not charge.amount_captured]
 
 
-def _refundable(books: Books) -> list[Charge]:
-    """Stripe refunds no charge whose money a dispute holds."""
-    free = [charge for charge in _paid(books) if not any(dispute.takes_money for dispute in charge.disputes)]
+def _extendable(state: State) -> list[Charge]:
+    """Several captures and incremental authorisation need a PaymentIntent, and a version that reports the amounts."""
+    return _held(state) if state.intent and state.endpoint.api.says_captured else []
+
+
+def _raisable(state: State) -> list[Charge]:
+    return [charge for charge in _extendable(state) if charge.amount < LARGEST]
+
+
+def _divisible(state: State) -> list[Charge]:
+    """Those of which something is left after one more capture."""
+    return [charge for charge in _extendable(state) if charge.amount - charge.amount_captured >= 200]
+
+
+def _paid(state: State) -> list[Charge]:
+    return [charge for charge in state.charges if charge.holds_money]
+
+
+def _returnable(state: State) -> list[Charge]:
+    """Bank debits whose money nothing else has moved."""
+    debits = [charge for charge in _paid(state) if charge.method == "us_bank_account"]
+    return [charge for charge in debits if not charge.refunds and not charge.disputes]
+
+
+def _editable(state: State) -> list[Charge]:
+    """Those whose details can be changed so that the endpoint receives it."""
+    changes = state.endpoint.receives("charge.updated")
+    return [charge for charge in state.charges if changes and charge.reports]
+
+
+def _refundable(state: State) -> list[Charge]:
+    """Stripe refunds no charge whose money a dispute holds.
+
+    Nor is one refunded between its captures: a known limit of SPEC 3, as is a released part that Stripe does not count
+    as refunded and whose capture was not received (`_capture`). Until a later snapshot too little is shown.
+    """
+    paid = [charge for charge in _paid(state) if charge.captured]
+    free = [charge for charge in paid if not any(dispute.takes_money for dispute in charge.disputes)]
     return [charge for charge in free if charge.refundable > 0 and len(charge.refunds) < 5]
 
 
-def _refunds(*statuses: str) -> Callable[[Books], list[Refund]]:
-    return lambda books: [refund for refund in books.refunds if refund.status in statuses]
+def _refunds(*statuses: str) -> Callable[[State], list[Refund]]:
+    return lambda state: [refund for refund in state.refunds if refund.status in statuses]
 
 
-def _disputable(books: Books) -> list[Charge]:
-    return [charge for charge in _paid(books) if len(charge.disputes) < 3]
+def _disputable(state: State) -> list[Charge]:
+    return [charge for charge in _paid(state) if len(charge.disputes) < 3]
 
 
-def _movable(books: Books) -> list[Dispute]:
-    return [dispute for dispute in books.disputes if dispute.status in NEXT_STAGES]
+def _movable(state: State) -> list[Dispute]:
+    return [dispute for dispute in state.disputes if dispute.status in NEXT_STAGES]
 
 
 NEXT_STAGES = {
     "warning_needs_response": ("warning_under_review", "warning_closed", "needs_response"),
     "warning_under_review": ("warning_closed", "needs_response", "warning_needs_response"),
     "warning_closed": ("needs_response",),
-    "needs_response": ("under_review", "won", "lost", "charge_refunded", "prevented"),
-    "under_review": ("won", "lost", "needs_response"),
-    "lost": ("won", "under_review"),
+    "needs_response": ("under_review", "won", "lost", "charge_refunded", "prevented", UNKNOWN_STATUS),
+    "under_review": ("won", "lost", "needs_response", "appeal_needs_response"),
+    "appeal_needs_response": ("appeal_under_review", "lost", UNKNOWN_STATUS),
+    "appeal_under_review": ("won", "lost", "appeal_needs_response"),
+    UNKNOWN_STATUS: ("won", "lost", "under_review"),
+    "lost": ("won", "under_review", "appeal_needs_response"),
     "won": ("lost",),
 }
-FIRST_STAGES = ("needs_response", "needs_response", "warning_needs_response", "lost", "under_review", "prevented")
+FIRST_STAGES = (
+    *("needs_response", "needs_response", "warning_needs_response", "lost", "under_review", "prevented"),
+    *("appeal_needs_response", "appeal_under_review", UNKNOWN_STATUS),
+)
 
 
 # --- What each step does
 
 
-def _refund(walk: _Walk, charge: Charge) -> None:
+def _refund(walk: Walk, charge: Charge) -> None:
     status = walk.rng.choice(("succeeded", "succeeded", "pending", "requires_action"))
-    if "charge.refunded" in walk.payment.books.unheard and charge.told_at == walk.payment.at:
-        walk.payment.at += 1  # or nothing would tell whether that second's snapshot holds the refund
+    if not walk.endpoint.receives("charge.refunded") and charge.reported_at == walk.endpoint.at:
+        walk.endpoint.at += 1  # or nothing would say whether that second's snapshot contains the refund
     walk.payment.refund(charge, walk.part(charge.refundable), status)
 
 
-def _dispute(walk: _Walk, charge: Charge) -> None:
+def _dispute(walk: Walk, charge: Charge) -> None:
     status = walk.rng.choice(FIRST_STAGES)
     if walk.chance(2):
         walk.payment.dispute(charge, walk.rng.choice(AMOUNTS), status, walk.rng.choice(CURRENCIES))
@@ -310,18 +423,67 @@ def _dispute(walk: _Walk, charge: Charge) -> None:
         walk.payment.dispute(charge, walk.part(charge.amount), status)
 
 
-def _release(walk: _Walk, charge: Charge) -> None:
-    if walk.payment.books.intent is None:
+def _capture(walk: Walk, charge: Charge) -> None:
+    """The rest of an authorisation, a part of it, or more than it."""
+    left = charge.amount - charge.amount_captured
+    may_exceed = bool(_extendable(walk.payment.state)) and walk.chance(2)
+    amount = left + walk.part(charge.amount) if may_exceed else walk.part(left)
+    # A known limit of SPEC 3: what was released and not counted as refunded has to be seen before the first refund.
+    is_seen = walk.endpoint.receives("charge.captured") or not walk.endpoint.receives("charge.refunded")
+    counts_release = not is_seen or not walk.endpoint.api.says_captured or walk.chance(6)
+    walk.payment.capture(charge, amount, reported_twice=walk.chance(5), counts_release=counts_release)
+
+
+def _capture_part(walk: Walk, charge: Charge) -> None:
+    left = charge.amount - charge.amount_captured - walk.smallest()
+    walk.payment.capture_part(charge, walk.part(left))
+
+
+def _test_cards(walk: Walk, _intent: PaymentIntent) -> None:
+    """Many attempts on one PaymentIntent, each with another card."""
+    for _ in range(walk.rng.randint(5, 30)):
+        walk.attempt().decline()
+
+
+def _reprice(walk: Walk, _intent: PaymentIntent) -> None:
+    walk.payment.reprice(walk.rng.choice(AMOUNTS), walk.rng.choice(CURRENCIES))
+
+
+def _subscribe(walk: Walk, session: Session) -> None:
+    subscription = monthly_steps.subscribe(walk.endpoint, session, walk.metadata())
+    walk.payment.state.subscription = subscription
+    _bill_month(walk, subscription)
+
+
+def _bill_month(walk: Walk, subscription: Subscription) -> None:
+    """An invoice's PaymentIntent rarely names a ticket of its own."""
+    walk.bill(subscription, walk.inputs(walk.metadata() if walk.chance(1) else {}))
+
+
+def _retag_subscription(walk: Walk, subscription: Subscription) -> None:
+    monthly_steps.retag(walk.endpoint, subscription, walk.metadata())
+
+
+def _fail_debit(step: Callable[..., None]) -> "Callable[[Walk, Charge], None]":
+    return lambda walk, charge: step(walk.payment, charge, keeps_capture=walk.chance(5))
+
+
+def _release(walk: Walk, charge: Charge) -> None:
+    if walk.payment.state.intent is None:
         walk.payment.release(charge)
     else:
         walk.payment.cancel_intent()
 
 
-def _mention(walk: _Walk, session: Session) -> None:
+def _mention(walk: Walk, session: Session) -> None:
     walk.payment.mention("checkout.session.created", session)
 
 
-def _refund_to(status: str) -> "Callable[[_Walk, Refund], None]":
+def _change_version(walk: Walk, api: Api) -> None:
+    walk.endpoint.api = api
+
+
+def _refund_to(status: str) -> "Callable[[Walk, Refund], None]":
     return lambda walk, refund: walk.payment.change_refund(refund, status)
 
 
@@ -330,8 +492,8 @@ class _Step:
     """One thing that can happen: with which objects, what it does, and how often it does."""
 
     name: str
-    candidates: Callable[[Books], Sequence[Any]]
-    take: Callable[[_Walk, Any], object]
+    candidates: Callable[[State], Sequence[Any]]
+    take: Callable[[Walk, Any], object]
     weight: int = 2
 
 
@@ -340,20 +502,32 @@ STEPS = (
     _Step("session is submitted", _submittable, lambda walk, _: walk.create_intent(), 6),
     _Step("session expires", _expirable, lambda walk, session: walk.payment.expire_session(session), 1),
     _Step("second session", _reopenable, lambda walk, _: walk.payment.open_session(), 1),
-    _Step("not handled", lambda books: books.sessions, _mention, 1),
-    _Step("pay", lambda books: _payable(books, "card"), lambda walk, _: walk.attempt().succeed(), 6),
-    _Step("hold", lambda books: _payable(books, "card", manual=True), lambda walk, _: walk.attempt().hold(), 6),
-    _Step("debit", lambda books: _payable(books, "us_bank_account"), lambda walk, _: walk.attempt().start_debit(), 6),
+    _Step("not handled", lambda state: state.sessions, _mention, 1),
+    _Step("newer version", _newer_versions, _change_version, 1),
+    _Step("cash balance", _expecting, lambda walk, _: walk.payment.refund_cash_balance(100), 1),
+    _Step("connected side", _paid, lambda walk, charge: walk.payment.report_connected_side(charge), 1),
+    _Step("subscribe", _subscribable, _subscribe, 6),
+    _Step("month", _subscription, _bill_month, 6),
+    _Step("subscription's metadata", _subscription, _retag_subscription, 2),
+    _Step("subscription ends", _subscription, lambda walk, of: monthly_steps.end(walk.endpoint, of), 1),
+    _Step("pay", lambda state: _payable(state, "card"), lambda walk, _: walk.attempt().succeed(), 6),
+    _Step("hold", lambda state: _payable(state, "card", manual=True), lambda walk, _: walk.attempt().hold(), 6),
+    _Step("debit", lambda state: _payable(state, "us_bank_account"), lambda walk, _: walk.attempt().start_debit(), 6),
     _Step("decline", _declinable, lambda walk, _: walk.attempt().decline()),
+    _Step("cards are tested", _testable, _test_cards, 1),
+    _Step("reprice", _repriceable, _reprice),
     _Step("refuse", _unpaid_intent, lambda walk, _: walk.payment.refuse(), 1),
     _Step("cancel", _unpaid_intent, lambda walk, _: walk.payment.cancel_intent(), 1),
     _Step("debit clears", _pending, lambda walk, charge: walk.payment.clear_debit(charge), 4),
-    _Step("debit bounces", _pending, lambda walk, charge: walk.payment.bounce_debit(charge)),
-    _Step("capture", _held, lambda walk, c: walk.payment.capture(c, walk.part(c.amount), told_twice=walk.chance(5)), 4),
-    _Step("release", _held, _release, 1),
+    _Step("debit bounces", _pending, _fail_debit(Payment.bounce_debit)),
+    _Step("debit is returned", _returnable, _fail_debit(Payment.return_debit), 4),
+    _Step("capture", _held, _capture, 4),
+    _Step("capture of a part", _divisible, _capture_part, 3),
+    _Step("hold is raised", _raisable, lambda walk, c: walk.payment.raise_hold(c, walk.part(c.amount)), 1),
+    _Step("release", _releasable, _release, 1),
     _Step("settle", _paid, lambda walk, charge: walk.payment.settle(charge), 4),
-    _Step("retag", _told, lambda walk, charge: walk.payment.retag(charge, walk.metadata()), 1),
-    _Step("rename", _told, lambda walk, charge: walk.payment.rename(charge, walk.donor()), 1),
+    _Step("retag", _editable, lambda walk, charge: walk.payment.retag(charge, walk.metadata()), 1),
+    _Step("rename", _editable, lambda walk, charge: walk.payment.rename(charge, walk.donor()), 1),
     _Step("refund", _refundable, _refund, 6),
     _Step("refund succeeds", _refunds("pending", "requires_action"), _refund_to("succeeded")),
     _Step("refund waits", _refunds("pending"), _refund_to("requires_action"), 1),
@@ -368,7 +542,7 @@ STEPS = (
     ),
     _Step(
         "dispute's amount",
-        lambda books: books.disputes,
+        lambda state: state.disputes,
         lambda walk, dispute: walk.payment.amend_dispute(dispute, walk.part(dispute.charge.amount)),
         1,
     ),

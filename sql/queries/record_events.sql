@@ -19,9 +19,9 @@ WITH groups AS MATERIALIZED (
     WHERE b.version <> coalesce((SELECT a.version FROM stripe_attributions a WHERE a.id = b.root),
                                 (SELECT s.version FROM stripe_billing s WHERE s.id = b.root), 0)
     UNION
-    SELECT g.n FROM groups g CROSS JOIN unnest(g.unheld) AS i(id)
-    WHERE EXISTS (SELECT FROM stripe_objects o JOIN stripe_attributions a ON a.id = o.root WHERE o.id = i.id)
-       OR EXISTS (SELECT FROM stripe_objects o JOIN stripe_billing s ON s.id = o.root WHERE o.id = i.id)
+    SELECT g.n FROM groups g CROSS JOIN unnest(g.unheld) AS i(id) JOIN stripe_objects o ON o.id = i.id
+    WHERE coalesce((SELECT 1 FROM stripe_attributions a WHERE a.id = o.root),
+                   (SELECT 1 FROM stripe_billing s WHERE s.id = o.root)) = 1  -- EXISTS … OR EXISTS reads whole tables
 ), fresh AS MATERIALIZED (
     SELECT * FROM groups WHERE n NOT IN (TABLE stale)
 ), recorded AS (

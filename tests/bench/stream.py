@@ -25,7 +25,8 @@ LONGEST_WAIT_S = 1.0
 SAME_SECOND_S = 0.01
 
 _TICKET = "ticket_bench"
-_TOKEN = re.compile(rb"(?:(?<=evt_1)|(?<=(?:pi|ch|re)_3)|(?<=txn_3)|(?<=du_1)|(?<=cs_test_a1))[A-Za-z0-9]{23,56}")
+_PREFIXES = (b"evt_1", b"pi_3", b"ch_3", b"re_3", b"txn_3", b"du_1", b"in_1", b"sub_1", b"cs_test_a1")
+_TOKEN = re.compile(rb"(?:" + b"|".join(b"(?<=%s)" % prefix for prefix in _PREFIXES) + rb")[A-Za-z0-9]{23,56}")
 _LETTERS = bytes(payment_lives.ALPHABET[byte % len(payment_lives.ALPHABET)].encode()[0] for byte in range(256))
 
 

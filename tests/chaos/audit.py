@@ -98,7 +98,7 @@ def judge_ledger(record: Record, url: str, verdict: Verdict) -> None:
         verdict.count("acknowledged and missing", acknowledged - known)
         if not record.whole:
             return
-        ends = [life.end for life in record.lives]
+        ends = [end for life in record.lives for end in life.ends]
         verdict.count("wrong donations", _differences(rows(SHOWN), [as_row(end) for end in ends]))
         verdict.count("wrong totals", _differences(rows(TOTALS), totals_of(ends)))
     with snapshot(url, "donationd chaos") as moment:

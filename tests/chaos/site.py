@@ -23,7 +23,7 @@ import psycopg2
 from daemon.up import health
 from sql import migrate
 from tests.chaos.proxy import HOST, Proxy
-from tests.conftest import USER, Server
+from tests.conftest import PRIVATE_LOG, USER, Server
 from tests.instance import Instance, instance_of_its_own
 
 API_PROCESSES = 3
@@ -59,7 +59,10 @@ class Postgres:
 
     async def start(self) -> None:
         """Returns once it takes connections. After a kill -9 its orphans have to end first."""
-        options = f"-c listen_addresses='' -c unix_socket_directories={self._server.home} -c max_connections=60"
+        private = " ".join(f"-c {name}={value}" for name, value in PRIVATE_LOG.items())
+        options = (
+            f"-c listen_addresses='' -c unix_socket_directories={self._server.home} -c max_connections=60 {private}"
+        )
         deadline = time.monotonic() + POSTGRES_START_S
         while True:
             try:
@@ -132,7 +135,7 @@ class Site:
     @property
     def supervisord(self) -> int:
         """supervisord's pid."""
-        return int((self.instance.state / "run" / "supervisord.pid").read_text())
+        return self.instance.supervisord
 
     async def start(self) -> None:
         """Starts `up`; returns once it says that it is ready."""
@@ -222,7 +225,7 @@ async def site_with_proxies() -> AsyncIterator[Site]:
         environ = {
             **SETTINGS,
             "DATABASE_URL": f"postgresql://{USER}@{hosts}/postgres?target_session_attrs=read-write",
-            "STRIPE_WEBHOOK_SECRET": "whsec_chaos",
+            "STRIPE_WEBHOOK_SECRET": "whsec_" + "chaos" * 8,
         }
         instance = stack.enter_context(instance_of_its_own(environ))
         site = Site(instance, postgres.url, postgres, proxies, stack)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from daemon import facts
+from daemon import facts, privacy
 from daemon.facts import CannotApply, NotAnEvent, StripeEvent
 from tests.fuzz import mutation, seeds
 from tests.fuzz.mutation import CANARY
@@ -23,6 +23,12 @@ REASONS = {
     "this type changes nothing",
     "this is an event of the other mode",
     "a session of this mode is no donation",
+    "this charge is the connected account's side of a destination charge",
+    "this session of a subscription names no ticket",
+    "this subscription names no ticket",
+    "this payment of an invoice names no PaymentIntent and no charge",
+    "this refund names neither a charge nor a PaymentIntent: it came from a customer's cash balance",
+    "this dispute names neither a charge nor a PaymentIntent",
 }
 # All that a refusal may say: types and places. Whatever else stands in it would be a value of the body.
 PLACE = r"( - at `\$[\w.\[\]…]*`)?"
@@ -32,7 +38,7 @@ REFUSALS = re.compile(
     r"|JSON is malformed: [a-zA-Z ,'\":{}\[\]]+ \(byte \d+\)"
     r"|Integer value out of range|Number out of range|Input data was truncated|Invalid escape character in string"
     r"|maximum recursion depth exceeded while deserializing an object"
-    r"|a text is not UTF-8|an unknown dispute status|neither a PaymentIntent nor a charge is named"
+    r"|a text is not UTF-8"
     r"|one id names two objects)" + PLACE
 )
 NOT_EVENTS = {"the body is not a Stripe event", "the object is not an event"}
@@ -47,11 +53,12 @@ def _between(least: int, most: int) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and least <= value <= most
 
 
-ID, TICKET, MONEY = _is(r"[A-Za-z0-9_]{1,255}"), _is(r"[A-Za-z0-9._-]{1,64}"), _between(1, 10**15)
+ID, TICKET, MONEY = _is(r"[A-Za-z0-9_]{1,255}"), _is(r"(?![0-9]{9,}\Z)[A-Za-z0-9_-]{1,64}"), _between(1, 10**15)
+DISPUTE_STATUS = _is("[a-z0-9_]{1,64}")
 # What a newest fact may be, by its name.
 FORMS: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("payment_intent", "charge", "account"), ID),
-    **dict.fromkeys(("ticket", "reference"), TICKET),
+    **dict.fromkeys(("payment_intent", "charge", "account", "invoice", "subscription"), ID),
+    **dict.fromkeys(("ticket", "reference", "session_ticket", "session_reference"), TICKET),
     **dict.fromkeys(("amount", "taken", "received"), MONEY),
     "returned": _between(0, 10**15),
     "created": _between(0, 253_402_300_799),
@@ -59,16 +66,21 @@ FORMS: dict[str, Callable[[Any], bool]] = {
     "country": _is("[A-Z]{2}"),
     "email_hash": _is("[0-9a-f]{64}"),
     "last_name": _is(r"[^\s@/0-9\x00-\x1f]{1,64}"),
-    "state": lambda value: len(value) == 2 and _between(0, 8)(value[0]) and _between(0, 10**15)(value[1]),
+    "flag": lambda value: type(value) is bool,
+    "status": lambda value: value in facts.CHARGE_STATUSES,
+    "stage": lambda value: _between(0, 11)(value[0]) and DISPUTE_STATUS(value[1]) and _between(0, 10**15)(value[2]),
+    **dict.fromkeys(("paid_last", "received_last"), _between(1, 1)),
 }
-FIRST = {"seen", "paid", "failed", "canceled", "captured", "expired", "refund_seen"}
+FIRST = {"seen", "paid", "failed", "canceled", "captured", "expired", "not_taken", "received_first"}
+LEAST = {"returned_least"}  # of amounts, not of times
+BY_AMOUNT = {"captures", "refunds", "refund_events"}
 # From which key of the body each word of a person, or of a site, must have come.
 SAID_UNDER = {
-    "last_name": ("name",),
+    "last_name": ("name", "customer_name"),
     "country": ("country",),
-    "email_hash": ("email", "receipt_email"),
-    "ticket": ("ticketId",),
-    "reference": ("client_reference_id",),
+    "email_hash": ("email", "receipt_email", "customer_email"),
+    **dict.fromkeys(("ticket", "session_ticket"), ("ticketId",)),
+    **dict.fromkeys(("reference", "session_reference"), ("client_reference_id",)),
 }
 
 
@@ -108,10 +120,10 @@ def check_facts(event: StripeEvent) -> None:
     assert CANARY.encode() not in encoded, "a canary came out"
     assert b"@" not in encoded, "an address came out"
     for family, objects in event.facts.items():
-        assert family in {"pi", "cs", "ch", "re", "dp"}
+        assert family in {"pi", "cs", "ch", "re", "dp", "in", "sub"}
         for id_, known in objects.items():
             assert ID(id_)
-            assert known.get("seen") == event.created
+            assert known.get("seen") == (None if family in facts.SHARED else event.created)
             for name, fact in known.items():
                 _check_fact(name, fact, event.created)
 
@@ -121,9 +133,26 @@ def _check_fact(name: str, fact: facts.Fact, created: int) -> None:
         at, value = fact
         assert (type(at), at) == (int, created)
         assert FORMS[name](value), f"a {name} of another form"
+    elif isinstance(fact, dict):
+        _check_facts_by_key(name, fact, created)
+    elif name in LEAST:
+        assert _between(0, 10**15)(fact)
     else:
         assert (type(fact), fact) == (int, created)
         assert name in FIRST
+
+
+def _check_facts_by_key(name: str, fact: dict[str, Any], created: int) -> None:
+    """Times by amount, or the events of a dispute by status."""
+    [(key, value)] = fact.items()
+    if name in BY_AMOUNT:
+        assert MONEY(int(key))
+        assert (type(value), value) == (int, created)
+        return
+    assert name == "history"
+    assert DISPUTE_STATUS(key)
+    assert _between(0, 10**15)(value["last"][1])
+    assert value == {"first": [-created, value["last"][1]], "last": [created, value["last"][1]]}
 
 
 def _check_sources(found: facts.Facts, body: bytes, key: bytes | None) -> None:
@@ -154,7 +183,7 @@ def _said(body: bytes) -> dict[str, set[str]]:
 
 def _kept(name: str, text: str, key: bytes | None) -> str | None:
     if name == "last_name":
-        return text.rsplit(maxsplit=1)[-1][:64] if text.split() else None
+        return privacy.last_name(text)  # the rule itself is the subject of tests/test_names.py
     if name == "email_hash":
         email = text.strip().lower().encode("utf-8", "replace")
         return hmac.new(key, email, "sha256").hexdigest() if key else hashlib.sha256(email).hexdigest()

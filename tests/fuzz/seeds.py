@@ -12,7 +12,7 @@ from tests.fuzz.mutation import CANARY
 TICKETS = ("story-1", "story-2")
 START = 1_760_000_000
 LAST_NAMES = ("Allowed", "O'Neill", "太郎", "Müller-Lüdenscheidt")
-PERSONAL = ("phone", "line1", "line2", "city", "postal_code", "state", "description", "receipt_url", "customer_name")
+PERSONAL = ("phone", "customer_phone", "line1", "line2", "city", "postal_code", "state", "description", "receipt_url")
 
 
 def with_canaries(value: Any, rng: random.Random) -> Any:
@@ -22,11 +22,12 @@ def with_canaries(value: Any, rng: random.Random) -> Any:
     if not isinstance(value, dict):
         return value
     changed = {key: with_canaries(inner, rng) for key, inner in value.items()}
-    for key in ("email", "receipt_email"):
+    for key in ("email", "receipt_email", "customer_email"):
         if changed.get(key):
             changed[key] = f"{CANARY}.{rng.randrange(9)}@secret.example"
-    if changed.get("name"):
-        changed["name"] = f"{CANARY}first {CANARY}middle {rng.choice(LAST_NAMES)}"
+    for key in ("name", "customer_name"):
+        if changed.get(key):
+            changed[key] = f"{CANARY}first {CANARY}middle {rng.choice(LAST_NAMES)}"
     return changed | {key: f"{CANARY} {key}" for key in PERSONAL if changed.get(key)}
 
 
