@@ -14,7 +14,6 @@ import socket
 import stat
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -23,19 +22,20 @@ from aiohttp.log import server_logger
 from pydantic import SecretStr
 
 from daemon import metrics
-from daemon.app import build
+from daemon.app import WorkLimits, build
 from daemon.batcher import Batcher
 from daemon.config import Config
 from daemon.donations import Donations
 from daemon.ledger import Ledger
 from daemon.limited_log import CountedLog
 from daemon.operator_tokens import OperatorAuthentication
-from daemon.recorder import Recorder
+from daemon.recorder import Entry, Recorded, Recorder
 from daemon.webhook import Webhook
 from health_sidecar import logs
 from health_sidecar.config import ConfigError
-from health_sidecar.connections import Door, Head, Limits, Notify, bind, opened, reserve_descriptors
 from health_sidecar.heartbeat import Heartbeat
+from health_sidecar.http_limits import Limits, Places, reserve_descriptors
+from health_sidecar.http_server import HttpServer, opened
 from health_sidecar.life import die_with_parent, forbid_core_dumps, linger, supervised
 from health_sidecar.readiness import Follower
 from sql.database import Database
@@ -54,7 +54,6 @@ FIRST_WORD_S = 1.0
 GC_THRESHOLD = 10_000
 CONNECT_TIMEOUT_S = 3.0  # for a connection to PostgreSQL; a server that needs longer counts as down
 STDIN = 0
-DELIVERY = b"POST /webhooks/stripe "  # how the head of a webhook begins
 
 
 def main(environ: Mapping[str, str]) -> int:
@@ -96,24 +95,6 @@ def _bad_request_counter() -> Callable[[], None]:
     return count
 
 
-def _refused_counter() -> Notify:
-    """What counts the requests that found no room: by the second, because a refusal is to cost next to nothing."""
-    tally = CountedLog("[API] More requests at once than MAX_CONNECTIONS; refused")
-    counts = Counter[bool]()
-
-    def count(head: Head) -> None:
-        if not counts:
-            asyncio.get_running_loop().call_later(metrics.SAMPLE_INTERVAL_S, note)
-        counts[head.startswith(DELIVERY)] += 1
-
-    def note() -> None:
-        metrics.refused_at_the_door(deliveries=counts[True], others=counts[False])
-        tally.count("requests", counts.total())
-        counts.clear()
-
-    return count
-
-
 async def _serve(config: Config, heartbeat: Heartbeat) -> int:
     """Everything between the configuration and the exit status."""
     beating = asyncio.create_task(heartbeat.run())
@@ -133,15 +114,17 @@ async def _serve(config: Config, heartbeat: Heartbeat) -> int:
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     try:
-        async with opened(runner, _limits(config), _refused_counter()) as door:
-            watching = asyncio.create_task(door.watch())
+        async with opened(
+            runner, _limits(config), CountedLog("[API] Connections were ended because a limit was reached").count
+        ) as server:
+            watching = asyncio.create_task(server.watch())
             watching.add_done_callback(lambda _task: stop.set())
             inherited = _inherited_socket()
-            if await _open_port(config, door, follower, stop, inherited):
+            if await _open_port(config, server, follower, stop, inherited):
                 await stop.wait()
                 _end_at_the_latest(config)
                 draining.set()
-                await _drain(door, inherited)
+                await _drain(server, inherited)
             died = following.done() or watching.done()
             watching.cancel()
     finally:
@@ -174,15 +157,20 @@ def _database(config: Config, url: SecretStr, *, pool_size: int) -> Database:
 def _runner(
     config: Config, batcher: Batcher, ledger: Ledger, follower: Follower, draining: asyncio.Event
 ) -> web.AppRunner:
-    webhook = Webhook(
-        batcher.record, secrets=config.signing_secrets, livemode=config.stripe_livemode, hash_key=config.hash_key
-    )
+    places = Places("deliveries", config.webhook_places)
+
+    async def record(entry: Entry, size: int) -> Recorded:
+        async with places:
+            return await batcher.record(entry, size)
+
+    webhook = Webhook(record, secrets=config.signing_secrets, livemode=config.stripe_livemode, hash_key=config.hash_key)
     app = build(
         webhook,
         Donations(ledger, config.default_currency),
         follower,
         deadline_s=config.request_deadline_ms / 1000,
         draining=draining,
+        work=WorkLimits(pages=config.page_places, reads=config.read_places),
         ledger_access=None if config.public_ledger else OperatorAuthentication(config.operator_tokens),
     )
     return web.AppRunner(app, shutdown_timeout=config.shutdown_grace_ms / 1000)
@@ -191,6 +179,7 @@ def _runner(
 def _limits(config: Config) -> Limits:
     return Limits(
         connections=config.max_connections,
+        memory_bytes=config.body_memory_limit,
         head_s=config.header_timeout_ms / 1000,
         body_s=config.body_timeout_ms / 1000,
         reply_s=config.write_timeout_ms / 1000,
@@ -199,12 +188,12 @@ def _limits(config: Config) -> Limits:
 
 
 async def _open_port(
-    config: Config, door: Door, follower: Follower, stop: asyncio.Event, inherited: socket.socket | None
+    config: Config, server: HttpServer, follower: Follower, stop: asyncio.Event, inherited: socket.socket | None
 ) -> bool:
     """Starts to serve: at once on an inherited socket, else when a gate has passed. False if told to stop before."""
     if inherited:
         await follower.wait_word(FIRST_WORD_S)
-        door.listen(inherited)
+        await server.listen(sock=inherited)
         log.info("🚀 HTTP Server accepting connections", socket="inherited", pid=os.getpid())
         return True
     log.info("Waiting for the startup gate", socket=str(config.readiness_socket))
@@ -214,22 +203,21 @@ async def _open_port(
         wait.cancel()
     if stop.is_set():
         return False
-    for listener in await bind(config.host, config.port):
-        door.listen(listener)
+    await server.listen(host=config.host, port=config.port)
     log.info(f"🚀 HTTP Server successfully bound and listening on http://{config.host}:{config.port}")
     return True
 
 
-async def _drain(door: Door, inherited: socket.socket | None) -> None:
+async def _drain(server: HttpServer, inherited: socket.socket | None) -> None:
     """Returns once every connection has been answered and closed, or DRAIN_S has passed.
 
     Who connects meanwhile waits for another process of the inherited socket.
     """
     if inherited:
-        door.stop_listening()
+        server.stop_accepting()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(DRAIN_S):
-            while door.open:  # noqa: ASYNC110 - aiohttp has no event for it
+            while server.open:  # noqa: ASYNC110 - aiohttp has no event for it
                 await asyncio.sleep(DRAIN_POLL_S)
 
 

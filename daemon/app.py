@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from aiohttp import hdrs, web
@@ -15,8 +16,10 @@ from daemon.limited_log import TroubleLog
 from daemon.operator_tokens import OperatorAuthentication, Scope
 from daemon.request_ids import ids
 from daemon.webhook import BODY_LIMIT, Webhook
-from health_sidecar.connections import RETRY_AFTER_S, BodyTimeout
 from health_sidecar.endpoints import health_routes
+from health_sidecar.http_errors import BodyTimeout, Busy, NoMemory, unavailable
+from health_sidecar.http_limits import Places
+from health_sidecar.http_server import is_health_check
 from health_sidecar.readiness import Follower
 from sql.database import DatabaseDown, Refused, remedy
 
@@ -25,6 +28,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # What can go wrong with a request for reasons of ours, with its line in the log. A fault repeats with each request: it
 # is told once, and then counted.
 FAULTS = {
+    "busy": ("warning", "[API] More requests at the same time than the limits allow"),
     "down": ("warning", "[API] Database unavailable"),
     "schema": ("error", "[API] The schema is not as it should be"),
     "slow": ("warning", "[API] Request took too long"),
@@ -32,8 +36,18 @@ FAULTS = {
 }
 Faults = dict[str, TroubleLog]
 
+NOT_READY = "Database connection is currently unavailable"
+
 # What a client needs of an error besides its status and its words.
 ERROR_HEADERS = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
+
+
+@dataclass(frozen=True)
+class WorkLimits:
+    """How many requests for each kind of read are worked on at the same time."""
+
+    pages: int = 2
+    reads: int = 16
 
 
 def build(
@@ -43,6 +57,7 @@ def build(
     *,
     deadline_s: float,
     draining: asyncio.Event,
+    work: WorkLimits = WorkLimits(),
     ledger_access: OperatorAuthentication | None = None,
 ) -> web.Application:
     """The application of an API process.
@@ -53,17 +68,27 @@ def build(
         draining: once set, each reply closes its connection, so that clients go on to another process.
         ledger_access: who may read the ledger; None if it is public. Totals always are.
     """
-    page = ledger_access.require(Scope.READ, donations.page) if ledger_access else donations.page
+    page = _within(Places("ledger pages", work.pages), donations.page)
+    if ledger_access:
+        page = ledger_access.require(Scope.READ, page)
     app = web.Application(client_max_size=BODY_LIMIT, middlewares=[_gateway(follower, deadline_s, draining)])
     app.add_routes(health_routes(lambda: follower.state))
     app.add_routes(
         [
             web.post("/webhooks/stripe", webhook.receive),
             web.get("/api/tickets/{id}/donations", page),
-            web.get(TOTAL_PATH, donations.total),
+            web.get(TOTAL_PATH, _within(Places("reads", work.reads), donations.total)),
         ]
     )
     return app
+
+
+def _within(places: Places, handler: Handler) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        async with places:
+            return await handler(request)
+
+    return handle
 
 
 def _gateway(follower: Follower, deadline_s: float, draining: asyncio.Event) -> Middleware:
@@ -72,10 +97,10 @@ def _gateway(follower: Follower, deadline_s: float, draining: asyncio.Event) -> 
     @web.middleware
     async def gateway(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
-        if follower.ready or _is_health_check(request):
+        if follower.ready or is_health_check(request):
             response = await _answer(request, handler, follower, deadline_s, faults)
         else:
-            response = unavailable()
+            response = unavailable(NOT_READY)
         if _route(request) == TOTAL_PATH:  # errors too: a browser hides them from the page that asked, otherwise
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*"
         if draining.is_set():
@@ -86,10 +111,6 @@ def _gateway(follower: Follower, deadline_s: float, draining: asyncio.Event) -> 
     return gateway
 
 
-def _is_health_check(request: web.Request) -> bool:
-    return request.path == "/health" or request.path.startswith("/health/")
-
-
 async def _answer(
     request: web.Request, handler: Handler, follower: Follower, deadline_s: float, faults: Faults
 ) -> web.StreamResponse:
@@ -98,6 +119,11 @@ async def _answer(
             return await handler(request)
     except web.HTTPException as error:
         return refusal(error)
+    except Busy as limit:
+        faults["busy"].met(limit.kind)
+        return unavailable("More requests of this kind arrive than can be worked on")
+    except NoMemory:
+        return unavailable("More requests arrive than there is memory for")
     except BodyTimeout:
         return refusal(web.HTTPRequestTimeout())
     except (web.RequestPayloadError, ConnectionError):
@@ -105,16 +131,16 @@ async def _answer(
     except DatabaseDown as down:
         follower.report_failure()
         faults["down"].met(down.kind, **remedy(down.kind), **ids(request))
-        return unavailable()
+        return unavailable(NOT_READY)
     except Overloaded:
         return unavailable("More events wait than can be taken")
     except Refused as refused:
         follower.report_failure()
         faults["schema"].met(str(refused), route=_route(request), **ids(request))
-        return unavailable()
+        return unavailable(NOT_READY)
     except TimeoutError:
         faults["slow"].met(_route(request), **ids(request))
-        return unavailable()
+        return unavailable(NOT_READY)
     except Exception as error:
         # The error's text and trace may hold anything; its type and place are enough to find it.
         faults["unexpected"].met(f"{type(error).__name__} at {_place(error)}", route=_route(request), **ids(request))
@@ -128,21 +154,9 @@ def _place(error: BaseException) -> str:
     return f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace else ""
 
 
-def unavailable(message: str = "Database connection is currently unavailable") -> web.Response:
-    """503 as the original design words it; Stripe delivers again."""
-    return web.json_response(
-        {
-            "error": "Service Unavailable",
-            "message": message,
-            "retryAfter": RETRY_AFTER_S,
-        },
-        status=503,
-        headers={"Retry-After": str(RETRY_AFTER_S)},
-    )
-
-
 def refusal(error: web.HTTPException) -> web.Response:
     """An error as JSON (SPEC 5): its status's name, and a message that says what to do."""
+    error.__traceback__ = None  # its frames keep the request in memory, and the request of an unknown route keeps it
     status = HTTPStatus(error.status)
     message = error.text or ""
     if message == f"{error.status}: {error.reason}":

@@ -9,6 +9,7 @@ from daemon.money import CURRENCY
 from daemon.operator_tokens import OperatorToken, parse_tokens
 from health_sidecar.config import Basics, Milliseconds, Settings, WholeNumber
 
+_MIB = 1024 * 1024
 SIGNING_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{32,}", re.ASCII)  # Stripe's have 32 or 64 characters there
 # What else Stripe gives out that is taken for a signing secret, by how it begins.
 MISTAKEN_SECRETS = {
@@ -88,11 +89,15 @@ class Config(CommandConfig):
     operator_tokens: Annotated[tuple[OperatorToken, ...], BeforeValidator(parse_tokens)] = ()
     public_ledger: bool = True
     db_pool_size: WholeNumber = Field(4, ge=1, le=100)  # for reads, which are short; events have one connection more
-    # Some tenths of a second's work; more get 503 at once. As they stand, the connections are the nearer bound.
+    # Some tenths of a second's work; more get 503 at once. As they stand, the places are the nearer limit.
     webhook_queue_limit: WholeNumber = Field(1000, ge=1, le=100_000)
-    # Served at once, per process. A quarter keeps it busy: more only wait longer, and hold 30 kB each; those that have
-    # nothing to do make room.
-    max_connections: WholeNumber = Field(256, ge=10, le=100_000)
+    webhook_places: WholeNumber = Field(256, ge=1, le=100_000)  # a quarter keeps the writer busy: more only wait longer
+    page_places: WholeNumber = Field(
+        2, ge=1, le=1000
+    )  # half of the connections for reads, so that totals have the rest
+    read_places: WholeNumber = Field(16, ge=1, le=1000)
+    body_memory_limit: WholeNumber = Field(32 * _MIB, ge=2 * _MIB, le=64 * 1024 * _MIB)  # 10,000 of Stripe's events
+    max_connections: WholeNumber = Field(3000, ge=10, le=100_000)  # each takes 25 kB
     header_timeout_ms: Milliseconds = 10_000  # a head is one packet; the rest is for lost ones
     body_timeout_ms: Milliseconds = 10_000  # even 1 MiB, at 100 kB/s; Stripe's events have a few kB
     write_timeout_ms: Milliseconds = 30_000  # a page of 1,000 donations at 15 kB/s

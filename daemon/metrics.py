@@ -147,12 +147,6 @@ def refused(reason: str) -> None:
     WEBHOOK_REFUSED.labels(reason).inc()
 
 
-def refused_at_the_door(*, deliveries: int, others: int) -> None:
-    """So many requests found no room; nobody looked at more than their first line."""
-    _requests(WEBHOOK_ROUTE, "POST", 503).inc(deliveries)
-    _requests("none", "other", 503).inc(others)
-
-
 def request(route: str, method: str, status: int, duration_s: float) -> None:
     """A request was answered; `route` is its pattern, never its path."""
     _requests(route, method if method in METHODS else "other", status).inc()

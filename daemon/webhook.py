@@ -12,6 +12,7 @@ from daemon.limited_log import CountedLog, LimitedLog
 from daemon.recorder import Entry, Recorded
 from daemon.request_ids import brings, ids
 from daemon.signature import BadSignature, verify
+from health_sidecar.http_limits import read_body
 
 BODY_LIMIT = 1024 * 1024  # Stripe's events have a few kB
 
@@ -54,7 +55,7 @@ class Webhook:
         """Answers once the event's effect is durable; each refusal has its status in SPEC 4's table."""
         started = time.perf_counter()
         try:
-            body = await request.read()
+            body = await read_body(request, BODY_LIMIT)
             now = self._clock()
             signed_s = verify(body, request.headers.get("Stripe-Signature", ""), self._secrets, now)
             if now >= self._skew_due_s:

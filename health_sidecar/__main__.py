@@ -23,11 +23,12 @@ from aiohttp.log import server_logger
 from health_sidecar import life, logs, processes, report
 from health_sidecar.backlog import count_backlog
 from health_sidecar.config import Config, ConfigError
-from health_sidecar.connections import Door, Limits, bind, opened, reserve_descriptors
 from health_sidecar.endpoints import build_app, report_routes
 from health_sidecar.gate import OUT_OF_SYNC, SCHEMA_REFUSED, Verdict, open_probe, report_config, run_gate
 from health_sidecar.heartbeat import Heartbeat
 from health_sidecar.history import History, Run
+from health_sidecar.http_limits import Limits, reserve_descriptors
+from health_sidecar.http_server import HttpServer, opened
 from health_sidecar.logs import ToldOnce
 from health_sidecar.metrics import ApiSums, Metrics, build_registry
 from health_sidecar.probe import SLOW_KINDS, Probe
@@ -40,7 +41,7 @@ from sql.database import DatabaseDown, Refused, remedy
 log = structlog.get_logger()
 
 # A few monitors and scrapers, whose requests have no body. They may be far away, and /metrics has some 100 kB.
-LIMITS = Limits(connections=100, head_s=10.0, body_s=2.0, reply_s=30.0, idle_s=75.0)
+LIMITS = Limits(connections=200, memory_bytes=4 * 1024 * 1024, head_s=10.0, body_s=2.0, reply_s=30.0, idle_s=75.0)
 SHUTDOWN_S = 2.0  # health checks are answered at once; nobody needs longer
 
 GATE_PENDING = Readiness(ready=False, message="The database startup gate has not passed yet")
@@ -207,7 +208,7 @@ def watchdog_rules(config: Config) -> Rules:
 
 
 @asynccontextmanager
-async def open_sidecar(config: Config, environ: Mapping[str, str]) -> AsyncIterator[tuple[Sidecar, Door]]:
+async def open_sidecar(config: Config, environ: Mapping[str, str]) -> AsyncIterator[tuple[Sidecar, HttpServer]]:
     """HTTP and the readiness socket up, not ready yet; all of it gone again at the end."""
     beside = config.readiness_socket
     probe = open_probe(config, "donationd sidecar")
@@ -223,11 +224,10 @@ async def open_sidecar(config: Config, environ: Mapping[str, str]) -> AsyncItera
         registry = build_registry(metrics, config.metrics_dir, processes_file)
         app = build_app(lambda: publisher.state, registry, report_routes(sidecar.report_history, sidecar.report_status))
         try:
-            async with opened(web.AppRunner(app, shutdown_timeout=SHUTDOWN_S), LIMITS) as door:
-                for listener in await bind(config.metrics_host, config.metrics_port):
-                    door.listen(listener)
-                log.info("Sidecar listening on http://{}:{}".format(*door.addresses[0][:2]))
-                yield sidecar, door
+            async with opened(web.AppRunner(app, shutdown_timeout=SHUTDOWN_S), LIMITS) as server:
+                await server.listen(host=config.metrics_host, port=config.metrics_port)
+                log.info("Sidecar listening on http://{}:{}".format(*server.addresses[0][:2]))
+                yield sidecar, server
         finally:
             await probe.close()
             await counter.close()
@@ -272,7 +272,7 @@ async def serve(config: Config, environ: Mapping[str, str], started_s: float, he
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, stop.set)
-    async with open_sidecar(config, environ) as (sidecar, door):
+    async with open_sidecar(config, environ) as (sidecar, server):
         work = [
             heartbeat.run(),
             guard(sidecar, config),
@@ -280,7 +280,7 @@ async def serve(config: Config, environ: Mapping[str, str], started_s: float, he
             sidecar.history.run(),
             sidecar.count(),
             sidecar.tally.run(),
-            door.watch(),
+            server.watch(),
         ]
         if life.supervised(environ):
             work += [sidecar.supervision.run(sidecar.gate_passed), sidecar.supervision.watch()]

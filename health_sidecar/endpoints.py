@@ -15,10 +15,13 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from health_sidecar.http_errors import Busy, unavailable
+from health_sidecar.http_limits import Places
 from health_sidecar.readiness import Readiness, utc_text
 
 # A health check answered from a cache is none.
 _HEADERS = {"Cache-Control": "no-store"}
+METRICS_PLACES = 2  # adding up many processes' files takes a processor core
 HISTORY_WINDOW = timedelta(days=1)
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -61,10 +64,16 @@ def _status(state: Readiness) -> int:
 def metrics_route(registry: CollectorRegistry) -> web.RouteDef:
     """GET /metrics in the format the scraper asks for."""
 
+    places = Places("metrics", METRICS_PLACES)
+
     async def metrics(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        # Many processes' files take a while to add up; heartbeats go on meanwhile.
-        page = await asyncio.to_thread(encode, registry)
+        try:
+            async with places:
+                # Many processes' files take a while to add up; heartbeats go on meanwhile.
+                page = await asyncio.to_thread(encode, registry)
+        except Busy:
+            return unavailable("More requests for metrics arrive than can be worked on")
         return web.Response(body=page, headers={"Content-Type": content_type})
 
     return web.get("/metrics", metrics)

@@ -28,8 +28,8 @@ from supervisor.xmlrpc import Faults
 
 from health_sidecar import life, logs
 from health_sidecar.__main__ import LIMITS
-from health_sidecar.connections import bind, opened
 from health_sidecar.endpoints import build_app, health_routes
+from health_sidecar.http_server import opened
 from health_sidecar.metrics import Metrics, build_registry
 from health_sidecar.readiness import HEALTHY, Follower, Readiness
 from tests.guard import base_environ
@@ -205,10 +205,9 @@ async def test_a_reply_in_parts_names_no_version() -> None:
 
     app = web.Application()
     app.add_routes([web.get("/parts", parts)])
-    async with opened(web.AppRunner(app), LIMITS) as door, ClientSession() as session:
-        for listener in await bind("127.0.0.1", 0):
-            door.listen(listener)
-        host, port = door.addresses[0][:2]
+    async with opened(web.AppRunner(app), LIMITS) as server, ClientSession() as session:
+        await server.listen(host="127.0.0.1", port=0)
+        host, port = server.addresses[0][:2]
         async with session.get(f"http://{host}:{port}/parts") as reply:
             assert (await reply.text(), reply.headers["Server"]) == ("part", "donationd")
 
