@@ -2,8 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Each of these files exists only while what it stands for is complete.
+MADE := $(VENV)/.made
 RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
+JOBS ?= 4
 
 .PHONY: help run test check bench overload chaos fuzz mutants format diagram dashboards picture lock sbom clean
 
@@ -12,7 +15,8 @@ help:
 	@echo 'make test    the whole suite'
 	@echo 'make check   format, lint and strict types'
 	@echo 'make bench   figures of this machine, about a quarter of an hour; ROUNDS=1 takes minutes, SHORT=1 one (needs wrk)'
-	@echo 'make overload shows what ten times as many clients as fit do to a process, three minutes; SHORT=1 half of one (needs wrk)'
+	@echo 'make overload shows what too many deliveries and 1,000 hostile clients of each kind do to a process, eight minutes;'
+	@echo '              KIND=slow-heads,cut-bodies THROUGH=haproxy measures a part, SHORT=1 takes three (needs wrk, haproxy)'
 	@echo 'make chaos   200 faults under load, about half an hour; FAULTS=20 SEED=7 does fewer, and others'
 	@echo 'make fuzz    20,000 inputs that nobody would think of, in a minute; N=1000000 SEED=7 tries more, and others'
 	@echo 'make format  puts the code into shape'
@@ -25,10 +29,11 @@ help:
 	@echo 'make clean   removes what make installed; the data in .donationd/ stays'
 
 run: $(RUNTIME)
-	@exec $(BIN)/donationd up --embedded
+	@exec $(BIN)/donationd up --embedded --stop-with $$PPID
 
+# Files run side by side, because many of them wait for processes most of the time; ARGS=tests/test_x.py runs one.
 test: $(TESTS)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses $(JOBS) --dist loadfile)
 
 check: $(TESTS)
 	$(BIN)/ruff format --check .
@@ -80,22 +85,27 @@ sbom:
 clean:
 	rm -rf $(VENV) build *.egg-info
 
-$(VENV)/bin/pip:
+$(MADE):
 	@command -v $(PYTHON) >/dev/null || { echo 'donationd needs Python 3.11 or newer: apt-get install python3'; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo 'donationd needs Python 3.11 or newer; name one with PYTHON=/path/to/python3'; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
 	    || { echo 'Python lacks its venv module: apt-get install python3-venv'; exit 1; }
 	@echo 'Making $(VENV) …'
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
 
-$(RUNTIME): deploy/requirements.lock setup.py | $(VENV)/bin/pip
+# After an interruption pip takes a package for installed that lacks some of its files, or refuses to replace it. So
+# nothing counts as made while it works, and the next run begins with an empty folder.
+$(RUNTIME): deploy/requirements.lock setup.py $(MADE)
 	@echo 'Installing what donationd needs …'
+	@rm -f $(MADE) $(RUNTIME) $(TESTS)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
+	@touch $(MADE) $@
 
 $(TESTS): tests/requirements.lock $(RUNTIME)
 	@echo 'Installing what the tests need …'
+	@rm -f $(MADE) $(RUNTIME) $(TESTS)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements.lock
-	@touch $@
+	@touch $(MADE) $(RUNTIME) $@

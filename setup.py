@@ -25,6 +25,7 @@ TEST = [
     "pytest",  # the test runner
     "pytest-aiohttp",  # aiohttp's test client as a fixture
     "pytest-timeout",  # a test that hangs fails, with every thread's stack
+    "pytest-xdist",  # test files side by side: many of them only wait for processes
     "hypothesis",  # properties that hold for all inputs
     # inputs guided by coverage; 3.1 has wheels from Python 3.12 on, nothing has others than these
     "atheris>=3.1; python_version >= '3.12' and python_version < '3.15' and "

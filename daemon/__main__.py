@@ -7,6 +7,7 @@ socket and then opens the port itself.
 import asyncio
 import contextlib
 import gc
+import math
 import os
 import signal
 import socket
@@ -34,6 +35,7 @@ from daemon.webhook import Webhook
 from health_sidecar import logs
 from health_sidecar.config import ConfigError
 from health_sidecar.connections import Door, Head, Limits, Notify, bind, opened, reserve_descriptors
+from health_sidecar.heartbeat import Heartbeat
 from health_sidecar.life import die_with_parent, forbid_core_dumps, linger, supervised
 from health_sidecar.readiness import Follower
 from sql.database import Database
@@ -44,6 +46,7 @@ log = structlog.get_logger()
 # time has no request to send.
 DRAIN_S = 1.0
 DRAIN_POLL_S = 0.02
+STOP_SPARE_S = 5  # beyond SHUTDOWN_GRACE_MS, as `up` has supervisord wait
 # Before we accept anything the sidecar may say how things are: the first requests need not be refused.
 FIRST_WORD_S = 1.0
 # What a request and a batch make dies with them, by its reference counts. Looking for cycles among it after every 700
@@ -70,13 +73,14 @@ def _run(environ: Mapping[str, str]) -> int:
     try:
         config = Config.from_environ(environ)
         reserve_descriptors(config.max_connections)
+        heartbeat = Heartbeat()
     except ConfigError as error:
         print("\n".join(f"donationd: {problem}" for problem in error.problems), file=sys.stderr)
         return 1
-    logs.configure(config.log_format, config.log_level)
+    logs.configure_serving(config.log_format, config.log_level)
     server_logger.addFilter(logs.NoBadRequests(_bad_request_counter()))
     try:
-        return asyncio.run(_serve(config))
+        return asyncio.run(_serve(config, heartbeat))
     except OSError as error:
         log.critical("🚨 The API can't listen", host=config.host, port=config.port, error=error.strerror)
         return 1
@@ -110,8 +114,9 @@ def _refused_counter() -> Notify:
     return count
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, heartbeat: Heartbeat) -> int:
     """Everything between the configuration and the exit status."""
+    beating = asyncio.create_task(heartbeat.run())
     stop, draining = asyncio.Event(), asyncio.Event()
     for sig in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sig, stop.set)
@@ -134,6 +139,7 @@ async def _serve(config: Config) -> int:
             inherited = _inherited_socket()
             if await _open_port(config, door, follower, stop, inherited):
                 await stop.wait()
+                _end_at_the_latest(config)
                 draining.set()
                 await _drain(door, inherited)
             died = following.done() or watching.done()
@@ -143,8 +149,16 @@ async def _serve(config: Config) -> int:
         await reader.close()
         following.cancel()
         sampling.cancel()
+        beating.cancel()
     log.info("API stopped", pid=os.getpid())
     return 1 if died else 0
+
+
+def _end_at_the_latest(config: Config) -> None:
+    """From now on this process ends in bounded time, whatever hangs in it: SIGALRM ends it. supervisord sees to that
+    where it stops the process itself, but not where `donationd reload` has sent the SIGTERM.
+    """
+    signal.alarm(math.ceil(config.shutdown_grace_ms / 1000) + STOP_SPARE_S)
 
 
 def _database(config: Config, url: SecretStr, *, pool_size: int) -> Database:

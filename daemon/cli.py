@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -26,6 +27,7 @@ from sql import load, migrate
 from sql.database import Row, classify
 
 PAGE = 1000
+FIRST_REPLY_S = 5.0  # of the API, before `simulate` sends anything
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,23 +49,33 @@ def main() -> None:
 
 @main.command("up")
 @click.option("--embedded", is_flag=True, help="Bring a PostgreSQL of its own, in .donationd/, and migrate it.")
-def up_command(embedded: bool) -> None:
+@click.option(
+    "--stop-with",
+    type=int,
+    metavar="PID",
+    help="Stop as well when this process, which started it, ends or receives a hang-up (as `make run` does).",
+)
+def up_command(embedded: bool, stop_with: int | None) -> None:
     """Run everything under supervisord, in the foreground.
+
+    Ctrl-C, SIGTERM and SIGHUP stop it. Under nohup, systemd or another supervisor it goes on whatever becomes of the
+    process that started it.
 
     \b
     Examples:
       donationd up --embedded
       DATABASE_URL=postgresql://… STRIPE_WEBHOOK_SECRET=whsec_… donationd up
     """
-    sys.exit(up.up(embedded))
+    sys.exit(up.up(embedded, stop_with))
 
 
 @main.command("reload")
 def reload_command() -> None:
-    """Restart the API processes of this folder's instance, one at a time, while it goes on answering.
+    """Replace the API processes of this folder's instance, one at a time, while it goes on answering.
 
-    For a new release; no connection is reset and no request fails. Where only one API process runs (API_PROCESSES),
-    the port is closed for a moment.
+    For a new release; no connection is reset and no request fails. Where only one API process runs (API_PROCESSES), a
+    connection that comes while that ends is reset, and others wait for the new one, about a second. A process that does
+    not run is started. Interrupted at any moment, it leaves every process running.
 
     \b
     Example:
@@ -198,13 +210,18 @@ def tickets_list(as_json: bool) -> None:
 
 @main.command()
 @click.argument("ticket", callback=ticket_argument)
+@click.option("--ids", is_flag=True, help="Also each donation's id, for `donationd assign` and `donationd erase`.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object per donation.")
-def ledger(ticket: str, as_json: bool) -> None:
+def ledger(ticket: str, ids: bool, as_json: bool) -> None:
     """A ticket's donations, paid last first, and their total.
+
+    The total counts every donation that was ever paid as paid, as the API's `counts.total` does, also one that was
+    refunded or disputed later.
 
     \b
     Examples:
       donationd ledger story-1
+      donationd ledger story-1 --ids
       donationd ledger story-1 --json
     """
     unit = settings(CommandConfig).default_currency
@@ -214,7 +231,9 @@ def ledger(ticket: str, as_json: bool) -> None:
             click.echo(bytes(donation))
         return
     click.echo(f"Ticket: {ticket}\n\nDonations:")
-    for line in [*map(_ledger_line, donations), *_total_lines(totals, unit)]:
+    for donation in donations:
+        click.echo(_ledger_line(donation, with_id=ids))
+    for line in _total_lines(totals, unit):
         click.echo(line)
 
 
@@ -235,15 +254,22 @@ async def _read_ledger(ledger: Ledger, ticket: str, unit: str) -> tuple[list[msg
     raise Failure(f"there is no ticket {ticket}; add it: donationd tickets add {ticket}")
 
 
-def _ledger_line(as_json: msgspec.Raw) -> str:
-    """`[2024-12-16 10:31] $50.00 - Smith (US) - PAID`, as the original design's section 9.2 shows it."""
+def _ledger_line(as_json: msgspec.Raw, *, with_id: bool = False) -> str:
+    """`[2024-12-16 10:31] $50.00 - Smith (US) - PAID`, as the original design's section 9.2 shows it.
+
+    It has no partial refunds: those stand there with their amount.
+    """
     donation = _donation.decode(as_json)
     amount = money.with_symbol(str(donation["amount"]), donation["currency"])
     line = f"[{_minute(donation['paidAt'] or donation['createdAt'])}] {amount} - {donation['donor']}"
     if donation["country"]:
         line += f" ({donation['country']})"
     line += f" - {donation['status']}"
-    return f"{line} (refund: {_minute(donation['refundedAt'])})" if donation["refundedAt"] else line
+    if donation["refundedAt"]:
+        refunded = money.with_symbol(str(donation["refundedAmount"]), donation["currency"])
+        is_whole = donation["refundedAmount"] == donation["amount"]
+        line += f" (refund: {'' if is_whole else f'{refunded}, '}{_minute(donation['refundedAt'])})"
+    return f"{line} - {donation['id']}" if with_id else line
 
 
 def _minute(moment: str) -> str:
@@ -251,15 +277,18 @@ def _minute(moment: str) -> str:
 
 
 def _total_lines(totals: list[Row], default_currency: str) -> list[str]:
-    """One line per currency. Every donation with a paidAt counts as paid."""
-    lines = []
-    unit = totals[0][0] or default_currency
-    for _own, currency, paid, refunded, disputed, n_paid, n_refunded, n_disputed, _n_partial, *_last in totals:
-        if currency:
-            net = money.display(paid - refunded - disputed, currency)
-            line = f"Total: {net} ({n_paid + n_refunded + n_disputed} paid, {n_refunded} refunded"
-            lines.append(f"{line}, {n_disputed} disputed)" if n_disputed else f"{line})")
-    return ["", *(lines or [f"Total: {money.display(0, unit)} (0 paid, 0 refunded)"])]
+    """An empty line, then one per currency, the ticket's own first as in the API's reply."""
+    own = totals[0][0] or default_currency
+    figures = {own: (0,) * 7} | {row[1]: row[2:9] for row in totals if row[1]}
+    return ["", *(_total_line(currency, of_currency) for currency, of_currency in figures.items())]
+
+
+def _total_line(currency: str, figures: Sequence[int]) -> str:
+    """Every donation with a paidAt counts as paid. What the original design does not have is there if it is not 0."""
+    paid, refunded, disputed, n_paid, n_refunded, n_disputed, n_partial = figures
+    counts = [f"{n_paid + n_refunded + n_disputed} paid", f"{n_refunded} refunded"]
+    counts += [f"{n} {name}" for n, name in ((n_partial, "partially refunded"), (n_disputed, "disputed")) if n]
+    return f"Total: {money.display(paid - refunded - disputed, currency)} ({', '.join(counts)})"
 
 
 @main.command("simulate")
@@ -267,10 +296,10 @@ def _total_lines(totals: list[Row], default_currency: str) -> list[str]:
 @click.option("--seed", type=int, help="The same seed plays the same payments; without it new ones.")
 @click.option("--url", help="The API's address; without it http://HOST:PORT.")
 def simulate_command(payments: int, seed: int | None, url: str | None) -> None:
-    """Play payment lives as signed Stripe events against a running API.
+    """Send made-up payments as signed Stripe events to a running API.
 
     Paid, refunded, disputed, expired, and without a ticket; out of order and with duplicates. The events are signed
-    with STRIPE_WEBHOOK_SECRET and go to the tickets there are.
+    with STRIPE_WEBHOOK_SECRET and go to the tickets there are. A ledger in live mode (STRIPE_LIVEMODE) is refused.
 
     \b
     Examples:
@@ -278,6 +307,11 @@ def simulate_command(payments: int, seed: int | None, url: str | None) -> None:
       donationd simulate --payments 1000 --seed 7 --url http://127.0.0.1:3003
     """
     config = settings(CommandConfig)
+    if config.stripe_livemode:
+        raise Failure(
+            "this ledger is in live mode, and made-up payments do not belong in it: for a trial use another database, "
+            "with STRIPE_LIVEMODE=false for the API and for this command (`donationd up --embedded` has it by itself)"
+        )
     if not config.signing_secrets:
         raise Failure("set STRIPE_WEBHOOK_SECRET to the API's signing secret, or start `donationd up --embedded` here")
     names = [row[0] for row in ask(lambda database: database.fetch(load("list_tickets")))]
@@ -285,8 +319,12 @@ def simulate_command(payments: int, seed: int | None, url: str | None) -> None:
         raise Failure('there are no tickets yet; add one: donationd tickets add story-1 --title "A new roof"')
     host = "127.0.0.1" if config.host == "0.0.0.0" else config.host  # noqa: S104 - the address of every interface
     base = url or f"http://{host}:{config.port}"
+    if reason := asyncio.run(player.no_reply_reason(base, FIRST_REPLY_S)):
+        raise Failure(
+            f"no API replies at {base} ({reason}): start it there with `donationd up`, or name its address with --url"
+        )
     chosen = seed if seed is not None else time.time_ns() % 2**31
-    lives = payment_lives.lives(chosen, payments, names, livemode=config.stripe_livemode, now=int(time.time()))
+    lives = payment_lives.lives(chosen, payments, names, now=int(time.time()))
     outcome = asyncio.run(
         player.play(base, config.signing_secrets[0], payment_lives.shuffled(lives, chosen), progress=_progress)
     )

@@ -1,5 +1,6 @@
 """The configurations of an API process and of the commands (SPEC 2)."""
 
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
@@ -8,11 +9,32 @@ from daemon.money import CURRENCY
 from daemon.operator_tokens import OperatorToken, parse_tokens
 from health_sidecar.config import Basics, Milliseconds, Settings, WholeNumber
 
+SIGNING_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{32,}", re.ASCII)  # Stripe's have 32 or 64 characters there
+# What else Stripe gives out that is taken for a signing secret, by how it begins.
+MISTAKEN_SECRETS = {
+    **dict.fromkeys(("sk_", "rk_", "pk_"), "an API key"),
+    "we_": "the id of a webhook endpoint",
+}
+WHERE_SECRETS_ARE = (
+    "use the endpoint's signing secret, which begins with whsec_ (Stripe's dashboard shows it under Webhooks, "
+    "and `stripe listen` prints its own)"
+)
+
 
 def _secrets(value: SecretStr) -> SecretStr:
-    if not all(part.strip() for part in value.get_secret_value().split(",")):
-        raise ValueError("needs one or more signing secrets, comma separated, none of them empty")
+    for secret in _parts(value):
+        if not secret:
+            raise ValueError("needs one or more signing secrets, comma separated, none of them empty")
+        for beginning, name in MISTAKEN_SECRETS.items():
+            if secret.startswith(beginning):
+                raise ValueError(f"{name} (it begins with {beginning}) is not a signing secret: {WHERE_SECRETS_ARE}")
+        if not SIGNING_SECRET.fullmatch(secret):
+            raise ValueError(f"a signing secret is whsec_ and 32 or more letters and digits: {WHERE_SECRETS_ARE}")
     return value
+
+
+def _parts(value: SecretStr) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.get_secret_value().split(","))
 
 
 def _currency(value: str) -> str:
@@ -50,9 +72,7 @@ class CommandConfig(Settings):
     @property
     def signing_secrets(self) -> tuple[str, ...]:
         """Each of the webhook's signing secrets."""
-        if self.stripe_webhook_secret is None:
-            return ()
-        return tuple(part.strip() for part in self.stripe_webhook_secret.get_secret_value().split(","))
+        return _parts(self.stripe_webhook_secret) if self.stripe_webhook_secret else ()
 
     @property
     def hash_key(self) -> bytes | None:

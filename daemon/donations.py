@@ -16,7 +16,8 @@ from daemon.ledger import Cursor, Ledger, PageQuery
 PAGE = 100
 PAGE_LIMIT = 1000
 STATUSES = ("CREATED", "PAID", "FAILED", "REFUNDED", "DISPUTED", "EXPIRED")
-TOTAL_HEADERS = {"Access-Control-Allow-Origin": "*", "Cache-Control": "max-age=5"}
+TOTAL_PATH = "/api/tickets/{id}/donations/total"
+TOTAL_HEADERS = {"Cache-Control": "max-age=5"}
 TICKET = re.compile(TICKET_PATTERN)
 
 

@@ -16,12 +16,11 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -41,22 +40,23 @@ ROLE = "donationd"  # what the API and the sidecar log in as: rows only
 DATABASE = "donationd"
 UNPRIVILEGED_USER = "nobody"  # PostgreSQL refuses to run as root; this user exists everywhere and owns nothing
 ELSEWHERE = Path("/var/lib")  # for root, where that user can't enter the checkout
-PORTS = range(25432, 25532)  # below 32768, where the kernel hands out ports of its own choice
+PORT = 5432  # nothing listens on it: PostgreSQL names its socket after it
 START_TIMEOUT_S = 60.0  # recovery after a crash may replay a gigabyte
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.02
 # pg_hba.conf, all of it: the role gets into the ledger's database and into no other.
 ACCESS = f"""\
-host {DATABASE} {ROLE} 127.0.0.1/32 scram-sha-256
-host all {OWNER} 127.0.0.1/32 scram-sha-256
+local {DATABASE} {ROLE} scram-sha-256
+local all {OWNER} scram-sha-256
 """
 ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/bin:/bin"}  # all that PostgreSQL's programs get: no secret of ours
 
 # What differs from PostgreSQL's defaults. Its own log must never hold a statement's values or a row (terse leaves
 # out DETAIL, which quotes them): they may be a donor's.
 SETTINGS = {
-    "listen_addresses": "127.0.0.1",
-    "unix_socket_directories": "",
+    "listen_addresses": "",  # a TCP port could be taken by another process, and reached by every user
+    "unix_socket_permissions": "0700",
+    "port": str(PORT),
     "fsync": "on",
     "timezone": "UTC",
     "log_timezone": "UTC",
@@ -78,45 +78,54 @@ class Cluster:
     Attributes:
         programs: the folder of initdb and postgres.
         data: the data directory.
-        port: where it listens on 127.0.0.1.
+        socket: the folder of the Unix socket that it listens on; empty in a note of a release that listened on TCP.
         user: the user it runs as, or None for the one who started us.
     """
 
     programs: str
     data: str
-    port: int
+    socket: str
     user: str | None
 
     def url(self, role: str, password: str, database: str = DATABASE) -> str:
-        """The libpq URL of `role`; any password is quoted."""
-        return f"postgresql://{role}:{quote(password, safe='')}@127.0.0.1:{self.port}/{database}"
+        """The libpq URL of `role`; any password and any folder are quoted."""
+        where = f"host={quote(self.socket)}&port={PORT}"
+        return f"postgresql://{role}:{quote(password, safe='')}@/{database}?{where}"
 
     def command(self) -> list[str]:
         """The argument list of the server; it holds no secret."""
-        return [f"{self.programs}/postgres", "-D", self.data, *_settings({**SETTINGS, "port": str(self.port)})]
+        return [
+            f"{self.programs}/postgres",
+            "-D",
+            self.data,
+            *_settings({**SETTINGS, "unix_socket_directories": self.socket}),
+        ]
 
 
 def _settings(values: Mapping[str, str]) -> list[str]:
     return [word for name, value in values.items() for word in ("-c", f"{name}={value}")]
 
 
-def prepare(state: Path, *, role_password: str, report: Callable[[str], None]) -> Cluster:
+def prepare(state: Path, run: Path, *, role_password: str, report: Callable[[str], None]) -> Cluster:
     """Brings the cluster in `state` to where supervisord can run it: initialised, migrated, with today's password.
 
     Args:
         state: the instance's own folder; its lock must be held.
+        run: the folder of the instance's Unix sockets.
         role_password: what the role `donationd` logs in with from now on.
         report: called with one line for each step that takes a while.
 
     Raises:
         CannotStart: with the one sentence to print.
     """
-    cluster = _settle(state, report)
+    cluster = _settle(state, run, report)
     if not Path(cluster.data).exists():
         report("making the database (once)")
         _initdb(cluster)
     (Path(cluster.data) / "pg_hba.conf").write_text(ACCESS)
     _save(state, cluster)
+    _await_former_server(Path(cluster.data))
+    _take_over_lock_files(cluster)
     owner_password = new_password()  # only this start knows it: nothing else ever needs the owner
     _set_owner_password(cluster, owner_password)
     with _running(cluster, state / "logs" / "postgres.log"):
@@ -170,8 +179,8 @@ def _major(bin_folder: Path) -> int:
     return int(re.findall(r"^#define PG_MAJORVERSION_NUM (\d+)", header.read_text(), re.MULTILINE)[0])
 
 
-def _settle(state: Path, report: Callable[[str], None]) -> Cluster:
-    """Decides user, folders and port; makes the folders. An existing database is used where it is, or not at all."""
+def _settle(state: Path, run: Path, report: Callable[[str], None]) -> Cluster:
+    """Decides user and folders; makes the folders. An existing database is used where it is, or not at all."""
     former = _load(state)
     data = _data_folder(state, former)
     user = _server_user(data)
@@ -179,12 +188,11 @@ def _settle(state: Path, report: Callable[[str], None]) -> Cluster:
     if user is not None and not (can_run(programs, user) and _can_enter(state, user)):
         if data.parent == state and data.exists():
             raise CannotStart(f"user {user}, whom the database in {data} belongs to, can't enter {state} any more")
-        home = _elsewhere(state) if data.parent == state else data.parent
+        home = elsewhere(state) if data.parent == state else data.parent
         _make_private(home, user)
         data = home / "postgres"
         programs = copy_programs(programs, home, report)
-    _await_former_server(data)
-    return Cluster(str(programs), str(data), _free_port(former.port if former else None), user)
+    return Cluster(str(programs), str(data), str(_socket_folder(state, run, user)), user)
 
 
 def _data_folder(state: Path, former: Cluster | None) -> Path:
@@ -237,9 +245,22 @@ def _data_version(data: Path) -> int | None:
     return int(version.read_text()) if version.exists() else None
 
 
-def _elsewhere(state: Path) -> Path:
+def elsewhere(state: Path) -> Path:
     """The folder for this state's database where the unprivileged user can't enter the state folder itself."""
     return ELSEWHERE / f"donationd-{hashlib.sha256(str(state).encode()).hexdigest()[:12]}"
+
+
+def _socket_folder(state: Path, run: Path, user: str | None) -> Path:
+    """The folder, made if need be, that the server's user alone can enter: in the run folder, or, where that user
+    can't reach the run folder, in the folder below /var/lib.
+    """
+    folder = run / "postgres"
+    if user is not None and not _can_enter(run, user):
+        home = elsewhere(state)
+        _make_private(home, user)
+        folder = home / "run"
+    _make_private(folder, user)
+    return folder
 
 
 def can_run(programs: Path, user: str) -> bool:
@@ -290,20 +311,6 @@ def copy_programs(programs: Path, home: Path, report: Callable[[str], None]) -> 
     return copy / PACKAGE / programs.parent.name / "bin"
 
 
-def _free_port(former: int | None) -> int:
-    """The port of last time if it is free, else the first free one of the range."""
-    candidates = [former, *PORTS] if former else list(PORTS)
-    for port in candidates:
-        with closing(socket.socket()) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise CannotStart(f"every port from {PORTS[0]} to {PORTS[-1]} is in use: the database needs one of them")
-
-
 def _note(state: Path) -> Path:
     return state / "postgres.json"
 
@@ -311,11 +318,12 @@ def _note(state: Path) -> Path:
 def _load(state: Path) -> Cluster | None:
     """What the last start noted; None at the first."""
     try:
-        return Cluster(**json.loads(_note(state).read_text()))
+        kept = json.loads(_note(state).read_text())
+        return Cluster(kept["programs"], kept["data"], kept.get("socket", ""), kept["user"])
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
-        raise CannotStart(f"{_note(state)}, which says where the database is, is damaged: mend it") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CannotStart(f"{_note(state)}, which says where the database is, is damaged: repair it") from error
 
 
 def _save(state: Path, cluster: Cluster) -> None:
@@ -401,29 +409,58 @@ def _last_line(output: bytes) -> str:
 
 
 def _await_former_server(data: Path) -> None:
-    """Waits for a server of a former life that is still shutting down; its supervisord was killed just now."""
+    """Waits for a server of an earlier start that is still shutting down; its supervisord was killed just now."""
     deadline = time.monotonic() + STOP_TIMEOUT_S
-    while (pid := _server_pid(data)) and _is_server(pid, data):
+    while (pid := _server_pid(data / "postmaster.pid")) and _is_server(pid, data):
         if time.monotonic() > deadline:
             raise CannotStart(f"PostgreSQL already runs on {data} (process {pid}): stop it first")
         time.sleep(POLL_S)
 
 
-def _server_pid(data: Path) -> int | None:
-    """The pid in postmaster.pid, which PostgreSQL writes at start and removes when it has stopped."""
+def _take_over_lock_files(cluster: Cluster) -> None:
+    """Lets the next server start although a lock file of an earlier one names a process that lives.
+
+    A server that was killed leaves its lock files, and after a reboot another process of the same user can have the
+    number in them: PostgreSQL then refuses to start. It makes an exception for its own number and its parent's, so
+    ours is written there. It still checks by itself what else the file names: the shared memory, which processes that
+    outlived a killed server would share with the new one. The instance's lock must be held.
+    """
+    data = Path(cluster.data)
+    for path in (data / "postmaster.pid", Path(cluster.socket, f".s.PGSQL.{PORT}.lock")):
+        pid = _server_pid(path)
+        if pid is None:
+            path.unlink(missing_ok=True)  # cut short when the machine stopped
+        elif not _is_server(pid, data):
+            _replace_pid(path)
+
+
+def _replace_pid(lock_file: Path) -> None:
+    """Writes our pid over the one in the file, which stays its user's. We may be root: a link is not followed."""
+    with os.fdopen(os.open(lock_file, os.O_RDWR | os.O_NOFOLLOW), "r+") as file:
+        _, *lines = file
+        file.seek(0)
+        file.truncate()
+        file.writelines([f"{os.getpid()}\n", *lines])
+
+
+def _server_pid(lock_file: Path) -> int | None:
+    """The pid in a lock file, which PostgreSQL writes at start and removes when it has stopped."""
     try:
-        return int((data / "postmaster.pid").read_text().splitlines()[0])
+        return abs(int(lock_file.read_text().splitlines()[0]))  # negative in single-user mode
     except (FileNotFoundError, IndexError, ValueError):
         return None
 
 
 def _is_server(pid: int, data: Path) -> bool:
-    """Whether process `pid` is a postgres of `data`: after a reboot the pid may be somebody else's."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return str(data).encode() in words
+    """Whether process `pid` is a postgres of `data`, which it has as its working directory."""
+    process = Path(f"/proc/{pid}")
+    with suppress(OSError):  # it has ended meanwhile
+        if (process / "comm").read_text() == "postgres\n":
+            try:
+                return (process / "cwd").samefile(data)
+            except PermissionError:  # root without the capability to look; every user may read the arguments
+                return str(data).encode() in (process / "cmdline").read_bytes().split(b"\0")
+    return False
 
 
 @contextmanager
@@ -449,7 +486,7 @@ def _await_ready(server: subprocess.Popen[bytes], data: Path, log: Path) -> None
     while True:
         if server.poll() is not None:
             raise CannotStart(f"PostgreSQL ended at start; {log} says why")
-        if _server_pid(data) == server.pid:
+        if _server_pid(data / "postmaster.pid") == server.pid:
             lines = (data / "postmaster.pid").read_text().splitlines()
             if len(lines) > 7 and lines[7].strip() == "ready":
                 return
@@ -499,17 +536,20 @@ def main() -> None:
     state = Path(os.environ["DONATIOND_STATE"])
     _pace(state / "run" / "postgres.started")
     cluster = _load(state)
-    if cluster is None:
-        sys.exit(f"{_note(state)} is missing: start with `donationd up --embedded`")
+    if cluster is None or not cluster.socket:
+        sys.exit(f"{_note(state)} is missing or of an earlier release: stop and start `donationd up --embedded`")
     os.chdir("/")
     if cluster.user is not None:
         entry = pwd.getpwnam(cluster.user)
         os.setgroups([])
         os.setgid(entry.pw_gid)
         os.setuid(entry.pw_uid)
+    _take_over_lock_files(cluster)
     # After the change of user, which would clear it: when supervisord dies, so does the database.
     die_with_parent(signal.SIGINT)
     command = cluster.command()
+    # PostgreSQL leaves out a line that its log has no room for; otherwise every session would wait for supervisord.
+    os.set_blocking(sys.stderr.fileno(), False)
     os.execve(command[0], command, ENVIRONMENT)  # noqa: S606
 
 

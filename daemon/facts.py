@@ -46,6 +46,21 @@ DONOR_FIELDS = frozenset({"last_name", "country", "email_hash"})
 # Families of objects that no donation is made of: they only lend it their ticket and donor.
 SHARED = frozenset({"in", "sub"})
 
+# How Stripe's ids of a family begin. Rows are keyed by an id alone, so one that begins like another family's is
+# rejected; a beginning that is not listed is accepted.
+FAMILY_OF_PREFIX = {
+    "pi": "pi",
+    "cs": "cs",
+    "ch": "ch",
+    "py": "ch",
+    "re": "re",
+    "pyr": "re",
+    "dp": "dp",
+    "du": "dp",
+    "in": "in",
+    "sub": "sub",
+}
+
 CHARGE_STATUSES = frozenset({"succeeded", "pending", "failed"})
 
 # Dispute statuses in rising stages (SPEC 3): among states of one second the later stage stands.
@@ -142,6 +157,11 @@ class _Charge(Struct):
     source_transfer: Raw = NULL
     metadata: _Metadata | None = None
     billing_details: Raw = NULL
+
+    @property
+    def is_transferred(self) -> bool:
+        """Whether it is the connected account's side of a destination charge, which is no donation."""
+        return self.source_transfer != NULL
 
     @property
     def taken(self) -> int:
@@ -315,8 +335,9 @@ class _Statement:
     def name(self, family: str, id_: str) -> dict[str, Fact]:
         """The facts of one object; naming it is enough to tie its id to this donation.
 
-        Raises _Unknown for an id that this event gives to objects of two families.
+        Raises _Unknown for an id that belongs to another family, or that this event gives to objects of two families.
         """
+        _check_family(family, id_)
         if self.family_of.setdefault(id_, family) != family:
             raise _Unknown("one id names two objects - at `$.id`")
         return self.facts.setdefault(family, {}).setdefault(id_, {} if family in SHARED else {"seen": self.at})
@@ -409,6 +430,12 @@ class _Unknown(ValueError):
     """A value we cannot interpret; the message does not repeat it."""
 
 
+def _check_family(family: str, id_: str) -> None:
+    """Raises _Unknown for an id that begins as the ids of another family do."""
+    if FAMILY_OF_PREFIX.get(id_.partition("_")[0], family) != family:
+        raise _Unknown("an id is of another kind of object - at `$.id`")
+
+
 def _ticket_of(metadata: _Metadata | None) -> str | None:
     return _ticket_id(metadata.ticket) if metadata else None
 
@@ -454,7 +481,8 @@ def _payment_intent(statement: _Statement, raw: Raw) -> str | None:
     elif intent.latest_charge:
         statement.name("ch", intent.latest_charge)["payment_intent"] = [statement.at, intent.id]
     for charge in charges:
-        _add_charge(statement, charge, intent.id)
+        if not charge.is_transferred:
+            _add_charge(statement, charge, intent.id)
     return None
 
 
@@ -471,7 +499,7 @@ def _invoice_of(statement: _Statement, intent: _PaymentIntent) -> str | None:
 
 def _charge(statement: _Statement, raw: Raw) -> str | None:
     charge = msgspec.json.decode(raw, type=_Charge)
-    if charge.source_transfer != NULL:
+    if charge.is_transferred:
         return "this charge is the connected account's side of a destination charge"
     known = _add_charge(statement, charge, None)
     if charge.took_money and statement.type in ("charge.succeeded", "charge.captured"):
@@ -565,11 +593,14 @@ def _subscription(statement: _Statement, raw: Raw) -> str | None:
 
 def _invoice(statement: _Statement, raw: Raw) -> str | None:
     invoice = msgspec.json.decode(raw, type=_Invoice)
-    subscription = invoice.subscription or invoice.details.subscription
+    reference = invoice.subscription or invoice.details.subscription
+    subscription = reference.id if isinstance(reference, _Named) else reference
+    if subscription:
+        _check_family("sub", subscription)
     statement.add(
         "in",
         invoice.id,
-        subscription=subscription.id if isinstance(subscription, _Named) else subscription,
+        subscription=subscription,
         ticket=invoice.ticket,
         last_name=privacy.reduce_name(invoice.customer_name),
         email_hash=privacy.reduce_email(invoice.customer_email, statement.hash_key),

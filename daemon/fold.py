@@ -119,11 +119,11 @@ def ids(facts: Facts) -> set[str]:
 
 
 def subscriptions(facts: Facts) -> set[str]:
-    """The ids of the subscriptions that the invoices in these facts belong to."""
+    """The ids of the subscriptions that donations in these facts borrow from. An invoice that nothing has paid yet
+    lends nothing to any donation, and so does one that its PaymentIntent no longer names."""
     if "in" not in facts:  # nearly always
         return set()
-    named = (_value(invoice, "subscription") for invoice in facts["in"].values())
-    return {id_ for id_ in named if id_}
+    return {id_ for of in _by_donation(facts, {}).values() for id_, _ in of.members["sub"]}
 
 
 def owners(facts: Facts) -> dict[str, str]:
@@ -172,10 +172,11 @@ def forget(facts: Facts) -> Facts:
 
     Those of every donation that was erased, so that no redelivery brings one back (SPEC 7): all objects of such a
     donation are marked as well, and one that is later found to belong to another donation stays erased. And those of
-    charges that failed, which name no donor (SPEC 3).
+    charges that failed, which name no donor (SPEC 3), whatever else was said of them: what is forgotten here does not
+    come back, so the rule must not depend on what is known so far.
     """
     for charge in facts.get("ch", {}).values():
-        if _value(charge, "status") == "failed":
+        if "failed" in charge:
             for name in DONOR_FIELDS:
                 charge.pop(name, None)
     marks: list[Any] = [known["erased"] for of in facts.values() for known in of.values() if "erased" in known]
@@ -203,6 +204,8 @@ def _without_donor(known: Known, at: Fact) -> Known:
 
 # What a failed charge may still supply, if no later one of its PaymentIntent does.
 SUPPLIED = ("amount", "returned", "currency", "created", "ticket", "invoice", "account")
+# A charge that states one of these counts for itself, whatever other charges state: it took money, or was refunded.
+STATES_MONEY = frozenset({"taken", "refund_events", "refund_seen"})
 
 
 def split_attempts(facts: Facts) -> tuple[Facts, dict[str, Known]]:
@@ -221,7 +224,12 @@ def split_attempts(facts: Facts) -> tuple[Facts, dict[str, Known]]:
     supplied: dict[str, set[str]] = {}
     for id_, known in sorted(charges.items(), key=TURN["ch"], reverse=True):
         intent = _value(known, "payment_intent")
-        if intent is None or id_ in children or "taken" in known or _value(known, "status") != "failed":
+        if (
+            intent is None
+            or id_ in children
+            or _value(known, "status") != "failed"
+            or not STATES_MONEY.isdisjoint(known)
+        ):
             continue
         by_later = supplied.setdefault(intent, set())
         states = {name for name in SUPPLIED if name in known}

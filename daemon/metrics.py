@@ -3,51 +3,21 @@
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import prometheus_client as prometheus
-import structlog
 from prometheus_client import values
 
 from daemon.facts import HANDLERS
+from daemon.metrics_files import MetricsFiles
+from health_sidecar import logs
 
-log = structlog.get_logger()
-
-# What prometheus-client calls the files of our kinds of metrics, before the slot.
-FILES = ("counter", "histogram", "gauge_livesum", "gauge_max", "gauge_mostrecent")
-FILE_BYTES = 256 * 1024  # some times what all our labels need
-
-
-def reserve(folder: Path, slot: str) -> str | None:
-    """Takes the room of a slot's files. Returns why it can't, or None.
-
-    They are written through memory, and a page for which the disk has no room ends the process (SIGBUS), after a commit
-    and before its reply. So there is room before the first count, or no file.
-    """
-    for name in FILES:
-        path = folder / f"{name}_{slot}.db"
-        try:
-            with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "rb") as file:
-                os.posix_fallocate(file.fileno(), 0, FILE_BYTES)
-        except OSError as error:
-            with suppress(OSError):
-                if not path.stat().st_size:
-                    path.unlink()
-            return error.strerror
-    return None
-
-
-# Files by slot and not by pid, so that a restart neither loses a count nor counts it twice. This must happen before
-# the first metric is made, and the library reads its folder from the environment too.
+# This must happen before the first metric is made. The library looks for its folder in the environment too.
 _FOLDER = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-_SLOT = os.environ.get("API_SLOT", "0")
-_NO_FILES = reserve(Path(_FOLDER), _SLOT) if _FOLDER is not None else None
-if _NO_FILES:
-    values.ValueClass = values.MutexValue
-elif _FOLDER is not None:
-    values.ValueClass = values.MultiProcessValue(lambda: _SLOT)  # type: ignore[no-untyped-call]
+_FILES = MetricsFiles(Path(_FOLDER), os.environ.get("API_SLOT", "0")) if _FOLDER else None
+if _FILES is not None:
+    values.ValueClass = _FILES.value
 
 WEBHOOK_EVENTS = prometheus.Counter("webhook_events", "Webhooks by type and outcome", ["type", "outcome"])
 WEBHOOK_REFUSED = prometheus.Counter("webhook_refused", "Bodies that are no signed event, by reason", ["reason"])
@@ -81,6 +51,8 @@ POOL_MAX = prometheus.Gauge(
 )
 HTTP_REQUESTS = prometheus.Counter("http_requests", "Requests by route pattern", ["route", "method", "status"])
 HTTP_DURATION = prometheus.Histogram("http_request_duration_seconds", "Time to a reply", ["route"])
+# The sidecar adds its own to the same name.
+LOG_DROPPED = prometheus.Counter("log_lines_dropped", logs.DROPPED_HELP, ["process"]).labels("api")
 
 METHODS = ("GET", "POST", "HEAD", "OPTIONS")
 POOL_STATES = ("used", "idle")
@@ -95,8 +67,6 @@ REASONS = ("malformed", "timestamp", "mismatch", "no event", "too large")
 
 def begin() -> None:
     """Shows zeros for what has not happened yet."""
-    if _NO_FILES:
-        log.warning("No metrics' files: nobody sees what this process counts. Mend it and restart", reason=_NO_FILES)
     for outcome in OUTCOMES:
         for event_type in (*HANDLERS, "other"):
             _webhook_events(event_type, outcome)
@@ -107,23 +77,35 @@ def begin() -> None:
         UNKNOWN_STATUSES.labels(family)
     for status in WEBHOOK_STATUSES:
         _requests(WEBHOOK_ROUTE, "POST", status)
+    _keep_files()
 
 
 async def sample(waiting: Callable[[], int], pools: Sequence[Callable[[], Mapping[str, int]]]) -> None:
-    """Looks now and then at what changes all the time, for ever; leaves zeros behind, since the files outlive us.
+    """Looks now and then at what changes all the time, and at the files; leaves zeros behind, since they outlive us.
+
+    Dropped log lines are counted here, and not where they are dropped: whatever the process does may write a line.
 
     Args:
         waiting: how many events wait.
         pools: each says its connections by state, and their `max`.
     """
+    dropped = 0
     try:
         while True:
             QUEUE.set(waiting())
             _show_connections([connections() for connections in pools])
+            LOG_DROPPED.inc(logs.dropped_lines() - dropped)
+            dropped = logs.dropped_lines()
+            _keep_files()
             await asyncio.sleep(SAMPLE_INTERVAL_S)
     finally:
         QUEUE.set(0)
         _show_connections([])
+
+
+def _keep_files() -> None:
+    if _FILES is not None:
+        _FILES.keep()
 
 
 def _show_connections(pools: Sequence[Mapping[str, int]]) -> None:

@@ -25,6 +25,9 @@ from sql.snapshot import snapshot
 LONG_S = 3600.0  # for statements that read the whole ledger
 STRIPE_KEEPS_DAYS = 30  # https://docs.stripe.com/api/events: older ones can't be delivered again
 MOST_ROWS = 1_000_000
+WHERE_IDS_ARE = (
+    "`donationd ledger TICKET --ids` and `donationd unassigned` show ids, and Stripe's dashboard has them too (pi_…)"
+)
 PRUNE_ROWS = 20_000  # per statement: some tenths of a second
 
 
@@ -61,7 +64,7 @@ async def _read_unassigned(database: Database, limit: int) -> tuple[list[Row], i
 
 def _object_id(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     if value is not None and not re.fullmatch(ID_PATTERN, value):
-        raise click.BadParameter("the id of a PaymentIntent, Checkout Session or charge, such as pi_3PqXb2Lkd")
+        raise click.BadParameter(f"the id of a PaymentIntent, Checkout Session or charge; {WHERE_IDS_ARE}")
     return value
 
 
@@ -87,7 +90,8 @@ by_option = click.option(
 def assign(donation: str, ticket: str, actor: str) -> None:
     """Move a donation to a ticket, whatever its events name; later events of it follow.
 
-    DONATION is the id of a PaymentIntent, Checkout Session or charge. The last assignment counts; who and when is on
+    DONATION is the id of a PaymentIntent, Checkout Session or charge, as `donationd unassigned`,
+    `donationd ledger TICKET --ids` and Stripe's dashboard show it. The last assignment counts; who and when is on
     record (`donationd acts`).
 
     \b
@@ -110,7 +114,7 @@ async def _assign(database: Database, donation: str, ticket: str, actor: str) ->
 async def _facts_of(ledger: Ledger, donation: str) -> Facts:
     facts = await ledger.facts_of(donation)
     if facts is None or donation not in fold.owners(facts):
-        raise Failure(f"there is no donation {donation}; its id stands in: donationd unassigned, donationd ledger")
+        raise Failure(f"there is no donation {donation}; {WHERE_IDS_ARE}")
     return facts
 
 
@@ -125,6 +129,9 @@ def _now_us() -> int:
 @by_option
 def erase(donation: str | None, email: bool, yes: bool, actor: str) -> None:
     """Take a donor's last name, country and e-mail hash away for good.
+
+    DONATION is the id of a PaymentIntent, Checkout Session or charge, as `donationd ledger TICKET --ids`,
+    `donationd unassigned` and Stripe's dashboard show it.
 
     No total changes, and no later delivery brings them back. The e-mail is neither shown nor kept: it is hashed with
     DONOR_EMAIL_HASH_KEY if that is set, and without it too.

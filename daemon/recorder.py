@@ -103,10 +103,13 @@ class _Held:
 
     @classmethod
     def of_row(cls, root: str, version: int, text: str, rules: int | None) -> "_Held":
-        """Reads a row of find_held.sql; one that older rules stored is brought to today's form."""
+        """Reads a row of find_held.sql; one that older rules stored is brought to today's form.
+
+        A failed charge brings its PaymentIntent, for an event may name the charge only.
+        """
         facts = msgspec.json.decode(text)
         if version == 0:
-            return cls(root, 0, {"ch": {root: facts}})
+            return cls(root, 0, {"pi": {facts["payment_intent"][1]: {}}, "ch": {root: facts}})
         return cls(root, version, upgrade(facts) if rules == 0 else facts)
 
 
@@ -312,6 +315,7 @@ class Recorder:
         parts = await self._parts([change for change in changes if change.ids])
         lenders = await self._subscriptions(parts, [change for change in changes if "sub" in change.facts])
         gifts = await self._gifts(parts, [each.id for each in lenders.values() if each.ticket_changed])
+        lenders = await self._subscriptions(gifts, []) | lenders  # a row may hold gifts of other subscriptions too
         batch = _Batch(_groups([*parts, *gifts], lenders), lenders)
         lent = {each.id: each.facts for each in lenders.values()}
         for group in batch.groups:

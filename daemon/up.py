@@ -1,13 +1,15 @@
 """`donationd up`: everything under supervisord, in the foreground, until it is asked to stop.
 
 It completes the environment, starts supervisord on the one `supervisord.conf`, waits until the API is ready, says
-what to open and what to try, and stops everything on SIGINT, SIGTERM or SIGHUP. Neighbours: `embedded` prepares the
+what to open and what to try, and stops everything on SIGINT, SIGTERM or SIGHUP. Otherwise it outlives the process that
+started it, unless it was asked to follow that (`make run` asks). Neighbours: `embedded` prepares the
 database of `--embedded`; `cli` calls `up` and, without a DATABASE_URL, `embedded_environ`.
 
 What keeps nothing running: supervisord gets SIGTERM when we die, its programs when supervisord dies (PDEATHSIG), and
 we adopt whatever it leaves behind and wait for its end.
 """
 
+import configparser
 import contextlib
 import ctypes
 import errno
@@ -30,6 +32,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -44,16 +47,19 @@ from health_sidecar.life import die_with_parent, forbid_core_dumps
 ROOT = Path(__file__).resolve().parent.parent  # the checkout: supervisord.conf lies next to the packages
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 API_STOP_SPARE_S = 5  # beyond its SHUTDOWN_GRACE_MS
-STOP_TIMEOUT_S = 60.0  # after the API's drain: the sidecar's 10 s, PostgreSQL's 30 s, and some to spare
-ORPHANS_TIMEOUT_S = 40.0  # what a killed supervisord leaves behind stops by itself within this
+STOP_SPARE_S = 3.0  # supervisord looks once a second: to stop a group, to kill it, and to see that it has ended
+PROGRAMS_SPARE_S = 10.0  # beyond the longest stopwaitsecs, for programs that end without supervisord
+ORPHANS_S = 5.0  # for what is left after supervisord has ended in order
+KILLED_S = 5.0  # from SIGKILL to the end, unless the disk does not answer
 LOCK_WAIT_S = 2.0  # a command looking whether we run holds the lock for a moment
 WORDS_KEPT = 20  # of supervisord's lines; the last says why it ended
 WORDS_TIMEOUT_S = 1.0  # for the last of them, once it has ended
 POLL_S = 0.1
+FOLLOW_S = 0.5
 PROGRESS_INTERVAL_S = 5.0
 HTTP_TIMEOUT_S = 2.0
 MAX_API_PROCESSES = 64
-MAX_SOCKET_FOLDER_BYTES = 80  # a Unix address has 107; `/supervisor.sock.` and a pid of 7 digits take 24 of them
+MAX_SOCKET_FOLDER_BYTES = 76  # a Unix address is kept below 100; `/postgres/.s.PGSQL.5432` takes 23 of them
 PR_SET_CHILD_SUBREAPER = 36
 
 DEFAULTS = {
@@ -72,11 +78,12 @@ class Stop(BaseException):
     """Somebody asked us to stop."""
 
 
-def up(embedded: bool) -> int:
+def up(embedded: bool, stop_with: int | None = None) -> int:
     """Runs everything until SIGINT, SIGTERM or SIGHUP; returns the exit status.
 
     Args:
         embedded: bring PostgreSQL along, and fill in what a first try needs.
+        stop_with: the pid of our parent; its end, or its hang-up, is a stop signal too.
 
     Returns:
         0 after a requested stop; 1 if it could not start, or supervisord ended by itself.
@@ -85,6 +92,8 @@ def up(embedded: bool) -> int:
     _catch_stop_signals()
     supervisord: subprocess.Popen[bytes] | None = None
     try:
+        if stop_with is not None:
+            _follow(stop_with)
         state = state_folder(ROOT)
         _make_folders(state)
         _warn_of_open_folders(state)
@@ -99,7 +108,7 @@ def up(embedded: bool) -> int:
             supervisord = _start(environ, state, lock)
             _await_ready(supervisord, _Words(supervisord), environ)
             _welcome(environ, state)
-            status = supervisord.wait()
+            status = _collect(supervisord, until_it_ends=True)
             raise CannotStart(f"supervisord ended by itself (status {status}); {state}/logs/supervisord.log says why")
     except CannotStart as error:
         for line in str(error).splitlines():
@@ -113,7 +122,7 @@ def up(embedded: bool) -> int:
         return 0
     finally:
         if supervisord is not None:
-            _stop(supervisord, STOP_TIMEOUT_S + _api_stop_s(environ))
+            _stop(supervisord, stop_limits(environ))
 
 
 def embedded_environ(root: Path = ROOT) -> dict[str, str] | None:
@@ -150,15 +159,16 @@ def state_folder(root: Path) -> Path:
 
 
 def _make_folders(state: Path) -> None:
-    """Makes the state folder and its parts. As root the folder itself may be entered (not listed) by everybody:
-    PostgreSQL's data below it belongs to another user. Everything else in it is for its owner only.
-    """
+    """Makes the state folder and its parts; everything in them is for its owner only."""
     try:
         if not state.exists():
             state.mkdir(parents=True)
-            state.chmod(0o711 if os.geteuid() == 0 else 0o700)
+            state.chmod(_enterable_mode())
         _check_private(state)
-        for name in ("logs", "run", "metrics"):
+        if not (state / "run").exists():
+            (state / "run").mkdir(mode=0o700)
+            (state / "run").chmod(_enterable_mode())
+        for name in ("run", "logs", "metrics"):
             (state / name).mkdir(mode=0o700, exist_ok=True)
             _check_private(state / name)
         (state / "lock").touch(mode=0o600)
@@ -207,6 +217,13 @@ def _warn_of_open_folders(state: Path) -> None:
             )
 
 
+def _enterable_mode() -> int:
+    """The mode of the state folder and the run folder. As root they may be entered (not listed) by every user:
+    PostgreSQL's data and socket below them belong to another one.
+    """
+    return 0o711 if os.geteuid() == 0 else 0o700
+
+
 @contextmanager
 def _lock(state: Path) -> Iterator[int]:
     """Holds the instance's lock; yields its descriptor. It is held as long as we or supervisord live."""
@@ -249,18 +266,27 @@ def _complete(given: Mapping[str, str], state: Path, embedded: bool) -> dict[str
 
 
 def _socket_folder(state: Path) -> Path:
-    """Where the Unix sockets are: in the state folder, or, where that makes an address too long, in a folder of our
-    own (0700) among the temporary files.
+    """Where the Unix sockets are: in the state folder, or, where their addresses can't be that long or libpq would
+    take a comma for the next host, in a folder of our own among the temporary files.
     """
-    run = state / "run"
-    if len(os.fsencode(run)) <= MAX_SOCKET_FOLDER_BYTES:
-        return run
-    short = Path(tempfile.gettempdir()) / f"donationd-{hashlib.sha256(os.fsencode(state)).hexdigest()[:12]}"
-    short.mkdir(mode=0o700, exist_ok=True)
-    found = short.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) != 0o700:
-        raise CannotStart(f"{short} should be a folder of this user's own, closed to everybody else (mode 0700)")
-    return short
+    name = f"donationd-{hashlib.sha256(os.fsencode(state)).hexdigest()[:12]}"
+    for folder in (state / "run", Path(tempfile.gettempdir(), name), Path("/tmp", name)):  # noqa: S108 - checked below
+        if len(os.fsencode(folder)) <= MAX_SOCKET_FOLDER_BYTES and "," not in str(folder):
+            break
+    if folder.parent != state:
+        _make_own(folder)
+    return folder
+
+
+def _make_own(folder: Path) -> None:
+    """Makes a folder where others may make some too; one that is there must be ours, and closed to all others."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+        folder.chmod(_enterable_mode())
+    found = folder.lstat()
+    closed = stat.S_IMODE(found.st_mode) in (0o700, _enterable_mode())
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or not closed:
+        raise CannotStart(f"{folder} must be a folder of this user's own that no other user can list: remove it")
 
 
 def _api_stop_s(environ: Mapping[str, str]) -> int:
@@ -354,7 +380,8 @@ def _bring_database(environ: dict[str, str], state: Path) -> None:
     """Prepares the embedded database and adds its URL to `environ`."""
     say("starting the embedded PostgreSQL")
     role_password = environ["DONATIOND_DATABASE_PASSWORD"]
-    cluster = prepare(state, role_password=role_password, report=lambda line: say(f"  {line}"))
+    run = Path(environ["DONATIOND_RUN"])
+    cluster = prepare(state, run, role_password=role_password, report=lambda line: say(f"  {line}"))
     environ["DATABASE_URL"] = cluster.url(ROLE, role_password)
 
 
@@ -362,7 +389,10 @@ def _clear_leftovers(state: Path, environ: Mapping[str, str]) -> None:
     """Removes the sockets, metric files and note of a former life. The lock is ours and the ports are free, so that
     no process lives that still counts in those files.
     """
-    for path in (*(state / "metrics").glob("*.db"), Path(environ["DONATIOND_RUN"], "supervisor.sock"), _note(state)):
+    for path in (state / "metrics").glob("*.db"):
+        with contextlib.suppress(IsADirectoryError):  # damage, which the API process repairs
+            path.unlink(missing_ok=True)
+    for path in (Path(environ["DONATIOND_RUN"], "supervisor.sock"), _note(state)):
         path.unlink(missing_ok=True)
     Path(environ["READINESS_SOCKET"]).parent.mkdir(parents=True, exist_ok=True)
 
@@ -440,7 +470,7 @@ def _await_ready(supervisord: subprocess.Popen[bytes], words: _Words, environ: M
         status, api_says = health(environ)
         if status == http.client.OK:
             return
-        if supervisord.poll() is not None:
+        if _collect(supervisord) is not None:
             reason = words.last() or f"{environ['DONATIOND_STATE']}/logs/supervisord.log says why"
             raise CannotStart(f"supervisord ended at start: {reason}")
         waiting = _waiting_for(environ, api_says.get("message"))
@@ -498,7 +528,13 @@ donationd is ready.
   logs       {state}/logs
   processes  {supervisorctl} -s unix://{environ["DONATIOND_RUN"]}/supervisor.sock status
 
-Try next, in another terminal:
+{_real_steps(donationd, api) if Config.from_environ(environ).stripe_livemode else _trial_steps(donationd, api)}
+
+Ctrl-C stops everything.""")
+
+
+def _trial_steps(donationd: str, api: str) -> str:
+    return f"""Try next, in another terminal:
 
   {donationd} tickets add story-1 --title "A well for the village"
   {donationd} simulate --payments 20
@@ -506,9 +542,17 @@ Try next, in another terminal:
 
 With a Stripe account (set STRIPE_WEBHOOK_SECRET to the secret it prints, and start again):
 
-  stripe listen --forward-to {api}/webhooks/stripe
+  stripe listen --forward-to {api}/webhooks/stripe"""
 
-Ctrl-C stops everything.""")
+
+def _real_steps(donationd: str, api: str) -> str:
+    return f"""The ledger is in live mode. Next, in another terminal:
+
+  {donationd} tickets add story-1 --title "A well for the village"
+  {donationd} ledger story-1
+
+Stripe delivers to your webhook endpoint, https://YOUR-HOST/webhooks/stripe: a proxy with TLS passes it on to
+http://{api}/webhooks/stripe (README.md, "With your Stripe account")."""
 
 
 def _command(name: str) -> str:
@@ -532,30 +576,120 @@ def _catch_stop_signals() -> None:
 
 
 def _raise_stop(_number: int, _frame: FrameType | None) -> NoReturn:
-    for number in STOP_SIGNALS:  # stopping is bounded; a second Ctrl-C must not cut it short and leave things running
-        signal.signal(number, _already_stopping)
+    _ignore_stop_signals()
     raise Stop
+
+
+def _follow(parent: int) -> None:
+    """From now on looks at our parent twice a second, and raises Stop when it has ended or is about to."""
+
+    def look(number: int = signal.SIGALRM, frame: FrameType | None = None) -> None:
+        if os.getppid() != parent or _waits_to_end(parent):
+            _raise_stop(number, frame)
+
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, FOLLOW_S, FOLLOW_S)
+    look()
+
+
+def _waits_to_end(pid: int) -> bool:
+    """Whether a process has received a stop signal and waits for its children before it ends by it.
+
+    GNU make does that after a hang-up, which the system sends to the leader of the terminal's session only: it passes
+    nothing on, and would wait for ever. It has the signal blocked then, and no handler for it any more.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    fields = dict(line.split(":\t", 1) for line in lines if line.startswith("Sig"))
+    blocked, ignored, caught = (int(fields[name], 16) for name in ("SigBlk", "SigIgn", "SigCgt"))
+    return any(blocked & ~ignored & ~caught & 1 << (number - 1) for number in STOP_SIGNALS)
+
+
+def _ignore_stop_signals() -> None:
+    """Stopping is bounded; a second Ctrl-C must not cut it short and leave processes running."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number in STOP_SIGNALS:
+        signal.signal(number, _already_stopping)
 
 
 def _already_stopping(_number: int, _frame: FrameType | None) -> None:
     """A handler and not SIG_IGN: a signal that came in between would raise in the middle of the stop."""
 
 
-def _stop(supervisord: subprocess.Popen[bytes], timeout_s: float) -> None:
-    """Stops supervisord and waits for the end of it and of everything it started."""
+@dataclass(frozen=True)
+class StopLimits:
+    """How long each step of a stop may take. Their sum is the longest time from a stop signal to the end of `up`.
+
+    Attributes:
+        supervisord_s: supervisord ends its programs, one group after the other.
+        programs_s: after the end of a supervisord that did not end them, they all end by themselves.
+        killed_s: what was still running after that has been killed.
+    """
+
+    supervisord_s: float
+    programs_s: float
+    killed_s: float = KILLED_S
+
+    @property
+    def total_s(self) -> float:
+        """The sum."""
+        return self.supervisord_s + self.programs_s + self.killed_s
+
+
+def stop_limits(environ: Mapping[str, str]) -> StopLimits:
+    """The limits that follow from the `stopwaitsecs` of every program in the configuration.
+
+    Args:
+        environ: SHUTDOWN_GRACE_MS and DONATIOND_INCLUDE are read.
+    """
+    files = [ROOT / name for name in ("supervisord.conf", environ["DONATIOND_INCLUDE"]) if name]
+    configuration = configparser.RawConfigParser()
+    configuration.read(files)
+    known = {"ENV_DONATIOND_API_STOP_SECONDS": str(_api_stop_s(environ))}
+    programs = [section for section in configuration.values() if "command" in section]
+    waits_s = [int(program["stopwaitsecs"] % known) for program in programs]
+    return StopLimits(
+        supervisord_s=sum(waits_s) + STOP_SPARE_S * len(waits_s), programs_s=max(waits_s) + PROGRAMS_SPARE_S
+    )
+
+
+def _stop(supervisord: subprocess.Popen[bytes], limits: StopLimits) -> None:
+    """Stops supervisord and waits for the end of it and of everything it started, no longer than the limits say."""
+    _ignore_stop_signals()
     supervisord.terminate()
     try:
-        supervisord.wait(timeout_s)
+        in_order = supervisord.wait(limits.supervisord_s) == 0
     except subprocess.TimeoutExpired:
         supervisord.kill()
-        supervisord.wait()
+        in_order = False
     # Its death told them already, but for one so young that it had not asked for that yet.
     _signal_children(signal.SIGTERM)
-    deadline = time.monotonic() + ORPHANS_TIMEOUT_S
+    patience_s = ORPHANS_S if in_order else limits.programs_s
+    since_s = time.monotonic()
     while _reap():
-        if time.monotonic() > deadline:
+        waited_s = time.monotonic() - since_s
+        if waited_s > patience_s + limits.killed_s:
+            say(f"these processes can't be ended, as if their disk did not answer: {', '.join(map(str, _children()))}")
+            return
+        if waited_s > patience_s:
             _signal_children(signal.SIGKILL)
         time.sleep(POLL_S)
+
+
+def _collect(supervisord: subprocess.Popen[bytes], *, until_it_ends: bool = False) -> int | None:
+    """Collects adopted processes that have ended, so that none stays a zombie.
+
+    Returns:
+        supervisord's exit status once it has ended; None before, at once or, with `until_it_ends`, never.
+    """
+    wait = 0 if until_it_ends else os.WNOHANG
+    while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | wait):
+        if ended.si_pid == supervisord.pid:
+            return supervisord.wait()
+        os.waitpid(ended.si_pid, 0)
+    return None
 
 
 def _reap() -> bool:
@@ -569,12 +703,20 @@ def _reap() -> bool:
 
 
 def _signal_children(number: signal.Signals) -> None:
-    """Sends `number` to every child of ours, adopted ones included."""
+    for pid in _children():
+        with contextlib.suppress(OSError):
+            os.kill(pid, number)
+
+
+def _children() -> list[int]:
+    """Every child of ours, adopted ones included."""
     ours = f"PPid:\t{os.getpid()}\n"
+    found = []
     for status in Path("/proc").glob("[0-9]*/status"):
         with contextlib.suppress(OSError):
             if ours in status.read_text():
-                os.kill(int(status.parent.name), number)
+                found.append(int(status.parent.name))
+    return found
 
 
 def say(line: str, descriptor: int = 1) -> None:

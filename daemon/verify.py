@@ -19,6 +19,8 @@ BATCH = 500  # donations per look at stripe_objects
 FIELDS = 17  # of fold.Donation, in the order of verify_donations.sql
 FIGURES = ("paid_minor", "refunded_minor", "disputed_minor", "paid", "refunded", "disputed", "partially_refunded")
 COUNT_OF_STATUS = {"PAID": "paid", "REFUNDED": "refunded", "DISPUTED": "disputed"}
+# What deriving raises for facts that no release wrote: text in the place of a time, a list that is too short.
+MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 @dataclass
@@ -89,11 +91,19 @@ def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str]
         linked[row[FIELDS]][row[0]] = fold.Donation(*row[:FIELDS])
     rows = snapshot.stream("verify_donations", {"with_facts": True})
     while batch := list(islice(rows, BATCH)):
-        facts_of = {row[0]: upgrade(row[-2]) if row[-1] == 0 else row[-2] for row in batch}
-        lent = _subscriptions(snapshot, facts_of.values())
+        facts_of, malformed = _facts_of(batch)
+        lent, malformed_lent = _subscriptions(snapshot, facts_of.values())
+        yield from malformed + malformed_lent
         for row in batch:
             stored = {row[0]: fold.Donation(*row[:FIELDS]), **linked.pop(row[0], {})}
-            derived = {donation.id: donation for donation in fold.donations(facts_of[row[0]], lent)}
+            if row[0] not in facts_of:
+                continue
+            try:
+                derived = _derive(facts_of[row[0]], lent)
+            except MALFORMED as error:
+                del facts_of[row[0]]
+                yield _malformed(f"donation {row[0]}: its facts, or those of its subscription,", error)
+                continue
             yield from differences(stored, derived)
             for donation in derived.values():
                 sums.add(donation)
@@ -109,6 +119,30 @@ def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str]
         yield f"{objects} Stripe objects are on record, the facts name {names}"
 
 
+def _facts_of(batch: Iterable[Row]) -> tuple[dict[str, Facts], list[str]]:
+    """The facts of rows of verify_donations.sql in today's form, by id, and a line for each row whose are malformed."""
+    facts_of: dict[str, Facts] = {}
+    malformed = []
+    for row in batch:
+        try:
+            facts = msgspec.convert(row[-2], Facts)
+            facts_of[row[0]] = upgrade(facts) if row[-1] == 0 else facts
+        except MALFORMED as error:
+            malformed.append(_malformed(f"donation {row[0]}: its facts", error))
+    return facts_of, malformed
+
+
+def _derive(facts: Facts, lent: fold.Subscriptions) -> dict[str, fold.Donation]:
+    """The donations that facts add up to, by id. Raises one of MALFORMED, also if a field would have a wrong type."""
+    derived = [msgspec.structs.asdict(donation) for donation in fold.donations(facts, lent)]
+    return {donation.id: donation for donation in msgspec.convert(derived, list[fold.Donation])}
+
+
+def _malformed(what: str, error: Exception) -> str:
+    """The difference, without any value: facts may be a donor's."""
+    return f"{what} are malformed ({type(error).__name__}): restore the row from a backup"
+
+
 def _roots(snapshot: Snapshot, facts_of: dict[str, Facts]) -> dict[str, str]:
     """Object id -> the row that should keep it, for the objects of these rows and their failed charges kept apart."""
     root_of = {id_: root for root, facts in facts_of.items() for id_ in fold.ids(facts)}
@@ -117,10 +151,17 @@ def _roots(snapshot: Snapshot, facts_of: dict[str, Facts]) -> dict[str, str]:
     return root_of | {charge: root_of[intent] for charge, intent in apart}
 
 
-def _subscriptions(snapshot: Snapshot, facts: Iterable[Facts]) -> dict[str, fold.Known]:
+def _subscriptions(snapshot: Snapshot, facts: Iterable[Facts]) -> tuple[dict[str, fold.Known], list[str]]:
+    """What is held of the subscriptions that these facts name, and a line for each whose facts are malformed."""
     named = {id_ for each in facts for id_ in fold.subscriptions(each)}
-    rows = snapshot.rows("verify_subscriptions", {"ids": list(named)}) if named else []
-    return {id_: known for _, kept in rows for id_, known in kept["sub"].items()}
+    lent: dict[str, fold.Known] = {}
+    malformed = []
+    for id_, kept in snapshot.rows("verify_subscriptions", {"ids": list(named)}) if named else []:
+        try:
+            lent |= msgspec.convert(kept, Facts)["sub"]
+        except MALFORMED as error:
+            malformed.append(_malformed(f"subscription {id_}: its facts", error))
+    return lent, malformed
 
 
 def _misplaced(snapshot: Snapshot, root_of: dict[str, str]) -> Iterator[str]:

@@ -26,18 +26,19 @@ from health_sidecar.config import Config, ConfigError
 from health_sidecar.connections import Door, Limits, bind, opened, reserve_descriptors
 from health_sidecar.endpoints import build_app, report_routes
 from health_sidecar.gate import OUT_OF_SYNC, SCHEMA_REFUSED, Verdict, open_probe, report_config, run_gate
+from health_sidecar.heartbeat import Heartbeat
 from health_sidecar.history import History, Run
 from health_sidecar.logs import ToldOnce
 from health_sidecar.metrics import ApiSums, Metrics, build_registry
 from health_sidecar.probe import SLOW_KINDS, Probe
 from health_sidecar.readiness import HEALTHY, UNAVAILABLE, Publisher, Readiness
+from health_sidecar.supervision import Supervision
 from health_sidecar.tally import Tally, by_outcome
 from health_sidecar.watchdog import Outcome, Rules, Watch, describe, watch_database
 from sql.database import DatabaseDown, Refused, remedy
 
 log = structlog.get_logger()
 
-API_GROUP = "api"
 # A few monitors and scrapers, whose requests have no body. They may be far away, and /metrics has some 100 kB.
 LIMITS = Limits(connections=100, head_s=10.0, body_s=2.0, reply_s=30.0, idle_s=75.0)
 SHUTDOWN_S = 2.0  # health checks are answered at once; nobody needs longer
@@ -63,7 +64,9 @@ class Sidecar:
     tally: Tally
     processes_file: Path
     counter: Probe  # of the backlog; apart, so that a slow count can't make a ping late
+    supervision: Supervision
     reported: asyncio.Event = field(default_factory=asyncio.Event)
+    gate_passed: asyncio.Event = field(default_factory=asyncio.Event)
     # An API process said that a query failed, and no check of everything has passed since.
     is_doubted: bool = False
     schema_problems: ToldOnce = field(default_factory=lambda: ToldOnce("error", "[DB Watchdog] ❌ Schema out of sync"))
@@ -82,7 +85,8 @@ class Sidecar:
             self.tell(Readiness(ready=False, last_error=verdict.error, message="The database startup gate failed"))
 
     def opened(self) -> None:
-        """The gate has passed and the API was asked to start: ready."""
+        """The gate has passed: ready, and the API may be started."""
+        self.gate_passed.set()
         self.tell(Readiness(ready=True, last_ping_at=datetime.now(UTC), message=HEALTHY))
 
     def tell(self, state: Readiness) -> None:
@@ -162,7 +166,14 @@ class Sidecar:
         """GET /health/status."""
         events = await self.tally.lately()
         known = processes.load(self.processes_file)
-        return report.status(self.publisher.state, known, events, self.metrics.waiting, list(self.history.recent))
+        return report.status(
+            self.publisher.state,
+            known,
+            events,
+            self.metrics.waiting,
+            list(self.history.recent),
+            supervisord=self.supervision.problem,
+        )
 
     async def wait_report(self, timeout_s: float) -> bool:
         """Whether an API process reported a failed query before `timeout_s` had passed."""
@@ -196,7 +207,7 @@ def watchdog_rules(config: Config) -> Rules:
 
 
 @asynccontextmanager
-async def open_sidecar(config: Config) -> AsyncIterator[tuple[Sidecar, Door]]:
+async def open_sidecar(config: Config, environ: Mapping[str, str]) -> AsyncIterator[tuple[Sidecar, Door]]:
     """HTTP and the readiness socket up, not ready yet; all of it gone again at the end."""
     beside = config.readiness_socket
     probe = open_probe(config, "donationd sidecar")
@@ -206,10 +217,10 @@ async def open_sidecar(config: Config) -> AsyncIterator[tuple[Sidecar, Door]]:
     reported = asyncio.Event()
     tally = Tally(lambda: by_outcome(ApiSums(config.metrics_dir)) if config.metrics_dir else {})
     async with Publisher(beside, GATE_PENDING, reported.set) as publisher:
-        sidecar = Sidecar(
-            publisher, metrics, history, probe, tally, beside.with_name(processes.FILE), counter, reported
-        )
-        registry = build_registry(metrics, config.metrics_dir, sidecar.processes_file)
+        processes_file = beside.with_name(processes.FILE)
+        supervision = Supervision(environ.get("SUPERVISOR_SERVER_URL", ""), metrics)
+        sidecar = Sidecar(publisher, metrics, history, probe, tally, processes_file, counter, supervision, reported)
+        registry = build_registry(metrics, config.metrics_dir, processes_file)
         app = build_app(lambda: publisher.state, registry, report_routes(sidecar.report_history, sidecar.report_status))
         try:
             async with opened(web.AppRunner(app, shutdown_timeout=SHUTDOWN_S), LIMITS) as door:
@@ -222,8 +233,8 @@ async def open_sidecar(config: Config) -> AsyncIterator[tuple[Sidecar, Door]]:
             await counter.close()
 
 
-async def guard(sidecar: Sidecar, config: Config, environ: Mapping[str, str]) -> int:
-    """Gate, API processes, watchdog. Returns the exit status when there is no more use in going on."""
+async def guard(sidecar: Sidecar, config: Config) -> int:
+    """Gate, then watchdog. Returns the exit status when there is no more use in going on."""
     verdict = await run_gate(
         config.database_url.get_secret_value(),
         sidecar.probe,
@@ -239,7 +250,6 @@ async def guard(sidecar: Sidecar, config: Config, environ: Mapping[str, str]) ->
         return 1
     rules = watchdog_rules(config)
     log.info(f"[DB Watchdog] Starting (interval: {config.watchdog_interval_ms}ms)")
-    await start_api(environ)
     sidecar.opened()
     log.info("✅ Database watchdog started")
     await watch_database(
@@ -253,20 +263,7 @@ async def guard(sidecar: Sidecar, config: Config, environ: Mapping[str, str]) ->
     return 1
 
 
-async def start_api(environ: Mapping[str, str]) -> None:
-    """Have supervisord open the API's port and start its processes, where there is a supervisord.
-
-    One that can't be asked is an error: without it the port would stay closed, and the next life tries again.
-    """
-    if "SUPERVISOR_SERVER_URL" not in environ:
-        return
-    if await asyncio.to_thread(life.start_group, environ, API_GROUP):
-        log.info("API processes started", group=API_GROUP)
-    else:
-        log.error("supervisord knows no such group: the API was not started", group=API_GROUP)
-
-
-async def serve(config: Config, environ: Mapping[str, str], started_s: float) -> int:
+async def serve(config: Config, environ: Mapping[str, str], started_s: float, heartbeat: Heartbeat) -> int:
     """The whole life after the configuration. Returns the exit status.
 
     A life that failed goes on answering health checks until it may end (see life.MIN_FAILED_LIFE_S).
@@ -275,15 +272,18 @@ async def serve(config: Config, environ: Mapping[str, str], started_s: float) ->
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, stop.set)
-    async with open_sidecar(config) as (sidecar, door):
+    async with open_sidecar(config, environ) as (sidecar, door):
         work = [
-            guard(sidecar, config, environ),
+            heartbeat.run(),
+            guard(sidecar, config),
             sidecar.publisher.run(),
             sidecar.history.run(),
             sidecar.count(),
             sidecar.tally.run(),
             door.watch(),
         ]
+        if life.supervised(environ):
+            work += [sidecar.supervision.run(sidecar.gate_passed), sidecar.supervision.watch()]
         status = await first_to_end(stop, work)
         if status == 0:
             # Else the time until the next start would count as the state before.
@@ -331,15 +331,16 @@ def main(environ: Mapping[str, str]) -> int:
     try:
         config = Config.from_environ(environ)
         reserve_descriptors(LIMITS.connections)
+        heartbeat = Heartbeat()
     except ConfigError as error:
         logs.configure("text", "INFO")
         report_config(error)
         life.linger(started_s)
         return 1
-    logs.configure(config.log_format, config.log_level)
+    logs.configure_serving(config.log_format, config.log_level)
     server_logger.addFilter(logs.NoBadRequests())
     try:
-        return asyncio.run(serve(config, environ, started_s))
+        return asyncio.run(serve(config, environ, started_s, heartbeat))
     except OSError as error:
         log.critical(f"🚨 The sidecar cannot start: {error.strerror or error}", file=error.filename)
         life.linger(started_s)

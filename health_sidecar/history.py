@@ -10,19 +10,19 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-import structlog
 
+from health_sidecar import files
+from health_sidecar.files import DamagedFile
 from health_sidecar.logs import ToldOnce
 from sql import load
 from sql.database import DatabaseDown, Refused
 
-log = structlog.get_logger()
-
 # About 60 kB on disk. When full, the first half stays (how the outage began) and the newest follow.
 MAX_WAITING = 400
+MAX_BYTES = 1024 * 1024
 # Details are sentences of ours; a bound all the same.
 MAX_DETAIL_CHARS = 500
 # Some megabytes at most, and years of ordinary life.
@@ -36,7 +36,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     ok: bool
     state: str
     detail: str
-    at: datetime
+    at: Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class History:
@@ -109,30 +109,28 @@ class History:
         """Make the file hold what waits; no file when nothing does. Trouble with it is logged and goes no further."""
         if self._path is None:
             return
-        temporary = self._path.with_name(self._path.name + ".new")
         try:
             if self.waiting:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                temporary.write_bytes(b"".join(msgspec.json.encode(run) + b"\n" for run in self.waiting))
-                temporary.replace(self._path)
+                files.write(self._path, b"".join(msgspec.json.encode(run) + b"\n" for run in self.waiting))
             else:
                 self._path.unlink(missing_ok=True)
+                files.report(self._path, None)
             self._unsaved.over()
         except OSError as error:
             self._unsaved.met(str(error.strerror), path=str(self._path))
 
 
 def _load(path: Path) -> list[Run]:
-    """The rows an earlier life left behind; lines that can't be read are skipped."""
+    """The rows that an earlier process run left behind; lines that can't be read are left out."""
     rows: list[Run] = []
     try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return rows
-    except OSError as error:
-        log.warning("[DB Watchdog] cannot read the history file", path=str(path), error=error.strerror)
+        lines = (files.read(path, MAX_BYTES) or b"").splitlines()
+    except DamagedFile as error:
+        files.report(path, str(error))
         return rows
     for line in lines[:MAX_WAITING]:
         with contextlib.suppress(ValueError, RecursionError):
             rows.append(msgspec.json.decode(line, type=Run))
+    unread = len(lines) - len(rows)
+    files.report(path, f"{unread} of its {len(lines)} lines cannot be read" if unread else None)
     return rows

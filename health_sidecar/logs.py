@@ -3,20 +3,59 @@
 The event's text comes first, word for word, then key=value pairs. What other libraries log takes the same way out.
 """
 
+import atexit
 import io
 import logging
 import sys
 from collections.abc import Callable
-from typing import Literal, TextIO
+from typing import BinaryIO, Literal, TextIO, cast
 
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from health_sidecar.log_output import LogOutput
+
 log = structlog.get_logger()
 
 Format = Literal["text", "json"]
+
+# Stands in a log where lines are missing.
+DROPPED = "[Log] {} lines are missing here: the log was not read or its disk was full, and requests do not wait for it"
+DROPPED_HELP = "Log lines that were dropped because the log was not read or its disk was full"
+EXIT_WAIT_S = 1.0  # for a log that is read slowly; one that is not read at all must not keep a process from ending
+
+_outputs: list[LogOutput] = []  # of this process: none, or one
+
+
+def dropped_lines() -> int:
+    """How many lines of this process's log were dropped since its start."""
+    return sum(output.dropped for output in _outputs)
+
+
+def configure_serving(fmt: Format, level: str, *, stdout_is_protocol: bool = False) -> None:
+    """As `configure`, for a process that must not wait for its log: see `log_output`.
+
+    Everything that Python writes to standard output and error goes there; with `stdout_is_protocol` standard output is
+    left alone.
+    """
+    standard = sys.stderr if stdout_is_protocol else sys.stdout
+    standard.flush()
+    output = LogOutput(standard.fileno(), _dropped_line)
+    stream = io.TextIOWrapper(cast("BinaryIO", output), standard.encoding, line_buffering=True)
+    sys.stderr = stream
+    if not stdout_is_protocol:
+        sys.stdout = stream
+    configure(fmt, level, stream=stream)
+    _outputs.append(output)
+    atexit.register(output.finish, EXIT_WAIT_S)
+
+
+def _dropped_line(count: int) -> bytes:
+    """Formatted like every other line, but on no other way: the output's lock is held."""
+    record = logging.LogRecord(__name__, logging.WARNING, "", 0, DROPPED.format(count), None, None)
+    return f"{logging.getLogger().handlers[0].format(record)}\n".encode()
 
 
 def configure(fmt: Format, level: str, *, timestamps: bool = True, stream: TextIO | None = None) -> None:

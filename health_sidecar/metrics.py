@@ -5,12 +5,11 @@ the environment says. Counters live on in a file: a sidecar that ends because th
 """
 
 import bisect
-import contextlib
 import importlib.metadata
 import itertools
-import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -23,8 +22,9 @@ from prometheus_client.metrics_core import (
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from health_sidecar import processes
+from health_sidecar import files, logs, processes
 from health_sidecar.logs import ToldOnce
+from health_sidecar.metrics_format import check_file
 from health_sidecar.readiness import Readiness
 
 # A ping takes about a millisecond; from 5 s on it is a timeout by default.
@@ -37,12 +37,17 @@ BACKLOG = {
 }
 
 
-class Totals(msgspec.Struct, kw_only=True):
-    """Counts since the file was first written, over all lives of the sidecar."""
+MAX_TOTALS_BYTES = 64 * 1024
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # exact in a metric
 
-    ping_failures: int = 0
-    reconnects: dict[str, int] = msgspec.field(default_factory=lambda: {"success": 0, "failure": 0})
-    gate_runs: dict[str, int] = msgspec.field(default_factory=lambda: {"passed": 0, "failed": 0})
+
+class Totals(msgspec.Struct, kw_only=True):
+    """Counts since the file was first written, over all process runs of the sidecar."""
+
+    ping_failures: Count = 0
+    reconnects: dict[str, Count] = msgspec.field(default_factory=lambda: {"success": 0, "failure": 0})
+    gate_runs: dict[str, Count] = msgspec.field(default_factory=lambda: {"passed": 0, "failed": 0})
+    listener_hangs: Count = 0
 
 
 class Metrics(Collector):
@@ -56,6 +61,7 @@ class Metrics(Collector):
         self._ping_sum_s = 0.0
         self._unsaved = ToldOnce("warning", "cannot keep the counters")
         self.waiting: dict[str, int] = {}
+        self.supervisord_reachable: bool | None = None
 
     def show(self, state: Readiness) -> None:
         """This is what is told to everybody from now on."""
@@ -78,6 +84,16 @@ class Metrics(Collector):
         """A gate run has ended: "passed" or "failed"."""
         self._totals.gate_runs[outcome] += 1
         self._save()
+
+    def listener_hung(self) -> None:
+        """supervisord's listener hung and was killed. It counts the others that hang, in its own file."""
+        self._totals.listener_hangs += 1
+        self._save()
+
+    @property
+    def listener_hangs(self) -> int:
+        """How often the listener hung."""
+        return self._totals.listener_hangs
 
     def backlog(self, *, unassigned: int, failed: int) -> None:
         """So many donations and events wait for a person."""
@@ -105,8 +121,17 @@ class Metrics(Collector):
         yield self._durations()
         yield _by_outcome("db_reconnects", "Attempts to reconnect", self._totals.reconnects)
         yield _by_outcome("startup_gate_runs", "Runs of the startup gate", self._totals.gate_runs)
+        if self.supervisord_reachable is not None:
+            yield GaugeMetricFamily(
+                "supervisord_reachable",
+                "1 while supervisord answers on its socket, else 0",
+                value=int(self.supervisord_reachable),
+            )
         for name, count in self.waiting.items():
             yield GaugeMetricFamily(name, BACKLOG[name], value=count)
+        dropped = CounterMetricFamily("log_lines_dropped", logs.DROPPED_HELP, labels=["process"])
+        dropped.add_metric(["sidecar"], logs.dropped_lines())
+        yield dropped
 
     def _durations(self) -> HistogramMetricFamily:
         bounds = [*map(str, PING_BUCKETS_S), "+Inf"]
@@ -118,11 +143,8 @@ class Metrics(Collector):
     def _save(self) -> None:
         if self._path is None:
             return
-        temporary = self._path.with_name(self._path.name + ".new")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(msgspec.json.encode(self._totals))
-            temporary.replace(self._path)
+            files.write(self._path, msgspec.json.encode(self._totals))
             self._unsaved.over()
         except OSError as error:
             self._unsaved.met(str(error.strerror), path=str(self._path))
@@ -136,42 +158,71 @@ def _by_outcome(name: str, text: str, counts: dict[str, int]) -> CounterMetricFa
 
 
 def _load(path: Path) -> Totals:
-    """The counters an earlier life left; zeros where there are none that can be read."""
+    """The counters of earlier process runs; zeros where there are none that can be read."""
     totals = Totals()
-    with contextlib.suppress(OSError, ValueError):
-        found = msgspec.json.decode(path.read_bytes(), type=Totals)
+    found = files.read_json(path, Totals, MAX_TOTALS_BYTES)
+    if found is not None:
         totals.ping_failures = found.ping_failures
-        totals.reconnects |= found.reconnects
-        totals.gate_runs |= found.gate_runs
+        for counts, earlier in ((totals.reconnects, found.reconnects), (totals.gate_runs, found.gate_runs)):
+            counts.update((outcome, count) for outcome, count in earlier.items() if outcome in counts)
+        totals.listener_hangs = found.listener_hangs
     return totals
 
 
 class ApiSums(Collector):
-    """The API processes' metrics, summed over the files they keep in `folder`."""
+    """The API processes' metrics, summed over the files they keep in `folder`. A damaged file is left out."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._unread = ToldOnce("warning", "cannot read the API processes' metrics")
 
     def collect(self) -> Iterator[Metric]:
         """Read the files anew; nothing while there is no folder."""
-        if not self._folder.is_dir():
-            return
         try:
-            families = list(MultiProcessCollector(None, path=str(self._folder)).collect())  # type: ignore[no-untyped-call]
-        except (OSError, ValueError, KeyError, struct.error) as error:
-            # A process that is just making its file; the next scrape sees it whole.
-            self._unread.met(type(error).__name__)
+            found = {path for path in self._folder.iterdir() if path.suffix == ".db"}
+        except FileNotFoundError:
             return
-        self._unread.over()
-        yield from families
+        except OSError as error:
+            files.report(self._folder, error.strerror)
+            return
+        files.report(self._folder, None)
+        for path in files.reported(self._folder) - found:
+            files.report(path, None)
+        sound = [str(path) for path in sorted(found) if _is_sound(path)]
+        yield from MultiProcessCollector.merge(sound)  # type: ignore[no-untyped-call]
+
+
+def _is_sound(path: Path) -> bool:
+    reason = check_file(path)
+    files.report(path, reason)
+    return reason is None
+
+
+class Joined(Collector):
+    """Several collectors as one: a family that more than one of them has is one family, with the samples of all."""
+
+    def __init__(self, *collectors: Collector) -> None:
+        self._collectors = collectors
+
+    def collect(self) -> Iterator[Metric]:
+        """Read each of them anew."""
+        families: dict[str, Metric] = {}
+        for family in itertools.chain.from_iterable(collector.collect() for collector in self._collectors):
+            if family.name in families:
+                families[family.name].samples.extend(family.samples)
+            else:
+                families[family.name] = family
+        yield from families.values()
+
+
+LISTENER = "listener"  # its name in supervisord.conf
 
 
 class Supervised(Collector):
-    """supervisord's processes, from the file that the listener keeps at `path`."""
+    """supervisord's processes, from the file that the listener keeps at `path`; how often that hung, from `own`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, own: Metrics) -> None:
         self._path = path
+        self._own = own
 
     def collect(self) -> Iterator[Metric]:
         """Read the file anew; families without samples where nobody listens."""
@@ -179,7 +230,10 @@ class Supervised(Collector):
             "supervisord_process_state", "1 for the state the process is in, else 0", labels=["process", "state"]
         )
         restarts = CounterMetricFamily(
-            "supervisord_process_restarts", "Starts after an end nobody asked for", labels=["process"]
+            "supervisord_process_restarts", "Starts after an end that was not asked for", labels=["process"]
+        )
+        hangs = CounterMetricFamily(
+            "supervisord_process_hangs", "Times it hung and was killed, to be started again", labels=["process"]
         )
         starts = GaugeMetricFamily(
             "supervisord_process_start_time_seconds", "When a process that runs was started", labels=["process"]
@@ -188,9 +242,10 @@ class Supervised(Collector):
             for state in processes.STATES:
                 states.add_metric([name, state], int(state == process.state))
             restarts.add_metric([name], process.restarts)
+            hangs.add_metric([name], process.hangs + (self._own.listener_hangs if name == LISTENER else 0))
             if process.started_s is not None:
                 starts.add_metric([name], process.started_s)
-        yield from (states, restarts, starts)
+        yield from (states, restarts, hangs, starts)
 
 
 class Build(Collector):
@@ -206,12 +261,10 @@ class Build(Collector):
 def build_registry(own: Metrics, api_folder: Path | None, processes_file: Path | None = None) -> CollectorRegistry:
     """Everything /metrics serves: the sidecar's figures, the API's sums, supervisord's processes, Python's own."""
     registry = CollectorRegistry()
-    registry.register(own)
+    registry.register(own if api_folder is None else Joined(own, ApiSums(api_folder)))
     registry.register(Build())
     if processes_file is not None:
-        registry.register(Supervised(processes_file))
-    if api_folder is not None:
-        registry.register(ApiSums(api_folder))
+        registry.register(Supervised(processes_file, own))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)

@@ -4,27 +4,34 @@
 that a restart of either forgets nothing.
 """
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
+
+from health_sidecar import files
 
 FILE = "processes.json"  # beside the readiness socket
+MAX_BYTES = 1024 * 1024  # thousands of processes
 
 # http://supervisord.org/subprocess.html#process-states
 STATES = ("STOPPED", "STARTING", "RUNNING", "BACKOFF", "STOPPING", "EXITED", "FATAL", "UNKNOWN")
-# A start out of these follows an end that nobody asked for.
-_ENDED_BY_ITSELF = ("EXITED", "BACKOFF")
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
-    """One process. `started_s` is None while it does not run; `restarts` counts over all lives of supervisord."""
+    """One process.
+
+    `started_s` is None while it does not run; `restarts` and `hangs` count over all runs of supervisord.
+    `was_asked`: it exited with status 0, as our processes do after SIGTERM and not otherwise.
+    """
 
     state: str
     started_s: float | None = None
     restarts: int = 0
+    hangs: int = 0
+    was_asked: bool = False
 
 
 Processes = Mapping[str, Process]  # by supervisor's name: sidecar, api:api_00
@@ -36,36 +43,39 @@ def name(group: str, process: str) -> str:
 
 
 def seen(before: Processes, infos: Iterable[Mapping[str, Any]]) -> dict[str, Process]:
-    """The processes as supervisord describes them (getAllProcessInfo); `before` knows their restarts."""
+    """The processes as supervisord describes them (getAllProcessInfo); `before` knows their counts."""
     found = {}
     for info in infos:
         key = name(info["group"], info["name"])
         runs = info["statename"] in ("RUNNING", "STARTING")
-        restarts = before[key].restarts if key in before else 0
         started_s = float(info["start"]) if runs else None
-        found[key] = Process(state=info["statename"], started_s=started_s, restarts=restarts)
+        found[key] = replace(before.get(key) or Process(state="UNKNOWN"), state=info["statename"], started_s=started_s)
     return found
 
 
-def changed(before: Process | None, state: str, from_state: str, now_s: float) -> Process:
-    """The process after a PROCESS_STATE event."""
-    restarts = before.restarts if before else 0
+def changed(before: Process | None, state: str, from_state: str, now_s: float, *, expected: bool = False) -> Process:
+    """The process after a PROCESS_STATE event; `expected` is the event's: an EXITED with status 0."""
+    before = before or Process(state=from_state)
     if state == "STARTING":
-        return Process(state=state, started_s=now_s, restarts=restarts + (from_state in _ENDED_BY_ITSELF))
-    started_s = before.started_s if before and state in ("RUNNING", "STOPPING") else None
-    return Process(state=state, started_s=started_s, restarts=restarts)
+        ended_by_itself = from_state == "BACKOFF" or (from_state == "EXITED" and not before.was_asked)
+        return replace(
+            before, state=state, started_s=now_s, restarts=before.restarts + ended_by_itself, was_asked=False
+        )
+    started_s = before.started_s if state in ("RUNNING", "STOPPING") else None
+    return replace(before, state=state, started_s=started_s, was_asked=expected)
+
+
+def hung(before: Process | None) -> Process:
+    """The process after it hung and was killed."""
+    before = before or Process(state="RUNNING")
+    return replace(before, hangs=before.hangs + 1)
 
 
 def load(path: Path) -> dict[str, Process]:
-    """What the file at `path` holds; nothing if there is none that can be read."""
-    with contextlib.suppress(OSError, ValueError):
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Process])
-    return {}
+    """What the file at `path` holds; nothing if there is none that can be used."""
+    return files.read_json(path, dict[str, Process], MAX_BYTES) or {}
 
 
 def save(path: Path, processes: Processes) -> None:
     """Write the file so that a reader finds it whole. Raises OSError."""
-    temporary = path.with_name(path.name + ".new")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_bytes(msgspec.json.encode(processes))
-    temporary.replace(path)
+    files.write(path, msgspec.json.encode(processes))

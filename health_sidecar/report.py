@@ -48,9 +48,11 @@ def status(
     events: Mapping[str, Mapping[str, int]],
     waiting: Mapping[str, int],
     runs: Sequence[Run],
+    *,
+    supervisord: str | None = None,
 ) -> dict[str, object]:
-    """The reply of GET /health/status, as `donationd status` shows it."""
-    problems = _problems(readiness, processes, waiting)
+    """The reply of GET /health/status, as `donationd status` shows it; `supervisord` is what is wrong with it."""
+    problems = _problems(readiness, processes, waiting) + ([supervisord] if supervisord else [])
     return {
         "ok": not problems,
         "problems": problems,

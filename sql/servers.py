@@ -71,8 +71,9 @@ class Servers:
         self._rounds = _rounds(options.pop("target_session_attrs", ""))
         balance = options.pop("load_balance_hosts", "") == "random"
         hosts, addresses, ports = (options.pop(name, "").split(",") for name in ("host", "hostaddr", "port"))
-        # Parts of a password that was not encoded; they must reach no log.
-        if any("@" in host[1:] for host in hosts) or not all(port.strip().isdigit() for port in ports if port):
+        # Parts of a password that was not encoded; they must reach no log. The folder of a Unix socket may hold an @.
+        names = [host for host in hosts if not host.startswith("/")]
+        if any("@" in name[1:] for name in names) or not all(port.strip().isdigit() for port in ports if port):
             raise ValueError("a host or a port that can be none")
         servers = _pair(hosts, addresses, ports)
         # Each process and pool draws lots once, and then keeps to what works.

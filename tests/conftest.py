@@ -3,6 +3,7 @@
 The binaries are those of the embedded package; TEST_PG_BIN names another installation's folder.
 """
 
+import contextlib
 import itertools
 import logging
 import os
@@ -18,20 +19,38 @@ import pytest
 import structlog
 
 from daemon.embedded import can_run, copy_programs, find_programs
+from daemon.up import DEFAULTS, stop_limits
 from sql import migrate
 from sql.database import Database
+from tests.guard import guarded
 from tests.instance import SECRETS, Instance, instance_of_its_own
 
 TEMPLATE = "template_ledger"
 USER = "donationd_owner"
 # What the startup gate asks of a server, for all roles of it.
 PRIVATE_LOG = {"log_min_error_statement": "panic", "log_error_verbosity": "terse"}
+EMBEDDED = "deploy/embedded.conf"
 _numbers = itertools.count(1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Whatever ends the run, nothing of it is left; --basetemp=FOLDER keeps what tests wrote into their tmp_path."""
+    stack = contextlib.ExitStack()
+    stack.enter_context(guarded())
+    config.add_cleanup(stack.close)
+    config.option.basetemp = config.option.basetemp or Path(tempfile.gettempdir(), "t")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Quick tests first: a mistake shows at once, and the whole life under supervisord comes last."""
+    """Quick tests first: a mistake shows at once, and whole instances under supervisord come last. A test of those may
+    take as long as `up` may take to stop, in addition to every test's limit.
+    """
     items.sort(key=lambda item: "supervised" in item.nodeid or "test_up" in item.nodeid)
+    limit_s = float(config.getini("timeout")) + stop_limits(DEFAULTS | {"DONATIOND_INCLUDE": EMBEDDED}).total_s
+    for item in items:
+        if "supervised" in item.nodeid:
+            item.add_marker(pytest.mark.timeout(limit_s))
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from daemon.up import ROOT
+from daemon.embedded import elsewhere
+from daemon.up import DEFAULTS, ROOT, stop_limits
 from health_sidecar.life import supervisord
+from tests.guard import also_remove, base_environ
 
 # Secrets that the tests' instance is started with, besides those it makes for itself.
 SECRETS = {
@@ -24,8 +26,9 @@ SECRETS = {
     "MIGRATE_DATABASE_URL": "postgresql://canary-owner@127.0.0.1/none",
     "OPERATOR_TOKENS": f"canary:read:{'0' * 64}",
 }
+# For an instance with a database of its own; `up --embedded` makes one.
+SIGNING_SECRET = "whsec_" + "test" * 8
 RECOVERY_TIMEOUT_S = 15.0
-STOP_TIMEOUT_S = 20.0
 
 
 class Instance:
@@ -35,8 +38,7 @@ class Instance:
         self.state = state
         self.api = f"http://127.0.0.1:{port}"
         self.sidecar = f"http://127.0.0.1:{metrics_port}"
-        self._environ = {
-            "PATH": os.environ["PATH"],
+        self._environ = base_environ() | {
             "DONATIOND_STATE": str(state),
             "PORT": str(port),
             "METRICS_PORT": str(metrics_port),
@@ -45,6 +47,16 @@ class Instance:
         }
         self._embedded = "DATABASE_URL" not in environ
         self.up: subprocess.Popen[str] | None = None
+
+    @property
+    def run(self) -> Path:
+        """The folder of its sockets, once it has started."""
+        return Path(self.environ["DONATIOND_RUN"])
+
+    @property
+    def given_environ(self) -> dict[str, str]:
+        """What it is started with."""
+        return dict(self._environ)
 
     def start(self) -> str:
         """Starts it and returns what it printed until it was ready."""
@@ -57,6 +69,7 @@ class Instance:
         for line in self.up.stdout:
             lines.append(line)
             if "Ctrl-C stops everything" in line:
+                also_remove(self.run)  # elsewhere where the path to the state folder is long
                 return "".join(lines)
         raise AssertionError("it ended before it was ready:\n" + "".join(lines))
 
@@ -65,19 +78,47 @@ class Instance:
         assert self.up is not None
         assert self.up.stdout is not None
         self.up.stdout.close()
-        return self.up.wait(STOP_TIMEOUT_S)
+        return self.up.wait(self.stop_limit_s)
+
+    @property
+    def stop_limit_s(self) -> float:
+        """The longest time from a stop signal to the end of `up`: a slow disk may need all of it."""
+        include = "deploy/embedded.conf" if self._embedded else ""
+        return stop_limits({**DEFAULTS, **self._environ, "DONATIOND_INCLUDE": include}).total_s
 
     def supervisorctl(self, *words: str) -> str:
         """What supervisorctl prints for `words`."""
-        server = f"unix://{self.state}/run/supervisor.sock"
+        server = f"unix://{self.run}/supervisor.sock"
         command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", "supervisord.conf", "-s", server, *words]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
 
     def pids(self) -> dict[str, int]:
         """The pid of each running program, by supervisor's name."""
-        with supervisord(f"unix://{self.state}/run/supervisor.sock") as supervisor:
+        with supervisord(f"unix://{self.run}/supervisor.sock") as supervisor:
             programs = supervisor.getAllProcessInfo()
         return {_full_name(program): program["pid"] for program in programs if program["statename"] == "RUNNING"}
+
+    @property
+    def supervisord(self) -> int:
+        """supervisord's pid."""
+        return int(Path(self.environ["DONATIOND_RUN"], "supervisord.pid").read_text())
+
+    def children(self) -> dict[str, int]:
+        """The pid of each process of supervisord's, by name, as the kernel knows them: its socket is not needed."""
+        found = {}
+        for pid in children(self.supervisord):
+            with contextlib.suppress(OSError):
+                lines = Path(f"/proc/{pid}/environ").read_text().split("\0")
+                environ = dict(line.split("=", 1) for line in lines if "=" in line)
+                if "SUPERVISOR_PROCESS_NAME" in environ:
+                    program = {"group": environ["SUPERVISOR_GROUP_NAME"], "name": environ["SUPERVISOR_PROCESS_NAME"]}
+                    found[_full_name(program)] = pid
+        return found
+
+    def log(self, name: str) -> str:
+        """What the log of this name holds; nothing if there is none."""
+        path = self.state / "logs" / f"{name}.log"
+        return path.read_text() if path.exists() else ""
 
     @property
     def signing_secret(self) -> str:
@@ -90,13 +131,14 @@ class Instance:
         return SECRETS | dict(line.split("=", 1) for line in made)
 
     def living(self) -> list[str]:
-        """The command lines of all processes with this state folder in their environment or arguments."""
+        """The command lines of all processes that work in this state folder or have it in environment or arguments."""
         return [line for pid, line in command_lines() if pid != os.getpid() and self._is_ours(pid, line)]
 
     def _is_ours(self, pid: int, line: str) -> bool:
         with contextlib.suppress(OSError):
             environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            return str(self.state) in line or f"DONATIOND_STATE={self.state}".encode() in environ
+            works_here = Path(f"/proc/{pid}/cwd").readlink().is_relative_to(self.state)
+            return works_here or str(self.state) in line or f"DONATIOND_STATE={self.state}".encode() in environ
         return False
 
     @property
@@ -137,6 +179,16 @@ def get(url: str) -> tuple[int, dict[str, str]]:
         return 0, {}
 
 
+def metric(page_of: str, sample: str) -> float | None:
+    """The value of a sample, written as Prometheus's text has it, on the /metrics page of this address."""
+    try:
+        with urllib.request.urlopen(f"{page_of}/metrics", timeout=3) as reply:  # noqa: S310 - our own http address
+            lines = reply.read().decode().splitlines()
+    except OSError:
+        return None
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{sample} ")), None)
+
+
 def eventually(holds: Callable[[], bool], what: str, timeout_s: float = RECOVERY_TIMEOUT_S) -> None:
     """Waits until `holds()`; fails with `what` after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
@@ -161,17 +213,16 @@ def free_ports(count: int) -> list[int]:
 @contextmanager
 def instance_of_its_own(environ: Mapping[str, str] = {}) -> Iterator[Instance]:
     """An instance not yet started, and its end. Its folder is one that PostgreSQL's user may enter, unlike pytest's."""
-    folder = Path(tempfile.mkdtemp(prefix="donationd-test-"))
+    folder = Path(tempfile.mkdtemp(prefix="test-"))
     folder.chmod(0o711)
     port, metrics_port = free_ports(2)
     instance = Instance(folder / "state", port, metrics_port, environ)
+    also_remove(elsewhere(instance.state))
     try:
         yield instance
     finally:
         if instance.up is not None and instance.up.poll() is None:
             instance.up.terminate()
             instance.end()
-        note = instance.state / "postgres.json"
-        home = Path(json.loads(note.read_text())["data"]).parent if note.exists() else instance.state
-        for used in {home, folder}:  # two where the checkout is out of that user's reach
+        for used in (folder, elsewhere(instance.state)):
             shutil.rmtree(used, ignore_errors=True)

@@ -22,9 +22,10 @@ from daemon.simulator.payment_lives import lives
 from daemon.simulator.stripe_model import Json
 from daemon.verify import verify
 from sql.snapshot import snapshot
+from tests.guard import base_environ
 from tests.instance import eventually, free_ports
 
-SECRET = "whsec_live"
+SECRET = "whsec_" + "live" * 8
 TICKET = "story-1"
 DEADLINE_S = 2.0
 # Whatever else happens a reply comes no later than this: the deadline, and what a busy machine adds.
@@ -106,8 +107,7 @@ class Live:
         self.folder, self.url, self.owner_url = folder, url, owner_url
         port, metrics_port = free_ports(2)
         self.api_url, self.sidecar_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{metrics_port}"
-        self._environ = {
-            "PATH": os.environ["PATH"],
+        self._environ = base_environ() | {
             "DATABASE_URL": url,
             "STRIPE_WEBHOOK_SECRET": SECRET,
             "PORT": str(port),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.dashboards import FOLDER, render
+from tests.guard import guarded
 from tests.instance import Instance, eventually, instance_of_its_own
 from tests.test_supervised_monitoring import Monitoring, Series, donationd
 
@@ -144,7 +145,11 @@ def _number(value: float, unit: str) -> str:
 
 def main() -> None:
     """Live, ask, draw."""
-    with tempfile.TemporaryDirectory(prefix="donationd-picture-") as folder, instance_of_its_own() as instance:
+    with (
+        guarded(),
+        tempfile.TemporaryDirectory(prefix="picture-") as folder,
+        instance_of_its_own() as instance,
+    ):
         os.environ["DONATIOND_STATE"] = str(instance.state)
         monitoring = Monitoring(Path(folder), instance.sidecar.removeprefix("http://"))
         with monitoring.running():

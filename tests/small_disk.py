@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.guard import also_remove
+
 SHARED = Path("/dev/shm")  # 64 MB in a plain container
 # More than this would take the machine's memory, and its time.
 LARGEST_BYTES = 256 * 1024 * 1024
@@ -57,6 +59,7 @@ def small_disk(megabytes: int) -> Iterator[SmallDisk]:
             return
     if SHARED.is_dir() and shutil.disk_usage(SHARED).total <= LARGEST_BYTES:
         with tempfile.TemporaryDirectory(prefix="donationd-disk-", dir=SHARED) as folder:
+            also_remove(Path(folder))
             Path(folder).chmod(0o711)
             yield SmallDisk(Path(folder))
         return

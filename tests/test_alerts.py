@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.prometheus_tools import FOLDER, RULES, program, promtool
+from tests.debian import program
+from tests.prometheus_tools import FOLDER, RULES, promtool
 
 RUNBOOK = FOLDER.parent / "runbook.md"
 
@@ -57,6 +58,14 @@ CASES = {
     "ProcessRestarting": (
         Case({RESTARTS: "0+1x10"}, at="10m"),
         Case({RESTARTS: "0 0 0 1 1 1 2 2 2 2 2"}, at="10m"),
+    ),
+    "SupervisordUnreachable": (
+        Case({"supervisord_reachable": "1 0x10"}),
+        Case({"supervisord_reachable": "1 0 1x10"}),
+    ),
+    "ProcessHung": (
+        Case({'supervisord_process_hangs_total{process="sidecar"}': "0 0 1x10"}),
+        Case({'supervisord_process_hangs_total{process="sidecar"}': "2x10"}),
     ),
     "ProcessNotRunning": (Case(state("RUNNING", "0x10"), at="6m"), Case(state("RUNNING", "1 0 0 0 1x10"), at="6m")),
     "WebhookErrorsFast": (
@@ -110,6 +119,10 @@ CASES = {
     "EventsFailedWaiting": (
         Case({"webhook_events_failed_waiting": "2x10"}, at="6m"),
         Case({"webhook_events_failed_waiting": "0 2 2 0x10"}, at="6m"),
+    ),
+    "LogLinesDropped": (
+        Case({'log_lines_dropped_total{process="api"}': "0 0 0 70 70 70"}),
+        Case({'log_lines_dropped_total{process="api"}': "70x10"}),
     ),
     "ClockSkew": (
         Case({"webhook_clock_skew_seconds": "-45x10"}, at="6m"),

@@ -226,13 +226,17 @@ def test_the_disk_of_the_state_folder_is_full(ledger: str, start: Start, disk: S
 
 
 def test_an_api_process_starts_on_a_full_disk(start: Start, disk: SmallDisk) -> None:
-    """It takes deliveries, and says that nobody sees what it counts."""
+    """It takes deliveries, names the files that it cannot write, and writes them once there is room."""
     folder = disk.folder("metrics", None)
     disk.fill()
     live = start(METRICS_DIR=str(folder), PROMETHEUS_MULTIPROC_DIR=str(folder))
-    assert len(live.api.lines("No metrics' files")) == 1
+    lines = live.api.lines("A file cannot be used")
+    assert {line["reason"] for line in lines} == {"No space left on device"}
     assert list(folder.iterdir()) == []
     live.check_well_again()
+    disk.free()
+    eventually(lambda: {str(file) for file in folder.iterdir()} == {line["path"] for line in lines}, "they are written")
+    assert len(live.api.lines("A file cannot be used")) == len(lines)
 
 
 # --- A primary that takes no writes -----------------------------------------------------------------------------------

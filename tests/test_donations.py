@@ -6,6 +6,7 @@ import re
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import pytest
 
 from daemon.cli import _ledger_line, _read_ledger, _total_lines
@@ -16,7 +17,7 @@ from daemon.simulator import payment_lives, player
 from sql import load
 from sql.database import Database
 from tests.diagram import README
-from tests.test_webhook import NOW, Client, client
+from tests.test_webhook import NOW, Client, MakeClient, application, client, follower
 
 __all__ = ["client"]
 
@@ -44,6 +45,67 @@ async def test_the_ledger_view_line_for_line(database: Database) -> None:
     await fill(database, payment_lives.seed_example(), TICKET)
     donations, totals = await _read_ledger(Ledger(database), TICKET, "USD")
     assert "\n".join([*map(_ledger_line, donations), *_total_lines(totals, "USD")]) == LEDGER_VIEW
+
+
+def shown(amount: str, status: str, refunded: str = "0.00", at: str = "null") -> str:
+    """The line of a donation in dollars, from what the API shows of it."""
+    donation = f'''{{"id": "pi_1", "amount": {amount}, "currency": "USD", "status": "{status}", "donor": "Smith",
+        "country": null, "createdAt": "2024-12-16T10:30:00Z", "paidAt": "2024-12-16T10:31:15Z",
+        "refundedAmount": {refunded}, "refundedAt": {at}}}'''
+    return _ledger_line(msgspec.Raw(donation.encode()))
+
+
+def test_a_partial_refund_is_shown_with_its_amount() -> None:
+    """A refund of everything stands there as in the original design, any other with what went back, to the cent."""
+    at = '"2024-12-17T09:00:00Z"'
+    assert shown("50.00", "REFUNDED", "50.00", at).endswith("- REFUNDED (refund: 2024-12-17 09:00)")
+    assert shown("50.00", "PAID", "19.99", at).endswith("- PAID (refund: $19.99, 2024-12-17 09:00)")
+    assert shown("50.00", "DISPUTED", "0.01", at).endswith("- DISPUTED (refund: $0.01, 2024-12-17 09:00)")
+    assert shown("50.00", "PAID").endswith("- PAID")
+
+
+async def test_ids_are_shown_on_request(database: Database) -> None:
+    """Each line then ends with the donation's id, which `assign` and `erase` take; nothing else differs."""
+    await fill(database, payment_lives.seed_example(), TICKET)
+    donations, _totals = await _read_ledger(Ledger(database), TICKET, "USD")
+    for donation in donations:
+        id_ = json.loads(bytes(donation))["id"]
+        assert _ledger_line(donation, with_id=True) == f"{_ledger_line(donation)} - {id_}"
+
+
+async def test_the_ledger_counts_as_the_api_does(client: Client, database: Database) -> None:
+    """The first line has the figures of the API's reply, the next ones those of its other currencies, and every
+    donation with a paidAt counts as paid.
+    """
+    await fill(database, payment_lives.lives(7, 120, ["story-1"], now=NOW), "story-1")
+    reply = await client.get("/api/tickets/story-1/donations/total")
+    api = json.loads(await reply.text(), parse_float=str)
+    donations, totals = await _read_ledger(Ledger(database), "story-1", "USD")
+    empty, *lines = _total_lines(totals, "USD")
+    assert empty == ""
+    others = [figures for currency, figures in api["byCurrency"].items() if currency != api["currency"]]
+    assert len(lines) == 1 + len(others)
+    for line, figures in zip(lines, [api, *others], strict=True):
+        counts = figures["counts"]
+        wanted = [(counts["total"], "paid"), (counts["refunded"], "refunded")]
+        wanted += [
+            (counts[key], name)
+            for key, name in (("partiallyRefunded", "partially refunded"), ("disputed", "disputed"))
+            if counts[key]
+        ]
+        assert line.split(" (")[1] == ", ".join(f"{count} {name}" for count, name in wanted) + ")"
+        assert re.sub(r"[^0-9.-]", "", line.split(" (")[0]) == str(figures["total"])
+    paid = [each for each in donations if json.loads(bytes(each))["paidAt"]]
+    assert sum(figures["counts"]["total"] for figures in [api, *others]) == len(paid)
+    assert any("partially refunded" in line for line in lines)
+
+
+async def test_the_tickets_own_currency_stands_first(client: Client, database: Database) -> None:
+    """As in the API's reply, also when there is no donation in it yet."""
+    await fill(database, payment_lives.seed_example())
+    await database.fetch(load("add_ticket"), {"id": TICKET, "title": None, "currency": "EUR"})
+    _donations, totals = await _read_ledger(Ledger(database), TICKET, "USD")
+    assert _total_lines(totals, "USD") == ["", "Total: €0.00 (0 paid, 0 refunded)", LEDGER_VIEW.splitlines()[-1]]
 
 
 @pytest.mark.parametrize("path", ["donations", "donations/total"])
@@ -105,6 +167,33 @@ async def test_the_totals_reply_key_for_key(client: Client, database: Database) 
         "lastDonation": {"paidAt": "2024-12-16T10:31:15Z", "amount": 50.0, "currency": "USD", "donor": "Smith"},
         "byCurrency": {"USD": figures},
     }
+
+
+@pytest.mark.parametrize(
+    ("total", "ready", "status"),
+    [
+        ("story-1/donations/total", True, 200),
+        ("story-1/donations/total?currency=dollars", True, 400),
+        ("story.1/donations/total", True, 400),
+        ("story-2/donations/total", True, 404),
+        ("story-1/donations/total", False, 503),
+    ],
+)
+async def test_a_site_can_read_every_reply_of_the_totals(
+    aiohttp_client: MakeClient, database: Database, total: str, ready: bool, status: int
+) -> None:
+    """A page of another site sees the reason of an error too; without the header a browser hides it from the page."""
+    await fill(database, [], "story-1")
+    client = await aiohttp_client(application(database, follower(ready)))
+    reply = await client.get(f"/api/tickets/{total}")
+    assert (reply.status, reply.headers.get("Access-Control-Allow-Origin")) == (status, "*")
+
+
+async def test_no_other_endpoint_is_for_other_sites(client: Client, database: Database) -> None:
+    """Ledger, health and webhooks answer without the header, so that a browser shows them to no other site."""
+    await fill(database, [], "story-1")
+    for path in ("/api/tickets/story-1/donations", "/health", "/webhooks/stripe", "/api/tickets/story-1"):
+        assert "Access-Control-Allow-Origin" not in (await client.get(path)).headers, path
 
 
 @pytest.mark.parametrize("limit", [1, 3, 7])

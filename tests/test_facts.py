@@ -66,7 +66,7 @@ def test_what_only_refunds_and_disputes_know_does_not_depend_on_order() -> None:
 def test_an_id_of_two_objects_is_refused() -> None:
     """An event in which one id names a charge and a PaymentIntent is no event of Stripe's."""
     with pytest.raises(CannotApply, match="one id names two objects"):
-        facts_of("charge.updated", {**charge("ch_x", paid=True), "payment_intent": "ch_x"})
+        facts_of("charge.updated", {**charge("x_1", paid=True), "payment_intent": "x_1"})
 
 
 def test_a_payment_only_named_is_as_old_as_the_event() -> None:

@@ -1,4 +1,4 @@
-"""What supervisord tells becomes metrics and log lines."""
+"""What supervisord reports becomes metrics and log lines; its ticks find what hangs."""
 
 import io
 import json
@@ -19,8 +19,11 @@ INFOS = [
 
 def event(process: str, group: str, state: str, from_state: str) -> str:
     """An event as supervisord writes it."""
-    payload = f"processname:{process} groupname:{group} from_state:{from_state} pid:7"
-    header = f"ver:3.0 server:supervisor serial:1 pool:listener poolserial:1 eventname:PROCESS_STATE_{state}"
+    return written(f"PROCESS_STATE_{state}", f"processname:{process} groupname:{group} from_state:{from_state} pid:7")
+
+
+def written(name: str, payload: str) -> str:
+    header = f"ver:3.0 server:supervisor serial:1 pool:listener poolserial:1 eventname:{name}"
     return f"{header} len:{len(payload)}\n{payload}"
 
 
@@ -63,11 +66,44 @@ def test_a_process_is_in_one_state(tmp_path: Path) -> None:
     assert ("supervisord_process_start_time_seconds", (("process", "api:api_00"),)) not in found
 
 
-def test_a_start_that_somebody_asked_for_is_no_restart(tmp_path: Path) -> None:
+def test_a_start_that_was_asked_for_is_no_restart(tmp_path: Path) -> None:
     """`supervisorctl restart` and `donationd reload` are no crashes."""
     path = tmp_path / "processes.json"
     tell(path, *(event("sidecar", "sidecar", *change) for change in (("STOPPED", "STOPPING"), ("STARTING", "STOPPED"))))
     assert json.loads(path.read_text())["sidecar"]["restarts"] == 0
+
+
+def test_an_end_that_was_asked_for_is_no_restart(tmp_path: Path) -> None:
+    """SIGTERM, as `donationd reload` sends it, ends a process with status 0; the crash after that counts again."""
+    path = tmp_path / "processes.json"
+    asked = written("PROCESS_STATE_EXITED", "processname:sidecar groupname:sidecar from_state:RUNNING expected:1 pid:7")
+    with capture_logs() as lines:
+        tell(path, asked, event("sidecar", "sidecar", "STARTING", "EXITED"))
+        assert json.loads(path.read_text())["sidecar"]["restarts"] == 0
+        assert lines[0] == {"event": "[Supervisor] sidecar ended as asked", "log_level": "info"}
+        tell(path, BACK, *CRASH)
+    assert json.loads(path.read_text())["sidecar"]["restarts"] == 1
+
+
+def test_a_full_disk_does_not_end_the_listener(tmp_path: Path) -> None:
+    """It goes on taking events and ticks, says so once, and keeps everything once there is room."""
+    folder = tmp_path / "no folder yet"
+    folder.touch()
+    listener = Listener(folder / "processes.json")
+    with capture_logs() as lines:
+        listener.begin(INFOS)
+        listen(listener, io.StringIO("".join([*CRASH, BACK])), io.StringIO())
+    assert [line["event"] for line in lines].count("[Supervisor] ⚠️ cannot keep the processes' states") == 1
+    folder.unlink()
+    listen(listener, io.StringIO(written("TICK_5", "when:100")), io.StringIO())
+    assert json.loads((folder / "processes.json").read_text())["sidecar"]["restarts"] == 1
+
+
+def test_a_tick_changes_nothing_while_nothing_hangs(tmp_path: Path) -> None:
+    """It is acknowledged like every event, and no process is found below a parent that is no supervisord."""
+    path = tmp_path / "processes.json"
+    assert tell(path, written("TICK_5", "when:100")) == "READY\nRESULT 2\nOKREADY\n"
+    assert json.loads(path.read_text())["sidecar"]["hangs"] == 0
 
 
 def test_a_change_is_one_line_and_a_crash_says_how_long_it_ran(tmp_path: Path) -> None:

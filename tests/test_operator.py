@@ -128,6 +128,21 @@ def test_an_assignment_needs_a_known_donation_and_ticket(donationd: Callable[...
     assert donationd("erase", "pi_unknown", "--email").exit_code == 2
 
 
+def test_commands_that_take_an_id_say_where_ids_are_found(donationd: Callable[..., Result], database_url: str) -> None:
+    """Their help and their errors name the commands that show ids, and those commands show them."""
+    add_ticket(database_url, "story-1")
+    record(database_url, [*life("paid").events, *life("no_ticket").events])
+    for words in (["assign", "pi_unknown", "story-1"], ["erase", "pi_unknown", "--yes"], ["assign", "-", "story-1"]):
+        failed = donationd(*words)
+        assert failed.exit_code in (1, 2)
+        for output in (failed.output, donationd(words[0], "--help").output):
+            assert "donationd ledger TICKET --ids" in " ".join(output.split())
+            assert "donationd unassigned" in " ".join(output.split())
+    assert life("paid").end.donation in donationd("ledger", "story-1", "--ids").output
+    assert life("paid").end.donation not in donationd("ledger", "story-1").output
+    assert life("no_ticket").end.donation in donationd("unassigned").output
+
+
 @pytest.mark.parametrize("ticket", ["story.1", "203.0.113.77", "123456789", "x" * 65, ""])
 def test_a_ticket_id_has_no_dots_and_is_no_long_number(
     donationd: Callable[..., Result], database_url: str, ticket: str

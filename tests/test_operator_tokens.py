@@ -270,7 +270,7 @@ def test_an_ipv6_host_does_not_get_more_attempts_by_its_many_addresses(
 
 def config(tokens: str) -> Config:
     return Config.from_environ(
-        {"DATABASE_URL": "postgresql://", "STRIPE_WEBHOOK_SECRET": "whsec", "OPERATOR_TOKENS": tokens}
+        {"DATABASE_URL": "postgresql://", "STRIPE_WEBHOOK_SECRET": "whsec_" + "a" * 32, "OPERATOR_TOKENS": tokens}
     )
 
 

@@ -205,7 +205,7 @@ async def sidecar(api: Api, port: int) -> AsyncIterator[asyncio.subprocess.Proce
     """The real sidecar beside the API process."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "health_sidecar"),
-        env={**api.environ, "METRICS_PORT": str(port)},
+        env={**api.environ, "METRICS_PORT": str(port), "ALLOW_LOGGED_STATEMENTS": "true"},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -19,6 +19,7 @@ def tried(servers: Servers) -> list[tuple[str, str, str, str]]:
         ("postgresql:///db?host=a,b&port=7", [("a", "", "7", ""), ("b", "", "7", "")]),
         ("postgresql:///db?hostaddr=10.0.0.1,10.0.0.2", [("", "10.0.0.1", "", ""), ("", "10.0.0.2", "", "")]),
         ("postgresql://a,b/db?hostaddr=10.0.0.1,", [("a", "10.0.0.1", "", ""), ("b", "", "", "")]),
+        ("postgresql:///db?host=/srv/job%402/run&port=5432", [("/srv/job@2/run", "", "5432", "")]),
         ("postgresql://a/db?target_session_attrs=read-write", [("a", "", "", "read-write")]),
         (
             "postgresql://a,b/db?target_session_attrs=prefer-standby",

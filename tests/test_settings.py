@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from daemon import up
 from daemon.cli import main
+from daemon.config import Config as ApiConfig
 from health_sidecar.config import Config as SidecarConfig
 from health_sidecar.config import ConfigError
 from tests.test_up import run_up
@@ -34,7 +35,7 @@ NOT_SUPPORTED = {
 DEFAULTS = dict.fromkeys(NOT_SUPPORTED, "") | {"REPORT_TIME_ZONE": "UTC", "LEDGER_SCHEMA": "public"}
 USABLE = {
     "DATABASE_URL": "postgresql://nowhere@127.0.0.1:1/none",
-    "STRIPE_WEBHOOK_SECRET": "whsec_test",
+    "STRIPE_WEBHOOK_SECRET": "whsec_" + "test" * 8,
     "GATE_ATTEMPTS": "1",
 }
 
@@ -157,3 +158,60 @@ def test_each_of_the_variables_is_refused_on_its_own(name: str) -> None:
         SidecarConfig.from_environ({**USABLE, **DEFAULTS, name: NOT_SUPPORTED[name]})
     [problem] = caught.value.problems
     assert problem.startswith(f"{name}: this release ")
+
+
+def webhook_secrets(value: str) -> tuple[str, ...]:
+    """What the API process makes of this STRIPE_WEBHOOK_SECRET."""
+    return ApiConfig.from_environ({**USABLE, "STRIPE_WEBHOOK_SECRET": value}).signing_secrets
+
+
+@pytest.mark.parametrize("text", ["a0" * 16, "Zz9+" * 8, "0123456789abcdef" * 4, "-_" * 16])
+def test_a_signing_secret_is_accepted_alone_and_beside_another(text: str) -> None:
+    """The forms that Stripe's dashboard, its CLI and `donationd up --embedded` make, with spaces around commas."""
+    assert webhook_secrets(f"whsec_{text}") == (f"whsec_{text}",)
+    assert webhook_secrets(f"whsec_{text} , whsec_{'b' * 32}") == (f"whsec_{text}", f"whsec_{'b' * 32}")
+
+
+@pytest.mark.parametrize(
+    ("secret", "said"),
+    [
+        ("sk_live_canary" + "x" * 32, "API key"),
+        ("sk_test_canary" + "x" * 32, "API key"),
+        ("rk_live_canary" + "x" * 32, "API key"),
+        ("pk_live_canary" + "x" * 32, "API key"),
+        ("we_1canary" + "x" * 24, "the id of a webhook endpoint"),
+        ("whsec_canary", "32 or more"),
+        ("whsec_" + "canary…" * 8, "32 or more"),
+        (f'"whsec_{"canary" * 8}"', "32 or more"),
+        ("canary" * 8, "32 or more"),
+        ("whsec_" + "canary " * 8, "32 or more"),
+    ],
+)
+def test_what_is_no_signing_secret_is_named_as_what_it_is(secret: str, said: str) -> None:
+    """Every delivery would be refused later. The sentence says which mistake it is, where the right text is found, and
+    nothing of the value, however many secrets stand beside it.
+    """
+    for value in (secret, f"whsec_{'b' * 32},{secret}", f"{secret},whsec_{'b' * 32}"):
+        with pytest.raises(ConfigError) as caught:
+            webhook_secrets(value)
+        [problem] = caught.value.problems
+        assert problem.startswith("STRIPE_WEBHOOK_SECRET: ")
+        assert said in problem
+        assert "whsec_" in problem
+        assert "canary" not in problem
+
+
+@pytest.mark.parametrize("value", [",", "whsec_" + "a" * 32 + ",", " "])
+def test_an_empty_secret_is_a_mistake(value: str) -> None:
+    """A comma too many is named as such: an empty key would let every sender sign."""
+    with pytest.raises(ConfigError, match="none of them empty"):
+        webhook_secrets(value)
+
+
+def test_up_names_an_api_key_before_it_starts_anything(tmp_path: Path) -> None:
+    """The usual mistake of a first hour is known at once, and not by deliveries that fail."""
+    done = run_up(tmp_path / "state", {"STRIPE_WEBHOOK_SECRET": "sk_live_canary"})
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "STRIPE_WEBHOOK_SECRET: an API key" in done.stderr
+    assert "canary" not in done.stderr
+    assert not (tmp_path / "state" / "postgres").exists()

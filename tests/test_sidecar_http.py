@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from xmlrpc.client import Fault
-from xmlrpc.server import SimpleXMLRPCServer
+from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
 import psycopg2
 import pytest
@@ -31,6 +32,7 @@ from health_sidecar.connections import bind, opened
 from health_sidecar.endpoints import build_app, health_routes
 from health_sidecar.metrics import Metrics, build_registry
 from health_sidecar.readiness import HEALTHY, Follower, Readiness
+from tests.guard import base_environ
 
 READY = Readiness(ready=True, last_ping_at=datetime(2024, 12, 16, 12, 30, 45, tzinfo=UTC), message=HEALTHY)
 DOWN = Readiness(ready=False, last_error="connection refused", failure_count=3)
@@ -253,9 +255,19 @@ def test_failed_life_lasts_only_under_supervisord() -> None:
     assert life.remaining_s(0.0, supervised, clock=lambda: 102.0) == 0.0
 
 
+class Handler(SimpleXMLRPCRequestHandler):
+    disable_nagle_algorithm = False  # a Unix socket has none
+
+
+class RpcServer(SimpleXMLRPCServer):
+    """On a Unix socket, as supervisord's."""
+
+    address_family = socket.AF_UNIX
+
+
 @contextmanager
-def supervisor_rpc(fault: int | None) -> Iterator[tuple[dict[str, str], list[tuple[object, ...]]]]:
-    """supervisord's XML-RPC, as far as starting a group goes: the environment it gives, and the calls it got."""
+def supervisor_rpc(path: Path, fault: int | None) -> Iterator[tuple[str, list[tuple[object, ...]]]]:
+    """supervisord's XML-RPC, as far as starting a group goes: its address, and the calls it got."""
     calls: list[tuple[object, ...]] = []
 
     def start_process_group(*args: object) -> list[object]:
@@ -264,30 +276,40 @@ def supervisor_rpc(fault: int | None) -> Iterator[tuple[dict[str, str], list[tup
             raise Fault(fault, "no")
         return []
 
-    with SimpleXMLRPCServer(("127.0.0.1", 0), logRequests=False) as server:
+    with RpcServer(str(path), Handler, logRequests=False) as server:  # type: ignore[arg-type]
         server.register_function(start_process_group, "supervisor.startProcessGroup")
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield {"SUPERVISOR_SERVER_URL": f"http://127.0.0.1:{server.server_address[1]}"}, calls
+        yield f"unix://{path}", calls
         server.shutdown()
 
 
 @pytest.mark.parametrize(("fault", "started"), [(None, True), (Faults.ALREADY_STARTED, True), (Faults.BAD_NAME, False)])
-def test_group_is_started_through_supervisord(fault: int | None, started: bool) -> None:
+def test_group_is_started_through_supervisord(tmp_path: Path, fault: int | None, started: bool) -> None:
     """The group is started without waiting; one that runs already is fine, one that is not configured is reported."""
-    with supervisor_rpc(fault) as (environ, calls):
-        assert life.start_group(environ, "api") is started
+    with supervisor_rpc(tmp_path / "s", fault) as (address, calls):
+        assert life.start_group(address, "api") is started
         assert calls == [("api", False)]
 
 
-def test_supervisord_that_refuses_is_an_error() -> None:
-    """Anything else, such as a supervisord that is shutting down, ends this life; the next one tries again."""
-    with supervisor_rpc(Faults.SHUTDOWN_STATE) as (environ, _), pytest.raises(Fault):
-        life.start_group(environ, "api")
+def test_supervisord_that_refuses_is_an_error(tmp_path: Path) -> None:
+    """Anything else, such as a supervisord that is shutting down, is the caller's to try again."""
+    with supervisor_rpc(tmp_path / "s", Faults.SHUTDOWN_STATE) as (address, _), pytest.raises(Fault):
+        life.start_group(address, "api")
 
 
-def test_without_supervisord_nothing_is_started() -> None:
-    """A sidecar started by hand leaves the API to whoever started it."""
-    assert life.start_group({}, "api") is False
+def test_supervisord_that_never_answers_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call to one that is stopped ends in time; it is not taken for one whose socket is lost."""
+    monkeypatch.setattr(life, "RPC_TIMEOUT_S", 0.1)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "s"))
+        silent.listen()
+        with pytest.raises(life.SupervisordUnreachable, match="timed out") as unreachable:
+            life.start_group(f"unix://{tmp_path}/s", "api")
+    assert not isinstance(unreachable.value, life.SocketLost)
+    with pytest.raises(life.SocketLost, match="refused"):  # the file is left, but no process listens any more
+        life.start_group(f"unix://{tmp_path}/s", "api")
+    with pytest.raises(life.SocketLost, match="No such file"):
+        life.start_group(f"unix://{tmp_path}/none", "api")
 
 
 # A parent that starts a child which dies with it, says so, and waits to be killed.
@@ -312,8 +334,7 @@ def test_child_dies_with_its_killed_parent() -> None:
 @asynccontextmanager
 async def sidecar(tmp_path: Path, **environ: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """The sidecar as a process of its own, killed at the end if it still runs."""
-    settings = {
-        "PATH": os.environ["PATH"],
+    settings = base_environ() | {
         "READINESS_SOCKET": str(tmp_path / "r.sock"),
         "METRICS_PORT": "0",
         **environ,

@@ -18,14 +18,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests import promql
+from tests.debian import program
 from tests.instance import Instance, eventually, free_ports, get
-from tests.prometheus_tools import FOLDER, RULES, program, promtool
+from tests.prometheus_tools import FOLDER, RULES, promtool
 from tests.test_alerts import expressions as alert_expressions
 from tests.test_dashboards import expressions as panel_expressions
 
 # Labels anybody may look at; none of them can hold a donor, a ticket or a path.
 LABELS = {
-    *("type", "outcome", "reason", "route", "method", "status", "le", "state", "process", "error", "version"),
+    *("type", "outcome", "reason", "route", "method", "object", "status", "le", "state", "process", "error", "version"),
     *("implementation", "major", "minor", "patchlevel", "generation"),
 }
 TICKET = "story-1"
@@ -58,7 +59,8 @@ class Monitoring:
         """Both, until the end of the block."""
         with self._log, contextlib.ExitStack() as stack:
             stack.enter_context(self._program(
-                program("prometheus"), "--config.file=prometheus.yml", f"--storage.tsdb.path={self._folder}/tsdb",
+                program("prometheus", "prometheus"), "--config.file=prometheus.yml",
+                f"--storage.tsdb.path={self._folder}/tsdb",
                 f"--web.listen-address={self.prometheus.removeprefix('http://')}",
             ))  # fmt: skip
             stack.enter_context(self._program(

@@ -1,14 +1,19 @@
 """`donationd reload` while many clients ask: none of them notices."""
 
 import asyncio
+import itertools
 import json
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+
+import pytest
 
 from daemon.simulator.player import sign
-from tests.instance import Instance
+from tests.instance import SIGNING_SECRET, Instance, eventually, get, instance_of_its_own, metric
 
 ROUNDS = 6
 CLIENTS = 24  # of each sort
@@ -66,6 +71,16 @@ class Clients:
         return f"{head}Stripe-Signature: {sign(body, self._secret, int(time.time()))}\r\n\r\n".encode() + body
 
 
+@pytest.fixture
+def ready(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Instance]:
+    """An instance that serves, with two API processes and a database of its own."""
+    environ = {"DATABASE_URL": database_url, "STRIPE_WEBHOOK_SECRET": SIGNING_SECRET, "HOST": "127.0.0.1"}
+    with instance_of_its_own(environ) as instance:
+        monkeypatch.setenv("DONATIOND_STATE", str(instance.state))
+        instance.start()
+        yield instance
+
+
 def donationd(*words: str) -> subprocess.CompletedProcess[str]:
     """A command of the folder that DONATIOND_STATE names."""
     return subprocess.run([sys.executable, "-m", "daemon.cli", *words], capture_output=True, text=True, check=False)
@@ -98,3 +113,74 @@ def test_reload_needs_something_that_runs(instance: Instance) -> None:
     done = donationd("reload")
     assert done.returncode == 1
     assert "nothing runs in this folder" in done.stderr
+
+
+# The reload of a release, which ends by a signal before or after its nth step. Questions in a row are one step.
+INTERRUPTED = """
+import os, sys, time, xmlrpc.client
+from daemon import reload, up
+from health_sidecar import life
+
+number, step, after = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "after"
+steps = []
+request = xmlrpc.client.Transport.single_request
+
+def interrupted(self, host, handler, body, verbose=False):
+    method = body.decode().split("<methodName>")[1].split("<")[0]
+    if steps[-1:] != [method]:
+        steps.append(method)
+    ends = len(steps) == step
+    if ends and not after:
+        os.kill(os.getpid(), number)
+    reply = request(self, host, handler, body, verbose)
+    if ends:
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+    return reply
+
+xmlrpc.client.Transport.single_request = interrupted
+reload.reload(up.running_environ(), print)
+print("done", len(steps))
+"""
+
+
+def all_run(instance: Instance) -> bool:
+    """Each API process is RUNNING, and one of them is ready."""
+    running = {name for name in instance.pids() if name.startswith("api:")}
+    return running == {"api:api_00", "api:api_01"} and get(f"{instance.api}/health/db")[0] == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
+def test_an_interrupted_reload_leaves_every_process_running(ready: Instance, number: signal.Signals) -> None:
+    """Wherever it ends, before or after each thing it asks of supervisord, both processes run afterwards."""
+    for step in itertools.count(1):
+        for when in ("before", "after"):
+            command = [sys.executable, "-c", INTERRUPTED, str(int(number)), str(step), when]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            eventually(lambda: all_run(ready), f"both run after {number.name} {when} step {step}")
+        if done.stdout.endswith(f"done {step - 1}\n"):
+            break
+        assert done.returncode != 0
+    assert step == 6  # it lists them, then twice: it sends a signal, and asks until the new one is ready
+
+
+def test_a_stopped_process_is_started_by_a_reload(ready: Instance) -> None:
+    """One that an operator, or an earlier release's reload, has left stopped runs afterwards like the other."""
+    ready.supervisorctl("stop", "api:api_01")
+    before = ready.pids()
+    done = donationd("reload")
+    assert done.returncode == 0, done.stderr
+    assert "api_01, which was stopped, started" in done.stdout
+    after = ready.pids()
+    assert after.keys() == {*before, "api:api_01"}
+    assert after["api:api_00"] != before["api:api_00"]
+
+
+def test_a_reload_counts_no_restart(ready: Instance) -> None:
+    """`supervisord_process_restarts_total`, and so the alert for crashes, knows an end that was asked for."""
+    assert donationd("reload").returncode == 0
+    eventually(lambda: ready.log("listener").count("api:api_01 runs") == 2, "the listener has seen the new process")
+    for name in ("api:api_00", "api:api_01"):
+        assert metric(ready.sidecar, f'supervisord_process_restarts_total{{process="{name}"}}') == 0
+        assert f"{name} ended as asked" in ready.log("listener")
+    assert "ended by itself" not in ready.log("listener")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from daemon.config import Config
-from daemon.up import ROOT
+from daemon.up import DEFAULTS, ROOT, stop_limits
 from health_sidecar.config import Config as SidecarConfig
 
 UNIT = ROOT / "deploy" / "donationd.service"
@@ -44,6 +44,12 @@ def test_systemd_knows_every_line(tmp_path: Path) -> None:
 def test_the_service_writes_no_core_dumps() -> None:
     """The limit stands in the unit too, for whatever systemd starts before a process of ours sets its own."""
     assert "LimitCORE=0" in UNIT.read_text().splitlines()
+
+
+def test_systemd_waits_as_long_as_a_stop_may_take() -> None:
+    """The unit's limit is longer than the sum of the limits of `up`, so that systemd never cuts a stop short."""
+    [limit_s] = re.findall(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
+    assert int(limit_s) > stop_limits(DEFAULTS | {"DONATIOND_INCLUDE": ""}).total_s
 
 
 def test_the_example_of_the_environment_is_a_configuration() -> None:

@@ -63,6 +63,23 @@ class Outcome:
 Progress = Callable[[Outcome], None]
 
 
+async def no_reply_reason(base_url: str, timeout_s: float) -> str | None:
+    """Why no HTTP server replies at the address; None if one does, whatever it replies."""
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as http,
+            http.get(base_url.rstrip("/") + "/health/live", allow_redirects=False),
+        ):
+            return None
+    except TimeoutError:
+        return f"no reply within {timeout_s:g} s"
+    except aiohttp.ClientConnectionError as error:
+        return "connection refused" if isinstance(error.__cause__, ConnectionRefusedError) else str(error)
+    except aiohttp.ClientError:
+        return "it is not the address of an HTTP server"
+
+
 async def play(
     base_url: str,
     secret: str,

@@ -18,6 +18,7 @@ import msgspec
 from tests.bench import figures, rounds
 from tests.bench.machine import ROOT, SHARE, Broken, postgres, query
 from tests.conftest import Server
+from tests.guard import guarded
 
 ROUNDS = 5
 RESULT = ROOT / "build" / "bench.json"
@@ -33,7 +34,8 @@ def main() -> int:
         print("ROUNDS: a whole number from 1 to 1000", file=sys.stderr)
         return 2
     try:
-        _run(int(wanted))
+        with guarded():
+            _run(int(wanted))
     except Broken as reason:
         print(f"bench: {reason}", file=sys.stderr)
         return 1

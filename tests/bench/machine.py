@@ -21,8 +21,9 @@ import psycopg2
 from health_sidecar.life import die_with_parent
 from sql import migrate
 from tests.conftest import PRIVATE_LOG, USER, Server
+from tests.guard import base_environ
 
-SECRET = "whsec_bench"
+SECRET = "whsec_" + "bench" * 8
 API, ONE_BY_ONE, EMPTY = "daemon", "tests.bench.one_by_one", "tests.bench.empty"
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
@@ -66,7 +67,7 @@ def postgres() -> Iterator[Server]:
         options = {"listen_addresses": "", "unix_socket_directories": folder, "max_connections": "50", **PRIVATE_LOG}
         words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         command = [str(server.programs / "postgres"), "-D", f"{folder}/data", *words]
-        with _running(command, Path(folder) / "log", user=server.user, stop=signal.SIGINT):
+        with running(command, Path(folder) / "log", user=server.user, stop=signal.SIGINT):
             _await_postgres(server)
             yield server
 
@@ -104,7 +105,7 @@ def stored(server: Server, name: str, folder: Path) -> Iterator[Stored]:
     migrate.apply(url)
     readiness = folder / f"{name}.sock"
     environ = {"DATABASE_URL": url, "READINESS_SOCKET": str(readiness), "METRICS_PORT": "0"}
-    with _running([sys.executable, "-m", "health_sidecar"], folder / f"{name}-sidecar.log", environ=environ):
+    with running([sys.executable, "-m", "health_sidecar"], folder / f"{name}-sidecar.log", environ=environ):
         yield Stored(url, readiness)
 
 
@@ -139,7 +140,7 @@ def site(
         with ExitStack() as stack:
             pids = [
                 stack.enter_context(
-                    _running(
+                    running(
                         command,
                         folder / f"{name}-{slot}.log",
                         environ={**environ, "API_SLOT": str(slot)},
@@ -158,6 +159,19 @@ def resident_mb(where: Site) -> float:
     [pid] = where.pids
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def forget_peak(where: Site) -> None:
+    """From now on the peak of the one process's resident memory is a new one (proc(5), clear_refs)."""
+    [pid] = where.pids
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def peak_mb(where: Site) -> float:
+    """The most that it held in memory since then."""
+    [pid] = where.pids
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def _await_ready(started: Site) -> None:
@@ -183,7 +197,7 @@ def _is_ready(started: Site) -> bool:
 
 
 @contextmanager
-def _running(
+def running(
     command: Sequence[str],
     log: Path,
     *,
@@ -191,6 +205,7 @@ def _running(
     stdin: int = subprocess.DEVNULL,
     user: str | None = None,
     stop: signal.Signals = signal.SIGTERM,
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[int]:
     """A process that dies with us, be it by kill -9; its pid. Ctrl-C reaches us alone, and we stop it.
 
@@ -205,10 +220,11 @@ def _running(
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd="/" if user else ROOT,
-            env={"PATH": os.environ["PATH"], **(environ or {})},
+            env={**base_environ(), **(environ or {})},
             start_new_session=True,
             preexec_fn=partial(die_with_parent, signal.SIGKILL),  # noqa: PLW1509 - we have no threads
             user=user,
+            pass_fds=pass_fds,
         )
     try:
         yield process.pid

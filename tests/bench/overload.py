@@ -1,7 +1,7 @@
-"""`make overload`: ten times as many clients as one API process serves at once, each coming again at once when refused.
+"""`make overload`: more signed deliveries than one API process can record, then hostile clients (tests.bench.hostile).
 
-Best and overload are measured by turns, because the machine has its moods; what the clients cost, they take from the
-server's own cores.
+In the first table best and overload are measured by turns, because the machine is not equally fast at all times; what
+the clients cost, they take from the server's own cores.
 """
 
 import http.client
@@ -20,19 +20,21 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 
-from daemon.config import Config
+from tests.bench import hostile
 from tests.bench.load import Measured, post_new
-from tests.bench.machine import API, SHARE, Broken, Site, postgres, resident_mb, site, stored
+from tests.bench.machine import API, SHARE, Broken, Site, forget_peak, peak_mb, postgres, resident_mb, site, stored
 from tests.bench.stream import Pool, Stream
+from tests.conftest import Server
+from tests.guard import guarded
 
-CAPACITY: int = Config.model_fields["max_connections"].default
-CONNECTIONS = (CAPACITY // 4, CAPACITY // 2, CAPACITY)  # one of them gives the best throughput
-TIMES = 10
+CONNECTIONS = (64, 128, 256)  # one of them gives the best throughput
+OVERLOAD = 2560
 ROUNDS, SECONDS, WARM_S = (3, 5, 15) if SHARE == 1 else (1, 2, 3)
 TICKETS = [f"ticket_{number:04}" for number in range(1000)]
 ASK_EVERY_S = 0.01
 PATIENCE_S = 10
 DESCRIPTORS = 4096  # for wrk
+SHORT_NOTE = ["SHORT: times were a part of what they should be; these figures mean little."] if SHARE > 1 else []
 
 
 @dataclass
@@ -63,7 +65,9 @@ def main() -> int:
     if soft < DESCRIPTORS:
         resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
     try:
-        _run()
+        hostile.chosen()  # a wrong KIND is reported before anything starts
+        with guarded():
+            _run()
     except Broken as reason:
         print(f"overload: {reason}", file=sys.stderr)
         return 1
@@ -73,12 +77,24 @@ def main() -> int:
 
 
 def _run() -> None:
-    with (
-        postgres() as server,
-        tempfile.TemporaryDirectory(prefix="donationd-overload-") as name,
-        stored(server, "overload", Path(name)) as database,
-        site(API, database, Path(name)) as api,
-    ):
+    with postgres() as server, tempfile.TemporaryDirectory(prefix="donationd-overload-") as name:
+        if not os.environ.get("KIND"):
+            print(_signed(server, Path(name)), flush=True)
+        _hostile(server, Path(name))
+
+
+def _hostile(server: Server, folder: Path) -> None:
+    print(f"\n{hostile.HEAD}", flush=True)
+    measured = []
+    for row in hostile.rows(server, folder):
+        print(row, flush=True)
+        measured.append(row)
+    print("\n".join(["", hostile.footnote(measured), *SHORT_NOTE]))
+
+
+def _signed(server: Server, folder: Path) -> str:
+    """The table of what far too many signed deliveries do."""
+    with stored(server, "overload", folder) as database, site(API, database, folder) as api:
         stream = Stream(Pool(), TICKETS)
         post_new(api, stream, connections=CONNECTIONS[1], seconds=WARM_S)
         tried = {count: post_new(api, stream, connections=count, seconds=SECONDS).per_s for count in CONNECTIONS}
@@ -87,15 +103,15 @@ def _run() -> None:
         for _ in range(ROUNDS):
             before, before_cpu = _measured(api, stream, best)
             before_mb = resident_mb(api)
-            _forget_peak(api)
+            forget_peak(api)
             with _asking(api, asked):
-                flood, flood_cpu = _measured(api, stream, CAPACITY * TIMES)
-            grown.append(_peak_mb(api) / before_mb)
+                flood, flood_cpu = _measured(api, stream, OVERLOAD)
+            grown.append(peak_mb(api) / before_mb)
             after, after_cpu = _measured(api, stream, best)
             ratios.append(2 * flood.per_s / (before.per_s + after.per_s))
             per_cpu.append(2 * flood_cpu / (before_cpu + after_cpu))
             floods.append(flood)
-        print(_table(tried, (ratios, per_cpu, grown), floods, asked))
+        return _table(tried, (ratios, per_cpu, grown), floods, asked)
 
 
 def _measured(api: Site, stream: Stream, connections: int) -> tuple[Measured, float]:
@@ -103,18 +119,6 @@ def _measured(api: Site, stream: Stream, connections: int) -> tuple[Measured, fl
     before_s = _cpu_s(api)
     measured = post_new(api, stream, connections=connections, seconds=SECONDS)
     return measured, measured.accepted / (_cpu_s(api) - before_s)
-
-
-def _forget_peak(api: Site) -> None:
-    """From now on the peak of its resident memory is a new one (proc(5), clear_refs)."""
-    [pid] = api.pids
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
-
-
-def _peak_mb(api: Site) -> float:
-    [pid] = api.pids
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def _cpu_s(api: Site) -> float:
@@ -180,12 +184,12 @@ def _table(
             "| --- | ---: | ---: | --- |",
             *(f"| {' | '.join(row)} |" for row in rows),
             "",
-            f"Acknowledged a second by connections: {found}. One process serves MAX_CONNECTIONS={CAPACITY} at once; "
-            f"{CAPACITY * TIMES} clients came, each again as soon as it was answered. {ROUNDS} rounds of {SECONDS} s "
+            f"Acknowledged a second by connections: {found}. {OVERLOAD} clients "
+            f"delivered to one process, each again as soon as it was answered. {ROUNDS} rounds of {SECONDS} s "
             f"on {os.cpu_count()} cores, shared with wrk and PostgreSQL. Connections lost without an answer: {lost}.",
             f"A client of its own saw meanwhile, by status: health {asked.count('health')}, "
             f"webhooks {asked.count('webhook')}.",
-            *(["SHORT: times were a part of what they should be; these figures mean little."] if SHARE > 1 else []),
+            *SHORT_NOTE,
         ]
     )
 

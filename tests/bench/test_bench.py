@@ -1,8 +1,14 @@
 """The benchmark's own logic: what is sent, and how the figures are judged."""
 
+import pytest
+
 from daemon import facts, fold
 from daemon.signature import verify
+from tests.bench import hostile
+from tests.bench.deliveries import Seen, Watched
 from tests.bench.figures import FIGURES, Figure, table
+from tests.bench.flood import KINDS, Flooded
+from tests.bench.machine import Broken
 from tests.bench.stream import Pool, Stream, request
 
 SECRET = "whsec_bench"
@@ -55,3 +61,27 @@ def test_the_table_has_a_row_per_figure() -> None:
     lines = table(samples).splitlines()
     assert len(lines) == 2 + len(FIGURES)
     assert "| 1.00 | 1.00 – 1.00 |" in lines[2]
+
+
+def test_a_row_shows_what_misses_its_requirement() -> None:
+    """One delivery of 50 that is refused, or a slow health check, stands out; what holds does not."""
+    deliveries, health = Seen(), Seen()
+    for number in range(50):
+        deliveries.note(200 if number else 503, 0.2)
+        health.note(200, 0.01 if number else 0.15)
+    flooded = Flooded({"404": 1200}, connections_failed=3, ended_without_reply=0, cpu_s=1.0)
+    row = hostile.Row("unknown-paths", "direct", Watched(deliveries, health), flooded, peak_mb=61.7)
+    assert str(row) == "| unknown-paths | direct | **0.980** | 200 | **150** | 62 | 404: 1,200, 3 not connected |"
+
+
+def test_rows_are_chosen_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of both ways unless named; a name that does not exist is reported."""
+    monkeypatch.delenv("KIND", raising=False)
+    monkeypatch.delenv("THROUGH", raising=False)
+    assert len(hostile.chosen()) == 2 * (len(KINDS) + 1)
+    monkeypatch.setenv("KIND", "slow-heads,none")
+    monkeypatch.setenv("THROUGH", "direct")
+    assert hostile.chosen() == [("slow-heads", "direct"), ("none", "direct")]
+    monkeypatch.setenv("KIND", "slow-feet")
+    with pytest.raises(Broken, match="slow-feet is none of none, unknown-paths"):
+        hostile.chosen()

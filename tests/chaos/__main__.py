@@ -29,6 +29,7 @@ from tests.chaos.audit import (
 from tests.chaos.faults import Fault, deal
 from tests.chaos.load import Load
 from tests.chaos.site import DEADLINE_S, READY_TIMEOUT_S, TICKETS, NotReady, Site, embedded_site, site_with_proxies
+from tests.guard import guarded
 
 FAULTS = 200
 EMBEDDED_SHARE = 9  # one fault in so many is done to the site whose PostgreSQL supervisord runs
@@ -51,7 +52,8 @@ def main() -> int:
     verdict = Verdict()
     status = 0
     try:
-        asyncio.run(_run(faults, seed, records, verdict))
+        with guarded():
+            asyncio.run(_run(faults, seed, records, verdict))
     except KeyboardInterrupt:
         status = 130
     print(table(records, verdict))

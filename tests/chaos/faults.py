@@ -1,8 +1,11 @@
 """The faults. Each begins when it is called and is over when it returns; what it stopped goes on by then."""
 
 import asyncio
+import contextlib
+import os
 import random
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +13,9 @@ from pathlib import Path
 from daemon.reload import reload
 from tests.chaos.proxy import Proxy
 from tests.chaos.site import API_PROCESSES, Site, family, new_postgres, send
+
+REPLACED_S = 60.0  # a process that hangs is killed long before
+POLL_S = 0.05
 
 Inject = Callable[[Site, random.Random], Awaitable[None]]
 
@@ -59,6 +65,43 @@ async def _sidecar_stopped(site: Site, rng: random.Random) -> None:
 
 async def _reloaded(site: Site, _rng: random.Random) -> None:
     await asyncio.to_thread(reload, site.instance.environ, lambda _line: None)
+
+
+async def _reload_interrupted(site: Site, rng: random.Random) -> None:
+    """kill -9 of `donationd reload` at some moment of its two or three seconds."""
+    environ = {**os.environ, "DONATIOND_STATE": str(site.instance.state)}
+    reloading = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "daemon.cli", "reload"), env=environ, stdout=asyncio.subprocess.DEVNULL
+    )
+    await asyncio.sleep(rng.uniform(0.3, 3))
+    with contextlib.suppress(ProcessLookupError):
+        reloading.kill()
+    await reloading.wait()
+
+
+def _hangs(name: str) -> Inject:
+    """SIGSTOP, and no more: lasts until the process has been killed for it."""
+
+    async def inject(site: Site, rng: random.Random) -> None:
+        pid = await site.pid(name.format(rng.randrange(API_PROCESSES)))
+        send(signal.SIGSTOP, [pid])
+        async with asyncio.timeout(REPLACED_S):
+            while Path(f"/proc/{pid}").exists():  # noqa: ASYNC110, ASYNC240 - no event, and no time
+                await asyncio.sleep(POLL_S)
+
+    return inject
+
+
+async def _supervisord_socket_lost(site: Site, rng: random.Random) -> None:
+    """supervisord's socket is moved away for a while in which the sidecar is killed."""
+    path = Path(site.instance.environ["DONATIOND_RUN"], "supervisor.sock")
+    sidecar = await site.pid("sidecar")
+    aside = path.rename(path.with_name("aside"))  # noqa: ASYNC240 - takes no time
+    try:
+        send(signal.SIGKILL, [sidecar])
+        await asyncio.sleep(_length(rng))
+    finally:
+        aside.rename(path)
 
 
 async def _postgres_killed(site: Site, rng: random.Random) -> None:
@@ -130,6 +173,39 @@ async def _up_restarted(site: Site, _rng: random.Random) -> None:
     await site.start()
 
 
+async def _logs_full(site: Site, rng: random.Random) -> None:
+    """supervisord reads no log for a while, and the pipes to it have no room for another line."""
+    pids = [pid for name, pid in (await asyncio.to_thread(site.instance.pids)).items() if name != "postgres"]
+    send(signal.SIGSTOP, [site.supervisord])
+    try:
+        await asyncio.to_thread(_fill_logs, pids)
+        await asyncio.sleep(_length(rng))
+    finally:
+        send(signal.SIGCONT, [site.supervisord])
+
+
+def _fill_logs(pids: list[int]) -> None:
+    """Writes into the pipe of each process's log until it has no more room."""
+    for pid in pids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/fd/2", "wb", 0, opener=_without_waiting) as pipe:
+            while pipe.write(b"." * 4095 + b"\n"):
+                pass
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+async def _metrics_damaged(site: Site, rng: random.Random) -> None:
+    """A file of counts holds no counts any more, and the process that writes it starts anew."""
+    await asyncio.to_thread(_damage_file, site.instance.state / "metrics", rng)
+    await _program("api:api_{:02}", signal.SIGKILL)(site, rng)
+
+
+def _damage_file(folder: Path, rng: random.Random) -> None:
+    rng.choice(sorted(folder.glob("*.db"))).write_bytes(rng.randbytes(rng.choice((0, 7, 4096))))
+
+
 async def _socket_removed(site: Site, _rng: random.Random) -> None:
     Path(site.instance.environ["READINESS_SOCKET"]).unlink(missing_ok=True)  # noqa: ASYNC240 - takes no time
 
@@ -185,11 +261,18 @@ FAULTS = (
     Fault("API process stopped (SIGSTOP)", _api_stopped, hangs_up=True),
     Fault("API process told to end", _program("api:api_{:02}", signal.SIGTERM)),
     Fault("API reloaded", _reloaded),
+    Fault("reload killed", _reload_interrupted),
+    Fault("API process hangs until it is replaced", _hangs("api:api_{:02}"), hangs_up=True),
+    Fault("sidecar hangs until it is replaced", _hangs("sidecar")),
+    Fault("listener hangs until it is replaced", _hangs("listener")),
+    Fault("supervisord's socket lost, sidecar killed", _supervisord_socket_lost),
     Fault("sidecar killed", _program("sidecar", signal.SIGKILL)),
     Fault("sidecar stopped (SIGSTOP)", _sidecar_stopped),
     Fault("sidecar told to end", _program("sidecar", signal.SIGTERM)),
     Fault("socket removed", _socket_removed),
     Fault("socket removed, API process killed", _socket_removed_and_api_killed, hangs_up=True),
+    Fault("supervisord stopped, logs full", _logs_full),
+    Fault("metrics file damaged, API process killed", _metrics_damaged, hangs_up=True),
     Fault("PostgreSQL killed", _postgres_killed, embedded=True),
     Fault("PostgreSQL backend killed", _backend_killed, embedded=True),
     Fault("PostgreSQL stopped (SIGSTOP)", _postgres_stopped, embedded=True),

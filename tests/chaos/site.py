@@ -135,7 +135,7 @@ class Site:
     @property
     def supervisord(self) -> int:
         """supervisord's pid."""
-        return int((self.instance.state / "run" / "supervisord.pid").read_text())
+        return self.instance.supervisord
 
     async def start(self) -> None:
         """Starts `up`; returns once it says that it is ready."""
@@ -225,7 +225,7 @@ async def site_with_proxies() -> AsyncIterator[Site]:
         environ = {
             **SETTINGS,
             "DATABASE_URL": f"postgresql://{USER}@{hosts}/postgres?target_session_attrs=read-write",
-            "STRIPE_WEBHOOK_SECRET": "whsec_chaos",
+            "STRIPE_WEBHOOK_SECRET": "whsec_" + "chaos" * 8,
         }
         instance = stack.enter_context(instance_of_its_own(environ))
         site = Site(instance, postgres.url, postgres, proxies, stack)

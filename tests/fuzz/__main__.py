@@ -20,6 +20,7 @@ from tests.fuzz import asking, drawn, guided, living, surface
 from tests.fuzz.outcome import Outcome
 from tests.fuzz.site import site
 from tests.fuzz.target import TARGETS, load
+from tests.guard import guarded
 
 CASES = 20_000
 # Of all cases, in thousandths: what is quick gets many, and what several processes must agree on is slower.
@@ -33,7 +34,8 @@ def main(words: list[str]) -> int:
     for sig in (signal.SIGINT, signal.SIGTERM):  # also where a shell's `&` made us deaf to Ctrl-C
         signal.signal(sig, signal.default_int_handler)
     if words[:1] == ["repeat"] and len(words) == 3 and words[1] in TARGETS:
-        load(words[1]).check(Path(words[2]).read_bytes())
+        with guarded():
+            load(words[1]).check(Path(words[2]).read_bytes())
         return 0
     if words:
         print(__doc__)
@@ -46,7 +48,8 @@ def main(words: list[str]) -> int:
     outcomes: list[Outcome] = []
     status = 0
     try:
-        _run(cases, seed, outcomes)
+        with guarded():
+            _run(cases, seed, outcomes)
     except KeyboardInterrupt:
         status = 130
     print(_report(outcomes, seed))

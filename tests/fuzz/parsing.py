@@ -142,7 +142,7 @@ PARSERS: dict[bytes, Callable[[bytes], None]] = {
 STATE = Readiness(ready=True)
 RUN = b'{"kind":"gate","ok":true,"state":"PASSED","detail":"","at":"2026-11-01T10:00:00Z"}\n'
 ENVIRONMENT = f"""DATABASE_URL=postgresql://{CANARY}@127.0.0.1/x
-STRIPE_WEBHOOK_SECRET={CANARY},two
+STRIPE_WEBHOOK_SECRET=whsec_{"one0" * 8},whsec_{"two0" * 8}
 DONOR_EMAIL_HASH_KEY={CANARY}
 STRIPE_LIVEMODE=false
 PORT=3003
@@ -169,7 +169,15 @@ TOKENS = (
     *(b":", b"-1", b"+1", b"1_0", b" 1", b"\x00", b"\n", b"pi_1", "١".encode(), b"\xff", b"=", b"9" * 13, b"9" * 5000),
     *(b"0001-01-01T00:00:00+14:00", b"9999-12-31T23:59:60Z", b"1e400", b"null", b"true", b"[" * 1500, b'{"a":' * 700),
     *(b'"ready":', b'"lastPingAt":', b'"failureCount":', b"AAAA", b"____", b"PORT=", b"HOST=", b"\xed\xa0\x80"),
-    *(b"DATABASE_URL=", b"STRIPE_WEBHOOK_SECRET=,", b"DONOR_EMAIL_HASH_KEY=", b"READINESS_SOCKET=", b"PORT=\xff"),
+    *(
+        b"DATABASE_URL=",
+        b"STRIPE_WEBHOOK_SECRET=,",
+        b"whsec_",
+        b"sk_",
+        b"DONOR_EMAIL_HASH_KEY=",
+        b"READINESS_SOCKET=",
+        b"PORT=\xff",
+    ),
 )
 
 

@@ -15,7 +15,7 @@ from tests.fuzz.mutation import CANARY
 from tests.fuzz.seeds import TICKETS
 from tests.instance import Instance, eventually, get, instance_of_its_own
 
-SECRET = "whsec_fuzz"
+SECRET = "whsec_" + "fuzz" * 8
 ENVIRON = {
     "API_PROCESSES": "1",
     "HOST": "127.0.0.1",

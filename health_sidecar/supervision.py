@@ -1,0 +1,112 @@
+"""The sidecar's part in supervising: has supervisord start the API, says whether supervisord answers, and replaces a
+listener that hangs. Nothing here ends the sidecar: what is needed only to start a process must not end one that serves.
+"""
+
+import asyncio
+import os
+import signal
+import time
+import xmlrpc.client
+
+import structlog
+from supervisor.xmlrpc import Faults
+
+from health_sidecar import heartbeat, life
+from health_sidecar.logs import ToldOnce
+from health_sidecar.metrics import LISTENER, Metrics
+
+log = structlog.get_logger()
+
+API_GROUP = "api"
+CHECK_S = 5.0  # supervisord's answer is some milliseconds of work
+FIRST_RETRY_S = 0.5  # doubles up to CHECK_S while the API is still to be started
+# No API process runs and no file leads to supervisord: it is to be restarted, which opens another socket. Long enough
+# for a socket that comes back by itself, as while supervisord is being restarted.
+RESTART_AFTER_S = 10.0
+
+
+class Supervision:
+    """Keeps asking the supervisord at `address`, which is our parent."""
+
+    def __init__(self, address: str, metrics: Metrics) -> None:
+        self.problem: str | None = None  # for `donationd status`
+        self._address = address
+        self._metrics = metrics
+        self._has_started = False
+        self._lost_s: float | None = None
+        self._lost = ToldOnce("warning", "[Supervisor] ⚠️ supervisord can't be asked")
+        self._unwatched = ToldOnce("warning", "[Supervisor] ⚠️ No process that hangs can be found")
+
+    async def run(self, gate_passed: asyncio.Event) -> None:
+        """After the gate: have the API started, however late; then see whether supervisord answers, for ever."""
+        await gate_passed.wait()
+        pause_s = FIRST_RETRY_S
+        while True:
+            try:
+                await asyncio.to_thread(self._ask)
+            except life.SupervisordUnreachable as error:
+                self._failed(error)
+            except xmlrpc.client.Fault as fault:
+                if fault.faultCode != Faults.SHUTDOWN_STATE:  # then we are about to be stopped, too
+                    self._failed(fault)
+            else:
+                self._answered()
+            pause_s = CHECK_S if self._has_started else min(2 * pause_s, CHECK_S)
+            await asyncio.sleep(pause_s)
+
+    def _ask(self) -> None:
+        """Start the API's processes, once; from then on only see whether supervisord answers. A process that an
+        operator stops later stays so.
+        """
+        if self._has_started:
+            with life.supervisord(self._address) as supervisor:
+                supervisor.getState()
+            return
+        if life.start_group(self._address, API_GROUP):
+            log.info("API processes started", group=API_GROUP)
+        else:
+            log.error("supervisord knows no such group: the API was not started", group=API_GROUP)
+        self._has_started = True
+
+    def _answered(self) -> None:
+        if self._lost_s is not None:
+            log.info("[Supervisor] ✅ supervisord answers again")
+        self._lost.over()
+        self._lost_s = self.problem = None
+        self._metrics.supervisord_reachable = True
+
+    def _failed(self, error: Exception) -> None:
+        now_s = time.monotonic()
+        self._lost_s = now_s if self._lost_s is None else self._lost_s
+        is_lost = isinstance(error, life.SocketLost)
+        self.problem = f"{error}; {life.socket_remedy(os.getppid())}" if is_lost else str(error)
+        self._lost.met(self.problem)
+        self._metrics.supervisord_reachable = False
+        if is_lost and not self._has_started and now_s > self._lost_s + RESTART_AFTER_S:
+            self._lost_s = now_s  # supervisord gets as long again
+            self._restart_supervisord()
+
+    def _restart_supervisord(self) -> None:
+        """Where no API process runs there is nothing to lose; where that can't be seen there may be."""
+        try:
+            if heartbeat.find({API_GROUP}):
+                return
+        except OSError:
+            return
+        log.error("[Supervisor] 🚨 No API process runs and supervisord's socket is lost: supervisord is restarted")
+        os.kill(os.getppid(), signal.SIGHUP)
+
+    async def watch(self) -> None:
+        """Replace a listener that hangs, for ever."""
+        watch = heartbeat.Watch()
+        while True:
+            await asyncio.sleep(heartbeat.LOOK_S)
+            try:
+                hung = watch.look(heartbeat.find({LISTENER}), time.monotonic())
+            except OSError as error:
+                self._unwatched.met(str(error))
+                continue
+            self._unwatched.over()
+            if hung:
+                heartbeat.kill(hung)
+                self._metrics.listener_hung()

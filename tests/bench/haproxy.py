@@ -1,0 +1,89 @@
+"""HAProxy with deploy/haproxy.cfg on ports of 127.0.0.1, in front of an API under test."""
+
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench.machine import POLL_S, ROOT, START_TIMEOUT_S, Broken, running
+from tests.debian import find
+from tests.instance import get
+
+CONFIGURATION = ROOT / "deploy" / "haproxy.cfg"
+# Twice as many file descriptors are needed, and an ordinary user may have no more than 4,096.
+CONNECTIONS = 1500
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A running HAProxy."""
+
+    https_port: int
+    http_port: int
+    metrics_port: int
+
+    @property
+    def metrics_url(self) -> str:
+        """Where its figures for Prometheus are."""
+        return f"http://127.0.0.1:{self.metrics_port}/metrics"
+
+
+@contextmanager
+def haproxy(api_port: int, folder: Path) -> Iterator[Proxy]:
+    """HAProxy from when it serves until the end.
+
+    Raises:
+        Broken: it is not installed, or it does not start.
+    """
+    program = find("haproxy")
+    if program is None:
+        raise Broken("haproxy is missing: apt-get install haproxy")
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in ("https", "http", "metrics")]
+        https, http, metrics = (f"fd@{listener.fileno()}" for listener in listeners)
+        environ = {
+            "PROXY_CERTIFICATE": str(certificate(folder)),
+            "PROXY_API": f"127.0.0.1:{api_port}",
+            "PROXY_HTTPS": https,
+            "PROXY_HTTP": http,
+            "PROXY_METRICS": metrics,
+            "PROXY_CONNECTIONS": str(CONNECTIONS),
+            "PROXY_UNPRIVILEGED": "yes",
+        }
+        command = [program, "-db", "-f", str(CONFIGURATION)]
+        descriptors = [listener.fileno() for listener in listeners]
+        log = folder / "haproxy.log"
+        stack.enter_context(running(command, log, environ=environ, pass_fds=descriptors))
+        proxy = Proxy(*(listener.getsockname()[1] for listener in listeners))
+        _await_figures(proxy, log)
+        yield proxy
+
+
+def _await_figures(proxy: Proxy, log: Path) -> None:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while get(proxy.metrics_url)[0] != 200:
+        if time.monotonic() > deadline_s:
+            raise Broken(f"HAProxy does not start: {log.read_text()}")
+        time.sleep(POLL_S)
+
+
+def certificate(folder: Path) -> Path:
+    """A new self-signed certificate for 127.0.0.1 and its key, in one file."""
+    key, chain, both = (folder / name for name in ("key.pem", "chain.pem", "both.pem"))
+    words = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1".split()
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(chain)]
+    subprocess.run(["openssl", "req", "-x509", *words, *names], check=True, capture_output=True)
+    both.write_text(chain.read_text() + key.read_text())
+    return both
+
+
+def client_context() -> ssl.SSLContext:
+    """TLS for a client that accepts any certificate: ours are made for one test."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
