@@ -2,9 +2,13 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from daemon.facts import Facts, read
+from daemon.fold import Donation, donations, forget, merge
 from daemon.simulator.expectations import Expected
+from daemon.simulator.player import encode
+from daemon.simulator.stripe_model import Json
 from sql.database import Row
 
 SHOWN = """
@@ -17,6 +21,22 @@ TOTALS = """
 SELECT ticket_id, currency, paid_minor, refunded_minor, disputed_minor, paid, refunded, disputed, partially_refunded
 FROM ticket_totals WHERE paid + refunded + disputed > 0 ORDER BY 1, 2
 """
+
+
+def derived(events: Iterable[Json]) -> list[Row]:
+    """The rows of these events' donations, by the ledger's pure part."""
+    facts: Facts = {}
+    for event in events:
+        facts = merge(facts, read(encode(event), livemode=False, hash_key=None).facts or {})
+    subscriptions = facts.pop("sub", {})
+    return [_row_of(donation) for donation in donations(forget(facts), subscriptions)]
+
+
+def _row_of(of: Donation) -> Row:
+    money = (of.status, of.amount, of.refunded, of.disputed)
+    times = (of.created_at, of.paid_at, of.refunded_at)
+    donor = (of.last_name, of.country, of.email_hash)
+    return (of.id, of.ticket or "", of.currency or "", *money, *times, *donor, of.session_id, of.account)
 
 
 def as_row(of: Expected) -> Row:

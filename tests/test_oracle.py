@@ -27,6 +27,7 @@ from daemon.simulator.stripe_model import (
     ticket_of,
 )
 from daemon.simulator.wild_lives import NOT_TICKETS, OPENINGS, Walk
+from tests.model_ledger import as_row, derived
 
 START = 1_793_000_000
 TICKET = {"ticketId": "story-1"}
@@ -118,6 +119,28 @@ def partial_capture(authorised: int, captured: int, refund: int, unsubscribed: f
     of.capture(charge, captured)
     of.at += DAY_S
     of.refund(charge, refund)
+    return of
+
+
+def refund_failed_beside_another() -> Payment:
+    """700 of 1000 are captured; one refund stands, and the charge is reported in the second in which another failed."""
+    of = partial_capture(1000, 700, 100, RECEIVES_ALL)
+    [charge] = of.state.charges
+    failing = of.refund(charge, 200)
+    of.at += DAY_S
+    of.change_refund(failing, "failed")
+    of.settle(charge)
+    return of
+
+
+def last_capture_known_from_the_intent() -> Payment:
+    """The charge was last reported when 700 were captured and 100 refunded; then 900 are."""
+    of = held(1000, frozenset({"charge.captured", "charge.updated"}))
+    [charge] = of.state.charges
+    of.capture_part(charge, 700)
+    of.refund(charge, 100)
+    of.at += DAY_S
+    of.capture(charge, 200)
     return of
 
 
@@ -257,6 +280,14 @@ STORIES: dict[str, tuple[Callable[[], Payment], dict[str, object]]] = {
         lambda: multicapture(900, counts_release=True),
         {"status": "REFUNDED", "amount_minor": 900, "refunded_minor": 900},
     ),
+    "a refund failed beside another": (
+        refund_failed_beside_another,
+        {"status": "PAID", "amount_minor": 700, "refunded_minor": 100},
+    ),
+    "the last capture is known from the PaymentIntent": (
+        last_capture_known_from_the_intent,
+        {"status": "PAID", "amount_minor": 900, "refunded_minor": 100},
+    ),
     "incremental_authorization": (
         incremental_authorization,
         {"status": "PAID", "amount_minor": 1500, "refunded_minor": 0},
@@ -342,6 +373,16 @@ def test_the_expectations_of_a_story(name: str) -> None:
     story, wanted = STORIES[name]
     end = end_of(story())
     assert {field: getattr(end, field) for field in {"ticket": "", **wanted}} == {"ticket": "story-1", **wanted}
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_the_ledger_shows_a_story_in_any_order(name: str) -> None:
+    """In twenty orders, with repetitions."""
+    of = STORIES[name][0]()
+    rng = random.Random(name)
+    for _ in range(20):
+        events = rng.sample(of.endpoint.events * 2, 2 * len(of.endpoint.events))
+        assert derived(events) == [as_row(end_of(of))]
 
 
 def test_a_refund_from_a_cash_balance_is_no_donation() -> None:

@@ -98,9 +98,14 @@ def _refunds_known(state: State, without: frozenset[str]) -> bool:
         never_released = state.endpoint.api.says_captured or not any(charge.released for charge in charges)
         return never_released and all(refund.reports and not refund.is_ambiguous for refund in state.refunds)
     if without == REFUNDS:  # no refund was made or failed since the charge was last reported
-        sums = ((charge.amount_refunded, [r.shown["amount_refunded"] for r in charge.reports]) for charge in charges)
-        return all(reported[-1:] in ([], [sum_]) for sum_, reported in sums)
+        return all(_newest_sum(charge) in (None, charge.amount_refunded) for charge in charges)
     return True
+
+
+def _newest_sum(charge: Charge) -> int | None:
+    """What the newest snapshot says was refunded; among those of one second the largest."""
+    sums = [report.shown["amount_refunded"] for report in charge.reports if report.at == charge.reported_at]
+    return max(sums, default=None)
 
 
 class _Object:
@@ -179,6 +184,11 @@ class _Charge(_Object):
         said = {"charge.succeeded", "charge.captured"}
         has_changed = len(self.taken) < len(self.reports)
         return self.times(lambda report: _took_money(report.shown) and (has_changed or report.type in said))
+
+    def refunded_times(self, says_captured: bool) -> list[int]:
+        """The `charge.refunded` events whose sum exceeds what was released, if Stripe counts that as refunded."""
+        released = self.of.released if says_captured and self.of.counts_release else 0
+        return self.times(lambda r: r.type == "charge.refunded" and r.shown["amount_refunded"] > released)
 
 
 class _Received:
@@ -324,8 +334,9 @@ class _Received:
         """When the first money went back, even if that refund failed later."""
         if not self.refunded():
             return None
-        released = [] if self.says_captured else [c.of.paid_at for c in self.charges if c.of.released and c.of.paid_at]
-        return min([*released, *(refund.created for refund in self.refunds)])
+        events = [at for charge in self.charges for at in charge.refunded_times(self.says_captured)]
+        created = [refund.created for refund in self.refunds if self._received(refund.id, refund.reports)]
+        return min(events or created, default=None)
 
     def disputed(self) -> int:
         """What the disputes hold or took, each at most once and never more than is left."""

@@ -265,7 +265,12 @@ class Payment:
         self.report_charge("charge.updated", charge, {"billing_details": {}})
 
     def refund(self, charge: Charge, amount: int, status: str = "succeeded") -> Refund:
-        """Part or all of a charge is sent back; Stripe reports it as a refund and as the charge's new sum."""
+        """Part or all of a charge is sent back; Stripe reports it as a refund and as the charge's new sum.
+
+        Not in the second in which another one failed: the sums of that second can't be told apart.
+        """
+        if charge.refund_failed_at == self.at:
+            self.at += 1
         refund = Refund(self.endpoint.new_id("re_3"), self.at, amount, charge.currency, charge, status)
         refund.is_ambiguous = charge.released > 0 and charge.reported_at == self.at
         before = charge.amount_refunded
@@ -278,7 +283,8 @@ class Payment:
     def change_refund(self, refund: Refund, status: str) -> None:
         """The refund arrives (`succeeded`), or comes back (`failed`, `canceled`: the charge has its money again).
 
-        Then a second passes: what the charge says in the very second in which its sum fell can't be dated.
+        Where a part of the charge's sum is known from that sum only, a second passes before the charge is reported
+        again: a sum of the second in which a refund failed may or may not contain it.
         """
         before = {"status": refund.status}
         refund.status = status
@@ -289,8 +295,11 @@ class Payment:
                 self.report("refund.failed", refund)
             self.report("refund.updated", refund, before)
         self.report("charge.refund.updated", refund, before)
-        if not refund.stands:
-            self.at += 1
+        charge = refund.charge
+        if charge is not None and not refund.stands:
+            charge.refund_failed_at = self.at
+            released = charge.released and not self.endpoint.api.says_captured
+            self.at += 1 if released or not all(each.reports for each in charge.refunds) else 0
 
     def dispute(
         self, charge: Charge, amount: int, status: str = "needs_response", currency: str | None = None

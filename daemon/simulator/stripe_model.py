@@ -217,6 +217,7 @@ class Charge:
     refunds: list["Refund"] = field(default_factory=list)
     disputes: list["Dispute"] = field(default_factory=list)
     balance_transaction: str | None = None
+    refund_failed_at: int | None = None  # when one last failed or was canceled
     reports: Reports = field(default_factory=list)
 
     @property
