@@ -28,9 +28,9 @@ TICKETS = ("story-1", "story-2")
 ROWS = "SELECT * FROM stripe_attributions ORDER BY id"
 # A row without what says how often and by which rules it was derived.
 SHOWN = """
-SELECT id, root, facts::jsonb::text, ticket_id, status, amount_minor, currency, refunded_minor, disputed_minor, created_at,
-       paid_at, refunded_at, donor_last_name, donor_country, donor_email_hash, session_id, charge_id, account,
-       subscription_id
+SELECT id, root, facts::jsonb::text, ticket_id, status, amount_minor, currency, refunded_minor, disputed_minor,
+       created_at, paid_at, refunded_at, donor_last_name, donor_country, donor_email_hash, session_id, charge_id,
+       account, subscription_id
 FROM stripe_attributions ORDER BY id
 """
 TOTALS = "SELECT * FROM ticket_totals WHERE paid + refunded + disputed > 0 ORDER BY 1, 2"
