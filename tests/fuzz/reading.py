@@ -39,7 +39,7 @@ REFUSALS = re.compile(
     r"|Integer value out of range|Number out of range|Input data was truncated|Invalid escape character in string"
     r"|maximum recursion depth exceeded while deserializing an object"
     r"|a text is not UTF-8"
-    r"|one id names two objects)" + PLACE
+    r"|one id names two objects|an id is of another kind of object)" + PLACE
 )
 NOT_EVENTS = {"the body is not a Stripe event", "the object is not an event"}
 
