@@ -39,11 +39,13 @@ def check(lines: bytes) -> None:
 def _acts(parts: list[Facts], rng: random.Random) -> list[Facts]:
     """What an operator does: nothing, mostly; an assignment, an erasure, or both."""
     merged = fold.merge({}, *parts)
+    assignable = sorted(fold.owners(merged))
+    erasable = sorted({*assignable, *fold.personal(merged)})
     done = []
-    if rng.random() < 0.3:
-        done.append(acts.assign(merged, rng.choice(sorted(fold.ids(merged))), "story-2", actor="fuzz", at_us=AT_US))
-    if rng.random() < 0.3:
-        done.append(acts.erase(merged, rng.choice(sorted(fold.ids(merged))), actor="fuzz", at_us=AT_US))
+    if assignable and rng.random() < 0.3:
+        done.append(acts.assign(merged, rng.choice(assignable), "story-2", actor="fuzz", at_us=AT_US))
+    if erasable and rng.random() < 0.3:
+        done.append(acts.erase(merged, rng.choice(erasable), actor="fuzz", at_us=AT_US))
     return [act.facts for act in done]
 
 

@@ -43,7 +43,7 @@ FAULTS: dict[str, tuple[str, object, str, object, str]] = {
     "a whole name is kept": ("reading", privacy, "last_name", lambda name: name, "a canary came out"),
     "free text is a ticket": ("reading", facts, "_ticket", msgspec.json.Decoder(str), "came out|another form"),
     "e-mails are hashed as they are": ("reading", privacy, "email_hash", lambda e, _: e and "0" * 64, "nobody said"),
-    "the last statement stands": ("folding", fold, "absorb_object", last_told_stands, "order"),
+    "the last statement stands": ("folding", fold, "absorb_object", last_told_stands, "order|repetition"),
     "all is disputed": ("folding", fold, "_disputed", all_of_it, "more went back than came"),
     "nothing is forgotten": ("folding", fold, "forget", forget_nothing, "an erased donor came back"),
     "old signatures are good": ("signing", signature, "TOLERANCE_S", 302, "a forgery taken"),
