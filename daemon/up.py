@@ -30,7 +30,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +43,8 @@ from daemon.embedded import ROLE, CannotStart, new_password, prepare
 from health_sidecar.config import Config as SidecarConfig
 from health_sidecar.config import ConfigError
 from health_sidecar.life import die_with_parent, forbid_core_dumps
+from health_sidecar.readiness import GATE_FAILED
+from sql.database import REMEDIES
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout: supervisord.conf lies next to the packages
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -69,6 +71,14 @@ DEFAULTS = {
     "METRICS_HOST": "127.0.0.1",
     "METRICS_PORT": "9464",
     "SHUTDOWN_GRACE_MS": "10000",
+}
+# Classes of error that stand alone otherwise, for the person who waits at the terminal.
+IN_WORDS = {
+    "authentication failed": "authentication failed for the database user",
+    "connection refused": "connection refused by the database: is PostgreSQL running at the address in DATABASE_URL?",
+    "timeout": "the database does not answer in time",
+    "unknown host": "the host in DATABASE_URL is not known",
+    "unreachable": "the host in DATABASE_URL cannot be reached",
 }
 UNSHARED = {"DONATIOND_DATABASE_PASSWORD", "MIGRATE_DATABASE_URL"}  # secrets that no process of ours needs
 EMBEDDED_DEFAULTS = {"HOST": "127.0.0.1", "STRIPE_LIVEMODE": "false"}
@@ -473,26 +483,46 @@ def _await_ready(supervisord: subprocess.Popen[bytes], words: _Words, environ: M
         if _collect(supervisord) is not None:
             reason = words.last() or f"{environ['DONATIOND_STATE']}/logs/supervisord.log says why"
             raise CannotStart(f"supervisord ended at start: {reason}")
-        waiting = _waiting_for(environ, api_says.get("message"))
+        # Between two process runs of the sidecar no process can say why: the reason is still the one before.
+        waiting = _waiting_for(environ, api_says) or said or f"the sidecar starts (see {_log(environ, 'sidecar')})"
         if waiting != said or time.monotonic() > said_at + PROGRESS_INTERVAL_S:
             said, said_at = waiting, time.monotonic()
             say(f"  waiting: {waiting}")
         time.sleep(POLL_S)
 
 
-def _waiting_for(environ: Mapping[str, str], api_says: str | None) -> str:
-    """What keeps the API from being ready: its own words where it answers, else the sidecar's, else who is missing."""
-    logs = f"{environ['DONATIOND_STATE']}/logs"
-    if api_says:
-        return api_says
-    status, sidecar_says = health(environ, "METRICS_")
-    if status == http.client.OK:
-        return f"the API starts (see {logs}/api_00.log)"
-    return f"{sidecar_says.get('message') or 'the sidecar starts'} (see {logs}/sidecar.log)"
+def _waiting_for(environ: Mapping[str, str], api_says: Mapping[str, Any]) -> str | None:
+    """What keeps the API from being ready, as the API or the sidecar says it; None if neither can."""
+    report = health(environ, "METRICS_", "/health/status")[1]
+    readiness = api_says or report.get("readiness", {})
+    if readiness.get("ready"):
+        return f"the API starts (see {_log(environ, 'api_00')})"
+    if readiness.get("lastError"):
+        return f"{_reason(readiness, report.get('runs', []))} (see {_log(environ, 'sidecar')})"
+    return api_says.get("message")
 
 
-def health(environ: Mapping[str, str], service: str = "") -> tuple[int, dict[str, Any]]:
-    """What GET /health answers, on a new connection: status and JSON; 0 and nothing if nobody answers.
+def _reason(readiness: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
+    """Why the database cannot be used, with what to do about it.
+
+    Args:
+        readiness: as GET /health/db has it, with a class of error.
+        runs: the sidecar's last gate runs and changes of state, newest last: where the gate failed for more than the
+            connection, its run says what is missing, and the command that repairs it.
+    """
+    error = readiness["lastError"]
+    if readiness["message"] == GATE_FAILED and runs and runs[-1]["detail"] != error:
+        return f"{error}: {runs[-1]['detail']}"
+    reason = IN_WORDS.get(error, error)
+    return f"{reason}; {REMEDIES[error]}" if error in REMEDIES else reason
+
+
+def _log(environ: Mapping[str, str], program: str) -> str:
+    return f"{environ['DONATIOND_STATE']}/logs/{program}.log"
+
+
+def health(environ: Mapping[str, str], service: str = "", path: str = "/health") -> tuple[int, dict[str, Any]]:
+    """What a health endpoint answers, on a new connection: status and JSON; 0 and nothing if no process answers.
 
     Args:
         service: "" for the API, "METRICS_" for the sidecar.
@@ -500,7 +530,7 @@ def health(environ: Mapping[str, str], service: str = "") -> tuple[int, dict[str
     host, port = _reachable(environ[f"{service}HOST"]), int(environ[f"{service}PORT"])
     with closing(http.client.HTTPConnection(host, port, timeout=HTTP_TIMEOUT_S)) as connection:
         try:
-            connection.request("GET", "/health")
+            connection.request("GET", path)
             response = connection.getresponse()
             body = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError):

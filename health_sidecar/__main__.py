@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 from aiohttp import web
 from aiohttp.log import server_logger
@@ -32,7 +33,7 @@ from health_sidecar.http_server import HttpServer, opened
 from health_sidecar.logs import ToldOnce
 from health_sidecar.metrics import ApiSums, Metrics, build_registry
 from health_sidecar.probe import SLOW_KINDS, Probe
-from health_sidecar.readiness import HEALTHY, UNAVAILABLE, Publisher, Readiness
+from health_sidecar.readiness import GATE_FAILED, HEALTHY, UNAVAILABLE, Publisher, Readiness
 from health_sidecar.supervision import Supervision
 from health_sidecar.tally import Tally, by_outcome
 from health_sidecar.watchdog import Outcome, Rules, Watch, describe, watch_database
@@ -75,6 +76,10 @@ class Sidecar:
         default_factory=lambda: ToldOnce("warning", "[DB Watchdog] ⚠️ The database has migrations of a newer version")
     )
 
+    def attempt_failed(self, kind: str) -> None:
+        """The gate could not connect, and goes on trying: not ready as before, with the reason."""
+        self.tell(msgspec.structs.replace(GATE_PENDING, last_error=kind))
+
     def gate_ended(self, verdict: Verdict) -> None:
         """Count and record a gate run; a failed one becomes the state."""
         now = datetime.now(UTC)
@@ -83,7 +88,7 @@ class Sidecar:
         if verdict.passed:
             self.history.wake()
         else:
-            self.tell(Readiness(ready=False, last_error=verdict.error, message="The database startup gate failed"))
+            self.tell(Readiness(ready=False, last_error=verdict.error, message=GATE_FAILED))
 
     def opened(self) -> None:
         """The gate has passed: ready, and the API may be started."""
@@ -241,6 +246,7 @@ async def guard(sidecar: Sidecar, config: Config) -> int:
         attempts=config.gate_attempts,
         retry_delay_s=config.gate_retry_delay_ms / 1000,
         allow_logged_statements=config.allow_logged_statements,
+        failed_attempt=sidecar.attempt_failed,
         log=log,
     )
     sidecar.gate_ended(verdict)

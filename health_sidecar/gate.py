@@ -109,11 +109,13 @@ async def run_gate(
     attempts: int,
     retry_delay_s: float,
     allow_logged_statements: bool,
+    failed_attempt: Callable[[str], None] = lambda _kind: None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     log: FilteringBoundLogger,
 ) -> Verdict:
     """Run all checks once, log what they find, and say how it ended.
 
+    `failed_attempt` is called with the class of error of each attempt to connect that another one follows.
     With `allow_logged_statements` a server that logs statements with donors' data is a warning and not a failure.
     The connection is tried `attempts` times, the pause between them starting at `retry_delay_s` and doubling.
     """
@@ -121,7 +123,7 @@ async def run_gate(
     try:
         check_url(url)
         log.info("[DB Startup] ✅ DATABASE_URL format valid")
-        await _connect(probe, attempts, retry_delay_s, sleep, log)
+        await _connect(probe, attempts, retry_delay_s, failed_attempt=failed_attempt, sleep=sleep, log=log)
         await _check_schema(probe, log)
         await _check_server(probe, log, allow_logged_statements=allow_logged_statements)
         await _look_for_pooler(probe, log)
@@ -145,6 +147,8 @@ async def _connect(
     probe: Probe,
     attempts: int,
     retry_delay_s: float,
+    *,
+    failed_attempt: Callable[[str], None],
     sleep: Callable[[float], Awaitable[None]],
     log: FilteringBoundLogger,
 ) -> None:
@@ -153,6 +157,7 @@ async def _connect(
     def warn(state: RetryCallState) -> None:
         down = state.outcome.exception() if state.outcome else None
         kind = down.kind if isinstance(down, DatabaseDown) else "other"
+        failed_attempt(kind)
         pause_ms = round((state.next_action.sleep if state.next_action else 0) * 1000)
         log.warning(f"[DB Startup] ❌ Connection failed, retrying in {pause_ms}ms...", error=kind)
 

@@ -34,6 +34,7 @@ MAX_FOLLOWERS = 256
 REPORT_SPACING_S = 0.05
 
 HEALTHY = "Database connection is healthy"
+GATE_FAILED = "The database startup gate failed"
 UNAVAILABLE = "Database connection is currently unavailable"
 
 _REPORT_LINE = b'{"queryFailed":true}\n'

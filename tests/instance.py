@@ -47,6 +47,7 @@ class Instance:
         }
         self._embedded = "DATABASE_URL" not in environ
         self.up: subprocess.Popen[str] | None = None
+        self.printed: list[str] = []  # the lines of `up` until it was ready
 
     @property
     def run(self) -> Path:
@@ -65,13 +66,13 @@ class Instance:
             [sys.executable, "-c", code], env=self._environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         assert self.up.stdout is not None
-        lines = []
+        self.printed.clear()
         for line in self.up.stdout:
-            lines.append(line)
+            self.printed.append(line)
             if "Ctrl-C stops everything" in line:
                 also_remove(self.run)  # elsewhere where the path to the state folder is long
-                return "".join(lines)
-        raise AssertionError("it ended before it was ready:\n" + "".join(lines))
+                return "".join(self.printed)
+        raise AssertionError("it ended before it was ready:\n" + "".join(self.printed))
 
     def end(self) -> int:
         """Waits for the end of `up`; returns its exit status."""

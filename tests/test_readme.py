@@ -4,10 +4,14 @@ import re
 from itertools import zip_longest
 
 from click import Command, Group
+from stripe.params import PaymentIntentCreateParams, PaymentLinkCreateParams, SubscriptionUpdateParams
+from stripe.params.checkout import SessionCreateParams
 
 from daemon.cli import main
 from daemon.config import Config, MigrateConfig
-from daemon.up import DEFAULTS
+from daemon.donations import TOTAL_PATH, _figures
+from daemon.facts import HANDLERS
+from daemon.up import DEFAULTS, EMBEDDED_DEFAULTS
 from health_sidecar.config import NOT_SUPPORTED
 from health_sidecar.config import Config as SidecarConfig
 from tests.diagram import PLACE, README, render
@@ -47,6 +51,59 @@ def test_every_variable_that_is_refused_is_in_the_readme() -> None:
     text = " ".join(configuration_section().split())
     for name, harmless in NOT_SUPPORTED.items():
         assert (f"`{name}` (except `{harmless}`)" if harmless else f"`{name}`") in text, name
+
+
+def test_the_table_says_where_make_run_differs() -> None:
+    """Each setting that `up --embedded` gives another default, or makes by itself, says so in its row."""
+    rows = dict(re.findall(r"^\| (`[A-Z_]+`).*?\| ([^|]*) \|$", configuration_section(), flags=re.MULTILINE))
+    for name, value in EMBEDDED_DEFAULTS.items():
+        assert f"`make run`: `{value}`" in rows[f"`{name}`"], name
+    for name in ("DATABASE_URL", "STRIPE_WEBHOOK_SECRET", "READINESS_SOCKET"):
+        assert "`make run`" in rows[f"`{name}`"], name
+    assert sum("`make run`" in meaning for meaning in rows.values()) == len(EMBEDDED_DEFAULTS) + 3
+
+
+def test_the_endpoints_events_are_the_handled_types() -> None:
+    """Who adds these types to the webhook endpoint gets every event that is applied, and no other one."""
+    [listed] = re.findall(r"<!-- the handled types -->\n *```\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    assert listed.split() == sorted(HANDLERS)
+
+
+# The requests to Stripe's API that README shows, and the parameters that the locked library knows for each.
+REQUESTS = {
+    "checkout/sessions": SessionCreateParams,
+    "payment_intents": PaymentIntentCreateParams,
+    "subscriptions/sub_YOUR_SUBSCRIPTION": SubscriptionUpdateParams,
+    "payment_links": PaymentLinkCreateParams,
+}
+
+
+def test_the_requests_to_stripe_have_parameters_that_exist() -> None:
+    """Every request sets `ticketId` at a place that README's table names, with parameters of the locked `stripe`."""
+    ways = section("Where `ticketId` goes")
+    requests = re.findall(
+        r"^\$ curl \"https://api\.stripe\.com/v1/([^\"]+)\" (.*?)(?=^\$|^```)", ways, re.DOTALL | re.MULTILINE
+    )
+    assert {path for path, _ in requests} == REQUESTS.keys()
+    for path, arguments in requests:
+        names = [re.split(r"[\[=]", word)[0] for word in re.findall(r'-d "?([^" ]+)', arguments)]
+        assert set(names) <= REQUESTS[path].__annotations__.keys(), path
+        [place] = re.findall(r"([\w\[\]]+)=story-1", arguments)
+        assert f"`{place}`" in ways
+    assert "`client_reference_id`" in ways
+
+
+def section(heading: str) -> str:
+    return README.read_text().split(f"## {heading}\n")[1].split("\n##")[0]
+
+
+def test_the_web_sites_script_reads_what_the_api_sends() -> None:
+    """Its address is that of the totals, and the fields that it takes are there at the top of the reply."""
+    script = section("The total on a web site")
+    [path] = re.findall(r'fetch\("https://[^/]+([^"]+)"\)', script)
+    assert path == TOTAL_PATH.replace("{id}", "story-1")
+    [fields] = re.findall(r"\{ ([a-z, ]+) \}\) => show", script)
+    assert set(fields.split(", ")) <= _figures("USD", [0] * 7).keys()
 
 
 def configuration_section() -> str:

@@ -73,7 +73,7 @@ def test_a_program_that_is_away_for_a_while_starts_once_it_is_back(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that ends while an upgrade replaces the interpreter can't be started, and is not given up."""
-    environ = {"DATABASE_URL": database_url, "STRIPE_WEBHOOK_SECRET": "whsec_test", "HOST": "127.0.0.1"}
+    environ = {"DATABASE_URL": database_url, "STRIPE_WEBHOOK_SECRET": SIGNING_SECRET, "HOST": "127.0.0.1"}
     installed = tmp_path / "venv"
     installed.symlink_to(sys.prefix)
     monkeypatch.setattr(sys, "executable", str(installed / "bin" / Path(sys.executable).name))
