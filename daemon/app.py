@@ -86,6 +86,8 @@ def build(
 def _within(places: Places, handler: Handler) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         async with places:
+            if request.transport is None:
+                raise ConnectionResetError("the client left while it waited for a place")
             return await handler(request)
 
     return handle

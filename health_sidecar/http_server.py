@@ -25,16 +25,16 @@ from health_sidecar.http_limits import ACCEPTS, Limits, Turns
 
 LINE_BYTES = 8 * 1024  # of the request's line and of each header: what other servers take
 HEADERS = 100  # likewise
-HEAD_BYTES = 16 * 1024  # more than heads have; what is beyond, besides a body, are further requests
-AHEAD_BYTES = 64 * 1024  # of further requests may come while one is worked on
+HEAD_BYTES = 16 * 1024  # more than heads have: beyond, besides a body, a client sends further requests ahead
 READ_BYTES = 16 * 1024  # aiohttp stops reading when twice as much of a body waits for its reader
-RECEIVE_BYTES = 64 * 1024  # the kernel holds of one connection, and so can arrive in one turn of the loop
+RECEIVE_BYTES = 32 * 1024  # the kernel holds of one connection, and so can arrive in one turn of the loop
 SEND_BYTES = 16 * 1024  # of a reply may wait for its client before the process waits too
 BACKLOG = 4096  # new connections that wait for the next turn of the loop
 TURN_REPLIES = 16  # in one turn, of those that cost no work
 REFUSED_TO = 3 / 4  # of the memory: enough at a time, because finding the largest costs time
 GARBAGE_SHARE = 1 / 4  # of the memory: connections that have ended, in reference cycles of asyncio and aiohttp
 CLOSED_BYTES = 4 * 1024  # of such a cycle, besides what the connection received
+CALM_S = 0.25  # between a reply and the next request: a monitor's pause, and not a flood's
 SWEEP_S = 0.25  # times are kept as exactly as this
 LINGER_S = 0.5  # a client may still be sending when it is refused: closed at once it would not see the reply
 
@@ -52,14 +52,14 @@ class Connection(web.RequestHandler):
     The process waits for a "head", a "body", for a "reply" to be read, for the next "request"; for "" while it works.
     """
 
-    __slots__ = ("_body", "_is_new", "_pausing", "_refused", "_server", "_tcp", "_waits_for", "received", "since_s")
+    __slots__ = ("_body", "_is_calm", "_pausing", "_refused", "_server", "_tcp", "_waits_for", "received", "since_s")
 
     def __init__(self, server: "HttpServer", manager: web.Server, **options: Any) -> None:
         super().__init__(manager, **options)
         self._server = server
         self._tcp: asyncio.Transport | None = None
         self._body: StreamReader | None = None  # of the request in hand
-        self._is_new = True  # nothing was answered yet
+        self._is_calm = True  # it does not ask without a pause
         self._pausing: asyncio.Task[Any] | None = None  # what waits with a reply, or after it
         self._refused = False  # what the client still sends is dropped
         self.received = 0  # bytes that are not answered yet
@@ -104,10 +104,12 @@ class Connection(web.RequestHandler):
         """Counts what arrives before aiohttp takes it."""
         if data and not self._refused:
             if self._waits_for == "request":
+                answered_s = self.since_s
                 self._wait_for("head")
+                self._is_calm = self.since_s - answered_s >= CALM_S
             self.received += len(data)
             self._server.received(len(data))
-            if self.waits_for in ("", "reply") and self.excess > AHEAD_BYTES:
+            if self.waits_for in ("", "reply") and self.excess:
                 self._stop_reading()  # the reply to the request in hand is the last one
         if not self._refused:
             super().data_received(data)
@@ -129,8 +131,7 @@ class Connection(web.RequestHandler):
         if self._refused:
             reply.force_close()
         self._wait_for("reply")
-        await self._while_open(self._server.take_turn(request, reply, is_first=self._is_new))
-        self._is_new = False
+        await self._while_open(self._server.take_turn(request, reply, is_calm=self._is_calm))
         sent = await super().finish_response(request, reply, start_time)
         if self._refused:
             await self._while_open(asyncio.sleep(LINGER_S))
@@ -252,7 +253,7 @@ class HttpServer:
         self._connections = OrderedDict[Connection, None]()  # the one that has waited longest is the first
         self._received = 0
         self._garbage = 0
-        self._turns = {kind: Turns(TURN_REPLIES) for kind in ("first health check", "health check", "refusal")}
+        self._turns = {kind: Turns(TURN_REPLIES) for kind in ("calm health check", "health check", "refusal")}
         self._times_s = {
             "head": limits.head_s,
             "body": limits.body_s,
@@ -354,9 +355,9 @@ class HttpServer:
                 candidates.pop().refuse(NoMemory())
                 self._ended("too much memory")
 
-    async def take_turn(self, request: web.BaseRequest, reply: web.StreamResponse, *, is_first: bool) -> None:
+    async def take_turn(self, request: web.BaseRequest, reply: web.StreamResponse, *, is_calm: bool) -> None:
         """Returns when a reply may be sent. Those that cost no work wait for each other, and hold up nothing else."""
         if is_health_check(request):
-            await self._turns["first health check" if is_first else "health check"].take()
+            await self._turns["calm health check" if is_calm else "health check"].take()
         elif reply.status >= HTTPStatus.BAD_REQUEST:
             await self._turns["refusal"].take()

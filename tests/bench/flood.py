@@ -26,6 +26,7 @@ from tests.bench.machine import ROOT, Broken
 BODY_LIMIT = 1024 * 1024
 SMALL_BODY = 3000
 LARGE_BODY = 100_000  # more than HAProxy holds until a request is complete
+UNREAD_BODY, AHEAD = 30_000, 40  # so many requests at a time, each with so many bytes
 TRICKLE_EVERY_S = 1.0  # a byte, or what a slow reader reads at once
 SLOW_RECEIVE_BYTES = 4096
 RETRY_S = 0.1  # after a connection that could not be made
@@ -90,6 +91,11 @@ def _post(announced: int, sent: int) -> bytes:
     return f"{head}Content-Length: {announced}\r\n\r\n".encode() + b" " * sent
 
 
+def _unread_body() -> bytes:
+    """The end of a request's head, and a body that nothing reads."""
+    return f"Content-Length: {UNREAD_BODY}\r\n\r\n".encode() + b" " * UNREAD_BODY
+
+
 def _behaviours(kind: str, ticket: str) -> list[Behaviour]:
     """What the clients of a kind do, by turns."""
     page = _get(f"/api/tickets/{ticket}/donations?limit=1000")
@@ -105,6 +111,7 @@ def _behaviours(kind: str, ticket: str) -> list[Behaviour]:
             Behaviour(_post(LARGE_BODY, LARGE_BODY // 2), trickles=True),
         ],
         "slow-readers": [Behaviour(page, reads_slowly=True)],
+        "sent-ahead": [Behaviour((page.removesuffix(b"\r\n") + _unread_body()) * AHEAD)],
     }[kind]
 
 
@@ -117,6 +124,7 @@ KINDS = (
     "slow-heads",
     "slow-bodies",
     "slow-readers",
+    "sent-ahead",
 )
 
 
