@@ -11,6 +11,8 @@ import pytest
 from daemon.config import Config
 from daemon.up import DEFAULTS, ROOT, stop_limits
 from health_sidecar.config import Config as SidecarConfig
+from health_sidecar.config import ConfigError
+from tests.instance import SIGNING_SECRET
 
 UNIT = ROOT / "deploy" / "donationd.service"
 MAX_EXPOSURE = 2.0
@@ -53,9 +55,12 @@ def test_systemd_waits_as_long_as_a_stop_may_take() -> None:
 
 
 def test_the_example_of_the_environment_is_a_configuration() -> None:
-    """The sidecar and the API take the example as it stands, and it leaves the schema's owner out."""
+    """With a signing secret the sidecar and the API take the example as it stands; it leaves the schema's owner out."""
     lines = (ROOT / "deploy" / "environment.example").read_text().splitlines()
     example = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    with pytest.raises(ConfigError, match="STRIPE_WEBHOOK_SECRET: a signing secret is whsec_"):
+        Config.from_environ(example)
+    example["STRIPE_WEBHOOK_SECRET"] = SIGNING_SECRET
     SidecarConfig.from_environ(example)
     Config.from_environ(example)
     assert "MIGRATE_DATABASE_URL" not in example
