@@ -159,14 +159,16 @@ class _Part:
         self.ids |= other.ids
 
     def merge_changes(self) -> None:
-        """Merges the changes into what is held. It is written if that says anything new, or to be derived again."""
+        """Merges the changes into what is held. It is written if that says anything new, or to be derived again; a row
+        to be derived again that is not found by its id has no facts here, and stays as it is."""
         stored = sorted(self.held, key=lambda row: row.version, reverse=True)
         self.facts = stored[0].facts if stored else {}
         for row in stored[1:]:
             fold.absorb(self.facts, row.facts)
         is_new = [fold.absorb(self.facts, change.facts) for change in self.changes]
         is_new += [isinstance(change, Derivation) for change in self.changes]
-        self.is_written = any(is_new) or sum(row.version > 0 for row in stored) != 1
+        is_new.append(sum(row.version > 0 for row in stored) != 1)
+        self.is_written = bool(self.facts) and any(is_new)
 
     @property
     def new_subscriptions(self) -> set[str]:

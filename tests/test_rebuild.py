@@ -150,6 +150,18 @@ async def test_a_row_that_the_former_release_writes_again_counts_as_older(
     assert await rebuild(database, lambda _done: None) == 1
 
 
+async def test_a_row_that_lost_its_object_keeps_no_other_from_being_rebuilt(
+    database: Database, database_url: str, right: tuple[list[Row], list[Row]]
+) -> None:
+    """A row that its id no longer leads to stays older, and `verify` reports it; all others are derived again."""
+    await record(database, entries(payment_lives.lives(7, 80, TICKETS, now=NOW), 1))
+    await database.fetch("UPDATE stripe_attributions SET rules_version = 0")
+    await database.fetch("DELETE FROM stripe_objects WHERE id = (SELECT min(root) FROM stripe_attributions)")
+    await rebuild(database, lambda _done: None)
+    assert await count_rows(database) == 1
+    assert [line for line in differences(database_url) if "kept by nobody" in line] != []
+
+
 async def test_facts_in_the_form_of_the_first_rules_are_read(database: Database, database_url: str) -> None:
     """A dispute that the first release stored as a number of its own counts on, and later events move it."""
     body = {"id": "ch_1", "amount": 5000, "amount_captured": 5000, "captured": True, "paid": True}
