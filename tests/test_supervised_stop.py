@@ -9,7 +9,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from fcntl import ioctl
 from pathlib import Path
 
@@ -58,9 +58,13 @@ def test_a_disk_that_does_not_answer_delays_the_end_no_longer_than_the_limits(in
 
 def checkpointer(instance: Instance) -> int:
     """The process of PostgreSQL that makes everything durable when the server ends."""
-    processes = children(instance.pids()["postgres"])
-    [found] = [pid for pid in processes if b"checkpointer" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    return found
+    found = []
+    for pid in children(instance.pids()["postgres"]):
+        with suppress(OSError):  # one of the others ends meanwhile
+            if b"checkpointer" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    [checkpointer] = found
+    return checkpointer
 
 
 def check_no_zombie_stays(instance: Instance) -> None:

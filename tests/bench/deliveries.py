@@ -1,6 +1,7 @@
 """Signed deliveries at Stripe's rate, and health checks: how they are answered, whatever other clients do meanwhile."""
 
 import asyncio
+import ssl
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -65,31 +66,29 @@ async def _watch(url: str, bodies: Sequence[bytes], per_s: int) -> Watched:
     watched = Watched()
     health_checks = len(bodies) * HEALTH_PER_S // per_s
     async with AsyncExitStack() as stack:
-        stripe = await stack.enter_async_context(_session(STRIPE_ADDRESS, keeps_connections=False))
-        monitors = [
-            await stack.enter_async_context(_session(address, keeps_connections=True)) for address in MONITOR_ADDRESSES
-        ]
+        context = client_context()
+        monitors = [await stack.enter_async_context(_session(address, context)) for address in MONITOR_ADDRESSES]
         began_s = time.monotonic()
         async with asyncio.TaskGroup() as group:
             for number, body in enumerate(bodies):
-                group.create_task(_deliver(stripe, url, body, began_s + number / per_s, watched.deliveries))
+                group.create_task(_deliver(context, url, body, began_s + number / per_s, watched.deliveries))
             for number in range(health_checks):
                 monitor = monitors[number % len(monitors)]
                 group.create_task(_check_health(monitor, url, began_s + number / HEALTH_PER_S, watched.health))
     return watched
 
 
-def _session(address: str, *, keeps_connections: bool) -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(
-        local_addr=(address, 0), ssl=client_context(), force_close=not keeps_connections, limit=0
-    )
+def _session(address: str, context: ssl.SSLContext) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(local_addr=(address, 0), ssl=context, limit=0)
     return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
 
 
-async def _deliver(session: aiohttp.ClientSession, url: str, body: bytes, at_s: float, seen: Seen) -> None:
+async def _deliver(context: ssl.SSLContext, url: str, body: bytes, at_s: float, seen: Seen) -> None:
     await asyncio.sleep(at_s - time.monotonic())
     headers = {"Stripe-Signature": player.sign(body, SECRET, int(time.time()))}
-    await _note(session.post(f"{url}/webhooks/stripe", data=body, headers=headers), seen)
+    # The end of a session waits for the end of its connection. With `force_close` a connection may outlive the loop.
+    async with _session(STRIPE_ADDRESS, context) as stripe:
+        await _note(stripe.post(f"{url}/webhooks/stripe", data=body, headers=headers), seen)
 
 
 async def _check_health(session: aiohttp.ClientSession, url: str, at_s: float, seen: Seen) -> None:

@@ -1,13 +1,15 @@
 """Clients of one hostile kind, many at once, each coming again as soon as it was answered, refused or disconnected.
 
 They run in a process of their own (`python -m tests.bench.flood`) at a low priority, because on a real network they
-would not take the server's processor time: what the server's own work needs it gets first.
+would not take the server's processor time: what the server's own work needs it gets first. So one turn of its loop may
+take longer than the flood itself: a timer's signal ends it, between two instructions.
 """
 
 import asyncio
 import os
 import re
 import resource
+import signal
 import socket
 import ssl
 import subprocess
@@ -17,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import msgspec
 
@@ -67,15 +70,17 @@ class Flooded(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What one client does on a connection: it sends `first`, reads the reply, and sends `first` again.
+    """What one client does on a connection: it sends `first`, reads the replies, and sends `first` again.
 
     Args:
+        requests: how many `first` holds.
         trickles: it never completes the request, but sends a byte more each second.
         leaves: it disconnects as soon as all of `first` is sent.
         reads_slowly: it reads some kB a second.
     """
 
     first: bytes
+    requests: int = 1
     trickles: bool = False
     leaves: bool = False
     reads_slowly: bool = False
@@ -111,7 +116,7 @@ def _behaviours(kind: str, ticket: str) -> list[Behaviour]:
             Behaviour(_post(LARGE_BODY, LARGE_BODY // 2), trickles=True),
         ],
         "slow-readers": [Behaviour(page, reads_slowly=True)],
-        "sent-ahead": [Behaviour((page.removesuffix(b"\r\n") + _unread_body()) * AHEAD)],
+        "sent-ahead": [Behaviour((page.removesuffix(b"\r\n") + _unread_body()) * AHEAD, requests=AHEAD)],
     }[kind]
 
 
@@ -144,9 +149,9 @@ class _Connection(asyncio.Protocol):
         self._behaviour = behaviour
         self._counts = counts
         self._loop = asyncio.get_running_loop()
-        self._head = b""
+        self._received = b""  # of a reply's head
         self._missing = 0  # bytes of the reply's body
-        self._pending = False  # a request that has no reply yet
+        self._pending = 0  # requests that have no reply yet
         self.ended = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -159,13 +164,13 @@ class _Connection(asyncio.Protocol):
             self._loop.call_later(TRICKLE_EVERY_S, self._trickle)
 
     def _send(self) -> None:
-        self._pending = True
+        self._pending = self._behaviour.requests
         self._transport.write(self._behaviour.first)
         if self._behaviour.leaves and not self._transport.get_write_buffer_size():
             self._transport.abort()
 
     def resume_writing(self) -> None:
-        if self._behaviour.leaves:
+        if self._behaviour.leaves and not self._transport.is_closing():
             self._transport.abort()
 
     def _trickle(self) -> None:
@@ -177,35 +182,30 @@ class _Connection(asyncio.Protocol):
         if self._behaviour.reads_slowly:
             self._transport.pause_reading()
             self._loop.call_later(TRICKLE_EVERY_S, self._read_on)
-        if self._missing:
-            self._missing -= len(data)
-            self._end_reply()
-            return
-        self._head += data
-        head, end, body = self._head.partition(b"\r\n\r\n")
-        if end:
+        skipped = min(self._missing, len(data))
+        self._missing -= skipped
+        self._received += data[skipped:]
+        while not self._missing and not self._transport.is_closing() and b"\r\n\r\n" in self._received:
+            head, _end, rest = self._received.partition(b"\r\n\r\n")
             length = LENGTH.search(head)
-            self._missing = int(length[1] if length else 0) - len(body)
-            self._end_reply()
+            announced = int(length[1] if length else 0)
+            self._received, self._missing = rest[announced:], max(announced - len(rest), 0)
+            self._end_reply(head)
 
     def _read_on(self) -> None:
         if not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def _end_reply(self) -> None:
-        if self._missing > 0:
-            return
-        self._counts.replies[self._head[9:12].decode()] += 1
-        self._pending = False
-        closes = self._behaviour.trickles or CLOSES.search(self._head)
-        self._head, self._missing = b"", 0
-        if closes:
+    def _end_reply(self, head: bytes) -> None:
+        self._counts.replies[head[9:12].decode()] += 1
+        self._pending -= 1
+        if self._behaviour.trickles or CLOSES.search(head):
             self._transport.close()
-        else:
+        elif not self._pending:
             self._send()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._counts.ended_without_reply += self._pending
+        self._counts.ended_without_reply += bool(self._pending)
         if not self.ended.done():
             self.ended.set_result(None)
 
@@ -252,14 +252,23 @@ async def _connect(
     return connection
 
 
-async def _run(flood: Flood) -> Flooded:
+async def _run(flood: Flood) -> None:
     counts = _Counts()
     context = client_context() if flood.tls else None
     tasks = [asyncio.create_task(_client(number, flood, context, counts)) for number in range(flood.clients)]
     await counts.all_attempted.wait()
+    signal.signal(signal.SIGALRM, lambda _signal, _frame: _end(counts))
+    signal.setitimer(signal.ITIMER_REAL, flood.seconds)
     print("ready", flush=True)
-    await asyncio.wait(tasks, timeout=flood.seconds)
-    return Flooded(dict(counts.replies), counts.connections_failed, counts.ended_without_reply, sum(os.times()[:2]))
+    await asyncio.gather(*tasks)
+
+
+def _end(counts: _Counts) -> NoReturn:
+    """Prints the result and ends the process at once: to close thousands of connections in order would take long."""
+    cpu_s = sum(os.times()[:2])
+    flooded = Flooded(dict(counts.replies), counts.connections_failed, counts.ended_without_reply, cpu_s)
+    os.write(sys.stdout.fileno(), msgspec.json.encode(flooded))
+    os._exit(0)
 
 
 def main() -> None:
@@ -268,8 +277,7 @@ def main() -> None:
     os.nice(NICENESS)
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    flooded = asyncio.run(_run(flood))
-    print(msgspec.json.encode(flooded).decode(), flush=True)
+    asyncio.run(_run(flood))
 
 
 class Flooding:
