@@ -60,13 +60,13 @@ mutants: $(TESTS)
 	$(BIN)/python -m tests.mutants
 
 diagram: $(TESTS)
-	$(BIN)/python -m tests.diagram
+	$(BIN)/python -m tests.support.diagram
 
 dashboards: $(TESTS)
-	$(BIN)/python -m tests.dashboards
+	$(BIN)/python -m tests.support.dashboards
 
 picture: $(TESTS)
-	$(BIN)/python -m tests.picture
+	$(BIN)/python -m tests.support.picture
 
 lock:
 	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \

@@ -1,6 +1,6 @@
 """Packaging of donationd: three import packages and one console command."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 # Each dependency and why it is here.
 RUNTIME = [
@@ -42,9 +42,9 @@ setup(
     description="A supervised ledger of Stripe donations",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["daemon", "daemon.simulator", "health_sidecar", "sql"],
+    packages=find_packages(include=["daemon*", "health_sidecar*", "sql*"]),
     package_data={"sql": ["migrations/*.sql", "queries/*.sql"]},
     install_requires=RUNTIME,
     extras_require={"embedded": EMBEDDED, "test": TEST},
-    entry_points={"console_scripts": ["donationd = daemon.cli:run"]},
+    entry_points={"console_scripts": ["donationd = daemon.cli.main:run"]},
 )

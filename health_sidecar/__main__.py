@@ -21,21 +21,23 @@ import structlog
 from aiohttp import web
 from aiohttp.log import server_logger
 
-from health_sidecar import life, logs, processes, report
+from daemon.runtime import lifecycle
+from daemon.runtime import logging as logs
+from daemon.runtime.config import Config, ConfigError
+from daemon.runtime.heartbeat import Heartbeat
+from daemon.runtime.http.limits import Limits, reserve_descriptors
+from daemon.runtime.http.server import HttpServer, opened
+from daemon.runtime.logging import ToldOnce
+from daemon.runtime.readiness import GATE_FAILED, HEALTHY, UNAVAILABLE, Publisher, Readiness
+from health_sidecar import process_states, report
 from health_sidecar.backlog import count_backlog
-from health_sidecar.config import Config, ConfigError
 from health_sidecar.endpoints import build_app, report_routes
+from health_sidecar.event_rates import Tally, by_outcome
 from health_sidecar.gate import OUT_OF_SYNC, SCHEMA_REFUSED, Verdict, open_probe, report_config, run_gate
-from health_sidecar.heartbeat import Heartbeat
 from health_sidecar.history import History, Run
-from health_sidecar.http_limits import Limits, reserve_descriptors
-from health_sidecar.http_server import HttpServer, opened
-from health_sidecar.logs import ToldOnce
 from health_sidecar.metrics import ApiSums, Metrics, build_registry
 from health_sidecar.probe import SLOW_KINDS, Probe
-from health_sidecar.readiness import GATE_FAILED, HEALTHY, UNAVAILABLE, Publisher, Readiness
 from health_sidecar.supervision import Supervision
-from health_sidecar.tally import Tally, by_outcome
 from health_sidecar.watchdog import Outcome, Rules, Watch, describe, watch_database
 from sql.database import DatabaseDown, Refused, remedy
 
@@ -171,7 +173,7 @@ class Sidecar:
     async def report_status(self) -> dict[str, object]:
         """GET /health/status."""
         events = await self.tally.lately()
-        known = processes.load(self.processes_file)
+        known = process_states.load(self.processes_file)
         return report.status(
             self.publisher.state,
             known,
@@ -223,7 +225,7 @@ async def open_sidecar(config: Config, environ: Mapping[str, str]) -> AsyncItera
     reported = asyncio.Event()
     tally = Tally(lambda: by_outcome(ApiSums(config.metrics_dir)) if config.metrics_dir else {})
     async with Publisher(beside, GATE_PENDING, reported.set) as publisher:
-        processes_file = beside.with_name(processes.FILE)
+        processes_file = beside.with_name(process_states.FILE)
         supervision = Supervision(environ.get("SUPERVISOR_SERVER_URL", ""), metrics)
         sidecar = Sidecar(publisher, metrics, history, probe, tally, processes_file, counter, supervision, reported)
         registry = build_registry(metrics, config.metrics_dir, processes_file)
@@ -288,14 +290,14 @@ async def serve(config: Config, environ: Mapping[str, str], started_s: float, he
             sidecar.tally.run(),
             server.watch(),
         ]
-        if life.supervised(environ):
+        if lifecycle.supervised(environ):
             work += [sidecar.supervision.run(sidecar.gate_passed), sidecar.supervision.watch()]
         status = await first_to_end(stop, work)
         if status == 0:
             # Else the time until the next start would count as the state before.
             sidecar.history.record(Run(kind="transition", ok=False, state="stopped", detail="", at=datetime.now(UTC)))
         else:
-            await wait_at_most(stop, life.remaining_s(started_s, environ))
+            await wait_at_most(stop, lifecycle.remaining_s(started_s, environ))
     log.info("Sidecar stopped", status=status)
     return status
 
@@ -331,9 +333,9 @@ async def wait_at_most(stop: asyncio.Event, timeout_s: float) -> None:
 def main(environ: Mapping[str, str]) -> int:
     """Read the configuration, live, and return the exit status."""
     started_s = time.monotonic()
-    life.forbid_core_dumps()
-    if life.supervised(environ):
-        life.die_with_parent()
+    lifecycle.forbid_core_dumps()
+    if lifecycle.supervised(environ):
+        lifecycle.die_with_parent()
     try:
         config = Config.from_environ(environ)
         reserve_descriptors(LIMITS.connections)
@@ -341,7 +343,7 @@ def main(environ: Mapping[str, str]) -> int:
     except ConfigError as error:
         logs.configure("text", "INFO")
         report_config(error)
-        life.linger(started_s)
+        lifecycle.linger(started_s)
         return 1
     logs.configure_serving(config.log_format, config.log_level)
     server_logger.addFilter(logs.NoBadRequests())
@@ -349,7 +351,7 @@ def main(environ: Mapping[str, str]) -> int:
         return asyncio.run(serve(config, environ, started_s, heartbeat))
     except OSError as error:
         log.critical(f"🚨 The sidecar cannot start: {error.strerror or error}", file=error.filename)
-        life.linger(started_s)
+        lifecycle.linger(started_s)
         return 1
 
 

@@ -15,9 +15,9 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from health_sidecar.http_errors import Busy, unavailable
-from health_sidecar.http_limits import Places
-from health_sidecar.readiness import Readiness, utc_text
+from daemon.runtime.http.errors import Busy, unavailable
+from daemon.runtime.http.limits import Places
+from daemon.runtime.readiness import Readiness, utc_text
 
 # A health check answered from a cache is none.
 _HEADERS = {"Cache-Control": "no-store"}

@@ -16,8 +16,8 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from health_sidecar import logs
-from health_sidecar.config import Config, ConfigError
+from daemon.runtime import logging as logs
+from daemon.runtime.config import Config, ConfigError
 from health_sidecar.history import History, Run
 from health_sidecar.probe import Probe, Schema
 from sql.database import Database, DatabaseDown, Refused

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from health_sidecar import files
-from health_sidecar.files import DamagedFile
-from health_sidecar.logs import ToldOnce
+from daemon.runtime import files
+from daemon.runtime.files import DamagedFile
+from daemon.runtime.logging import ToldOnce
 from sql import load
 from sql.database import DatabaseDown, Refused
 

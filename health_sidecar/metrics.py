@@ -22,10 +22,12 @@ from prometheus_client.metrics_core import (
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from health_sidecar import files, logs, processes
-from health_sidecar.logs import ToldOnce
-from health_sidecar.metrics_format import check_file
-from health_sidecar.readiness import Readiness
+from daemon.runtime import files
+from daemon.runtime import logging as logs
+from daemon.runtime.logging import ToldOnce
+from daemon.runtime.metrics_format import check_file
+from daemon.runtime.readiness import Readiness
+from health_sidecar import process_states
 
 # A ping takes about a millisecond; from 5 s on it is a timeout by default.
 PING_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -238,8 +240,8 @@ class Supervised(Collector):
         starts = GaugeMetricFamily(
             "supervisord_process_start_time_seconds", "When a process that runs was started", labels=["process"]
         )
-        for name, process in processes.load(self._path).items():
-            for state in processes.STATES:
+        for name, process in process_states.load(self._path).items():
+            for state in process_states.STATES:
                 states.add_metric([name, state], int(state == process.state))
             restarts.add_metric([name], process.restarts)
             hangs.add_metric([name], process.hangs + (self._own.listener_hangs if name == LISTENER else 0))

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
+from daemon.runtime.readiness import Readiness, utc_text
 from health_sidecar.history import Run
-from health_sidecar.processes import Processes
-from health_sidecar.readiness import Readiness, utc_text
+from health_sidecar.process_states import Processes
 
 SHOWN_RUNS = 10
 

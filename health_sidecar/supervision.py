@@ -11,8 +11,8 @@ import xmlrpc.client
 import structlog
 from supervisor.xmlrpc import Faults
 
-from health_sidecar import heartbeat, life
-from health_sidecar.logs import ToldOnce
+from daemon.runtime import heartbeat, lifecycle
+from daemon.runtime.logging import ToldOnce
 from health_sidecar.metrics import LISTENER, Metrics
 
 log = structlog.get_logger()
@@ -44,7 +44,7 @@ class Supervision:
         while True:
             try:
                 await asyncio.to_thread(self._ask)
-            except life.SupervisordUnreachable as error:
+            except lifecycle.SupervisordUnreachable as error:
                 self._failed(error)
             except xmlrpc.client.Fault as fault:
                 if fault.faultCode != Faults.SHUTDOWN_STATE:  # then we are about to be stopped, too
@@ -59,10 +59,10 @@ class Supervision:
         operator stops later stays so.
         """
         if self._has_started:
-            with life.supervisord(self._address) as supervisor:
+            with lifecycle.supervisord(self._address) as supervisor:
                 supervisor.getState()
             return
-        if life.start_group(self._address, API_GROUP):
+        if lifecycle.start_group(self._address, API_GROUP):
             log.info("API processes started", group=API_GROUP)
         else:
             log.error("supervisord knows no such group: the API was not started", group=API_GROUP)
@@ -78,8 +78,8 @@ class Supervision:
     def _failed(self, error: Exception) -> None:
         now_s = time.monotonic()
         self._lost_s = now_s if self._lost_s is None else self._lost_s
-        is_lost = isinstance(error, life.SocketLost)
-        self.problem = f"{error}; {life.socket_remedy(os.getppid())}" if is_lost else str(error)
+        is_lost = isinstance(error, lifecycle.SocketLost)
+        self.problem = f"{error}; {lifecycle.socket_remedy(os.getppid())}" if is_lost else str(error)
         self._lost.met(self.problem)
         self._metrics.supervisord_reachable = False
         if is_lost and not self._has_started and now_s > self._lost_s + RESTART_AFTER_S:

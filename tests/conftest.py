@@ -18,12 +18,12 @@ import psycopg2
 import pytest
 import structlog
 
-from daemon.embedded import can_run, copy_programs, find_programs
-from daemon.up import DEFAULTS, stop_limits
+from daemon.instance.postgres import can_run, copy_programs, find_programs
+from daemon.instance.up import DEFAULTS, stop_limits
 from sql import migrate
 from sql.database import Database
-from tests.guard import guarded
-from tests.instance import SECRETS, Instance, instance_of_its_own
+from tests.support.guard import guarded
+from tests.support.instance import SECRETS, Instance, instance_of_its_own
 
 TEMPLATE = "template_ledger"
 USER = "donationd_owner"

@@ -11,20 +11,20 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.guard import guarded
+from tests.support.guard import guarded
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("daemon", "health_sidecar", "sql", "tests", "deploy", "pyproject.toml", "README.md")
 TESTS = (
-    "tests/test_facts.py",
-    "tests/test_rules.py",
-    "tests/test_rules_found.py",
-    "tests/test_monthly_gifts.py",
-    "tests/test_rebuild.py",
-    "tests/test_simulate.py",
-    "tests/test_any_order.py",
-    "tests/test_recorder.py",
-    "tests/test_operator.py",
+    "tests/unit/test_facts.py",
+    "tests/integration/test_rules.py",
+    "tests/integration/test_rules_found.py",
+    "tests/integration/test_monthly_gifts.py",
+    "tests/integration/test_rebuild.py",
+    "tests/unit/test_simulate.py",
+    "tests/integration/test_any_order.py",
+    "tests/integration/test_recorder.py",
+    "tests/integration/test_operator.py",
 )
 
 
@@ -41,116 +41,138 @@ class Mutant:
 MUTANTS = (
     Mutant(
         "first times are the latest",
-        "daemon/fold.py",
+        "daemon/ledger/projection.py",
         "(fact < held if isinstance(fact, int)",
         "(fact > held if isinstance(fact, int)",
     ),
     Mutant(
         "the oldest statement stands",
-        "daemon/fold.py",
+        "daemon/ledger/projection.py",
         "else fact > held)",
         "else fact < held)",
     ),
     Mutant(
         "a precedence swapped",
-        "daemon/fold.py",
+        "daemon/ledger/projection.py",
         '("pi", "ticket"),\n        ("ch", "ticket"),',
         '("ch", "ticket"),\n        ("pi", "ticket"),',
     ),
     Mutant(
         "an amount before the money received",
-        "daemon/fold.py",
+        "daemon/ledger/projection.py",
         '("pi", "received"), ("cs", "amount")',
         '("cs", "amount"), ("pi", "received")',
     ),
-    Mutant("a comparison turned", "daemon/fold.py", "return made <= at", "return made < at"),
+    Mutant("a comparison turned", "daemon/ledger/projection.py", "return made <= at", "return made < at"),
     Mutant(
         "a failed refund counted in every snapshot",
-        "daemon/fold.py",
+        "daemon/ledger/projection.py",
         ' and not refund.get("failed", at) < at',
         "",
     ),
     Mutant(
         "refunds that a snapshot counts already",
-        "daemon/fold.py",
+        "daemon/ledger/projection.py",
         "cls(standing, max(0, returned - counted), hold)",
         "cls(standing, returned, hold)",
     ),
     Mutant(
         "a released hold refunded",
-        "daemon/fold.py",
+        "daemon/ledger/projection.py",
         "self.standing + self.beyond - self.hold",
         "self.standing + self.beyond",
     ),
-    Mutant("a hold that Stripe does not count", "daemon/fold.py", "return min(gap, counted)", "return gap"),
+    Mutant(
+        "a hold that Stripe does not count", "daemon/ledger/projection.py", "return min(gap, counted)", "return gap"
+    ),
     Mutant(
         "a payment before its late failure",
-        "daemon/fold.py",
+        "daemon/ledger/projection.py",
         "if first is not None and first >= last_failure",
         "if first is not None",
     ),
     Mutant(
         "a late failure keeps its money",
-        "daemon/fold.py",
+        "daemon/ledger/projection.py",
         'return "captured" in charge and _value(charge, "status") != "failed"',
         'return "captured" in charge',
     ),
     Mutant(
         "a status that nobody knows takes nothing",
-        "daemon/fold.py",
+        "daemon/ledger/projection.py",
         "        STAGE_OF_UNKNOWN,\n        *(",
         "        *(",
     ),
     Mutant(
         "a failed charge names its donor",
-        "daemon/fold.py",
+        "daemon/ledger/projection.py",
         'if "failed" in charge:\n            for name',
         "if False:\n            for name",
     ),
     Mutant(
         "a failed charge is lost",
-        "daemon/recorder.py",
+        "daemon/ledger/recorder.py",
         '"payment_intent": known["payment_intent"][1], "facts": known}',
         '"payment_intent": known["payment_intent"][1], "facts": {}}',
     ),
     Mutant(
         "a new gift leaves its subscription as it is",
-        "daemon/recorder.py",
+        "daemon/ledger/recorder.py",
         "            lenders[id_].is_written = True\n",
         "            pass\n",
     ),
     Mutant(
         "gifts do not follow their subscription",
-        "daemon/recorder.py",
+        "daemon/ledger/recorder.py",
         "self.ticket_changed = before != self._lent()",
         "self.ticket_changed = False",
     ),
     Mutant(
         "a row of the former release counts as new", "sql/queries/older_rows.sql", " OR derived_version <> version", ""
     ),
-    Mutant("disputes beyond the amount", "daemon/fold.py", "min(total, amount - refunded)", "min(total, amount)"),
-    Mutant("an inquiry takes money", "daemon/fold.py", "if stage in TAKES_MONEY", "if stage in IS_DISPUTED"),
-    Mutant("a declined card speaks first", "daemon/fold.py", "return holds_money(member[1]), ", "return False, "),
+    Mutant(
+        "disputes beyond the amount",
+        "daemon/ledger/projection.py",
+        "min(total, amount - refunded)",
+        "min(total, amount)",
+    ),
+    Mutant(
+        "an inquiry takes money", "daemon/ledger/projection.py", "if stage in TAKES_MONEY", "if stage in IS_DISPUTED"
+    ),
+    Mutant(
+        "a declined card speaks first",
+        "daemon/ledger/projection.py",
+        "return holds_money(member[1]), ",
+        "return False, ",
+    ),
     Mutant(
         "won before lost",
-        "daemon/facts.py",
+        "daemon/ledger/stripe_events.py",
         '    "lost",\n    "won",\n)\n# A status',
         '    "won",\n    "lost",\n)\n# A status',
     ),
     Mutant(
         "a hold is a payment",
-        "daemon/facts.py",
+        "daemon/ledger/stripe_events.py",
         'return bool(self.paid and self.status == "succeeded" and self.taken)',
         "return bool(self.paid)",
     ),
     Mutant(
-        "only the first of several charges", "daemon/facts.py", "intent.charges.data if", "intent.charges.data[:1] if"
+        "only the first of several charges",
+        "daemon/ledger/stripe_events.py",
+        "intent.charges.data if",
+        "intent.charges.data[:1] if",
     ),
-    Mutant("a float", "daemon/fold.py", "total += disputed if", "total += float(disputed) * 1.0000001 if"),
-    Mutant("the other mode's events count", "daemon/facts.py", "if envelope.livemode != livemode:", "if False:"),
+    Mutant("a float", "daemon/ledger/projection.py", "total += disputed if", "total += float(disputed) * 1.0000001 if"),
+    Mutant(
+        "the other mode's events count",
+        "daemon/ledger/stripe_events.py",
+        "if envelope.livemode != livemode:",
+        "if False:",
+    ),
     Mutant(
         "a version not checked",
-        "daemon/recorder.py",
+        "daemon/ledger/recorder.py",
         "rows = [(row.root, row.version) for part",
         "rows = [(row.root, 1) for part",
     ),
@@ -193,7 +215,7 @@ MUTANTS = (
     Mutant("no lock", "sql/queries/lock_ledger.sql", "pg_advisory_xact_lock(5011684202)", "1"),
     Mutant(
         "an erased donor comes back",
-        "daemon/recorder.py",
+        "daemon/ledger/recorder.py",
         "fold.split_attempts(fold.forget(self.facts))",
         "fold.split_attempts(self.facts)",
     ),

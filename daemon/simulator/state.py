@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from daemon.simulator.stripe_invoices import Invoice, Subscription
-from daemon.simulator.stripe_model import TODAY, Api, Charge, Dispute, Json, PaymentIntent, Refund, Session
+from daemon.simulator.stripe_objects import TODAY, Api, Charge, Dispute, Json, PaymentIntent, Refund, Session
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from daemon.simulator.stripe_model import Api, Donor, Json, Metadata, Reports, Session
+from daemon.simulator.stripe_objects import Api, Donor, Json, Metadata, Reports, Session
 
 
 @dataclass

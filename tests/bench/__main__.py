@@ -18,7 +18,7 @@ import msgspec
 from tests.bench import figures, rounds
 from tests.bench.machine import ROOT, SHARE, Broken, postgres, query
 from tests.conftest import Server
-from tests.guard import guarded
+from tests.support.guard import guarded
 
 ROUNDS = 5
 RESULT = ROOT / "build" / "bench.json"

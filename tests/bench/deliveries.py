@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from daemon.simulator import player
+from daemon.simulator import sender
 from tests.bench.haproxy import client_context
 from tests.bench.machine import SECRET
 
@@ -85,7 +85,7 @@ def _session(address: str, context: ssl.SSLContext) -> aiohttp.ClientSession:
 
 async def _deliver(context: ssl.SSLContext, url: str, body: bytes, at_s: float, seen: Seen) -> None:
     await asyncio.sleep(at_s - time.monotonic())
-    headers = {"Stripe-Signature": player.sign(body, SECRET, int(time.time()))}
+    headers = {"Stripe-Signature": sender.sign(body, SECRET, int(time.time()))}
     # The end of a session waits for the end of its connection. With `force_close` a connection may outlive the loop.
     async with _session(STRIPE_ADDRESS, context) as stripe:
         await _note(stripe.post(f"{url}/webhooks/stripe", data=body, headers=headers), seen)

@@ -13,7 +13,7 @@ import msgspec
 import psycopg2
 from psycopg2.extras import execute_values
 
-from daemon.recorder import Entry, Recorder
+from daemon.ledger.recorder import Entry, Recorder
 from tests.bench.fill import batches, entry, open_database
 from tests.bench.machine import Stored, query
 

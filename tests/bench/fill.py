@@ -4,8 +4,8 @@ import asyncio
 import itertools
 from collections.abc import Iterable, Iterator
 
-from daemon import facts
-from daemon.recorder import Entry, Recorder
+from daemon.ledger import stripe_events
+from daemon.ledger.recorder import Entry, Recorder
 from sql.database import Database
 from tests.bench.machine import SHARE, Stored, query
 
@@ -59,7 +59,7 @@ def open_database(stored: Stored) -> Database:
 
 def entry(body: bytes) -> Entry:
     """An event as the webhook hands it to the ledger."""
-    return Entry(facts.read(body, livemode=False, hash_key=None))
+    return Entry(stripe_events.read(body, livemode=False, hash_key=None))
 
 
 def batches(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.machine import POLL_S, ROOT, START_TIMEOUT_S, Broken, running
-from tests.debian import find
-from tests.instance import get
+from tests.support.debian import find
+from tests.support.instance import get
 
 CONFIGURATION = ROOT / "deploy" / "haproxy.cfg"
 # Twice as many file descriptors are needed, and an ordinary user may have no more than 4,096.

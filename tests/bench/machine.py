@@ -18,13 +18,13 @@ from pathlib import Path
 
 import psycopg2
 
-from health_sidecar.life import die_with_parent
+from daemon.runtime.lifecycle import die_with_parent
 from sql import migrate
 from tests.conftest import PRIVATE_LOG, USER, Server
-from tests.guard import base_environ
+from tests.support.guard import base_environ
 
 SECRET = "whsec_" + "bench" * 8
-API, ONE_BY_ONE, EMPTY = "daemon", "tests.bench.one_by_one", "tests.bench.empty"
+API, ONE_BY_ONE, EMPTY = "daemon.api", "tests.bench.one_by_one", "tests.bench.empty"
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.05

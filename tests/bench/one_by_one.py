@@ -7,15 +7,15 @@ import socket
 
 from aiohttp import web
 
-from daemon.__main__ import CONNECT_TIMEOUT_S
-from daemon.app import build
-from daemon.config import Config
-from daemon.donations import Donations
-from daemon.ledger import Ledger
-from daemon.recorder import Entry, Recorded, Recorder
-from daemon.webhook import Webhook
-from health_sidecar import logs
-from health_sidecar.readiness import Follower
+from daemon.api.__main__ import CONNECT_TIMEOUT_S
+from daemon.api.app import build
+from daemon.api.config import Config
+from daemon.api.tickets import Donations
+from daemon.api.webhook import Webhook
+from daemon.ledger.reader import Ledger
+from daemon.ledger.recorder import Entry, Recorded, Recorder
+from daemon.runtime import logging as logs
+from daemon.runtime.readiness import Follower
 from sql.database import Database
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from health_sidecar.readiness import Follower
+from daemon.runtime.readiness import Follower
 from tests.bench import disk, fill
 from tests.bench.load import Measured, get, post_again, post_new
 from tests.bench.machine import API, EMPTY, ONE_BY_ONE, SHARE, Broken, Site, Stored, query, resident_mb, site, stored

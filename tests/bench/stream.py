@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from daemon.simulator import payment_lives, player
-from daemon.simulator.stripe_model import Json
+from daemon.simulator import scenarios, sender
+from daemon.simulator.stripe_objects import Json
 
 # Stripe's record minute: 2,283 transactions a second.
 LIVES_PER_S = 2283
@@ -27,7 +27,7 @@ SAME_SECOND_S = 0.01
 _TICKET = "ticket_bench"
 _PREFIXES = (b"evt_1", b"pi_3", b"ch_3", b"re_3", b"txn_3", b"du_1", b"in_1", b"sub_1", b"cs_test_a1")
 _TOKEN = re.compile(rb"(?:" + b"|".join(b"(?<=%s)" % prefix for prefix in _PREFIXES) + rb")[A-Za-z0-9]{23,56}")
-_LETTERS = bytes(payment_lives.ALPHABET[byte % len(payment_lives.ALPHABET)].encode()[0] for byte in range(256))
+_LETTERS = bytes(scenarios.ALPHABET[byte % len(scenarios.ALPHABET)].encode()[0] for byte in range(256))
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class Pool:
         length_s = payments / LIVES_PER_S
         arrivals = [
             (number / LIVES_PER_S + wait_s, number, event)
-            for number, life in enumerate(payment_lives.lives(seed, payments, [_TICKET], now=int(time.time())))
+            for number, life in enumerate(scenarios.lives(seed, payments, [_TICKET], now=int(time.time())))
             for wait_s, event in _waits(life.events)
         ]
         arrivals.sort(key=lambda arrival: arrival[0] % length_s)
         self.payments = payments
-        self.events = [_gapped(player.encode(event), number, int(at_s // length_s)) for at_s, number, event in arrivals]
+        self.events = [_gapped(sender.encode(event), number, int(at_s // length_s)) for at_s, number, event in arrivals]
 
 
 def _waits(events: Sequence[Json]) -> Iterator[tuple[float, Json]]:
@@ -135,7 +135,7 @@ def request(body: bytes, secret: str, timestamp: int) -> bytes:
         "Host: 127.0.0.1\r\n"
         "Content-Type: application/json; charset=utf-8\r\n"
         "User-Agent: Stripe/1.0 (+https://stripe.com/docs/webhooks)\r\n"
-        f"Stripe-Signature: {player.sign(body, secret, timestamp)}\r\n"
+        f"Stripe-Signature: {sender.sign(body, secret, timestamp)}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

@@ -2,8 +2,8 @@
 
 import pytest
 
-from daemon import facts, fold
-from daemon.signature import verify
+from daemon.api.signature import verify
+from daemon.ledger import projection, stripe_events
 from tests.bench import hostile
 from tests.bench.deliveries import Seen, Watched
 from tests.bench.figures import FIGURES, Figure, table
@@ -19,7 +19,7 @@ def test_every_event_is_new_signed_and_can_be_applied() -> None:
     """Over several passes no id comes twice, and each request's signature and body are good."""
     pool = Pool(payments=20)
     bodies = Stream(pool, ["a", "b"]).take(3 * len(pool.events))
-    ids = {facts.read(body, livemode=False, hash_key=None).id for body in bodies}
+    ids = {stripe_events.read(body, livemode=False, hash_key=None).id for body in bodies}
     assert len(ids) == len(bodies)
     head, _, body = request(bodies[0], SECRET, AT).partition(b"\r\n\r\n")
     [signature] = [line.partition(": ")[2] for line in head.decode().splitlines() if line.startswith("Stripe-Sig")]
@@ -33,7 +33,7 @@ def test_the_events_of_a_life_belong_together() -> None:
     known = 0
     bodies = Stream(pool, ["a", "b"]).take(12 * len(pool.events))
     for body in bodies:
-        named = fold.ids(facts.read(body, livemode=False, hash_key=None).facts or {})
+        named = projection.ids(stripe_events.read(body, livemode=False, hash_key=None).facts or {})
         known += not named.isdisjoint(seen)
         seen |= named
     assert known > len(bodies) / 2

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 
-from health_sidecar.readiness import Follower
+from daemon.runtime.readiness import Follower
 from tests.chaos.audit import (
     MARGIN_S,
     Incident,
@@ -29,7 +29,7 @@ from tests.chaos.audit import (
 from tests.chaos.faults import Fault, deal
 from tests.chaos.load import Load
 from tests.chaos.site import DEADLINE_S, READY_TIMEOUT_S, TICKETS, NotReady, Site, embedded_site, site_with_proxies
-from tests.guard import guarded
+from tests.support.guard import guarded
 
 FAULTS = 200
 EMBEDDED_SHARE = 9  # one fault in so many is done to the site whose PostgreSQL supervisord runs

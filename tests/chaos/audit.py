@@ -10,14 +10,14 @@ from pathlib import Path
 
 import psycopg2
 
-from daemon.simulator.payment_lives import Life
-from daemon.verify import verify
+from daemon.ledger.verification import verify
+from daemon.simulator.scenarios import Life
 from sql.database import Row
 from sql.snapshot import snapshot
 from tests.chaos.faults import Fault
 from tests.chaos.load import NO_REPLY, Reply
 from tests.chaos.site import DEADLINE_S
-from tests.model_ledger import SHOWN, TOTALS, as_row, totals_of
+from tests.support.model_ledger import SHOWN, TOTALS, as_row, totals_of
 
 MARGIN_S = 3.0  # beyond the deadline: client, proxies and faults share the processors with what they test
 RECOVERY_S = 10.0  # what is promised of an outage's end

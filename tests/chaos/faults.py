@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.reload import reload
+from daemon.instance.reload import reload
 from tests.chaos.proxy import Proxy
 from tests.chaos.site import API_PROCESSES, Site, family, new_postgres, send
 
@@ -71,7 +71,7 @@ async def _reload_interrupted(site: Site, rng: random.Random) -> None:
     """kill -9 of `donationd reload` at some moment of its two or three seconds."""
     environ = {**os.environ, "DONATIOND_STATE": str(site.instance.state)}
     reloading = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "daemon.cli", "reload"), env=environ, stdout=asyncio.subprocess.DEVNULL
+        *(sys.executable, "-m", "daemon.cli.main", "reload"), env=environ, stdout=asyncio.subprocess.DEVNULL
     )
     await asyncio.sleep(rng.uniform(0.3, 3))
     with contextlib.suppress(ProcessLookupError):

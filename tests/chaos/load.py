@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from daemon.simulator.payment_lives import Life, lives
-from daemon.simulator.player import encode, sign
-from daemon.simulator.stripe_model import Json
+from daemon.simulator.scenarios import Life, lives
+from daemon.simulator.sender import encode, sign
+from daemon.simulator.stripe_objects import Json
 
 WORKERS = 8
 PAUSE_S = 0.05  # of a worker between two events: the machine shall not be the bottleneck

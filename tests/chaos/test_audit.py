@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from daemon.simulator.payment_lives import lives
+from daemon.simulator.scenarios import lives
 from tests.chaos.audit import Incident, Record, Verdict, judge_ledger, judge_replies, table
 from tests.chaos.faults import FAULTS, Fault, deal
 from tests.chaos.load import NO_REPLY, Reply

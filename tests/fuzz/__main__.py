@@ -20,7 +20,7 @@ from tests.fuzz import asking, drawn, guided, living, surface
 from tests.fuzz.outcome import Outcome
 from tests.fuzz.site import site
 from tests.fuzz.target import TARGETS, load
-from tests.guard import guarded
+from tests.support.guard import guarded
 
 CASES = 20_000
 # Of all cases, in thousandths: what is quick gets many, and what several processes must agree on is slower.

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from daemon import acts, fold
-from daemon.facts import DONOR_FIELDS, CannotApply, Facts, NotAnEvent, read
-from daemon.fold import Donation
+from daemon.ledger import operator_actions, projection
+from daemon.ledger.projection import Donation
+from daemon.ledger.stripe_events import DONOR_FIELDS, CannotApply, Facts, NotAnEvent, read
 from tests.fuzz import mutation, seeds
 from tests.fuzz.reading import ID
 from tests.fuzz.target import Target
@@ -38,28 +38,28 @@ def check(lines: bytes) -> None:
 
 def _acts(parts: list[Facts], rng: random.Random) -> list[Facts]:
     """What an operator does: nothing, mostly; an assignment, an erasure, or both."""
-    merged = fold.merge({}, *parts)
-    assignable = sorted(fold.owners(merged))
-    erasable = sorted({*assignable, *fold.personal(merged)})
+    merged = projection.merge({}, *parts)
+    assignable = sorted(projection.owners(merged))
+    erasable = sorted({*assignable, *projection.personal(merged)})
     done = []
     if assignable and rng.random() < 0.3:
-        done.append(acts.assign(merged, rng.choice(assignable), "story-2", actor="fuzz", at_us=AT_US))
+        done.append(operator_actions.assign(merged, rng.choice(assignable), "story-2", actor="fuzz", at_us=AT_US))
     if erasable and rng.random() < 0.3:
-        done.append(acts.erase(merged, rng.choice(erasable), actor="fuzz", at_us=AT_US))
+        done.append(operator_actions.erase(merged, rng.choice(erasable), actor="fuzz", at_us=AT_US))
     return [act.facts for act in done]
 
 
 def check_fold(parts: list[Facts], rng: random.Random) -> None:
     """Everything that must hold of these facts, whatever they say."""
     before = msgspec.json.encode(parts)
-    merged = fold.merge({}, *parts)
+    merged = projection.merge({}, *parts)
     _check_order(parts, merged, rng)
     lent = merged.pop("sub", {})
-    shown = fold.donations(merged, lent)
+    shown = projection.donations(merged, lent)
     for donation in shown:
         check_donation(donation)
     assert all(one.id < other.id for one, other in pairwise(shown)), "a donation shown twice"
-    assert {donation.id for donation in shown} == set(fold.owners(merged).values())
+    assert {donation.id for donation in shown} == set(projection.owners(merged).values())
     _check_apart(parts, lent, shown)
     _check_forgetting(merged, lent, shown)
     assert msgspec.json.encode(parts) == before, "merging changed what it was given"
@@ -69,15 +69,15 @@ def _check_order(parts: list[Facts], merged: Facts, rng: random.Random) -> None:
     """Commutative, associative, idempotent; and no order of keys decides what is shown."""
     mixed = rng.sample(parts, len(parts))
     cut = rng.randrange(len(parts) + 1)
-    other = fold.merge(fold.merge({}, *mixed[:cut]), fold.merge({}, *mixed[cut:], *mixed[:1]))
+    other = projection.merge(projection.merge({}, *mixed[:cut]), projection.merge({}, *mixed[cut:], *mixed[:1]))
     assert other == merged, "the order or the batches decide"
     assert _derived(other) == _derived(merged), "the order of keys decides"
-    assert not any([fold.absorb(other, part) for part in parts]), "a repetition is news"  # noqa: C419 - all of them
-    assert fold.merge(merged, merged) == merged, "not idempotent"
+    assert not any([projection.absorb(other, part) for part in parts]), "a repetition is news"  # noqa: C419 - all of them
+    assert projection.merge(merged, merged) == merged, "not idempotent"
 
 
 def _derived(facts: Facts) -> list[Donation]:
-    return fold.donations({family: of for family, of in facts.items() if family != "sub"}, facts.get("sub"))
+    return projection.donations({family: of for family, of in facts.items() if family != "sub"}, facts.get("sub"))
 
 
 def check_donation(donation: Donation) -> None:
@@ -101,29 +101,33 @@ def check_donation(donation: Donation) -> None:
     assert ID(donation.id)
 
 
-def _check_apart(parts: list[Facts], lent: fold.Subscriptions, shown: list[Donation]) -> None:
+def _check_apart(parts: list[Facts], lent: projection.Subscriptions, shown: list[Donation]) -> None:
     """What shares no id has nothing to do with each other: each group by itself gives the same donations."""
     groups: list[tuple[set[str], list[Facts]]] = []
     for part in parts:
-        ids, members = set(fold.ids(part)), [part]
+        ids, members = set(projection.ids(part)), [part]
         for group in [group for group in groups if group[0] & ids]:
             groups.remove(group)
             ids |= group[0]
             members += group[1]
         groups.append((ids, members))
     if len(groups) > 1:
-        apart = [donation for _, members in groups for donation in fold.donations(fold.merge({}, *members), lent)]
+        apart = [
+            donation for _, members in groups for donation in projection.donations(projection.merge({}, *members), lent)
+        ]
         assert sorted(apart, key=lambda donation: donation.id) == shown, "strangers speak for each other"
 
 
-def _check_forgetting(merged: Facts, lent: fold.Subscriptions, shown: list[Donation]) -> None:
+def _check_forgetting(merged: Facts, lent: projection.Subscriptions, shown: list[Donation]) -> None:
     """An erased donor is gone, stays gone when all is told again, and takes no money along."""
-    forgotten = fold.forget(merged)
-    again = fold.forget(fold.merge(forgotten, merged))
+    forgotten = projection.forget(merged)
+    again = projection.forget(projection.merge(forgotten, merged))
     for known in (known for objects in again.values() for known in objects.values() if "erased" in known):
         assert not DONOR_FIELDS & known.keys(), "an erased donor came back"
     assert again == forgotten, "a redelivery changes what was forgotten"
-    assert [_money(d) for d in fold.donations(forgotten, lent)] == [_money(d) for d in shown], "erasing changed more"
+    assert [_money(d) for d in projection.donations(forgotten, lent)] == [_money(d) for d in shown], (
+        "erasing changed more"
+    )
 
 
 def _money(donation: Donation) -> Donation:

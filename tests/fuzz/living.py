@@ -5,11 +5,11 @@ import random
 import msgspec
 from hypothesis import strategies as st
 
-from daemon.facts import read
-from daemon.simulator.payment_lives import shuffled
-from daemon.simulator.wild_lives import wild_life
+from daemon.ledger.stripe_events import read
+from daemon.simulator.random_payments import wild_life
+from daemon.simulator.scenarios import shuffled
 from tests.fuzz import folding, seeds
-from tests.model_ledger import as_row, derived
+from tests.support.model_ledger import as_row, derived
 
 WORLDS = st.tuples(st.randoms(use_true_random=False), st.integers(1, 3))
 

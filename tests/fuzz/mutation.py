@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from daemon.facts import DISPUTE_STAGES, HANDLERS
+from daemon.ledger.stripe_events import DISPUTE_STAGES, HANDLERS
 
 TYPES = sorted(HANDLERS)
 # No admissible output of ours holds an @: it marks what must not come out.

@@ -15,12 +15,12 @@ from typing import Any
 
 import msgspec
 
-from daemon.config import Config as ApiConfig
-from daemon.ledger import Cursor
-from health_sidecar.config import Config as SidecarConfig
-from health_sidecar.config import ConfigError
+from daemon.api.config import Config as ApiConfig
+from daemon.ledger.reader import Cursor
+from daemon.runtime.config import Config as SidecarConfig
+from daemon.runtime.config import ConfigError
+from daemon.runtime.readiness import MAX_LINE_BYTES, Publisher, Readiness, decode, encode
 from health_sidecar.history import History
-from health_sidecar.readiness import MAX_LINE_BYTES, Publisher, Readiness, decode, encode
 from tests.fuzz import mutation
 from tests.fuzz.mutation import CANARY
 from tests.fuzz.target import Target

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from daemon import facts, privacy
-from daemon.facts import CannotApply, NotAnEvent, StripeEvent
+from daemon.ledger import privacy, stripe_events
+from daemon.ledger.stripe_events import CannotApply, NotAnEvent, StripeEvent
 from tests.fuzz import mutation, seeds
 from tests.fuzz.mutation import CANARY
 from tests.fuzz.target import Target
@@ -67,7 +67,7 @@ FORMS: dict[str, Callable[[Any], bool]] = {
     "email_hash": _is("[0-9a-f]{64}"),
     "last_name": _is(r"[^\s@/0-9\x00-\x1f]{1,64}"),
     "flag": lambda value: type(value) is bool,
-    "status": lambda value: value in facts.CHARGE_STATUSES,
+    "status": lambda value: value in stripe_events.CHARGE_STATUSES,
     "stage": lambda value: _between(0, 11)(value[0]) and _between(0, 10**15)(value[1]) and DISPUTE_STATUS(value[2]),
     **dict.fromkeys(("paid_last", "received_last"), _between(1, 1)),
 }
@@ -88,7 +88,7 @@ def check(body: bytes) -> None:
     """Reads the body, with a key for e-mail hashes or without."""
     key = KEY if len(body) % 2 else None
     try:
-        event = facts.read(body, livemode=False, hash_key=key)
+        event = stripe_events.read(body, livemode=False, hash_key=key)
     except NotAnEvent as refusal:
         assert str(refusal) in NOT_EVENTS
         return
@@ -123,12 +123,12 @@ def check_facts(event: StripeEvent) -> None:
         assert family in {"pi", "cs", "ch", "re", "dp", "in", "sub"}
         for id_, known in objects.items():
             assert ID(id_)
-            assert known.get("seen") == (None if family in facts.SHARED else event.created)
+            assert known.get("seen") == (None if family in stripe_events.SHARED else event.created)
             for name, fact in known.items():
                 _check_fact(name, fact, event.created)
 
 
-def _check_fact(name: str, fact: facts.Fact, created: int) -> None:
+def _check_fact(name: str, fact: stripe_events.Fact, created: int) -> None:
     if isinstance(fact, list):
         at, value = fact
         assert (type(at), at) == (int, created)
@@ -155,7 +155,7 @@ def _check_facts_by_key(name: str, fact: dict[str, Any], created: int) -> None:
     assert value == {"first": [-created, value["last"][1]], "last": [created, value["last"][1]]}
 
 
-def _check_sources(found: facts.Facts, body: bytes, key: bytes | None) -> None:
+def _check_sources(found: stripe_events.Facts, body: bytes, key: bytes | None) -> None:
     """Each word of a person is the permitted part of something that the body says in the right place."""
     try:
         said = _said(body)
@@ -183,7 +183,7 @@ def _said(body: bytes) -> dict[str, set[str]]:
 
 def _kept(name: str, text: str, key: bytes | None) -> str | None:
     if name == "last_name":
-        return privacy.last_name(text)  # the rule itself is the subject of tests/test_names.py
+        return privacy.last_name(text)  # the rule itself is the subject of tests/unit/test_names.py
     if name == "email_hash":
         email = text.strip().lower().encode("utf-8", "replace")
         return hmac.new(key, email, "sha256").hexdigest() if key else hashlib.sha256(email).hexdigest()

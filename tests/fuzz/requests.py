@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from daemon.facts import CannotApply, NotAnEvent, read
-from daemon.simulator.player import sign
+from daemon.ledger.stripe_events import CannotApply, NotAnEvent, read
+from daemon.simulator.sender import sign
 from tests.fuzz import mutation
 from tests.fuzz.seeds import TICKETS
 from tests.fuzz.site import SECRET

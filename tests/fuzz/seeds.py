@@ -3,10 +3,10 @@
 import random
 from typing import Any
 
-from daemon.simulator.payment_lives import lives
-from daemon.simulator.player import encode
-from daemon.simulator.stripe_model import Json
-from daemon.simulator.wild_lives import wild_life
+from daemon.simulator.random_payments import wild_life
+from daemon.simulator.scenarios import lives
+from daemon.simulator.sender import encode
+from daemon.simulator.stripe_objects import Json
 from tests.fuzz.mutation import CANARY
 
 TICKETS = ("story-1", "story-2")

@@ -11,7 +11,7 @@ import math
 import random
 import re
 
-from daemon.signature import BadSignature, verify
+from daemon.api.signature import BadSignature, verify
 from tests.fuzz import mutation
 from tests.fuzz.target import Target
 

@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 import psycopg2
 
-from daemon.verify import verify
+from daemon.ledger.verification import verify
 from sql.snapshot import snapshot
 from tests.fuzz.mutation import CANARY
 from tests.fuzz.seeds import TICKETS
-from tests.instance import Instance, eventually, get, instance_of_its_own
+from tests.support.instance import Instance, eventually, get, instance_of_its_own
 
 SECRET = "whsec_" + "fuzz" * 8
 ENVIRON = {

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon import facts, fold, ledger, privacy, signature
-from daemon.facts import read
+from daemon.api import signature
+from daemon.ledger import privacy, projection, reader, stripe_events
+from daemon.ledger.stripe_events import read
 from tests.fuzz import drawn, requests, seeds
 from tests.fuzz.outcome import Outcome
 from tests.fuzz.replies import Reply, wrong_with
@@ -23,7 +24,7 @@ CASES = 6000
 BODIES = seeds.bodies(1, 3)
 
 
-def forget_nothing(all_facts: facts.Facts) -> facts.Facts:
+def forget_nothing(all_facts: stripe_events.Facts) -> stripe_events.Facts:
     return all_facts
 
 
@@ -41,13 +42,13 @@ ANY_PLACE = re.compile(r"(?P<paid>-1|\d+):(?P<created>\d+):(?P<id>.+)", re.DOTAL
 # The target that must find it; where the fault is put, and what; words of the finding.
 FAULTS: dict[str, tuple[str, object, str, object, str]] = {
     "a whole name is kept": ("reading", privacy, "last_name", lambda name: name, "a canary came out"),
-    "free text is a ticket": ("reading", facts, "_ticket", msgspec.json.Decoder(str), "came out|another form"),
+    "free text is a ticket": ("reading", stripe_events, "_ticket", msgspec.json.Decoder(str), "came out|another form"),
     "e-mails are hashed as they are": ("reading", privacy, "email_hash", lambda e, _: e and "0" * 64, "nobody said"),
-    "the last statement stands": ("folding", fold, "absorb_object", last_told_stands, "order|repetition"),
-    "all is disputed": ("folding", fold, "_disputed", all_of_it, "more went back than came"),
-    "nothing is forgotten": ("folding", fold, "forget", forget_nothing, "an erased donor came back"),
+    "the last statement stands": ("folding", projection, "absorb_object", last_told_stands, "order|repetition"),
+    "all is disputed": ("folding", projection, "_disputed", all_of_it, "more went back than came"),
+    "nothing is forgotten": ("folding", projection, "forget", forget_nothing, "an erased donor came back"),
     "old signatures are good": ("signing", signature, "TOLERANCE_S", 302, "a forgery taken"),
-    "any place is a cursor": ("parsing", ledger, "PLACE", ANY_PLACE, "PostgreSQL takes no such text|assert"),
+    "any place is a cursor": ("parsing", reader, "PLACE", ANY_PLACE, "PostgreSQL takes no such text|assert"),
 }
 
 
@@ -79,7 +80,7 @@ def test_most_of_what_is_changed_still_means_something() -> None:
     bodies = [body for body in target.seeds(1) if read(body, livemode=False, hash_key=None).facts]
     applied = 0
     for body in bodies * 10:
-        with suppress(facts.NotAnEvent, facts.CannotApply):
+        with suppress(stripe_events.NotAnEvent, stripe_events.CannotApply):
             applied += read(target.change(body, rng), livemode=False, hash_key=None).facts is not None
     assert applied > len(bodies) * 5
 

@@ -1,0 +1,1 @@
+"""The API process: webhooks, ledgers and totals."""

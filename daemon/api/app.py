@@ -1,0 +1,175 @@
+"""Wiring: routes, the readiness guard, and the one table from errors to replies."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Middleware
+
+from daemon.api import metrics
+from daemon.api.request_context import ids
+from daemon.api.tickets import TOTAL_PATH, Donations
+from daemon.api.webhook import BODY_LIMIT, Webhook
+from daemon.ledger.batcher import Overloaded
+from daemon.runtime.http.auth import OperatorAuthentication, Scope
+from daemon.runtime.http.errors import BodyTimeout, Busy, NoMemory, unavailable
+from daemon.runtime.http.limits import Places
+from daemon.runtime.http.server import is_health_check
+from daemon.runtime.rate_limited_log import TroubleLog
+from daemon.runtime.readiness import Follower
+from health_sidecar.endpoints import health_routes
+from sql.database import DatabaseDown, Refused, remedy
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# What can go wrong with a request for reasons of ours, with its line in the log. A fault repeats with each request: it
+# is told once, and then counted.
+FAULTS = {
+    "busy": ("warning", "[API] More requests at the same time than the limits allow"),
+    "down": ("warning", "[API] Database unavailable"),
+    "schema": ("error", "[API] The schema is not as it should be"),
+    "slow": ("warning", "[API] Request took too long"),
+    "unexpected": ("error", "[API] Unexpected error"),
+}
+Faults = dict[str, TroubleLog]
+
+NOT_READY = "Database connection is currently unavailable"
+
+# What a client needs of an error besides its status and its words.
+ERROR_HEADERS = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
+
+
+@dataclass(frozen=True)
+class WorkLimits:
+    """How many requests for each kind of read are worked on at the same time."""
+
+    pages: int = 2
+    reads: int = 16
+
+
+def build(
+    webhook: Webhook,
+    donations: Donations,
+    follower: Follower,
+    *,
+    deadline_s: float,
+    draining: asyncio.Event,
+    work: WorkLimits = WorkLimits(),
+    ledger_access: OperatorAuthentication | None = None,
+) -> web.Application:
+    """The application of an API process.
+
+    Args:
+        follower: what the sidecar says; looked at before anything else, but for the health checks.
+        deadline_s: everything that one request may take.
+        draining: once set, each reply closes its connection, so that clients go on to another process.
+        ledger_access: who may read the ledger; None if it is public. Totals always are.
+    """
+    page = _within(Places("ledger pages", work.pages), donations.page)
+    if ledger_access:
+        page = ledger_access.require(Scope.READ, page)
+    app = web.Application(client_max_size=BODY_LIMIT, middlewares=[_gateway(follower, deadline_s, draining)])
+    app.add_routes(health_routes(lambda: follower.state))
+    app.add_routes(
+        [
+            web.post("/webhooks/stripe", webhook.receive),
+            web.get("/api/tickets/{id}/donations", page),
+            web.get(TOTAL_PATH, _within(Places("reads", work.reads), donations.total)),
+        ]
+    )
+    return app
+
+
+def _within(places: Places, handler: Handler) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        async with places:
+            if request.transport is None:
+                raise ConnectionResetError("the client left while it waited for a place")
+            return await handler(request)
+
+    return handle
+
+
+def _gateway(follower: Follower, deadline_s: float, draining: asyncio.Event) -> Middleware:
+    faults = {name: TroubleLog(level, text) for name, (level, text) in FAULTS.items()}
+
+    @web.middleware
+    async def gateway(request: web.Request, handler: Handler) -> web.StreamResponse:
+        started = time.perf_counter()
+        if follower.ready or is_health_check(request):
+            response = await _answer(request, handler, follower, deadline_s, faults)
+        else:
+            response = unavailable(NOT_READY)
+        if _route(request) == TOTAL_PATH:  # errors too: a browser hides them from the page that asked, otherwise
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*"
+        if draining.is_set():
+            response.force_close()
+        metrics.request(_route(request), request.method, response.status, time.perf_counter() - started)
+        return response
+
+    return gateway
+
+
+async def _answer(
+    request: web.Request, handler: Handler, follower: Follower, deadline_s: float, faults: Faults
+) -> web.StreamResponse:
+    try:
+        async with asyncio.timeout(deadline_s):
+            return await handler(request)
+    except web.HTTPException as error:
+        return refusal(error)
+    except Busy as limit:
+        faults["busy"].met(limit.kind)
+        return unavailable("More requests of this kind arrive than can be worked on")
+    except NoMemory:
+        return unavailable("More requests arrive than there is memory for")
+    except BodyTimeout:
+        return refusal(web.HTTPRequestTimeout())
+    except (web.RequestPayloadError, ConnectionError):
+        return refusal(web.HTTPBadRequest(text="the body did not arrive whole"))
+    except DatabaseDown as down:
+        follower.report_failure()
+        faults["down"].met(down.kind, **remedy(down.kind), **ids(request))
+        return unavailable(NOT_READY)
+    except Overloaded:
+        return unavailable("More events wait than can be taken")
+    except Refused as refused:
+        follower.report_failure()
+        faults["schema"].met(str(refused), route=_route(request), **ids(request))
+        return unavailable(NOT_READY)
+    except TimeoutError:
+        faults["slow"].met(_route(request), **ids(request))
+        return unavailable(NOT_READY)
+    except Exception as error:
+        # The error's text and trace may hold anything; its type and place are enough to find it.
+        faults["unexpected"].met(f"{type(error).__name__} at {_place(error)}", route=_route(request), **ids(request))
+        return refusal(web.HTTPInternalServerError(text="unexpected error; it is in the log"))
+
+
+def _place(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace else ""
+
+
+def refusal(error: web.HTTPException) -> web.Response:
+    """An error as JSON (SPEC 5): its status's name, and a message that says what to do."""
+    error.__traceback__ = None  # its frames keep the request in memory, and the request of an unknown route keeps it
+    status = HTTPStatus(error.status)
+    message = error.text or ""
+    if message == f"{error.status}: {error.reason}":
+        message = {404: "there is nothing at this address", 405: "this method is not allowed here"}.get(status, "")
+    response = web.json_response(
+        {"success": False, "error": status.phrase, "message": message or status.description}, status=status
+    )
+    response.headers.update({name: error.headers[name] for name in ERROR_HEADERS if name in error.headers})
+    return response
+
+
+def _route(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    return resource.canonical if resource else "none"

@@ -1,0 +1,107 @@
+"""The configurations of an API process and of the commands (SPEC 2)."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+from daemon.ledger.money import CURRENCY
+from daemon.runtime.config import Basics, Milliseconds, Settings, WholeNumber
+from daemon.runtime.http.auth import OperatorToken, parse_tokens
+
+_MIB = 1024 * 1024
+SIGNING_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{32,}", re.ASCII)  # Stripe's have 32 or 64 characters there
+# What else Stripe gives out that is taken for a signing secret, by how it begins.
+MISTAKEN_SECRETS = {
+    **dict.fromkeys(("sk_", "rk_", "pk_"), "an API key"),
+    "we_": "the id of a webhook endpoint",
+}
+WHERE_SECRETS_ARE = (
+    "use the endpoint's signing secret, which begins with whsec_ (Stripe's dashboard shows it under Webhooks, "
+    "and `stripe listen` prints its own)"
+)
+
+
+def _secrets(value: SecretStr) -> SecretStr:
+    for secret in _parts(value):
+        if not secret:
+            raise ValueError("needs one or more signing secrets, comma separated, none of them empty")
+        for beginning, name in MISTAKEN_SECRETS.items():
+            if secret.startswith(beginning):
+                raise ValueError(f"{name} (it begins with {beginning}) is not a signing secret: {WHERE_SECRETS_ARE}")
+        if not SIGNING_SECRET.fullmatch(secret):
+            raise ValueError(f"a signing secret is whsec_ and 32 or more letters and digits: {WHERE_SECRETS_ARE}")
+    return value
+
+
+def _parts(value: SecretStr) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.get_secret_value().split(","))
+
+
+def _currency(value: str) -> str:
+    if not CURRENCY.fullmatch(value):
+        raise ValueError("needs three capital letters, such as USD")
+    return value
+
+
+Secrets = Annotated[SecretStr, AfterValidator(_secrets)]
+
+
+class MigrateConfig(Basics):
+    """The settings of `donationd migrate`."""
+
+    database_url: SecretStr | None = None
+    migrate_database_url: SecretStr | None = None  # the role that owns the schema
+
+    @property
+    def url(self) -> str | None:
+        """The database to migrate, as the role that does it."""
+        url = self.migrate_database_url or self.database_url
+        return url.get_secret_value() if url else None
+
+
+class CommandConfig(Settings):
+    """The settings of an instance that its API processes and the commands for people read alike."""
+
+    stripe_webhook_secret: Secrets | None = None
+    stripe_livemode: bool = True
+    donor_email_hash_key: SecretStr | None = None
+    host: str = "0.0.0.0"  # noqa: S104 - Stripe comes from outside
+    port: WholeNumber = Field(3003, ge=1, le=65535)
+    default_currency: Annotated[str, AfterValidator(_currency)] = "USD"
+
+    @property
+    def signing_secrets(self) -> tuple[str, ...]:
+        """Each of the webhook's signing secrets."""
+        return _parts(self.stripe_webhook_secret) if self.stripe_webhook_secret else ()
+
+    @property
+    def hash_key(self) -> bytes | None:
+        """The key of e-mail hashes, or None."""
+        return self.donor_email_hash_key.get_secret_value().encode() if self.donor_email_hash_key else None
+
+
+class Config(CommandConfig):
+    """Every setting of an API process."""
+
+    stripe_webhook_secret: Secrets
+    read_database_url: SecretStr | None = None  # a replica, for queries that may lag
+    operator_tokens: Annotated[tuple[OperatorToken, ...], BeforeValidator(parse_tokens)] = ()
+    public_ledger: bool = True
+    db_pool_size: WholeNumber = Field(4, ge=1, le=100)  # for reads, which are short; events have one connection more
+    # Some tenths of a second's work; more get 503 at once. As they stand, the places are the nearer limit.
+    webhook_queue_limit: WholeNumber = Field(1000, ge=1, le=100_000)
+    webhook_places: WholeNumber = Field(256, ge=1, le=100_000)  # a quarter keeps the writer busy: more only wait longer
+    page_places: WholeNumber = Field(
+        2, ge=1, le=1000
+    )  # half of the connections for reads, so that totals have the rest
+    read_places: WholeNumber = Field(16, ge=1, le=1000)
+    body_memory_limit: WholeNumber = Field(32 * _MIB, ge=2 * _MIB, le=64 * 1024 * _MIB)  # 10,000 of Stripe's events
+    max_connections: WholeNumber = Field(3000, ge=10, le=100_000)  # each takes 25 kB
+    header_timeout_ms: Milliseconds = 10_000  # a head is one packet; the rest is for lost ones
+    body_timeout_ms: Milliseconds = 10_000  # even 1 MiB, at 100 kB/s; Stripe's events have a few kB
+    write_timeout_ms: Milliseconds = 30_000  # a page of 1,000 donations at 15 kB/s
+    idle_timeout_ms: Milliseconds = 75_000  # longer than a proxy keeps its connections (a minute), so that it closes
+    db_statement_timeout_ms: Milliseconds = 5000  # a batch takes milliseconds; this long means trouble
+    request_deadline_ms: Milliseconds = 15_000  # a connection, a statement and a retry fit in
+    shutdown_grace_ms: Milliseconds = 10_000  # accepted requests end well within it

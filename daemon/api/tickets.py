@@ -1,0 +1,191 @@
+"""The two GET replies: rows of the ledger -> the seed's JSON (SPEC 5)."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+from aiohttp import web
+
+from daemon.ledger import money
+from daemon.ledger.reader import Cursor, Ledger, PageQuery
+from daemon.ledger.stripe_events import TICKET_PATTERN
+
+PAGE = 100
+PAGE_LIMIT = 1000
+STATUSES = ("CREATED", "PAID", "FAILED", "REFUNDED", "DISPUTED", "EXPIRED")
+TOTAL_PATH = "/api/tickets/{id}/donations/total"
+TOTAL_HEADERS = {"Cache-Control": "max-age=5"}
+TICKET = re.compile(TICKET_PATTERN)
+
+
+class Donations:
+    """The handlers of a ticket's ledger and totals.
+
+    Args:
+        default_currency: of tickets that name none.
+    """
+
+    def __init__(self, ledger: Ledger, default_currency: str) -> None:
+        self._ledger = ledger
+        self._default_currency = default_currency
+
+    async def page(self, request: web.Request) -> web.Response:
+        """`GET /api/tickets/{id}/donations?limit=&cursor=&status=&currency=`"""
+        query = _query(request, "limit", "cursor", "status", "currency")
+        limit, after = _limit(query.get("limit")), _cursor(query.get("cursor"))
+        status, currency = _status(query.get("status")), _currency(query.get("currency"))
+        ticket = _ticket_id(request)
+        page = await self._ledger.page(PageQuery(ticket, limit, self._default_currency, status, currency, after))
+        if page is None:
+            raise _unknown(ticket)
+        reply = {
+            "success": True,
+            "count": page.count,
+            "ticketId": ticket,
+            "donations": msgspec.Raw(page.donations.encode()),
+            "nextCursor": _opaque(page.next),
+        }
+        return _json(request, reply)
+
+    async def total(self, request: web.Request) -> web.Response:
+        """`GET /api/tickets/{id}/donations/total?currency=`"""
+        wanted = _currency(_query(request, "currency").get("currency"))
+        ticket = _ticket_id(request)
+        rows = await self._ledger.totals(ticket)
+        if not rows:
+            raise _unknown(ticket)
+        top = wanted or rows[0][0] or self._default_currency
+        by_currency = {row[1]: _figures(row[1], row[2:9]) for row in rows if row[1]}
+        return _json(
+            request,
+            {
+                "success": True,
+                **by_currency.get(top, _figures(top, [0] * 7)),
+                "lastDonation": _last_donation(*rows[0][9:13], fallback=top),
+                "byCurrency": by_currency,
+            },
+            TOTAL_HEADERS,
+        )
+
+
+def _json(request: web.Request, reply: object, headers: dict[str, str] | None = None) -> web.Response:
+    """The reply with its ETag, or 304 for a client that has it already (RFC 9110, section 13.1.2)."""
+    body = msgspec.json.encode(reply)
+    tag = hashlib.blake2b(body, digest_size=16).hexdigest()
+    known = request.if_none_match or ()
+    if any(etag.value in (tag, "*") for etag in known):
+        response = web.Response(status=304, headers=headers)
+    else:
+        response = web.Response(body=body, content_type="application/json", headers=headers)
+    response.etag = tag
+    return response
+
+
+def _number(amount_minor: int | None, currency: str) -> msgspec.Raw:
+    """An exact JSON number in major units. An amount that nobody has named yet is 0."""
+    return msgspec.Raw(money.major(amount_minor or 0, currency).encode())
+
+
+def _time(moment: datetime | None) -> str | None:
+    """RFC 3339 in UTC, whole seconds as Stripe sends them."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else None
+
+
+def _figures(currency: str, row: Sequence[int]) -> dict[str, object]:
+    """One currency's figures: net = paid - refunded - disputed (SPEC 3). `row`: three amounts, then four counts."""
+    paid, refunded, disputed, n_paid, n_refunded, n_disputed, n_partial = row
+    net = _number(paid - refunded - disputed, currency)
+    return {
+        "total": net,
+        "currency": currency,
+        "breakdown": {
+            "paid": _number(paid, currency),
+            "refunded": _number(refunded, currency),
+            "disputed": _number(disputed, currency),
+            "net": net,
+        },
+        "counts": {
+            "paid": n_paid,
+            "refunded": n_refunded,
+            "disputed": n_disputed,
+            "partiallyRefunded": n_partial,
+            "total": n_paid + n_refunded + n_disputed,
+        },
+    }
+
+
+def _last_donation(
+    paid_at: datetime | None, amount: int | None, last_name: str | None, currency: str | None, *, fallback: str
+) -> dict[str, object] | None:
+    if paid_at is None:
+        return None
+    unit = currency or fallback
+    return {
+        "paidAt": _time(paid_at),
+        "amount": _number(amount, unit),
+        "currency": unit,
+        "donor": last_name or "Anonymous",
+    }
+
+
+def _query(request: web.Request, *allowed: str) -> dict[str, str]:
+    """The query's parameters; one that is unknown or repeated is a mistake worth telling."""
+    for name in request.query:
+        if name not in allowed:
+            raise web.HTTPBadRequest(text=f"unknown parameter (there are: {', '.join(allowed)})")
+        if len(request.query.getall(name)) > 1:
+            raise web.HTTPBadRequest(text=f"{name}: given more than once")
+    return dict(request.query)
+
+
+def _ticket_id(request: web.Request) -> str:
+    ticket = request.match_info["id"]
+    if not TICKET.fullmatch(ticket):
+        raise web.HTTPBadRequest(
+            text="id: a ticket id has 1 to 64 letters, digits, dashes and underscores, and "
+            "no more than 8 if all are digits"
+        )
+    return ticket
+
+
+def _unknown(ticket: str) -> web.HTTPNotFound:
+    return web.HTTPNotFound(text=f"there is no ticket {ticket}")
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return PAGE
+    if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= PAGE_LIMIT):
+        raise web.HTTPBadRequest(text=f"limit: a whole number from 1 to {PAGE_LIMIT}")
+    return int(text)
+
+
+def _status(text: str | None) -> str | None:
+    if text is not None and text not in STATUSES:
+        raise web.HTTPBadRequest(text=f"status: one of {', '.join(STATUSES)}")
+    return text
+
+
+def _currency(text: str | None) -> str | None:
+    if text is None:
+        return None
+    if not money.CURRENCY.fullmatch(text.upper()):
+        raise web.HTTPBadRequest(text="currency: three letters, such as USD")
+    return text.upper()
+
+
+def _opaque(place: str | None) -> str | None:
+    """Where the next page begins: opaque to clients, so that it may change."""
+    return None if place is None else base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
+
+
+def _cursor(text: str | None) -> Cursor | None:
+    if text is None:
+        return None
+    try:
+        return Cursor.parse(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii"))
+    except ValueError:
+        raise web.HTTPBadRequest(text="cursor: not one that a nextCursor gave") from None

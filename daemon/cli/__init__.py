@@ -1,0 +1,1 @@
+"""The command `donationd`: one file per topic."""

@@ -1,0 +1,136 @@
+"""`donationd failed`: the events that could not be applied, for the person who decides what becomes of them."""
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import click
+import msgspec
+
+from daemon.cli.database import Failure, ask, minute
+from daemon.cli.donations import MOST_ROWS, by_option
+from daemon.ledger.stripe_events import ID_PATTERN
+from sql import load
+from sql.database import Row
+
+
+class _FailedEvent(NamedTuple):
+    """A row of list_failed.sql."""
+
+    id: str
+    type: str
+    created_at: datetime
+    received_at: datetime
+    error: str
+    dismissed_at: datetime | None
+    total: int
+
+
+@click.group()
+def failed() -> None:
+    """Events that could not be applied.
+
+    Each keeps the reason, without a donor's data. Stripe delivers it again for three days, and a release that
+    understands it applies it then. What is not needed any more can be dismissed, so that `donationd status` is well.
+
+    \b
+    Examples:
+      donationd failed list
+      donationd failed dismiss evt_1PqXb2Lkd --by alex
+    """
+
+
+@failed.command("list")
+@click.option("--all", "with_dismissed", is_flag=True, help="Also those that were dismissed.")
+@click.option("--limit", type=click.IntRange(1, MOST_ROWS), default=100, show_default=True, help="How many at most.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object per event.")
+def failed_list(with_dismissed: bool, limit: int, as_json: bool) -> None:
+    """The events that could not be applied, with the reason; received last first.
+
+    \b
+    Examples:
+      donationd failed list
+      donationd failed list --all --json | jq .error
+    """
+    rows = ask(lambda database: database.fetch(load("list_failed"), {"all": with_dismissed, "limit": limit}))
+    events = [_FailedEvent(*row) for row in rows]
+    for line in map(_as_json, events) if as_json else _table(events, with_dismissed):
+        click.echo(line)
+    click.echo(f"{len(events)} of {events[0].total if events else 0} events that could not be applied", err=True)
+    if waiting := next((event.id for event in events if event.dismissed_at is None), None):
+        click.echo(f"next: install a release that understands them, or donationd failed dismiss {waiting}", err=True)
+
+
+def _as_json(event: _FailedEvent) -> bytes:
+    return msgspec.json.encode(
+        {
+            "id": event.id,
+            "type": event.type,
+            "createdAt": _utc(event.created_at),
+            "receivedAt": _utc(event.received_at),
+            "error": event.error,
+            "dismissedAt": _utc(event.dismissed_at),
+        }
+    )
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return moment.astimezone(UTC) if moment else None
+
+
+def _table(events: Sequence[_FailedEvent], with_dismissed: bool) -> Iterator[str]:
+    """A line per event below a line of titles; the reason, which may be long, comes last."""
+    titles = ["EVENT", "TYPE", "CREATED", "RECEIVED", *(["DISMISSED"] if with_dismissed else []), "REASON"]
+    lines = [titles, *(_cells(event, with_dismissed) for event in events)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines if events else []:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+
+
+def _cells(event: _FailedEvent, with_dismissed: bool) -> list[str]:
+    dismissed = [_minute(event.dismissed_at)] if with_dismissed else []
+    return [event.id, event.type, _minute(event.created_at), _minute(event.received_at), *dismissed, event.error]
+
+
+def _minute(moment: datetime | None) -> str:
+    return minute(moment) if moment else "-"
+
+
+def _event_id(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if not re.fullmatch(ID_PATTERN, value):
+        raise click.BadParameter("the id of an event, such as evt_1PqXb2Lkd")
+    return value
+
+
+@failed.command("dismiss")
+@click.argument("event", metavar="ID", callback=_event_id)
+@by_option
+def failed_dismiss(event: str, actor: str) -> None:
+    """Stop waiting for an event that could not be applied.
+
+    It keeps its reason, and is neither counted nor listed any more; who dismissed it and when is on record
+    (`donationd acts`). A later delivery that a newer release understands is applied all the same.
+
+    \b
+    Example:
+      donationd failed dismiss evt_1PqXb2Lkd --by alex
+    """
+    rows = ask(lambda database: database.fetch(load("dismiss_event"), {"id": event, "actor": actor}))
+    if problem := _problem(event, rows):
+        raise Failure(problem)
+    click.echo(f"dismissed {event}")
+
+
+def _problem(event: str, rows: Sequence[Row]) -> str | None:
+    """Why an event was not dismissed, from the row of dismiss_event.sql; None if it was."""
+    if not rows:
+        return f"there is no event {event}; the failed ones are listed by: donationd failed list"
+    [(done, error, dismissed)] = rows
+    if done:
+        return None
+    if error is None:
+        return f"event {event} did not fail: it was applied, or it changes nothing, so there is nothing to dismiss"
+    if dismissed is not None:
+        return f"event {event} was dismissed before, at {minute(dismissed)} UTC; who did it: donationd acts"
+    return f"event {event} was changed at this moment by another process; look again: donationd failed list --all"

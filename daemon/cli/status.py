@@ -1,0 +1,113 @@
+"""`donationd status`: everything on one screen, as the sidecar tells it; the database may be what is ill."""
+
+import http.client
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from daemon.cli.database import settings
+from daemon.runtime.config import SidecarAddress
+
+HTTP_TIMEOUT_S = 10.0
+OUTCOMES = ("applied", "duplicate", "ignored", "failed", "refused")
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to connect for who listens there
+
+Report = dict[str, Any]
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(as_json: bool) -> None:
+    """How everything is: processes, database, events, what waits for a person, the last changes.
+
+    Asks the sidecar (METRICS_HOST, METRICS_PORT). Exit status 0 only if all is well.
+
+    \b
+    Examples:
+      donationd status
+      donationd status --json | jq .problems
+    """
+    address = settings(SidecarAddress)
+    report = _ask(EVERYWHERE.get(address.metrics_host, address.metrics_host), address.metrics_port)
+    if as_json:
+        click.echo(json.dumps(report))
+    else:
+        for line in _screen(report):
+            click.echo(line)
+    sys.exit(0 if report["ok"] else 1)
+
+
+def _ask(host: str, port: int) -> Report:
+    """What the sidecar reports; a report of its silence where it does not answer."""
+    problem = f"what answers at {host} port {port} is not this release's sidecar"
+    with closing(http.client.HTTPConnection(host, port, timeout=HTTP_TIMEOUT_S)) as connection:
+        try:
+            connection.request("GET", "/health/status")
+            reply = connection.getresponse()
+            report = json.loads(reply.read())
+            if reply.status == http.client.OK and isinstance(report, dict) and "problems" in report:
+                return report
+        except ValueError:  # no JSON
+            pass
+        except (OSError, http.client.HTTPException) as error:
+            problem = f"the sidecar does not answer at {host} port {port} ({_reason(error)}); does `donationd up` run?"
+    return {"ok": False, "problems": [problem]}
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or type(error).__name__
+
+
+def _screen(report: Report) -> Iterator[str]:
+    now_s = time.time()
+    yield "All is well." if report["ok"] else "Not well:"
+    yield from (f"  - {problem}" for problem in report["problems"])
+    if "readiness" not in report:
+        return
+    yield from ["", f"Database   {_readiness(report['readiness'], now_s)}"]
+    yield from ["", f"{'Processes':<20} {'state':<10} {'for':>12} {'restarts':>9}"]
+    for process in report["processes"]:
+        runs = "-" if process["startedAt"] is None else _span(now_s - process["startedAt"])
+        yield f"  {process['name']:<18} {process['state']:<10} {runs:>12} {process['restarts']:>9}"
+    if not report["processes"]:
+        yield "  none: supervisord's listener has not written yet"
+    minute, hour = report["events"]["minute"], report["events"]["hour"]
+    yield from ["", f"{'Events in the last':<20} {_span(minute['seconds']):>10} {_span(hour['seconds']):>12}"]
+    for outcome in OUTCOMES:
+        yield f"  {outcome:<18} {minute.get(outcome, 0):>10} {hour.get(outcome, 0):>12}"
+    waiting = report["waiting"]
+    yield from ["", f"Waiting    {_count(waiting, 'webhook_events_failed_waiting')} failed events, "
+                f"{_count(waiting, 'donations_unassigned')} unassigned donations"]  # fmt: skip
+    yield from ["", "Last changes"]
+    for run in report["runs"]:
+        yield f"  {run['at'][:19].replace('T', ' ')}  {run['kind']:<10} {run['state']:<10} {run['detail']}".rstrip()
+
+
+def _readiness(readiness: Report, now_s: float) -> str:
+    state = "ready" if readiness["ready"] else f"not ready: {readiness['lastError'] or readiness['message']}"
+    if readiness["lastPingAt"] is None:
+        return f"{state}; no ping was answered yet"
+    pinged_s = datetime.fromisoformat(readiness["lastPingAt"]).astimezone(UTC).timestamp()
+    return f"{state}; last ping answered {_span(now_s - pinged_s)} ago"
+
+
+def _count(waiting: dict[str, int], name: str) -> str:
+    """A number, or a question mark while nobody has counted: a zero would be a lie."""
+    return str(waiting.get(name, "?"))
+
+
+def _span(seconds: float) -> str:
+    """A length of time in its two largest units."""
+    whole = max(0, int(seconds))
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"

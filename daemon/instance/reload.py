@@ -1,0 +1,113 @@
+"""`donationd reload`: new API processes for old ones, one at a time, while the others go on answering.
+
+A process that gets SIGTERM ends what it has accepted (`daemon.api.__main__`) while supervisord keeps the listening
+socket open, so that no connection is reset and no request fails; supervisord's autorestart then starts the next one.
+Nothing here stops a process through supervisord, which would leave it stopped: interrupted at any moment, even by
+kill -9, this leaves every process running. The next one has to wait until the new one is seen to answer: a release that
+can't run takes one process down and leaves the others alone.
+"""
+
+import time
+import xmlrpc.client
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from supervisor.xmlrpc import Faults
+
+from daemon.instance.up import health
+from daemon.runtime.lifecycle import SocketLost, SupervisordUnreachable, socket_remedy, supervisord
+
+GROUP = "api"
+START_TIMEOUT_S = 30.0  # a new process answers in about a second
+STOP_SPARE_S = 10.0  # beyond SHUTDOWN_GRACE_MS; after half of it a process that still drains ends itself
+POLL_S = 0.02  # each look is a new connection, which any of the processes may take
+
+
+class CannotReload(Exception):
+    """What keeps the API processes from being restarted, as one sentence for the person who asked for it."""
+
+
+def reload(environ: Mapping[str, str], report: Callable[[str], None]) -> None:
+    """Starts the API processes of a running instance that do not run, then replaces the others one after the other.
+
+    Args:
+        environ: the instance's, from `up.running_environ`.
+        report: called with a line for each process that was started or replaced.
+
+    Raises:
+        CannotReload: supervisord can't be asked, or a new process does not become ready; the rest is left as it was.
+    """
+    try:
+        with supervisord(f"unix://{environ['DONATIOND_RUN']}/supervisor.sock") as supervisor:
+            group = _Group(supervisor, environ)
+            pids = group.pids()
+            for name in (name for name, pid in pids.items() if not pid):
+                began_s = time.monotonic()
+                group.start(name)
+                report(f"{name}, which was stopped, started in {time.monotonic() - began_s:.1f} s")
+            for name, pid in pids.items():
+                if pid:
+                    began_s = time.monotonic()
+                    group.replace(name, pid)
+                    report(f"{name} restarted in {time.monotonic() - began_s:.1f} s")
+    except SocketLost as error:
+        supervisord_pid = int(Path(environ["DONATIOND_RUN"], "supervisord.pid").read_text())
+        raise CannotReload(f"{error}; {socket_remedy(supervisord_pid)}") from error
+    except SupervisordUnreachable as error:
+        raise CannotReload(f"{error}; is it stopped, or does its disk hang?") from error
+    except xmlrpc.client.Fault as error:
+        raise CannotReload(f"supervisord refused: {error.faultString}") from error
+
+
+@dataclass
+class _Group:
+    """The API processes, through supervisord."""
+
+    supervisor: Any
+    environ: Mapping[str, str]
+
+    def pids(self) -> dict[str, int]:
+        """Each process's pid, 0 where it does not run."""
+        return {info["name"]: info["pid"] for info in self.supervisor.getAllProcessInfo() if info["group"] == GROUP}
+
+    def start(self, name: str) -> None:
+        """Returns once a process that did not run is ready."""
+        try:
+            self.supervisor.startProcess(f"{GROUP}:{name}", False)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode != Faults.ALREADY_STARTED:
+                raise
+        self._await_ready(name, 0, START_TIMEOUT_S)
+
+    def replace(self, name: str, old_pid: int) -> None:
+        """Returns once another process than `old_pid` is ready; it may have ended by itself."""
+        try:
+            self.supervisor.signalProcess(f"{GROUP}:{name}", "TERM")
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode != Faults.NOT_RUNNING:
+                raise
+        stop_s = int(self.environ["SHUTDOWN_GRACE_MS"]) / 1000 + STOP_SPARE_S
+        self._await_ready(name, old_pid, stop_s + START_TIMEOUT_S)
+
+    def _await_ready(self, name: str, old_pid: int, timeout_s: float) -> None:
+        """Returns once a process that is not the old one has itself said that it is ready. Each question also has
+        supervisord notice at once that a process has ended.
+        """
+        deadline = time.monotonic() + timeout_s
+        message = "it does not answer"
+        while time.monotonic() < deadline:
+            pid = self.supervisor.getProcessInfo(f"{GROUP}:{name}")["pid"]
+            status, said = health(self.environ) if pid not in (0, old_pid) else (0, {})
+            if said.get("pid") == pid:
+                if status == HTTPStatus.OK:
+                    return
+                message = said["message"]
+            time.sleep(POLL_S)
+        if pid == old_pid:
+            raise CannotReload(f"the old {name} (pid {pid}) has not ended {timeout_s:.0f} s after its SIGTERM")
+        raise CannotReload(
+            f"the new {name} is not ready after {timeout_s:.0f} s: {message}; the others were left alone"
+        )

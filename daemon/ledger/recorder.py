@@ -1,0 +1,463 @@
+"""Records events and operators' acts: the only caller of the SQL that writes donations.
+
+What the ledger holds of a batch's objects is read, folded with the batch into donations here, in Python, and written
+by one statement that first checks that the ledger still holds what was read. Of a donation where it does not, nothing
+is written; it is read and folded again. So no lock is ever held while this process thinks, SQL knows nothing of
+Stripe's rules, and the rules are plain Python that tests can hold against a model.
+
+A *part* is everything that is tied together by the ids it names: usually one donation. A *group* is what must be
+written together: usually one part, but a subscription whose ticket changes together with all its gifts.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from daemon.ledger import projection
+from daemon.ledger.operator_actions import Act
+from daemon.ledger.stripe_events import Facts, StripeEvent, upgrade
+from sql import load
+from sql.database import Database, DatabaseDown, Refused, Row
+
+# Each round either writes a donation or learns what another process has just written. More rounds than this mean
+# that others write the same donations all the time: Stripe shall deliver again.
+ROUNDS = 20
+
+# The statements only look rows up by their keys. Said once per connection, so that a plan made while the tables were
+# small is no worse when they are large.
+PREPARE = f"""
+SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
+SET plan_cache_mode = force_generic_plan;
+PREPARE find_held AS {load("find_held")};
+PREPARE find_subscriptions AS {load("find_subscriptions")};
+PREPARE find_gifts AS {load("find_gifts")};
+PREPARE record_events AS {load("record_events")}
+"""
+FIND = "EXECUTE find_held (%s)"
+FIND_SUBSCRIPTIONS = "EXECUTE find_subscriptions (%s)"
+FIND_GIFTS = "EXECUTE find_gifts (%s)"
+EXECUTE = f"{load('lock_ledger')};\nEXECUTE record_events (%s, %s, %s, %s, %s, %s, %s)"
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One event to record. `error` is the scrubbed reason why it can't be applied, else None."""
+
+    event: StripeEvent
+    error: str | None = None
+
+    @property
+    def facts(self) -> Facts:
+        """What the event states; nothing if it changes nothing."""
+        return self.event.facts or {}
+
+    @property
+    def ids(self) -> set[str]:
+        """The objects that it ties together."""
+        return projection.ids(self.facts)
+
+
+class Derivation(msgspec.Struct, frozen=True):
+    """A stored row to be derived again from its facts, by today's rules. `id` is the row's."""
+
+    id: str
+
+    @property
+    def facts(self) -> Facts:
+        """None of its own."""
+        return {}
+
+    @property
+    def ids(self) -> set[str]:
+        """The row's id."""
+        return {self.id}
+
+
+Change = Entry | Act | Derivation
+
+
+@dataclass
+class Recorded:
+    """What became of the events recorded; those in neither had been recorded before.
+
+    `new` holds ids of events recorded now (or failed before), `refused` the ids of those among them whose facts the
+    database did not take, with the scrubbed reason.
+    """
+
+    new: set[str] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class _Held:
+    """A row of the ledger that holds facts; version 0 for a failed charge that is kept apart from its donation."""
+
+    root: str
+    version: int
+    facts: Facts
+
+    def __post_init__(self) -> None:
+        self.ids = projection.ids(self.facts)
+        self.subscriptions = projection.subscriptions(self.facts)
+        self.is_invoice = self.version > 0 and self.facts.keys() == {"in"}
+
+    @classmethod
+    def of_row(cls, root: str, version: int, text: str, rules: int | None) -> "_Held":
+        """Reads a row of find_held.sql; one that older rules stored is brought to today's form.
+
+        A failed charge brings its PaymentIntent, for an event may name the charge only.
+        """
+        facts = msgspec.json.decode(text)
+        if version == 0:
+            return cls(root, 0, {"pi": {facts["payment_intent"][1]: {}}, "ch": {root: facts}})
+        return cls(root, version, upgrade(facts) if rules == 0 else facts)
+
+
+LENT = ("ticket", "session_ticket", "session_reference")  # what a subscription lends its gifts
+
+
+@dataclass
+class _Subscription:
+    """What is held of a subscription, and whether it is to be written. Version 0: nothing is held yet."""
+
+    id: str
+    version: int = 0
+    facts: projection.Known = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+    is_written: bool = False
+    ticket_changed: bool = False
+
+    def merge_changes(self) -> None:
+        """Merges its own events. What they say of its ticket concerns all its gifts."""
+        before = self._lent()
+        for change in self.changes:
+            self.is_written |= projection.absorb_object(self.facts, change.facts["sub"][self.id])
+        self.ticket_changed = before != self._lent()
+
+    def _lent(self) -> list[object]:
+        return [self.facts.get(name, [0, None])[1] for name in LENT]
+
+
+@dataclass
+class _Part:
+    """Everything that hangs together by the ids it names: what is held, the changes, and what they add up to."""
+
+    held: list[_Held] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    ids: set[str] = field(default_factory=set)
+    facts: Facts = field(default_factory=dict)
+    is_written: bool = False
+    version: int = 0
+    root: str = ""
+    donations: list[projection.Donation] = field(default_factory=list)
+    failed_charges: dict[str, projection.Known] = field(default_factory=dict)
+
+    def absorb(self, other: "_Part") -> None:
+        """Takes over everything of another part."""
+        self.held += other.held
+        self.changes += other.changes
+        self.ids |= other.ids
+
+    def merge_changes(self) -> None:
+        """Merges the changes into what is held. It is written if that says anything new, or to be derived again; a row
+        to be derived again that is not found by its id has no facts here, and stays as it is."""
+        stored = sorted(self.held, key=lambda row: row.version, reverse=True)
+        self.facts = stored[0].facts if stored else {}
+        for row in stored[1:]:
+            projection.absorb(self.facts, row.facts)
+        is_new = [projection.absorb(self.facts, change.facts) for change in self.changes]
+        is_new += [isinstance(change, Derivation) for change in self.changes]
+        is_new.append(sum(row.version > 0 for row in stored) != 1)
+        self.is_written = bool(self.facts) and any(is_new)
+
+    @property
+    def new_subscriptions(self) -> set[str]:
+        """The subscriptions that it borrows from now, and no held row did."""
+        return projection.subscriptions(self.facts).difference(*(row.subscriptions for row in self.held))
+
+    def derive(self, lent: projection.Subscriptions) -> None:
+        """Derives its donations, and names its root."""
+        if not self.is_written:
+            return
+        self.version = 1 + max((row.version for row in self.held), default=0)
+        self.facts, self.failed_charges = projection.split_attempts(projection.forget(self.facts))
+        self.donations = projection.donations(self.facts, lent)
+        self.root = self.donations[0].id if self.donations else min(self.facts["in"])
+
+    def row(self, n: int) -> dict[str, object]:
+        """As record_events.sql reads it."""
+        if not self.is_written:
+            return {"n": n, "root": "", "ids": (), "unheld": (), "moved": ()}
+        moved = {id_ for row in self.held if row.version and row.root != self.root for id_ in row.ids}
+        unheld = self.ids.difference(*(row.ids for row in self.held))
+        return {"n": n, "root": self.root, "ids": self.ids, "unheld": unheld, "moved": moved}
+
+    def donation_rows(self, n: int) -> list[dict[str, object]]:
+        """As record_events.sql reads them: the facts stand on the root's row only."""
+        return [
+            {
+                **msgspec.structs.asdict(donation),
+                "n": n,
+                "root": self.root,
+                "rules": projection.RULES_VERSION,
+                "version": self.version if donation.id == self.root else 0,
+                "facts": self.facts if donation.id == self.root else None,
+            }
+            for donation in self.donations
+        ]
+
+    def billing_rows(self, n: int) -> list[dict[str, object]]:
+        """The row of an invoice without a payment, or its end when the payment is known."""
+        if not self.is_written:
+            return []
+        if not self.donations:
+            return [{"n": n, "id": self.root, "version": self.version, "facts": self.facts}]
+        return [{"n": n, "id": row.root, "version": 0, "facts": None} for row in self.held if row.is_invoice]
+
+    def charge_rows(self, n: int) -> list[dict[str, object]]:
+        """The failed charges that are kept apart from now on, and those that no longer are."""
+        if not self.is_written:
+            return []
+        returned = {row.root for row in self.held if row.version == 0} - self.failed_charges.keys()
+        gone: list[dict[str, object]] = [{"n": n, "id": id_, "payment_intent": "", "facts": None} for id_ in returned]
+        return gone + [
+            {"n": n, "id": id_, "payment_intent": known["payment_intent"][1], "facts": known}
+            for id_, known in self.failed_charges.items()
+        ]
+
+
+@dataclass
+class _Group:
+    """What is written together or not at all."""
+
+    parts: list[_Part] = field(default_factory=list)
+    subscriptions: list[_Subscription] = field(default_factory=list)  # those to be written
+
+    @property
+    def changes(self) -> list[Change]:
+        """The changes that wait for it."""
+        of_parts = [change for part in self.parts for change in part.changes]
+        return of_parts + [change for each in self.subscriptions for change in each.changes]
+
+    def bases(self, n: int, known: dict[str, _Subscription]) -> list[dict[str, object]]:
+        """The rows and versions that it was derived from."""
+        rows = [(row.root, row.version) for part in self.parts for row in part.held if row.version]
+        lenders = {id_ for part in self.parts if part.is_written for id_ in projection.subscriptions(part.facts)}
+        lenders |= {each.id for each in self.subscriptions}
+        rows += [(id_, known[id_].version) for id_ in lenders]
+        return [{"n": n, "root": root, "version": version} for root, version in rows]
+
+    def billing_rows(self, n: int) -> list[dict[str, object]]:
+        """Its subscriptions, and its invoices without a payment."""
+        written: list[dict[str, object]] = [
+            {"n": n, "id": each.id, "version": each.version + 1, "facts": {"sub": {each.id: each.facts}}}
+            for each in self.subscriptions
+            if each.is_written
+        ]
+        return written + [row for part in self.parts for row in part.billing_rows(n)]
+
+
+class Recorder:
+    """Writes to the ledger through one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def record(self, changes: Sequence[Change]) -> Recorded:
+        """Records events and acts and merges their facts, durably when it returns.
+
+        An event whose facts the database refuses is recorded as failed, and keeps no other from being applied.
+
+        Raises:
+            DatabaseDown: nothing is known to be written of what is not yet recorded; deliver it again.
+            Refused: the database takes nothing at all (its schema or permissions are wrong), or not this act.
+        """
+        recorded = Recorded()
+        await self._merge(changes, recorded)
+        return recorded
+
+    async def _isolate(self, changes: Sequence[Change], refusal: Refused, recorded: Recorded) -> None:
+        """Finds the event that the database refuses, by halves, and records it as failed."""
+        if len(changes) > 1:
+            half = len(changes) // 2
+            await self._merge(changes[:half], recorded)
+            await self._merge(changes[half:], recorded)
+            return
+        [change] = changes
+        if not isinstance(change, Entry) or not change.facts:
+            raise refusal
+        failed = Entry(msgspec.structs.replace(change.event, facts=None), str(refusal))
+        await self._merge([failed], recorded)
+        recorded.refused[change.event.id] = str(refusal)
+
+    async def _merge(self, changes: Sequence[Change], recorded: Recorded) -> None:
+        """Folds and writes, until the ledger was what the fold had begun from."""
+        pending = list(changes)
+        for _ in range(ROUNDS):
+            try:
+                batch = await self._read([change for change in pending if change.facts or change.ids])
+                new, stale = await self._write(batch, pending)
+            except DatabaseDown as down:
+                if down.kind != "conflict":
+                    raise
+                continue
+            except Refused as refusal:
+                if not refusal.for_its_values:
+                    raise
+                await self._isolate(pending, refusal, recorded)
+                return
+            recorded.new.update(new)
+            pending = [change for n in stale for change in batch.groups[n].changes]
+            if not pending:
+                return
+        raise DatabaseDown("too much contention")
+
+    async def _read(self, changes: Sequence[Change]) -> "_Batch":
+        """Reads what the ledger holds of the changes' objects, and derives what they make of it."""
+        parts = await self._parts([change for change in changes if change.ids])
+        lenders = await self._subscriptions(parts, [change for change in changes if "sub" in change.facts])
+        gifts = await self._gifts(parts, [each.id for each in lenders.values() if each.ticket_changed])
+        lenders = await self._subscriptions(gifts, []) | lenders  # a row may hold gifts of other subscriptions too
+        batch = _Batch(_groups([*parts, *gifts], lenders), lenders)
+        lent = {each.id: each.facts for each in lenders.values()}
+        for group in batch.groups:
+            for part in group.parts:
+                part.derive(lent)
+        return batch
+
+    async def _parts(self, changes: Sequence[Change]) -> list[_Part]:
+        """Puts together what shares an id, directly or through rows of the ledger."""
+        part_of: dict[str, _Part] = {}
+        for row in await self._held({id_ for change in changes for id_ in change.ids}):
+            _join(part_of, row.ids).held.append(row)
+        for change in changes:
+            _join(part_of, change.ids).changes.append(change)
+        parts = list({id(part): part for part in part_of.values()}.values())
+        for part in parts:
+            part.merge_changes()
+        return parts
+
+    async def _subscriptions(self, parts: Sequence[_Part], changes: Sequence[Change]) -> dict[str, _Subscription]:
+        """The subscriptions that the parts borrow from, and those that have events of their own."""
+        named = {id_ for part in parts for id_ in projection.subscriptions(part.facts)}
+        found = {id_: _Subscription(id_) for id_ in named.union(*(change.facts["sub"] for change in changes))}
+        for id_, version, text in await self._fetch(FIND_SUBSCRIPTIONS, found.keys()):
+            found[id_].version, found[id_].facts = version, msgspec.json.decode(text)["sub"][id_]
+        for change in changes:
+            for id_ in change.facts["sub"]:
+                found[id_].changes.append(change)
+        for each in found.values():
+            each.merge_changes()
+        return found
+
+    async def _gifts(self, parts: Sequence[_Part], changed: list[str]) -> list[_Part]:
+        """The parts of all gifts whose subscription's ticket changed, but for those that are among `parts` already."""
+        for part in parts:
+            part.is_written |= not projection.subscriptions(part.facts).isdisjoint(changed)
+        present = {row.root for part in parts for row in part.held}
+        roots = [Derivation(root) for (root,) in await self._fetch(FIND_GIFTS, changed) if root not in present]
+        gifts = await self._parts(roots)
+        for gift in gifts:
+            gift.changes = []
+        return gifts
+
+    async def _held(self, ids: set[str]) -> list[_Held]:
+        """What the ledger holds of these objects."""
+        return [_Held.of_row(*row) for row in await self._fetch(FIND, ids)]
+
+    async def _fetch(self, statement: str, ids: Iterable[str]) -> list[Row]:
+        """The rows that a statement finds for ids; without ids there is nothing to ask."""
+        # Quoted, for `null` may be an id too; an id holds neither quotes nor backslashes.
+        array = ",".join(f'"{id_}"' for id_ in ids)
+        return await self._database.fetch(statement, ["{" + array + "}"], prepare=PREPARE) if array else []
+
+    async def _write(self, batch: "_Batch", changes: Sequence[Change]) -> tuple[list[str], list[int]]:
+        """One statement. Returns the events recorded, and the numbers of the groups that were not written."""
+        groups = batch.groups
+        number = {id(change): n for n, group in enumerate(groups) for change in group.changes}
+        parts = [(n, part) for n, group in enumerate(groups) for part in group.parts]
+        arrays: tuple[list[dict[str, object]], ...] = (
+            [part.row(n) for n, part in parts],
+            [row for n, group in enumerate(groups) for row in group.bases(n, batch.lenders)],
+            [row for n, part in parts for row in part.donation_rows(n)],
+            [_event_row(c, number.get(id(c))) for c in changes if isinstance(c, Entry)],
+            [_act_row(c, number[id(c)]) for c in changes if isinstance(c, Act)],
+            [row for n, group in enumerate(groups) for row in group.billing_rows(n)],
+            [row for n, part in parts for row in part.charge_rows(n)],
+        )
+        params = [msgspec.json.encode(array).decode() for array in arrays]
+        [(recorded, stale)] = await self._database.fetch(EXECUTE, params, prepare=PREPARE)
+        return recorded, stale
+
+
+@dataclass
+class _Batch:
+    """All that one statement writes: groups, by number, and the subscriptions that they borrow from."""
+
+    groups: list[_Group]
+    lenders: dict[str, _Subscription]
+
+
+def _join(part_of: dict[str, _Part], ids: set[str]) -> _Part:
+    """The one part of everything that has these ids; parts that meet in them become one."""
+    met = {id(part): part for id_ in ids if (part := part_of.get(id_))}
+    joined, *others = met.values() or [_Part()]
+    for other in others:
+        joined.absorb(other)
+        part_of.update(dict.fromkeys(other.ids, joined))
+    joined.ids |= ids
+    part_of.update(dict.fromkeys(ids, joined))
+    return joined
+
+
+def _groups(parts: Sequence[_Part], lenders: dict[str, _Subscription]) -> list[_Group]:
+    """Which parts are written together.
+
+    A part that borrows from a subscription for the first time writes the subscription as well: then a change of the
+    subscription's ticket that is read at the same time, and does not know of this gift, finds another version.
+    """
+    group_of: dict[str, _Group] = {}
+    groups: list[_Group] = []
+    for part in parts:
+        borrowed = projection.subscriptions(part.facts)
+        new = part.new_subscriptions if borrowed and part.is_written else set()
+        for id_ in new:
+            lenders[id_].is_written = True
+        written = new | {id_ for id_ in borrowed if lenders[id_].ticket_changed}
+        if written:
+            _join_group(group_of, groups, written).parts.append(part)
+        else:
+            groups.append(_Group([part]))
+    for each in lenders.values():
+        if each.is_written or each.changes:
+            _join_group(group_of, groups, {each.id}).subscriptions.append(each)
+    return [group for group in groups if group.parts or group.subscriptions]
+
+
+def _join_group(group_of: dict[str, _Group], groups: list[_Group], subscriptions: set[str]) -> _Group:
+    """The one group of everything that writes these subscriptions."""
+    met = {id(group): group for id_ in subscriptions if (group := group_of.get(id_))}
+    if not met:
+        groups.append(_Group())
+    joined, *others = met.values() or [groups[-1]]
+    for other in others:
+        joined.parts, other.parts = joined.parts + other.parts, []
+        group_of.update({id_: joined for id_, group in group_of.items() if group is other})
+    group_of.update(dict.fromkeys(subscriptions, joined))
+    return joined
+
+
+def _event_row(entry: Entry, n: int | None) -> dict[str, object]:
+    event = entry.event
+    return {
+        "id": event.id,
+        "type": event.type,
+        "created": event.created,
+        "livemode": event.livemode,
+        "error": entry.error,
+        "n": n,
+    }
+
+
+def _act_row(act: Act, n: int) -> dict[str, object]:
+    return {**vars(act), "facts": None, "n": n}

@@ -1,0 +1,715 @@
+"""Pure: one Stripe event -> the facts it states.
+
+Facts are kept per Stripe object, under the object's family and id:
+
+    {"pi": {"pi_1": {"amount": [1700000000, 5000], "paid": 1700000000, "captures": {"5000": 1700000000}}}, "ch": {...}}
+
+A fact is one of three kinds, recognised by its form. A pair [event's `created`, value] is *newest*: the greater pair
+stands. A bare number is *first*: the smaller one stands; that it exists at all is the flag. An object holds one fact
+per key (an amount, a status). So merging facts (`fold.merge`) needs to know nothing about their meaning, and nothing
+here depends on what came before.
+
+Families: `pi` PaymentIntent, `cs` Checkout Session, `ch` charge, `re` refund, `dp` dispute, `in` invoice, and `sub`
+subscription, whose facts belong to no single donation.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from daemon.ledger import privacy
+
+# Lists and objects, because that is what JSON gives back.
+Fact = list[Any] | int | dict[str, Any]
+Facts = dict[str, dict[str, dict[str, Fact]]]
+
+NULL = Raw(b"null")
+
+ID_PATTERN = r"^[A-Za-z0-9_]{1,255}\Z"
+Id = Annotated[str, Meta(pattern=ID_PATTERN)]
+Minor = Annotated[int, Meta(ge=0, le=10**15)]  # Stripe's amounts have 12 digits at most
+Seconds = Annotated[int, Meta(ge=0, le=253_402_300_799)]  # until the year 9999, where timestamps end
+Currency = Annotated[str, Meta(pattern=r"^[A-Za-z]{3}\Z")]
+Label = Annotated[str, Meta(pattern=r"^[a-z0-9_.]{1,100}\Z")]
+ThinLabel = Annotated[str, Meta(pattern=r"^[a-z0-9_.\[\]]{1,100}\Z")]  # v2.core.account[requirements].updated
+
+TICKET_PATTERN = r"^(?![0-9]{9,}\Z)[A-Za-z0-9_-]{1,64}\Z"
+_ticket = msgspec.json.Decoder(Annotated[str, Meta(pattern=TICKET_PATTERN)])
+_invoice_id = msgspec.json.Decoder(Annotated[str, Meta(pattern=r"^in_[A-Za-z0-9_]{1,252}\Z")] | None)
+
+# The facts about a person, which erasing takes away.
+DONOR_FIELDS = frozenset({"last_name", "country", "email_hash"})
+
+# Families of objects that no donation is made of: they only lend it their ticket and donor.
+SHARED = frozenset({"in", "sub"})
+
+# How Stripe's ids of a family begin. Rows are keyed by an id alone, so one that begins like another family's is
+# rejected; a beginning that is not listed is accepted.
+FAMILY_OF_PREFIX = {
+    "pi": "pi",
+    "cs": "cs",
+    "ch": "ch",
+    "py": "ch",
+    "re": "re",
+    "pyr": "re",
+    "dp": "dp",
+    "du": "dp",
+    "in": "in",
+    "sub": "sub",
+}
+
+CHARGE_STATUSES = frozenset({"succeeded", "pending", "failed"})
+
+# Dispute statuses in rising stages (SPEC 3): among states of one second the later stage stands.
+DISPUTE_STAGES = (
+    "warning_needs_response",
+    "warning_under_review",
+    "warning_closed",
+    "needs_response",
+    "under_review",
+    "appeal_needs_response",
+    "appeal_under_review",
+    "charge_refunded",
+    "prevented",
+    "lost",
+    "won",
+)
+# A status that Stripe may add later ranks after the appeals and before what ends a dispute.
+STAGE_OF_UNKNOWN = DISPUTE_STAGES.index("appeal_under_review") + 1
+RANKS = {status: stage if stage < STAGE_OF_UNKNOWN else stage + 1 for stage, status in enumerate(DISPUTE_STAGES)}
+REFUND_STATUSES = ("pending", "requires_action", "succeeded", "failed", "canceled")
+VOID_REFUNDS = ("failed", "canceled")
+STATUS_PATTERN = re.compile(r"[a-z0-9_]{1,64}")  # what may be kept of a status that we do not know
+
+# The dispute statuses of facts that rules_version 0 stored, by the number it stored them as.
+FORMER_STAGES = (
+    "warning_needs_response",
+    "warning_under_review",
+    "warning_closed",
+    "needs_response",
+    "under_review",
+    "charge_refunded",
+    "prevented",
+    "lost",
+    "won",
+)
+
+# One escape of a JSON string: a surrogate pair, a surrogate without its other half, or anything else.
+_PAIR = rb"u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_ESCAPE = re.compile(rb"\\(?:" + _PAIR + rb"|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL)
+
+
+class NotAnEvent(Exception):
+    """Signed bytes that are no Stripe event."""
+
+
+class CannotApply(Exception):
+    """An event of a handled type in a shape we do not know. The message names places and types, never values."""
+
+    def __init__(self, event: "StripeEvent", reason: str) -> None:
+        super().__init__(reason)
+        self.event = event
+        self.reason = reason
+
+
+class StripeEvent(Struct, frozen=True):
+    """An event, reduced: what is recorded of it, and the facts it states.
+
+    `facts` is None where it changes nothing; then `reason` says why. `unknown_status` is the family of an object whose
+    status this release does not know.
+    """
+
+    id: str
+    type: str
+    created: int
+    livemode: bool
+    facts: Facts | None
+    reason: str | None = None
+    unknown_status: str | None = None
+
+
+class _Named(Struct):
+    id: Id
+
+
+Reference = Id | _Named | None  # Stripe's expandable fields: an id, or the object itself
+
+
+class _Metadata(Struct):
+    ticket: Raw = msgspec.field(name="ticketId", default=NULL)
+
+
+class _Charge(Struct):
+    id: Id
+    amount: Minor | None = None
+    amount_captured: Minor | None = None
+    amount_refunded: Minor | None = None
+    captured: bool | None = None
+    paid: bool | None = None
+    status: str | None = None
+    created: Seconds | None = None
+    currency: Currency | None = None
+    payment_intent: Reference = None
+    invoice: Reference = None
+    source_transfer: Raw = NULL
+    metadata: _Metadata | None = None
+    billing_details: Raw = NULL
+
+    @property
+    def is_transferred(self) -> bool:
+        """Whether it is the connected account's side of a destination charge, which is no donation."""
+        return self.source_transfer != NULL
+
+    @property
+    def taken(self) -> int:
+        """The amount that this snapshot says was captured. Before 2020-09 it had no field of its own."""
+        if self.amount_captured is None:
+            return (self.amount or 0) if self.paid and self.captured and self.status == "succeeded" else 0
+        return self.amount_captured
+
+    @property
+    def took_money(self) -> bool:
+        """Decided by the amount: after a first of several captures `captured` is still false (SPEC 3, paidAt)."""
+        return bool(self.paid and self.status == "succeeded" and self.taken)
+
+
+class _Charges(Struct):
+    data: list[_Charge] = []
+
+
+class _PaymentDetails(Struct):
+    order_reference: Raw = NULL
+
+
+class _PaymentIntent(Struct):
+    id: Id
+    amount: Minor | None = None
+    amount_received: Minor | None = None
+    created: Seconds | None = None
+    currency: Currency | None = None
+    status: str | None = None
+    latest_charge: Id | _Charge | None = None
+    charges: _Charges | None = None
+    invoice: Reference = None
+    payment_details: _PaymentDetails | None = None
+    metadata: _Metadata | None = None
+    receipt_email: Raw = NULL
+
+
+class _Session(Struct):
+    id: Id
+    amount_total: Minor | None = None
+    created: Seconds | None = None
+    currency: Currency | None = None
+    mode: str | None = None
+    status: str | None = None
+    payment_status: str | None = None
+    payment_intent: Reference = None
+    subscription: Reference = None
+    client_reference_id: Raw = NULL
+    metadata: _Metadata | None = None
+    customer_details: Raw = NULL
+
+
+class _Refund(Struct):
+    id: Id
+    amount: Minor
+    created: Seconds | None = None
+    currency: Currency | None = None
+    status: str | None = None
+    payment_intent: Reference = None
+    charge: Reference = None
+
+
+class _Dispute(Struct):
+    id: Id
+    amount: Minor
+    status: str
+    currency: Currency | None = None
+    payment_intent: Reference = None
+    charge: Reference = None
+
+
+class _Subscription(Struct):
+    id: Id
+    metadata: _Metadata | None = None
+
+
+class _SubscriptionDetails(Struct):
+    subscription: Reference = None
+    metadata: _Metadata | None = None
+
+
+class _Parent(Struct):
+    subscription_details: _SubscriptionDetails | None = None
+
+
+class _Line(Struct):
+    metadata: _Metadata | None = None
+
+
+class _Lines(Struct):
+    data: list[_Line] = []
+
+
+class _Invoice(Struct):
+    """Since API version 2025-03-31 `parent` holds the subscription; before, fields of their own did."""
+
+    id: Id
+    parent: _Parent | None = None
+    payment_intent: Reference = None
+    charge: Reference = None
+    subscription: Reference = None
+    subscription_details: _SubscriptionDetails | None = None
+    lines: _Lines | None = None
+    customer_name: Raw = NULL
+    customer_email: Raw = NULL
+
+    @property
+    def details(self) -> _SubscriptionDetails:
+        """The snapshot of the subscription, in whichever shape the invoice has it."""
+        current = self.parent.subscription_details if self.parent else None
+        return current or self.subscription_details or _SubscriptionDetails()
+
+    @property
+    def ticket(self) -> str | None:
+        """The subscription's ticket when the invoice was made; the oldest shape has it on the lines only."""
+        lines = self.lines.data if self.lines else []
+        named = (_ticket_of(metadata) for metadata in (self.details.metadata, *(line.metadata for line in lines)))
+        return next((ticket for ticket in named if ticket), None)
+
+
+class _Paid(Struct):
+    payment_intent: Reference = None
+    charge: Reference = None
+
+
+class _InvoicePayment(Struct):
+    id: Id
+    invoice: Reference = None
+    payment: _Paid | None = None
+
+
+class _Data(Struct):
+    object: Raw
+
+
+class _Envelope(Struct):
+    id: Id
+    type: Label
+    created: Seconds
+    livemode: bool
+    data: _Data
+    object: str = "event"
+    account: Id | None = None
+
+
+class _Thin(Struct):
+    """A v2 event names its object instead of carrying it, and writes its time as text."""
+
+    id: Id
+    type: ThinLabel
+    object: str
+    livemode: bool = True
+
+
+_envelope = msgspec.json.Decoder(_Envelope)
+_thin = msgspec.json.Decoder(_Thin)
+
+
+class _Statement:
+    """Collects the facts of one event: everything it says was so at the event's `created`."""
+
+    def __init__(self, event: _Envelope, hash_key: bytes | None) -> None:
+        self.type = event.type
+        self.at = event.created
+        self.account = event.account
+        self.hash_key = hash_key
+        self.facts: Facts = {}
+        self.family_of: dict[str, str] = {}
+        self.unknown_status: str | None = None
+
+    def name(self, family: str, id_: str) -> dict[str, Fact]:
+        """The facts of one object; naming it is enough to tie its id to this donation.
+
+        Raises _Unknown for an id that belongs to another family, or that this event gives to objects of two families.
+        """
+        _check_family(family, id_)
+        if self.family_of.setdefault(id_, family) != family:
+            raise _Unknown("one id names two objects - at `$.id`")
+        return self.facts.setdefault(family, {}).setdefault(id_, {} if family in SHARED else {"seen": self.at})
+
+    def add(self, family: str, id_: str, **newest: object) -> dict[str, Fact]:
+        """States facts whose newest value stands; None and empty never count."""
+        known = self.name(family, id_)
+        known.update({field: [self.at, value] for field, value in newest.items() if value not in (None, "")})
+        if self.account:
+            known["account"] = [self.at, self.account]
+        return known
+
+    def link(self, family: str, reference: Reference) -> str | None:
+        """The id that an expandable field names, tied to this donation."""
+        id_ = reference.id if isinstance(reference, _Named) else reference
+        if id_:
+            self.name(family, id_)
+        return id_ or None
+
+    def set_invoice(self, family: str, id_: str, invoice: str | None) -> None:
+        """A PaymentIntent or a charge pays this invoice."""
+        if invoice:
+            self.name(family, id_)["invoice"] = [self.at, invoice]
+
+    def reduce_donor(self, details: Raw) -> privacy.Donor:
+        """What may be kept of a donor."""
+        return privacy.reduce_details(details, self.hash_key)
+
+
+def read(body: bytes, *, livemode: bool, hash_key: bytes | None) -> StripeEvent:
+    """Reduces the raw body of a webhook.
+
+    Args:
+        body: JSON, already known to be signed.
+        livemode: the mode whose events make donations.
+        hash_key: the key of e-mail hashes, or None.
+
+    Raises:
+        NotAnEvent: it is no Stripe event at all.
+        CannotApply: a handled type in an unexpected shape.
+    """
+    try:
+        envelope = _decode_envelope(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _read_thin(body)
+    if envelope.object != "event":
+        raise NotAnEvent("the object is not an event")
+    if (handler := HANDLERS.get(envelope.type)) is None:
+        return _unapplied(envelope, "this type changes nothing")
+    if envelope.livemode != livemode:
+        return _unapplied(envelope, "this is an event of the other mode")
+    statement = _Statement(envelope, hash_key)
+    try:
+        reason = handler(statement, envelope.data.object)
+    except UnicodeDecodeError:  # its own text names the byte
+        raise CannotApply(_unapplied(envelope, ""), "a text is not UTF-8") from None
+    except (msgspec.MsgspecError, RecursionError, _Unknown) as error:
+        raise CannotApply(_unapplied(envelope, ""), str(error)[:500]) from None
+    return _unapplied(envelope, reason) if reason else _event(envelope, statement)
+
+
+def _decode_envelope(body: bytes) -> _Envelope:
+    """The event; surrogates without their other half, which the decoder takes in no field, are replaced first."""
+    try:
+        return _envelope.decode(body)
+    except msgspec.DecodeError:
+        return _envelope.decode(_ESCAPE.sub(lambda found: rb"\ufffd" if found["lone"] else found[0], body))
+
+
+def _read_thin(body: bytes) -> StripeEvent:
+    try:
+        thin = _thin.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise NotAnEvent("the body is not a Stripe event") from None
+    if thin.object != "v2.core.event":
+        raise NotAnEvent("the body is not a Stripe event")
+    return StripeEvent(thin.id, thin.type, 0, thin.livemode, None, "a thin event changes nothing")
+
+
+def _unapplied(event: _Envelope, reason: str) -> StripeEvent:
+    return StripeEvent(event.id, event.type, event.created, event.livemode, None, reason)
+
+
+def _event(event: _Envelope, statement: _Statement) -> StripeEvent:
+    unknown = statement.unknown_status
+    return StripeEvent(event.id, event.type, event.created, event.livemode, statement.facts, unknown_status=unknown)
+
+
+class _Unknown(ValueError):
+    """A value we cannot interpret; the message does not repeat it."""
+
+
+def _check_family(family: str, id_: str) -> None:
+    """Raises _Unknown for an id that begins as the ids of another family do."""
+    if FAMILY_OF_PREFIX.get(id_.partition("_")[0], family) != family:
+        raise _Unknown("an id is of another kind of object - at `$.id`")
+
+
+def _ticket_of(metadata: _Metadata | None) -> str | None:
+    return _ticket_id(metadata.ticket) if metadata else None
+
+
+def _ticket_id(raw: Raw) -> str | None:
+    """A ticket id, or None for anything that can't be one: free text may hold a person's details and is not kept."""
+    try:
+        ticket: str = _ticket.decode(raw)
+    except msgspec.MsgspecError:
+        return None
+    return ticket
+
+
+def _upper(currency: str | None) -> str | None:
+    return currency.upper() if currency else None
+
+
+def _payment_intent(statement: _Statement, raw: Raw) -> str | None:
+    intent = msgspec.json.decode(raw, type=_PaymentIntent)
+    known = statement.add(
+        "pi",
+        intent.id,
+        amount=intent.amount or None,
+        received=intent.amount_received or None,
+        created=intent.created,
+        currency=_upper(intent.currency),
+        ticket=_ticket_of(intent.metadata),
+        email_hash=privacy.reduce_email(intent.receipt_email, statement.hash_key),
+    )
+    if intent.amount_received:
+        known |= {"received_first": statement.at, "received_last": [statement.at, 1]}
+        known["captures"] = {str(intent.amount_received): statement.at}
+    if statement.type == "payment_intent.succeeded":
+        known |= {"paid": statement.at, "paid_last": [statement.at, 1]}
+    if statement.type == "payment_intent.payment_failed":
+        known["failed"] = statement.at
+    if "canceled" in (statement.type.rpartition(".")[2], intent.status):
+        known["canceled"] = statement.at
+    statement.set_invoice("pi", intent.id, _invoice_of(statement, intent))
+    charges = intent.charges.data if intent.charges else []
+    if isinstance(intent.latest_charge, _Charge):
+        charges = [*charges, intent.latest_charge]
+    elif intent.latest_charge:
+        statement.name("ch", intent.latest_charge)["payment_intent"] = [statement.at, intent.id]
+    for charge in charges:
+        if not charge.is_transferred:
+            _add_charge(statement, charge, intent.id)
+    return None
+
+
+def _invoice_of(statement: _Statement, intent: _PaymentIntent) -> str | None:
+    """The invoice that a PaymentIntent names: in a field of its own, since 2025-03-31 as its order's reference."""
+    if intent.invoice:
+        return statement.link("in", intent.invoice)
+    try:
+        reference = _invoice_id.decode(intent.payment_details.order_reference) if intent.payment_details else None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return statement.link("in", reference)
+
+
+def _charge(statement: _Statement, raw: Raw) -> str | None:
+    charge = msgspec.json.decode(raw, type=_Charge)
+    if charge.is_transferred:
+        return "this charge is the connected account's side of a destination charge"
+    known = _add_charge(statement, charge, None)
+    if charge.took_money and statement.type in ("charge.succeeded", "charge.captured"):
+        known["paid"] = statement.at
+    if statement.type == "charge.failed":
+        known["failed"] = statement.at
+    if statement.type == "charge.refunded" and charge.amount_refunded:
+        known["refund_events"] = {str(charge.amount_refunded): statement.at}
+    return None
+
+
+def _add_charge(statement: _Statement, charge: _Charge, payment_intent: str | None) -> dict[str, Fact]:
+    """A charge, wherever it was found. One that failed names no donor: card testers use other people's cards."""
+    donor = privacy.Donor() if charge.status == "failed" else statement.reduce_donor(charge.billing_details)
+    known = statement.add(
+        "ch",
+        charge.id,
+        payment_intent=statement.link("pi", charge.payment_intent) or payment_intent,
+        amount=charge.amount or None,
+        taken=charge.taken or None,
+        returned=charge.amount_refunded,
+        flag=charge.captured,
+        status=charge.status if charge.status in CHARGE_STATUSES else None,
+        created=charge.created,
+        currency=_upper(charge.currency),
+        ticket=_ticket_of(charge.metadata),
+        last_name=donor.last_name,
+        country=donor.country,
+        email_hash=donor.email_hash,
+    )
+    statement.set_invoice("ch", charge.id, statement.link("in", charge.invoice))
+    known["captured" if charge.took_money else "not_taken"] = statement.at
+    if charge.taken:
+        known["captures"] = {str(charge.taken): statement.at}
+    if charge.amount_captured and charge.captured is not False and charge.amount_refunded is not None:
+        known["returned_least"] = charge.amount_refunded
+    if charge.amount_refunded:
+        known["refunds"] = {str(charge.amount_refunded): statement.at}
+    if charge.status == "failed":
+        known["failed"] = statement.at
+    return known
+
+
+def _session(statement: _Statement, raw: Raw) -> str | None:
+    session = msgspec.json.decode(raw, type=_Session)
+    if session.mode == "subscription":
+        return _lend_ticket(statement, session)
+    if session.mode not in (None, "payment"):
+        return "a session of this mode is no donation"
+    donor = statement.reduce_donor(session.customer_details)
+    known = statement.add(
+        "cs",
+        session.id,
+        payment_intent=statement.link("pi", session.payment_intent),
+        amount=session.amount_total or None,
+        created=session.created,
+        currency=_upper(session.currency),
+        ticket=_ticket_of(session.metadata),
+        reference=_ticket_id(session.client_reference_id),
+        last_name=donor.last_name,
+        country=donor.country,
+        email_hash=donor.email_hash,
+    )
+    if session.payment_status == "paid":
+        known |= {"paid": statement.at, "paid_last": [statement.at, 1]}
+    if "expired" in (statement.type.rpartition(".")[2], session.status):
+        known["expired"] = statement.at
+    if statement.type == "checkout.session.async_payment_failed":
+        known["failed"] = statement.at
+    return None
+
+
+def _lend_ticket(statement: _Statement, session: _Session) -> str | None:
+    """A session that began a subscription is no donation, but says which ticket the subscription is for."""
+    ticket, reference = _ticket_of(session.metadata), _ticket_id(session.client_reference_id)
+    subscription = session.subscription.id if isinstance(session.subscription, _Named) else session.subscription
+    if not subscription or not (ticket or reference):
+        return "this session of a subscription names no ticket"
+    statement.add("sub", subscription, session_ticket=ticket, session_reference=reference)
+    return None
+
+
+def _subscription(statement: _Statement, raw: Raw) -> str | None:
+    subscription = msgspec.json.decode(raw, type=_Subscription)
+    ticket = _ticket_of(subscription.metadata)
+    if ticket is None:
+        return "this subscription names no ticket"
+    statement.add("sub", subscription.id, ticket=ticket)
+    return None
+
+
+def _invoice(statement: _Statement, raw: Raw) -> str | None:
+    invoice = msgspec.json.decode(raw, type=_Invoice)
+    reference = invoice.subscription or invoice.details.subscription
+    subscription = reference.id if isinstance(reference, _Named) else reference
+    if subscription:
+        _check_family("sub", subscription)
+    statement.add(
+        "in",
+        invoice.id,
+        subscription=subscription,
+        ticket=invoice.ticket,
+        last_name=privacy.reduce_name(invoice.customer_name),
+        email_hash=privacy.reduce_email(invoice.customer_email, statement.hash_key),
+    )
+    _add_payment(statement, invoice.id, _Paid(invoice.payment_intent, invoice.charge))
+    return None
+
+
+def _invoice_payment(statement: _Statement, raw: Raw) -> str | None:
+    payment = msgspec.json.decode(raw, type=_InvoicePayment)
+    invoice = statement.link("in", payment.invoice)
+    if invoice is None or payment.payment is None or not (payment.payment.payment_intent or payment.payment.charge):
+        return "this payment of an invoice names no PaymentIntent and no charge"
+    _add_payment(statement, invoice, payment.payment)
+    return None
+
+
+def _add_payment(statement: _Statement, invoice: str, paid: _Paid) -> None:
+    """What paid an invoice; a PaymentIntent and a charge that pay the same one are tied as well."""
+    intent, charge = statement.link("pi", paid.payment_intent), statement.link("ch", paid.charge)
+    if intent:
+        statement.set_invoice("pi", intent, invoice)
+    if charge:
+        statement.set_invoice("ch", charge, invoice)
+    if intent and charge:
+        statement.name("ch", charge)["payment_intent"] = [statement.at, intent]
+
+
+def _refund(statement: _Statement, raw: Raw) -> str | None:
+    refund = msgspec.json.decode(raw, type=_Refund)
+    intent, charge = _owners(statement, refund)
+    if intent is None and charge is None:
+        return "this refund names neither a charge nor a PaymentIntent: it came from a customer's cash balance"
+    known = statement.add(
+        "re",
+        refund.id,
+        payment_intent=intent,
+        charge=charge,
+        amount=refund.amount or None,
+        created=refund.created,
+        currency=_upper(refund.currency),
+    )
+    if refund.status in VOID_REFUNDS:
+        known["failed"] = statement.at
+    if refund.status not in (None, *REFUND_STATUSES):
+        statement.unknown_status = "refund"
+    return None
+
+
+def _dispute(statement: _Statement, raw: Raw) -> str | None:
+    dispute = msgspec.json.decode(raw, type=_Dispute)
+    intent, charge = _owners(statement, dispute)
+    if intent is None and charge is None:
+        return "this dispute names neither a charge nor a PaymentIntent"
+    if dispute.status not in RANKS:
+        statement.unknown_status = "dispute"
+    status = dispute.status if STATUS_PATTERN.fullmatch(dispute.status) else "unknown"
+    known = statement.add(
+        "dp",
+        dispute.id,
+        payment_intent=intent,
+        charge=charge,
+        stage=[RANKS.get(status, STAGE_OF_UNKNOWN), dispute.amount, status],
+        currency=_upper(dispute.currency),
+    )
+    # Per status the earliest and the newest event: a negative time makes the earliest the greatest pair.
+    known["history"] = {status: {"first": [-statement.at, dispute.amount], "last": [statement.at, dispute.amount]}}
+    return None
+
+
+def _owners(statement: _Statement, child: _Refund | _Dispute) -> tuple[str | None, str | None]:
+    """The PaymentIntent and the charge that a refund or dispute names; the two are tied by its word as well."""
+    intent = statement.link("pi", child.payment_intent)
+    charge = statement.link("ch", child.charge)
+    if intent and charge:
+        statement.name("ch", charge)["payment_intent"] = [statement.at, intent]
+    return intent, charge
+
+
+def upgrade(facts: Facts) -> Facts:
+    """Facts as rules_version 0 stored them, in today's form: it knew no appeals, and numbered a dispute's stages."""
+    for known in facts.get("dp", {}).values():
+        former = known.pop("state", None)
+        if isinstance(former, list):
+            at, (stage, amount) = former
+            status = FORMER_STAGES[stage]
+            known["stage"] = max(known.get("stage", []), [at, [RANKS[status], amount, status]])  # type: ignore[type-var]
+    return facts
+
+
+Handler = Callable[[_Statement, Raw], str | None]
+
+HANDLERS: dict[str, Handler] = {
+    **{
+        f"checkout.session.{name}": _session
+        for name in ("completed", "async_payment_succeeded", "async_payment_failed", "expired")
+    },
+    **{
+        f"payment_intent.{name}": _payment_intent
+        for name in ("succeeded", "payment_failed", "canceled", "processing", "created")
+    },
+    **{f"charge.{name}": _charge for name in ("succeeded", "updated", "captured", "failed", "refunded")},
+    **{f"refund.{name}": _refund for name in ("created", "updated", "failed")},
+    "charge.refund.updated": _refund,
+    **{
+        f"charge.dispute.{name}": _dispute
+        for name in ("created", "updated", "closed", "funds_withdrawn", "funds_reinstated")
+    },
+    **{f"invoice.{name}": _invoice for name in ("paid", "payment_succeeded")},
+    "invoice_payment.paid": _invoice_payment,
+    **{f"customer.subscription.{name}": _subscription for name in ("created", "updated", "deleted")},
+}

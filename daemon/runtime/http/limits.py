@@ -1,0 +1,122 @@
+"""How much one process takes and does at the same time: connections, memory, places per kind of work, turns for replies
+that cost no work, a body's size.
+"""
+
+import asyncio
+import resource
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from daemon.runtime.config import ConfigError
+from daemon.runtime.http.errors import Busy
+
+ACCEPTS = 64  # new connections in one turn of the event loop, so that many of them do not hold up the others
+OTHER_DESCRIPTORS = 64  # database, readiness socket, log, metrics, libraries
+PLACE_WAIT_S = 1.0  # a place is free again in milliseconds unless the process is overloaded
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the connections of one process may take.
+
+    Args:
+        connections: open at the same time.
+        memory_bytes: of requests that are not answered yet, and as many of replies that are not read yet.
+        head_s: until a request's head is complete.
+        body_s: until its body is complete.
+        reply_s: until its reply is read.
+        idle_s: until the connection's next request.
+    """
+
+    connections: int
+    memory_bytes: int
+    head_s: float
+    body_s: float
+    reply_s: float
+    idle_s: float
+
+
+def reserve_descriptors(connections: int) -> None:
+    """Raises the process's soft limit of open files to what so many connections need. Raises ConfigError where the hard
+    limit is lower.
+    """
+    needed = connections + ACCEPTS + OTHER_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ConfigError(
+            [
+                f"{connections} connections need {needed} open files, and {hard} are allowed: raise the hard limit "
+                "(ulimit -Hn, LimitNOFILE in systemd)"
+            ]
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+class Places:
+    """So many requests of one kind are worked on at the same time. Others wait for PLACE_WAIT_S, first come, first
+    served: a client that waits costs nothing, and one that is refused at once comes again at once.
+
+    Entering raises Busy.
+    """
+
+    def __init__(self, kind: str, count: int) -> None:
+        self._kind = kind
+        self._free = asyncio.Semaphore(count)
+
+    async def __aenter__(self) -> None:
+        if not self._free.locked():
+            await self._free.acquire()
+            return
+        try:
+            async with asyncio.timeout(PLACE_WAIT_S):
+                await self._free.acquire()
+        except TimeoutError:
+            raise Busy(self._kind) from None
+
+    async def __aexit__(self, *_error: object) -> None:
+        self._free.release()
+
+
+class Turns:
+    """At most `count` in one turn of the event loop, first come, first served: however many clients ask for what is
+    answered at once, the loop soon comes back to everything else.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = asyncio.Semaphore(count)
+
+    async def take(self) -> None:
+        """Returns when it is the caller's turn."""
+        await self._free.acquire()
+        asyncio.get_running_loop().call_soon(self._free.release)
+
+
+async def read_body(request: web.Request, limit: int) -> bytes:
+    """The request's body.
+
+    Raises:
+        HTTPRequestEntityTooLarge: it has more than `limit` bytes. Where the client says so before, none of it is read.
+        ConnectionError: the client has left.
+        BodyTimeout, NoMemory: the server took no more of it.
+    """
+    body = request.content
+    if request.transport is None and not body.is_eof():
+        raise ConnectionResetError("the client left before its body was complete")
+    parts: list[bytes] = []
+    size = request.content_length or 0
+    received = 0
+    try:
+        while size <= limit and (part := await body.readany()):
+            parts.append(part)
+            received += len(part)
+            size = max(size, received)
+        if (error := body.exception()) is not None:
+            raise error
+        if size > limit:
+            raise web.HTTPRequestEntityTooLarge(max_size=limit)
+        return b"".join(parts)
+    finally:
+        parts.clear()  # an error keeps this frame for a while

@@ -1,0 +1,174 @@
+"""Log lines for people (text) and for machines (json), one per line.
+
+The event's text comes first, word for word, then key=value pairs. What other libraries log takes the same way out.
+"""
+
+import atexit
+import io
+import logging
+import sys
+from collections.abc import Callable
+from typing import BinaryIO, Literal, TextIO, cast
+
+import structlog
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web import RequestPayloadError
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from daemon.runtime.log_output import LogOutput
+
+log = structlog.get_logger()
+
+Format = Literal["text", "json"]
+
+# Stands in a log where lines are missing.
+DROPPED = "[Log] {} lines are missing here: the log was not read or its disk was full, and requests do not wait for it"
+DROPPED_HELP = "Log lines that were dropped because the log was not read or its disk was full"
+EXIT_WAIT_S = 1.0  # for a log that is read slowly; one that is not read at all must not keep a process from ending
+
+_outputs: list[LogOutput] = []  # of this process: none, or one
+
+
+def dropped_lines() -> int:
+    """How many lines of this process's log were dropped since its start."""
+    return sum(output.dropped for output in _outputs)
+
+
+def configure_serving(fmt: Format, level: str, *, stdout_is_protocol: bool = False) -> None:
+    """As `configure`, for a process that must not wait for its log: see `log_output`.
+
+    Everything that Python writes to standard output and error goes there; with `stdout_is_protocol` standard output is
+    left alone.
+    """
+    standard = sys.stderr if stdout_is_protocol else sys.stdout
+    standard.flush()
+    output = LogOutput(standard.fileno(), _dropped_line)
+    stream = io.TextIOWrapper(cast("BinaryIO", output), standard.encoding, line_buffering=True)
+    sys.stderr = stream
+    if not stdout_is_protocol:
+        sys.stdout = stream
+    configure(fmt, level, stream=stream)
+    _outputs.append(output)
+    atexit.register(output.finish, EXIT_WAIT_S)
+
+
+def _dropped_line(count: int) -> bytes:
+    """Formatted like every other line, but on no other way: the output's lock is held."""
+    record = logging.LogRecord(__name__, logging.WARNING, "", 0, DROPPED.format(count), None, None)
+    return f"{logging.getLogger().handlers[0].format(record)}\n".encode()
+
+
+def configure(fmt: Format, level: str, *, timestamps: bool = True, stream: TextIO | None = None) -> None:
+    """Set up structlog and the standard library's logging for this process.
+
+    `level` is a name as in logging (INFO); `timestamps=False` suits commands whose reader is a person at a terminal;
+    `stream` is where lines go, standard output by default.
+    """
+    stream = stream or sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
+        # A terminal that cannot show a symbol is no reason to die while reporting something worse.
+        stream.reconfigure(errors="backslashreplace", line_buffering=True)
+    numeric_level = logging.getLevelNamesMapping()[level.upper()]
+    before = _before(fmt, timestamps)
+    structlog.configure(
+        processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(numeric_level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=before,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_render(fmt)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(numeric_level)
+
+
+class ToldOnce:
+    """A line about what lasts: written when it begins and when its reason changes, not each time it is met."""
+
+    def __init__(self, level: str, text: str) -> None:
+        self._level = level
+        self._text = text
+        self._reason: str | None = None
+
+    def met(self, reason: str, **values: object) -> None:
+        """It was met, for this reason."""
+        if reason != self._reason:
+            self._reason = reason
+            getattr(log, self._level)(self._text, reason=reason, **values)
+
+    def over(self) -> None:
+        """It is over: the next time is a new one."""
+        self._reason = None
+
+
+class NoBadRequests(logging.Filter):
+    """Keeps out of the log what aiohttp writes of each request that is no HTTP: a trace, with the client's address.
+
+    Args:
+        count: called for each of them instead, but for those that were answered and only then found to be spoilt.
+    """
+
+    def __init__(self, count: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self._count = count
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is our own trouble and not a client's."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            self._count()
+            return False
+        return not isinstance(error, RequestPayloadError)  # a spoilt body: that request has its reply, and is counted
+
+
+def _before(fmt: Format, timestamps: bool) -> list[Processor]:
+    """What happens to each event before it becomes text."""
+    chain: list[Processor] = [structlog.stdlib.add_log_level]
+    if timestamps:
+        chain.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
+    if fmt == "json":
+        chain.append(_drop_rulers)
+    return chain
+
+
+def _render(fmt: Format) -> list[Processor]:
+    """The last steps: an event becomes one line."""
+    if fmt == "json":
+        return [
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(ensure_ascii=False),
+        ]
+    return [structlog.processors.format_exc_info, _as_text]
+
+
+def _drop_rulers(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Leave out the lines that only underline a banner."""
+    if not str(event["event"]).strip("="):
+        raise structlog.DropEvent
+    return event
+
+
+def _as_text(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    """`time LEVEL message key=value …`, the level only where it is worse than info."""
+    time = event.pop("timestamp", "")
+    level = str(event.pop("level", "info")).upper()
+    message = str(event.pop("event", ""))
+    trace = event.pop("exception", None)
+    words = [str(time)] if time else []
+    if time and level not in {"INFO", "DEBUG"}:
+        words.append(level)
+    words.append(message)
+    words.extend(f"{key}={_value(value)}" for key, value in event.items() if not key.startswith("_"))
+    return " ".join(words) + (f"\n{trace}" if trace else "")
+
+
+def _value(value: object) -> str:
+    """A value as it may stand after `=`: quoted where it holds a space or a line break."""
+    text = str(value)
+    return repr(text) if any(mark in text for mark in " \n\r\t") else text

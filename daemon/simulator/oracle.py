@@ -1,0 +1,409 @@
+"""What the ledger must show of a payment by SPEC 3, independently of the fold.
+
+Two sources: Stripe's state, which knows what really happened to the money, and for each object the reports of itself
+that the endpoint received, because the ledger can't know more than that.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from daemon.simulator.state import State
+from daemon.simulator.stripe_objects import Charge, Donor, Json, Report, Session, ticket_of
+
+T = TypeVar("T")
+
+# Families of events that an endpoint may not be subscribed to.
+CHARGE_REFUNDED = frozenset({"charge.refunded"})
+CHARGE_UPDATED = frozenset({"charge.updated"})
+REFUNDS = frozenset({"refund.created", "refund.updated", "refund.failed", "charge.refund.updated"})
+INVOICE_PAID = frozenset({"invoice.paid"})
+INVOICE_PAYMENTS = frozenset({"invoice_payment.paid"})
+INVOICES = frozenset({"invoice.paid", "invoice.payment_succeeded", "invoice_payment.paid"})
+SUBSCRIPTIONS = frozenset(f"customer.subscription.{name}" for name in ("created", "updated", "deleted"))
+FAMILIES = (CHARGE_REFUNDED, CHARGE_UPDATED, REFUNDS, INVOICE_PAID, INVOICE_PAYMENTS, INVOICES, SUBSCRIPTIONS)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the ledger must show of one donation. Amounts in minor units, times in Unix seconds, None if unknown."""
+
+    donation: str
+    ticket: str | None
+    amount_minor: int | None
+    currency: str | None  # in capitals, as the ledger shows it
+    refunded_minor: int
+    disputed_minor: int
+    status: str
+    donor: str | None  # the last name
+    country: str | None
+    email: str | None  # trimmed and in lower case, as it is hashed
+    created_at: int
+    paid_at: int | None
+    refunded_at: int | None
+    session_id: str | None
+    account: str | None
+
+
+def expect(state: State, without: frozenset[str] = frozenset()) -> Expected | None:
+    """What must be shown once all events are in; None where they make no donation.
+
+    `without` names types of events that are left out.
+    """
+    received = _Received(state, without)
+    if not received.owners:
+        return None
+    amount, currency = received.amount()
+    paid_at = received.paid_at()
+    names, countries = received.donors(), received.donors(with_invoice=False)
+    return Expected(
+        donation=state.intent.id if state.intent else received.owners[0].id,
+        ticket=received.ticket(),
+        amount_minor=amount,
+        currency=currency,
+        refunded_minor=received.refunded(),
+        disputed_minor=received.disputed(),
+        status=received.status(),
+        donor=_first(donor.last_name for donor in names) if paid_at is not None else None,
+        country=_first(donor.country for donor in countries) if paid_at is not None else None,
+        email=received.email(),
+        created_at=received.created_at(),
+        paid_at=paid_at,
+        refunded_at=received.refunded_at(),
+        session_id=received.session.id if received.session else None,
+        account=state.endpoint.account,
+    )
+
+
+def dispensable(state: State, end: Expected | None) -> frozenset[frozenset[str]]:
+    """The families of events without any one of which the ledger must still show this end.
+
+    None if others are left out already: each family can be spared as long as the rest is received.
+    """
+    if state.endpoint.unsubscribed:
+        return frozenset()
+    sent = {event["type"] for event in state.endpoint.events}
+    return frozenset(
+        family
+        for family in FAMILIES
+        if not family & sent or (_refunds_known(state, family) and expect(state, family) == end)
+    )
+
+
+def _refunds_known(state: State, without: frozenset[str]) -> bool:
+    """Whether what really went back can be known without these events."""
+    charges = state.charges
+    if without == CHARGE_REFUNDED:
+        # Every refund was reported by itself, and no snapshot looks as if it contained one that it does not.
+        never_released = state.endpoint.api.says_captured or not any(charge.released for charge in charges)
+        return never_released and all(refund.reports and not refund.is_ambiguous for refund in state.refunds)
+    if without == REFUNDS:  # no refund was made or failed since the charge was last reported
+        return all(_newest_sum(charge) in (None, charge.amount_refunded) for charge in charges)
+    return True
+
+
+def _newest_sum(charge: Charge) -> int | None:
+    """What the newest snapshot says was refunded; among those of one second the largest."""
+    sums = [report.shown["amount_refunded"] for report in charge.reports if report.at == charge.reported_at]
+    return max(sums, default=None)
+
+
+class _Object:
+    """One Stripe object, as the events that were received carried it."""
+
+    def __init__(self, id_: str, reports: Sequence[Report], without: frozenset[str]) -> None:
+        self.id = id_
+        self.reports = [report for report in reports if report.type not in without]
+
+    def newest(self, *path: str) -> Any:
+        """The newest value of a field; null, empty and zero never count."""
+        return self._newest(lambda report: _at(report.shown, path))
+
+    def newest_ticket(self, *path: str) -> str | None:
+        """The newest text of a field that can be a ticket's id."""
+        return self._newest(lambda report: ticket_of(_at(report.shown, path)))
+
+    def newest_donor(self) -> Donor:
+        """The newest that counts of each detail."""
+
+        def newest(detail: Callable[[Donor], str | None]) -> str | None:
+            return self._newest(lambda report: detail(report.donor))
+
+        return Donor(
+            None,
+            newest(lambda donor: donor.last_name),
+            newest(lambda donor: donor.country),
+            newest(lambda donor: (donor.email or "").strip().lower()),
+            *[None] * 4,
+        )
+
+    def _newest(self, value: Callable[[Report], T | None]) -> T | None:
+        return _first(map(value, reversed(self.reports)))
+
+    def times(self, holds: Callable[[Report], bool]) -> list[int]:
+        """The seconds of the events that carried it so."""
+        return [report.at for report in self.reports if holds(report)]
+
+    def has(self, *types: str) -> bool:
+        """Whether one of these types of events was received."""
+        return any(report.type in types for report in self.reports)
+
+
+class _Charge(_Object):
+    """What is known of a charge. `of` is the charge in Stripe's state."""
+
+    def __init__(self, of: Charge, without: frozenset[str]) -> None:
+        super().__init__(of.id, of.reports, without)
+        self.of = of
+        self.taken = self.times(lambda report: _took_money(report.shown))
+        self.is_failed = self.reports[-1:] != [] and self.reports[-1].shown["status"] == "failed"
+        self.holds_money = bool(self.taken) and not self.is_failed
+        self.created = of.created
+
+    @property
+    def rank(self) -> tuple[bool, int, str]:
+        """Charges are asked in this order, the greatest first."""
+        return self.holds_money, self.created, self.id
+
+    def captured(self) -> int:
+        """What it says was captured; an old one does not say, and its whole amount counts."""
+        if self.reports and "amount_captured" not in self.reports[-1].shown:
+            return self.newest("amount") if self.holds_money else 0
+        return self.newest("amount_captured") or 0
+
+    def failed_late_at(self) -> int:
+        """When a charge failed that had captured money; 0 for all others."""
+        if not self.is_failed or not any(r.shown.get("amount_captured") or _took_money(r.shown) for r in self.reports):
+            return 0
+        return min(self.times(lambda report: report.shown["status"] == "failed"))
+
+    def paid_times(self) -> list[int]:
+        """The events that say when it took money: by their type, or because another snapshot says it had not."""
+        if not self.holds_money:
+            return []
+        said = {"charge.succeeded", "charge.captured"}
+        has_changed = len(self.taken) < len(self.reports)
+        return self.times(lambda report: _took_money(report.shown) and (has_changed or report.type in said))
+
+    def refunded_times(self, says_captured: bool) -> list[int]:
+        """The `charge.refunded` events whose sum exceeds what was released, if Stripe counts that as refunded."""
+        released = self.of.released if says_captured and self.of.counts_release else 0
+        return self.times(lambda r: r.type == "charge.refunded" and r.shown["amount_refunded"] > released)
+
+
+class _Received:
+    """What is known of a payment. Sources are asked in SPEC's order."""
+
+    def __init__(self, state: State, without: frozenset[str]) -> None:
+        self.state, self.without = state, without
+        self.says_captured = state.endpoint.api.says_captured
+        intent = state.intent
+        self.intent = self._received(intent.id, intent.reports) if intent else None
+        self.session = self._first_session()
+        charges = (_Charge(charge, without) for charge in state.charges)
+        self.charges = sorted((c for c in charges if c.reports), key=lambda charge: charge.rank, reverse=True)
+        self.invoice, self.subscription, self.subscription_session = self._invoice()
+        self.refunds = [refund for charge in self.charges for refund in charge.of.refunds]
+        known = {refund.id for refund in self.refunds}
+        others = (refund for refund in state.refunds if refund.id not in known)
+        self.refunds += [refund for refund in others if self._received(refund.id, refund.reports)]
+        self.disputes = [dispute for dispute in state.disputes if self._received(dispute.id, dispute.reports)]
+        owners: list[_Object | None] = [self.intent, self.session, *self.charges]
+        self.owners = [each for each in owners if each is not None]
+
+    def _received(self, id_: str, reports: Sequence[Report]) -> _Object | None:
+        known = _Object(id_, reports, self.without)
+        return known if known.reports else None
+
+    def _first_session(self) -> _Object | None:
+        """Of several the one created first; those of 2019 do not say when."""
+        of_payments = [session for session in self.state.sessions if session.mode == "payment"]
+        known = [each for s in of_payments if (each := self._received(s.id, s.reports))]
+        return min(known, key=lambda each: (each.newest("created") or 0, each.id), default=None)
+
+    def _invoice(self) -> tuple[_Object | None, _Object | None, _Object | None]:
+        """The invoice of the PaymentIntent, its subscription, and the subscription's session; None if unknown."""
+        of = self.state.invoice
+        if of is None or not self._is_joined():
+            return None, None, None
+        invoice = self._received(of.id, of.reports)
+        if invoice is None or of.subscription is None:
+            return invoice, None, None
+        session: Session | None = of.subscription.session
+        subscription = self._received(of.subscription.id, of.subscription.reports)
+        known = self._received(session.id, session.reports) if session else None
+        return invoice, subscription, known if known and known.newest("subscription") else None
+
+    def _is_joined(self) -> bool:
+        """Whether an event named both the invoice and the PaymentIntent."""
+        invoice = self.state.invoice
+        if invoice is None:
+            return False
+        names_intent = [
+            *(r.shown.get("payment_intent") for r in invoice.reports if r.type not in self.without),
+            *(r.shown["payment"]["payment_intent"] for r in invoice.payment_reports if r.type not in self.without),
+        ]
+        payers = [each for each in (self.intent, *self.charges) if each]
+        paths = (("invoice",), ("payment_details", "order_reference"))
+        names_invoice = [each.newest(*path) for each in payers for path in paths]
+        return invoice.payment_intent in names_intent or invoice.id in names_invoice
+
+    def ticket(self) -> str | None:
+        """The first that can be a ticket's id."""
+        metadata = ("metadata", "ticketId")
+        intent, session = self.intent, self.session or self.subscription_session
+        return _first(
+            [
+                intent.newest_ticket(*metadata) if intent else None,
+                *(charge.newest_ticket(*metadata) for charge in self.charges),
+                self._invoice_ticket(),
+                self.subscription.newest_ticket(*metadata) if self.subscription else None,
+                session.newest_ticket(*metadata) if session else None,
+                session.newest_ticket("client_reference_id") if session else None,
+            ]
+        )
+
+    def _invoice_ticket(self) -> str | None:
+        """Of the snapshot of the subscription's metadata, in the shape of the API version."""
+        if self.invoice is None or self.state.invoice is None or self.state.invoice.subscription is None:
+            return None
+        shown = self.invoice.reports[-1].shown
+        if "parent" in shown:
+            return ticket_of(_at(shown, ("parent", "subscription_details", "metadata", "ticketId")))
+        details = ticket_of(_at(shown, ("subscription_details", "metadata", "ticketId")))
+        return details or _first(ticket_of(line["metadata"].get("ticketId")) for line in shown["lines"]["data"])
+
+    def donors(self, *, with_invoice: bool = True) -> list[Donor]:
+        """Who may have given, in the order of sources. A charge that failed names no donor.
+
+        A subscription's session lends its gifts a ticket, but no donor: the charge and the invoice of each name one.
+        """
+        others = [self.session, self.invoice if with_invoice else None]
+        return [*self._charge_donors(), *(each.newest_donor() for each in others if each)]
+
+    def _charge_donors(self) -> list[Donor]:
+        return [charge.newest_donor() for charge in self.charges if not charge.is_failed]
+
+    def email(self) -> str | None:
+        """The first that is not blank."""
+        receipt = (self.intent.newest("receipt_email") if self.intent else None) or ""
+        others = [each.newest_donor().email for each in (self.session, self.invoice) if each]
+        charged = [donor.email for donor in self._charge_donors()]
+        return _first([*charged, receipt.strip().lower(), *others])
+
+    def amount(self) -> tuple[int | None, str | None]:
+        """The first that is not zero, and the currency of the object that names it."""
+        intent, session = self.intent, self.session
+        taken = next(((charge.captured(), charge) for charge in self.charges if charge.captured()), (0, None))
+        received = (intent.newest("amount_received") or 0 if intent else 0), intent
+        amounts: list[tuple[Any, _Object | None]] = [
+            max(taken, received, key=lambda named: named[0]),
+            (session.newest("amount_total") if session else 0, session),
+            (intent.newest("amount") if intent else 0, intent),
+            *((charge.newest("amount"), charge) for charge in self.charges),
+        ]
+        amount, named_by = next(((amount, by) for amount, by in amounts if amount), (None, None))
+        named = (each.newest("currency") for each in (named_by, *self.charges, intent, session) if each)
+        currency = _first(named)
+        return amount, currency.upper() if currency else None
+
+    def paid_at(self) -> int | None:
+        """When money came: by the events that say so, else by a charge that took some, else by intent or session."""
+        returned = max((charge.failed_late_at() for charge in self.charges), default=0)
+        succeeded = self.intent.times(lambda report: report.type == "payment_intent.succeeded") if self.intent else []
+        said = [*_since(returned, succeeded), *(at for charge in self.charges for at in charge.paid_times())]
+        if said:
+            return min(said)
+        if any(charge.holds_money for charge in self.charges):
+            return next(charge.created for charge in self.charges if charge.holds_money)
+        received = self.intent.times(lambda report: report.shown["amount_received"] > 0) if self.intent else []
+        paid = self.session.times(lambda report: report.shown.get("payment_status") == "paid") if self.session else []
+        return min([*_since(returned, received), *_since(returned, paid)], default=None)
+
+    def paid(self) -> int:
+        """What was received."""
+        return (self.amount()[0] or 0) if self.paid_at() is not None else 0
+
+    def refunded(self) -> int:
+        """The refunds that stand; where nothing says how much was captured, also what was released."""
+        taken = [charge.of for charge in self.charges if charge.holds_money]
+        released = 0 if self.says_captured else sum(charge.released for charge in taken)
+        return released + sum(refund.amount for refund in self.refunds if refund.stands)
+
+    def refunded_at(self) -> int | None:
+        """When the first money went back, even if that refund failed later."""
+        if not self.refunded():
+            return None
+        events = [at for charge in self.charges for at in charge.refunded_times(self.says_captured)]
+        created = [refund.created for refund in self.refunds if self._received(refund.id, refund.reports)]
+        return min(events or created, default=None)
+
+    def disputed(self) -> int:
+        """What the disputes hold or took, each at most once and never more than is left."""
+        amount, currency = self.amount()
+        held = sum(
+            dispute.amount if dispute.currency.upper() == currency else amount or 0
+            for dispute in self.disputes
+            if dispute.takes_money
+        )
+        return held if amount is None else max(0, min(held, amount - self.refunded()))
+
+    def created_at(self) -> int:
+        """When the donation began, as far as an object says."""
+        begun: list[int] = [at for each in (self.session, self.intent) if each and (at := each.newest("created"))]
+        if begun:
+            return min(begun)
+        if self.charges:
+            return self.charges[0].created
+        return min(report.at for session in self.state.sessions for report in session.reports)
+
+    def status(self) -> str:
+        """The first that holds, in SPEC's order."""
+        if any(dispute.is_open_or_lost for dispute in self.disputes):
+            return "DISPUTED"
+        if self.paid_at() is not None:
+            return "REFUNDED" if 0 < self.refunded() >= (self.amount()[0] or 0) else "PAID"
+        ended = {"checkout.session.expired", "payment_intent.canceled"}
+        if any(each.has(*ended) for each in (self.session, self.intent) if each):
+            return "EXPIRED"
+        failed = {"payment_intent.payment_failed", "checkout.session.async_payment_failed"}
+        declined = [each.has(*failed) for each in (self.session, self.intent) if each]
+        return "FAILED" if any([*declined, *(charge.is_failed for charge in self.charges)]) else "CREATED"
+
+
+@dataclass
+class Most:
+    """The largest amounts that a donation ever had, at any moment."""
+
+    paid: int = 0
+    refunded: int = 0
+    disputed: int = 0
+
+    def look(self, state: State) -> None:
+        """Takes the present amounts into account."""
+        received = _Received(state, frozenset())
+        if received.owners:
+            self.paid = max(self.paid, received.paid())
+            self.refunded = max(self.refunded, received.refunded())
+            self.disputed = max(self.disputed, received.disputed())
+
+
+def _took_money(charge: Json) -> bool:
+    """By its amount; by its flag only where the API version does not say how much was captured."""
+    captured = charge["amount_captured"] > 0 if "amount_captured" in charge else charge["captured"]
+    return bool(charge["paid"] and charge["status"] == "succeeded" and captured)
+
+
+def _since(second: int, times: list[int]) -> list[int]:
+    """The earliest and the newest are what is kept; the earliest of them that is not before this second."""
+    return [at for at in (min(times), max(times)) if at >= second][:1] if times else []
+
+
+def _at(shown: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        shown = shown.get(name) if isinstance(shown, dict) else None
+    return shown
+
+
+def _first(values: Iterable[T | None]) -> T | None:
+    return next((value for value in values if value), None)

@@ -1,0 +1,397 @@
+"""Kinds of payment lives, dealt from a deck: for the demo, the benchmark and the fault harness.
+
+Every life is of today's API version and repeatable from its seed. `wild_lives` walks wherever Stripe can go.
+"""
+
+import random
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from daemon.simulator import monthly_payment
+from daemon.simulator.oracle import FAMILIES, Expected, Most, dispensable, expect
+from daemon.simulator.payment import Inputs, Payment
+from daemon.simulator.state import Endpoint
+from daemon.simulator.stripe_objects import DAY_S, NO_DONOR, Charge, Dispute, Donor, Json, Session
+
+MINUTE_S, HOUR_S = 60, 3600
+ALPHABET = string.ascii_letters + string.digits
+
+DONORS = (
+    Donor("Alice Smith", "Smith", "US", "alice.smith@example.com", "+12025550143", "12 Elm Street", "Albany", "12207"),
+    Donor("Jean Tremblay", "Tremblay", "CA", "Jean.T@example.org", "+15145550178", "9 rue Hutt", "Laval", "H7A 0A1"),
+    Donor("José María García López", "López", "MX", "jm@example.mx", "+525555550101", "Av. Sol 4", "Puebla", "72000"),
+    Donor("  Zoë   O'Neill ", "O'Neill", "IE", " Zoe@Example.ie ", "+35315550199", "3 Quay Road", "Cork", "T12 X0Y"),
+    Donor("Wang Xiaoming", "Xiaoming", "SG", "xm.wang@example.sg", "+6565550112", "77 Orchard Rd", "Singapore", "238"),
+    Donor("山田 太郎", "山田", "JP", "taro@example.jp", "+81355500155", "1-2-3 Ginza", "Tokyo", "104-0061"),
+    Donor("Jane", "Jane", "GB", "jane@example.co.uk", "+442075550160", "221 Baker Street", "London", "NW1 6XE"),
+    Donor("Anna-Lena Müller-Lüdenscheidt", "Müller-Lüdenscheidt", "DE", "al@example.de", None, "Ring 5", "Ulm", None),
+    Donor("dora.private@example.net", None, "US", "dora.private@example.net", None, None, None, "94103"),
+    Donor(None, None, "FR", "sans.nom@example.fr", None, None, None, "75001"),
+    NO_DONOR,
+)
+
+
+@dataclass(frozen=True)
+class Life:
+    """One payment, or the months of one gift: its events in Stripe's order, and what the ledger must show in the end.
+
+    `ends` has one element for each donation, and none where nothing becomes one. `most` has the largest amounts that
+    each ever had, `dispensable` the families of events without which the end is the same, `steps` the way it went.
+    """
+
+    kind: str
+    events: tuple[Json, ...]
+    ends: tuple[Expected, ...]
+    most: Mapping[str, Most]
+    dispensable: frozenset[frozenset[str]]
+    steps: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, kind: str, payments: Sequence[Payment], steps: tuple[str, ...] = ()) -> "Life":
+        """The payments of one endpoint so far."""
+        ends = {payment: expect(payment.state) for payment in payments}
+        most = {end.donation: payment.most for payment, end in ends.items() if end}
+        spared = frozenset(FAMILIES).intersection(*(dispensable(of.state, end) for of, end in ends.items()))
+        return cls(kind, tuple(payments[0].endpoint.events), tuple(filter(None, ends.values())), most, spared, steps)
+
+    @property
+    def end(self) -> Expected:
+        """What the ledger must show of a life that made one donation. Raises ValueError for any other number."""
+        [end] = self.ends
+        return end
+
+    def without(self, family: frozenset[str]) -> "Life | None":
+        """The same life for an endpoint that is not sent these types; None where the end could not be known.
+
+        One family at a time: what remains is dispensable only as long as the rest is received.
+        """
+        if family not in self.dispensable:
+            return None
+        events = tuple(event for event in self.events if event["type"] not in family)
+        return replace(self, events=events, dispensable=frozenset())
+
+
+# --- Kinds
+
+
+class _Gift:
+    """A payment by today's API, with the random choices of its kind."""
+
+    def __init__(
+        self,
+        rng: random.Random,
+        donor: Donor,
+        ticket: str | None,
+        *,
+        at: int,
+        amount: int,
+        currency: str,
+        in_metadata: bool = True,
+        billing: bool = True,
+        livemode: bool = False,
+    ) -> None:
+        self.rng = rng
+        self.in_metadata = in_metadata
+        self.metadata = {"ticketId": ticket} if ticket is not None and in_metadata else {}
+        self.inputs = Inputs(
+            customer=donor,
+            billing=donor if billing else NO_DONOR,  # wallets often leave the charge's billing details null
+            receipt_email=donor.email if rng.random() < 0.5 else None,
+            session_metadata=self.metadata,
+            reference=ticket,
+            intent_metadata=self.metadata,
+            charge_metadata=self.metadata,
+        )
+        self.endpoint = Endpoint(self._new_id, at, livemode=livemode)
+        self.payment = Payment(self.endpoint, self.inputs, amount=amount, currency=currency)
+        self.payments = [self.payment]
+
+    def _new_id(self, prefix: str) -> str:
+        length = 56 if prefix.startswith("cs_") else 23
+        return prefix + "".join(self.rng.choices(ALPHABET, k=length))
+
+    def wait(self, at_least_s: int, at_most_s: int) -> None:
+        """Lets time pass."""
+        self.endpoint.at += self.rng.randint(at_least_s, at_most_s)
+
+
+def _by_checkout(gift: _Gift) -> Charge:
+    """Checkout, paid by card: the opening of most lives."""
+    session = gift.payment.open_session()
+    gift.wait(20, 15 * MINUTE_S)
+    gift.payment.create_intent()
+    gift.wait(0, 3)
+    charge = gift.payment.succeed()
+    gift.wait(0, 1)
+    gift.payment.complete_session(session)
+    gift.wait(1, 5)
+    gift.payment.settle(charge)
+    return charge
+
+
+def _paid(gift: _Gift) -> None:
+    _by_checkout(gift)
+
+
+def _debit(gift: _Gift) -> Charge:
+    """Checkout with a bank debit, up to the days of waiting."""
+    session = gift.payment.open_session()
+    gift.wait(60, 15 * MINUTE_S)
+    gift.payment.create_intent("us_bank_account")
+    charge = gift.payment.start_debit()
+    gift.payment.complete_session(session)
+    gift.wait(2 * DAY_S, 4 * DAY_S)
+    return charge
+
+
+def _paid_late(gift: _Gift) -> None:
+    gift.payment.clear_debit(_debit(gift))
+
+
+def _debit_failed(gift: _Gift) -> None:
+    gift.payment.bounce_debit(_debit(gift))
+
+
+def _debit_returned(gift: _Gift) -> None:
+    """The bank calls a debit back that had succeeded days ago."""
+    charge = _debit(gift)
+    gift.payment.clear_debit(charge)
+    gift.wait(2 * DAY_S, 20 * DAY_S)
+    gift.payment.return_debit(charge)
+
+
+def _monthly(gift: _Gift) -> None:
+    """Three months; the second is declined once and charged again. The ticket is named at the beginning only."""
+    session = gift.payment.open_session("subscription")
+    gift.wait(20, 15 * MINUTE_S)
+    subscription = monthly_payment.subscribe(gift.endpoint, session, gift.metadata)
+    for month in range(3):
+        gift.endpoint.at = subscription.created + month * 30 * DAY_S
+        inputs = replace(gift.inputs, intent_metadata={}, charge_metadata={})
+        amount, currency = gift.payment.amount, gift.payment.currency
+        payment = monthly_payment.bill(gift.endpoint, subscription, inputs, amount=amount, currency=currency)
+        gift.payments.append(payment)
+        if month == 1:
+            payment.decline()
+            gift.wait(2 * DAY_S, 3 * DAY_S)
+        charge = payment.succeed()
+        if month == 0:
+            gift.payment.complete_session(session)
+        gift.wait(1, 5)
+        payment.settle(charge)
+
+
+def _refunded(gift: _Gift) -> None:
+    charge = _by_checkout(gift)
+    gift.wait(HOUR_S, 3 * DAY_S)
+    refund = gift.payment.refund(charge, charge.amount)
+    gift.wait(MINUTE_S, DAY_S)
+    gift.payment.change_refund(refund, "succeeded")
+
+
+def _partially_refunded(gift: _Gift) -> None:
+    """One to three refunds, the first perhaps pending; never the whole amount."""
+    charge = _by_checkout(gift)
+    for _ in range(gift.rng.randint(1, 3)):
+        gift.wait(HOUR_S, DAY_S)
+        pending = gift.rng.random() < 0.3
+        refund = gift.payment.refund(charge, charge.amount // 100 * 30, "pending" if pending else "succeeded")
+        if gift.rng.random() < 0.5:
+            gift.wait(MINUTE_S, HOUR_S)
+            gift.payment.change_refund(refund, "succeeded")
+
+
+def _refund_failed(gift: _Gift) -> None:
+    charge = _by_checkout(gift)
+    gift.wait(HOUR_S, DAY_S)
+    refund = gift.payment.refund(charge, charge.amount)
+    gift.wait(HOUR_S, 2 * DAY_S)
+    gift.payment.change_refund(refund, "failed")
+
+
+def _dispute_open(gift: _Gift) -> Dispute:
+    charge = _by_checkout(gift)
+    gift.wait(HOUR_S, 3 * DAY_S)
+    return gift.payment.dispute(charge, charge.amount)
+
+
+def _dispute_decided(gift: _Gift, status: str) -> None:
+    dispute = _dispute_open(gift)
+    gift.wait(HOUR_S, DAY_S)
+    gift.payment.change_dispute(dispute, "under_review")
+    gift.wait(HOUR_S, 2 * DAY_S)
+    gift.payment.change_dispute(dispute, status)
+
+
+def _dispute_won(gift: _Gift) -> None:
+    _dispute_decided(gift, "won")
+
+
+def _dispute_lost(gift: _Gift) -> None:
+    _dispute_decided(gift, "lost")
+
+
+def _inquiry(gift: _Gift) -> None:
+    """The bank asks; it is satisfied, or disputes."""
+    charge = _by_checkout(gift)
+    gift.wait(HOUR_S, 3 * DAY_S)
+    inquiry = gift.payment.dispute(charge, charge.amount, "warning_needs_response")
+    gift.wait(HOUR_S, DAY_S)
+    gift.payment.change_dispute(inquiry, gift.rng.choice(["warning_closed", "needs_response"]))
+
+
+def _expired(gift: _Gift) -> None:
+    session = gift.payment.open_session()
+    gift.wait(DAY_S, DAY_S + HOUR_S)
+    gift.payment.expire_session(session)
+
+
+def _failed_then_paid(gift: _Gift) -> None:
+    """One or two declined attempts, then success; in Checkout, or in a site's own form."""
+    session: Session | None = None
+    if gift.rng.random() < 0.5 or not gift.in_metadata:
+        session = gift.payment.open_session()
+        gift.wait(20, 15 * MINUTE_S)
+    gift.payment.create_intent()
+    for _ in range(gift.rng.randint(1, 2)):
+        gift.wait(1, 3)
+        gift.payment.decline()
+    gift.wait(5, 10 * MINUTE_S)
+    charge = gift.payment.succeed()
+    if session is not None:
+        gift.payment.complete_session(session)
+    gift.wait(1, 5)
+    gift.payment.settle(charge)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A way a payment can go: its steps, how many of twenty lives it is, and the days it takes at most."""
+
+    name: str
+    steps: Callable[[_Gift], object]
+    share: int
+    longest_days: int = 1
+    has_ticket: bool = True
+
+
+KINDS = (
+    _Kind("paid", _paid, 4),
+    _Kind("paid_late", _paid_late, 1, longest_days=5),
+    _Kind("refunded", _refunded, 2, longest_days=5),
+    _Kind("partially_refunded", _partially_refunded, 2, longest_days=5),
+    _Kind("dispute_won", _dispute_won, 1, longest_days=7),
+    _Kind("dispute_lost", _dispute_lost, 1, longest_days=7),
+    _Kind("dispute_open", _dispute_open, 1, longest_days=4),
+    _Kind("inquiry", _inquiry, 1, longest_days=5),
+    _Kind("expired", _expired, 1, longest_days=2),
+    _Kind("failed_then_paid", _failed_then_paid, 1),
+    _Kind("no_ticket", _paid, 1, has_ticket=False),
+    _Kind("refund_failed", _refund_failed, 1, longest_days=4),
+    _Kind("debit_failed", _debit_failed, 1, longest_days=5),
+    _Kind("debit_returned", _debit_returned, 1, longest_days=25),
+    _Kind("monthly", _monthly, 1, longest_days=62),
+)
+DECK = tuple(kind for kind in KINDS for _ in range(kind.share))
+
+# How often each currency is drawn, and its usual gifts in minor units (0, 2 and 3 decimals: JPY, most, KWD).
+CURRENCIES: Mapping[str, tuple[int, tuple[int, ...]]] = {
+    "usd": (80, (500, 1000, 2500, 5000, 7512, 10_000, 12_500, 100_000)),
+    "eur": (9, (1000, 2000, 5000, 9999)),
+    "cad": (5, (1500, 5000)),
+    "jpy": (4, (500, 1000, 30_000)),
+    "kwd": (2, (5000, 12_340)),
+}
+
+
+# --- Worlds
+
+
+def lives(seed: int, payments: int, tickets: Sequence[str], *, livemode: bool = False, now: int) -> list[Life]:
+    """Payment lives, each begun in the 30 days before `now` (Unix seconds; monthly gifts in 62) and ended by then.
+
+    The same arguments give the same lives, and fewer payments a prefix of more. Any twenty payments that start at
+    a multiple of twenty hold every kind. Raises ValueError when there is no ticket to give to.
+    """
+    if not tickets:
+        raise ValueError("no ticket to give to")
+    return [_life(seed, index, tickets, livemode, now) for index in range(payments)]
+
+
+def _life(seed: int, index: int, tickets: Sequence[str], livemode: bool, now: int) -> Life:
+    round_, place = divmod(index, len(DECK))
+    kind = _seeded(f"{seed} deck {round_}").sample(DECK, len(DECK))[place]
+    rng = _seeded(f"{seed} life {index}")
+    currency = rng.choices(list(CURRENCIES), [weight for weight, _ in CURRENCIES.values()])[0]
+    gift = _Gift(
+        rng,
+        rng.choice(DONORS),
+        rng.choice(tickets) if kind.has_ticket else None,
+        at=now - rng.randint(kind.longest_days * DAY_S, max(30, kind.longest_days) * DAY_S),
+        amount=rng.choice(CURRENCIES[currency][1]),
+        currency=currency,
+        in_metadata=rng.random() < 0.8,
+        billing=rng.random() < 0.8,
+        livemode=livemode,
+    )
+    kind.steps(gift)
+    return Life.of(kind.name, gift.payments)
+
+
+def card_testing(attempts: int, ticket: str, *, at: int, seed: int = 1, paid: bool = True) -> Life:
+    """So many declined attempts on one PaymentIntent, each with another person's card; the last may succeed."""
+    gift = _Gift(_seeded(f"{seed} card testing"), NO_DONOR, ticket, at=at, amount=100, currency="usd")
+    gift.payment.create_intent()
+    for _ in range(attempts):
+        gift.inputs.billing = gift.rng.choice(DONORS)
+        gift.payment.decline()
+        gift.wait(0, 2)
+    if paid:
+        gift.payment.succeed()
+    return Life.of("card_testing", gift.payments)
+
+
+def shuffled(lives: Sequence[Life], seed: int, duplicates: float = 0.1) -> list[Json]:
+    """All events of the lives out of order, with that share of them sent again."""
+    rng = _seeded(f"{seed} order")
+    events = [event for life in lives for event in life.events]
+    events += rng.choices(events, k=round(len(events) * duplicates)) if events else []
+    rng.shuffle(events)
+    return events
+
+
+def seed_example(ticket: str = "ticket_abc123") -> list[Life]:
+    """The four donations of the original design's ledger view; the first two are those of its JSON example."""
+    smith = Donor("John Smith", "Smith", "US", "john.smith@example.com", "+12025550101", "1 Main St", "Troy", "12180")
+    johnson = Donor("Eve Johnson", "Johnson", "CA", "eve.j@example.ca", None, "8 King St", "Toronto", "M5H 1A1")
+    garcia = Donor("Maria Garcia", "Garcia", "MX", "maria@example.mx", None, "Calle 3", "Merida", "97000")
+    return [
+        _example(ticket, smith, 5000, "2024-12-16T10:30:00", "2024-12-16T10:31:15"),
+        _example(ticket, johnson, 10_000, "2024-12-15T14:20:00", "2024-12-15T14:21:30", refunded="2024-12-16T09:00:00"),
+        _example(ticket, NO_DONOR, 7500, "2024-12-14T08:14:00", "2024-12-14T08:15:00"),
+        _example(ticket, garcia, 12_500, "2024-12-13T16:44:00", "2024-12-13T16:45:00"),
+    ]
+
+
+def _example(ticket: str, donor: Donor, amount: int, opened: str, paid: str, *, refunded: str | None = None) -> Life:
+    gift = _Gift(_seeded(f"example {opened}"), donor, ticket, at=_second(opened), amount=amount, currency="usd")
+    payment = gift.payment
+    session = payment.open_session()
+    payment.at = _second(paid)
+    payment.create_intent()
+    charge = payment.succeed()
+    payment.complete_session(session)
+    if refunded is not None:
+        payment.at = _second(refunded)
+        payment.refund(charge, amount)
+    return Life.of("refunded" if refunded else "paid", gift.payments)
+
+
+def _second(utc: str) -> int:
+    return int(datetime.fromisoformat(utc).replace(tzinfo=UTC).timestamp())
+
+
+def _seeded(seed: str) -> random.Random:
+    return random.Random(seed)  # noqa: S311 - repeatable test data, nothing secret

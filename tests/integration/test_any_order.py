@@ -1,0 +1,142 @@
+"""The promise, on a real PostgreSQL: any order, duplicates, batches and interleaving give the model's ledger."""
+
+import asyncio
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+
+import psycopg2
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from daemon.ledger.recorder import Entry, Recorder
+from daemon.ledger.stripe_events import read
+from daemon.ledger.verification import verify
+from daemon.simulator.oracle import FAMILIES
+from daemon.simulator.random_payments import wild_life
+from daemon.simulator.scenarios import Life, shuffled
+from daemon.simulator.sender import encode
+from daemon.simulator.stripe_objects import Json
+from sql.database import Database, Row
+from sql.snapshot import snapshot
+from tests.support.model_ledger import SHOWN, TOTALS, as_row, totals_of
+
+WRITERS = 3
+TICKETS = ("story-1", "story-2")
+START = 1_760_000_000
+RANDOM = st.randoms(use_true_random=False)
+
+
+class World:
+    """A database, and three writers beside each other, each with a connection and a memory of its own."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.runner = asyncio.Runner()
+        self.databases = [
+            Database(url, pool_size=1, statement_timeout_s=10, connect_timeout_s=5, application_name="donationd test")
+            for _ in range(WRITERS)
+        ]
+
+    def tell(self, events: Sequence[Json], rng: random.Random) -> None:
+        """Records the events in this order, cut into batches that the writers take at the same time."""
+        entries = [Entry(read(encode(event), livemode=False, hash_key=None)) for event in events]
+        batches: list[list[Entry]] = []
+        while entries:
+            size = rng.choice((1, 1, 2, 5, 40))
+            batches.append(entries[:size])
+            entries = entries[size:]
+        self.runner.run(self._record(iter(batches)))
+
+    async def _record(self, batches: Iterator[list[Entry]]) -> None:
+        async def work(database: Database) -> None:
+            recorder = Recorder(database)
+            for batch in batches:
+                await recorder.record(batch)
+
+        await asyncio.gather(*map(work, self.databases))
+
+    def rows(self, sql: str) -> list[Row]:
+        return self.runner.run(self.databases[0].fetch(sql))
+
+    def clear(self) -> None:
+        self.rows(
+            "TRUNCATE stripe_events, stripe_attributions, stripe_objects, stripe_billing, stripe_failed_charges,"
+            " ticket_totals"
+        )
+
+    def close(self) -> None:
+        for database in self.databases:
+            self.runner.run(database.close())
+        self.runner.close()
+
+
+@pytest.fixture(scope="module")
+def world(postgres: str, template: str) -> Iterator[World]:
+    with closing(psycopg2.connect(postgres.format(name="postgres"))) as admin:
+        admin.autocommit = True
+        admin.cursor().execute(f"CREATE DATABASE any_order TEMPLATE {template}")
+    with closing(World(postgres.format(name="any_order"))) as world:
+        yield world
+
+
+def assert_ledger(world: World, lives: Sequence[Life]) -> None:
+    ends = sorted((end for life in lives for end in life.ends), key=lambda end: end.donation)
+    assert world.rows(SHOWN) == [as_row(end) for end in ends]
+    assert world.rows(TOTALS) == totals_of(ends)
+    with snapshot(world.url, "donationd test") as moment:
+        assert list(verify(moment, lambda _done: None)) == []
+
+
+def wild_lives(rng: random.Random, count: int) -> list[Life]:
+    return [wild_life(rng, TICKETS, key=f"{n}", start=START) for n in range(count)]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(rng=RANDOM, count=st.integers(1, 4))
+def test_any_order_gives_the_models_ledger(world: World, rng: random.Random, count: int) -> None:
+    """Whatever happened at Stripe and however it is reported: the model's donations and totals, to the last field."""
+    lives = wild_lives(rng, count)
+    world.clear()
+    world.tell(shuffled(lives, rng.randint(0, 99), duplicates=0.5), rng)
+    assert_ledger(world, lives)
+
+
+def test_a_whole_world_at_once(world: World) -> None:
+    """Three hundred payments, by three writers out of order, give the model's ledger; once more changes nothing."""
+    rng = random.Random(20)
+    lives = wild_lives(rng, 300)
+    world.clear()
+    for seed in (1, 2):
+        world.tell(shuffled(lives, seed, duplicates=0.2), rng)
+        assert_ledger(world, lives)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: "+".join(sorted(family)))
+def test_an_endpoint_may_miss_a_family_of_events(world: World, family: frozenset[str]) -> None:
+    """Without one of the families of events that say the same: what can be known is known all the same."""
+    rng = random.Random(21)
+    lives = [rest for life in wild_lives(rng, 150) if (rest := life.without(family))]
+    assert len(lives) > 50
+    world.clear()
+    world.tell(shuffled(lives, 3), rng)
+    assert_ledger(world, lives)
+
+
+def test_a_prefix_never_shows_more_than_there_ever_was(world: World) -> None:
+    """While events come in Stripe's order, no amount is shown above the largest that the model ever had."""
+    rng = random.Random(22)
+    lives = wild_lives(rng, 40)
+    most = {donation: most for life in lives for donation, most in life.most.items()}
+    events = sorted((event for life in lives for event in life.events), key=lambda event: event["created"])
+    world.clear()
+    for begin in range(0, len(events), 8):
+        world.tell(events[begin : begin + 8], rng)
+        for id_, _ticket, _currency, _status, amount, refunded, disputed, _created, paid_at, *_rest in world.rows(
+            SHOWN
+        ):
+            if of := most.get(id_):
+                assert (amount or 0 if paid_at else 0) <= of.paid
+                assert refunded <= of.refunded
+                assert disputed <= of.disputed

@@ -1,0 +1,251 @@
+"""`python -m daemon.api` as a process: started by hand, killed, and told to stop."""
+
+import asyncio
+import json
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import aiohttp
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from daemon.runtime.readiness import Publisher, Readiness
+from daemon.simulator import sender
+from tests.support.guard import base_environ
+
+SECRET = "whsec_" + "test" * 8
+WAIT_S = 20
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Api:
+    """An API process with its own port, below a folder of the test's."""
+
+    def __init__(self, folder: Path, database_url: str) -> None:
+        self.port = free_port()
+        self.base = f"http://127.0.0.1:{self.port}"
+        self.socket = folder / "readiness.sock"
+        self.metrics = folder / "metrics"
+        self.metrics.mkdir(exist_ok=True)
+        self.environ = base_environ() | {
+            "DATABASE_URL": database_url,
+            "STRIPE_WEBHOOK_SECRET": SECRET,
+            "STRIPE_LIVEMODE": "false",
+            "HOST": "127.0.0.1",
+            "PORT": str(self.port),
+            "READINESS_SOCKET": str(self.socket),
+            "PROMETHEUS_MULTIPROC_DIR": str(self.metrics),
+            "API_SLOT": "0",
+        }
+
+    @asynccontextmanager
+    async def running(self, *program: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        """The process, its output readable; ended if it still lives. `program` is what Python is to run instead."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, *(program or ("-m", "daemon.api"))),
+            env=self.environ,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
+
+    def counted(self, name: str = "webhook_events_total") -> float:
+        """A metric's samples as the sidecar adds them up."""
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=str(self.metrics))  # type: ignore[no-untyped-call]
+        return sum(s.value for metric in registry.collect() for s in metric.samples if s.name == name)
+
+
+async def until(process: asyncio.subprocess.Process, words: str) -> None:
+    assert process.stdout is not None
+    async with asyncio.timeout(WAIT_S):
+        while words not in (line := (await process.stdout.readline()).decode()):
+            assert line, f"it ended before it said {words!r}"
+
+
+@pytest.fixture
+def api(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> Api:
+    return Api(tmp_path_factory.mktemp("api"), database_url)
+
+
+async def deliver(api: Api, number: int) -> int:
+    """Posts an event of a type that changes nothing; returns the status."""
+    event = {"id": f"evt_{number}", "object": "event", "type": "customer.created", "created": 1_760_000_000}
+    body = json.dumps({**event, "livemode": False, "data": {"object": {}}}).encode()
+    headers = {"Stripe-Signature": sender.sign(body, SECRET, int(time.time()))}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{api.base}/webhooks/stripe", data=body, headers=headers) as reply,
+    ):
+        return reply.status
+
+
+async def test_by_hand_the_port_opens_once_the_gate_has_passed(api: Api) -> None:
+    """Without supervisord the port stays closed until the sidecar says ready; SIGTERM then ends it with 0."""
+    async with Publisher(api.socket, Readiness(ready=False), lambda: None) as publisher, api.running() as process:
+        await until(process, "Waiting for the startup gate")
+        with pytest.raises(OSError, match="Connect call failed"):
+            await asyncio.open_connection("127.0.0.1", api.port)
+        publisher.publish(Readiness(ready=True))
+        await until(process, "listening on")
+        assert await deliver(api, 1) == 200
+        process.send_signal(signal.SIGTERM)
+        await until(process, "API stopped")
+        assert await process.wait() == 0
+
+
+# An API process whose end waits for ever, with a second to spare instead of five.
+HANGS_AT_ITS_END = """
+import asyncio, os
+from daemon.api import __main__ as api
+
+async def drain(*_):
+    print("draining", flush=True)
+    await asyncio.Event().wait()
+
+api._drain, api.STOP_SPARE_S = drain, 0
+api.main(os.environ)
+"""
+
+
+async def test_a_process_that_hangs_at_its_end_ends_all_the_same(api: Api) -> None:
+    """After SIGTERM it has SHUTDOWN_GRACE_MS and some seconds; no other process has to see to that."""
+    api.environ["SHUTDOWN_GRACE_MS"] = "1000"
+    async with (
+        Publisher(api.socket, Readiness(ready=True), lambda: None),
+        api.running("-c", HANGS_AT_ITS_END) as process,
+    ):
+        await until(process, "listening on")
+        process.send_signal(signal.SIGTERM)
+        await until(process, "draining")
+        assert await asyncio.wait_for(process.wait(), WAIT_S) == -signal.SIGALRM
+
+
+async def test_a_restart_neither_loses_nor_doubles_a_figure(api: Api) -> None:
+    """Figures belong to the slot: after kill -9 the next process of the slot goes on from its counts and says itself
+    what it has now.
+    """
+    async with Publisher(api.socket, Readiness(ready=True), lambda: None) as publisher:
+        heartbeat = asyncio.create_task(publisher.run())
+        for number in range(1, 4):
+            async with api.running() as process:
+                await until(process, "listening on")
+                assert await deliver(api, number) == 200
+                assert api.counted("webhook_events_total") == number
+                assert api.counted("webhook_batch_events_count") == number
+                assert api.counted("db_pool_connections_max") == 5
+                process.kill()
+        async with api.running() as process:
+            await until(process, "listening on")
+            process.send_signal(signal.SIGTERM)
+            await until(process, "API stopped")
+            await process.wait()
+        assert api.counted("webhook_events_total") == 3
+        assert api.counted("db_pool_connections_max") == 0
+        heartbeat.cancel()
+
+
+async def test_what_alerts_count_is_there_before_it_happens(api: Api) -> None:
+    """A counter born with its first event would hide that event from increase(); the clock's skew is not made up."""
+    async with Publisher(api.socket, Readiness(ready=True), lambda: None) as publisher, api.running() as process:
+        heartbeat = asyncio.create_task(publisher.run())
+        await until(process, "listening on")
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=str(api.metrics))  # type: ignore[no-untyped-call]
+        found = {(s.name, *sorted(s.labels.values())): s.value for m in registry.collect() for s in m.samples}
+        assert found["webhook_events_total", "applied", "charge.dispute.created"] == 0
+        assert found["webhook_refused_total", "mismatch"] == 0
+        assert found["http_requests_total", "/webhooks/stripe", "503", "POST"] == 0
+        assert ("webhook_clock_skew_seconds",) not in found
+        assert await deliver(api, 1) == 200
+        assert 0 <= api.counted("webhook_clock_skew_seconds") < 5
+        heartbeat.cancel()
+
+
+NOISE = b"canary\r\n\r\n"  # not even a method: what scanners and TLS handshakes send
+BAD_REQUESTS = [
+    b"GET / HTTP/1.1\r\nHost: a\r\nStripe-Signature: " + b"canary" * 2000 + b"\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\ncanary",
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: canary\r\n\r\n",
+]
+
+
+async def test_what_is_no_http_is_counted_and_not_logged(api: Api) -> None:
+    """400, and a count where it is HTTP at all; neither a trace nor the client's words and address reach the log."""
+    async with Publisher(api.socket, Readiness(ready=True), lambda: None), api.running() as process:
+        await until(process, "listening on")
+        for request in [NOISE, *BAD_REQUESTS] * 3:
+            reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+            writer.write(request)
+            assert (await reader.readline()).split()[1] == b"400"
+            writer.close()
+            await writer.wait_closed()
+        assert api.counted("http_requests_total") == len(BAD_REQUESTS) * 3
+        process.send_signal(signal.SIGTERM)
+        output, _ = await process.communicate()
+    [line] = output.decode().splitlines()
+    assert "API stopped" in line
+
+
+# Each a whole request, or the beginning of one whose client then hangs up.
+SPOILT = {
+    "claims to be compressed": (b"Content-Encoding: gzip\r\nContent-Length: 6\r\n\r\ncanary", b"400"),
+    "claims so where nothing is": (b"Content-Encoding: gzip\r\nContent-Length: 6\r\n\r\ncanary", b"404"),
+    "half of a body": (b"Expect: 100-continue\r\nContent-Length: 99\r\n\r\ncanary", b""),
+    "expects what is no text": (b"Expect: canary\xff\r\n\r\n", b"417"),
+}
+
+
+@pytest.mark.parametrize("spoilt", SPOILT)
+async def test_a_spoilt_request_is_the_clients_mistake(api: Api, spoilt: str) -> None:
+    """Never 500, and nothing in the log: whoever spoils requests must not fill the disk, or ring for our mistakes."""
+    rest, status = SPOILT[spoilt]
+    path = b"/nothing" if status in (b"404", b"417") else b"/webhooks/stripe"
+    async with Publisher(api.socket, Readiness(ready=True), lambda: None) as publisher, api.running() as process:
+        heartbeat = asyncio.create_task(publisher.run())
+        await until(process, "listening on")
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+        writer.write(b"POST " + path + b" HTTP/1.1\r\nHost: a\r\n" + rest)
+        if b"100-continue" in rest:
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"  # it is being handled
+        if status:
+            assert (await reader.readline()).split()[1] == status
+        writer.close()
+        await writer.wait_closed()
+        async with asyncio.timeout(WAIT_S):
+            while status != b"417" and api.counted("http_requests_total") == 0:  # noqa: ASYNC110 - another process counts
+                await asyncio.sleep(0.02)
+        heartbeat.cancel()
+        process.send_signal(signal.SIGTERM)
+        output, _ = await process.communicate()
+    [line] = output.decode().splitlines()
+    assert "API stopped" in line
+
+
+async def test_every_mistake_in_the_configuration_is_reported_at_once(api: Api) -> None:
+    """Exit 1 with a line per mistake, and no value in any of them."""
+    api.environ |= {"PORT": "secret-1", "DEFAULT_CURRENCY": "dollars", "STRIPE_WEBHOOK_SECRET": ""}
+    async with api.running() as process:
+        output, _ = await process.communicate()
+        assert process.returncode == 1
+    lines = output.decode().splitlines()
+    assert {line.split(": ")[1] for line in lines} == {"PORT", "DEFAULT_CURRENCY", "STRIPE_WEBHOOK_SECRET"}
+    assert "secret-1" not in output.decode()
+    assert "dollars" not in output.decode()

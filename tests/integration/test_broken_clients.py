@@ -1,0 +1,663 @@
+"""Slow, broken and hostile clients against real processes: an API process, its sidecar and PostgreSQL.
+
+Each gets an honest answer or an end in bounded time; nobody else's request suffers, and nothing of it stays.
+"""
+
+import json
+import resource
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg2
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from daemon.runtime.config import ConfigError
+from daemon.runtime.http.limits import PLACE_WAIT_S, reserve_descriptors
+from daemon.simulator import sender
+from tests.bench import fill
+from tests.bench.machine import API, SECRET, Site, Stored, query, resident_mb, site, stored
+from tests.bench.stream import Pool, Stream
+from tests.conftest import Server
+from tests.support.instance import eventually, get
+
+CONNECTIONS = 250
+PLACES = 20
+MEMORY_BYTES = 4 * 1024 * 1024
+HEADER_S = BODY_S = 1.0
+WRITE_S = IDLE_S = 2.0
+SLACK_S = 2.5  # a busy machine
+SETTINGS = {
+    "MAX_CONNECTIONS": str(CONNECTIONS),
+    "WEBHOOK_PLACES": str(PLACES),
+    "BODY_MEMORY_LIMIT": str(MEMORY_BYTES),
+    "HEADER_TIMEOUT_MS": "1000",
+    "BODY_TIMEOUT_MS": "1000",
+    "WRITE_TIMEOUT_MS": "2000",
+    "IDLE_TIMEOUT_MS": "2000",
+}
+TICKET = "ticket_large"
+GROWTH_MB = 8  # of a process: caches and the allocator's leftovers, not a hostile client's megabytes
+# The lines that the log may have: what was refused, counted; and what became of an event that was signed.
+EXPECTED = (
+    *("Refused what is no", "More requests at the same time", "Connections were ended"),
+    *("Attribution updated", "already processed", "can't be applied", "more events"),
+)
+CHUNKED = "Transfer-Encoding: chunked"
+EVENT = {"object": "event", "type": "customer.created", "created": 1_760_000_000, "livemode": False}
+GET = b"GET %b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+KEEP = b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A running API process with its database, and where it writes."""
+
+    site: Site
+    database: Stored
+    folder: Path
+
+    @property
+    def log(self) -> str:
+        return "".join(path.read_text() for path in self.folder.glob("daemon-*.log"))
+
+    def replies(self, status: int) -> float:
+        """How many requests were answered so, by the process's own count."""
+        [metrics] = self.folder.glob("*-metrics")
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=str(metrics))  # type: ignore[no-untyped-call]
+        samples = [s for m in registry.collect() for s in m.samples if s.name == "http_requests_total"]
+        return sum(sample.value for sample in samples if sample.labels["status"] == str(status))
+
+    @property
+    def resident_mb(self) -> float:
+        return resident_mb(self.site)
+
+    @property
+    def descriptors(self) -> int:
+        [pid] = self.site.pids
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+@pytest.fixture(scope="module")
+def running(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("clients")
+    with ExitStack() as stack:
+        database = stack.enter_context(stored(server, "clients", folder))
+        query(database.url, "INSERT INTO recording_tickets (id, title) VALUES (%s, '')", [TICKET])
+        fill.record(database, Stream(Pool(payments=100), [TICKET]).take(4000))
+        started = stack.enter_context(site(API, database, folder, settings=SETTINGS))
+        place = Place(started, database, folder)
+        for _ in range(20):
+            assert status(deliver(place)) == 200
+        with ExitStack() as connections:  # so that what it needs at its limit is part of what it has before each test
+            send(place, connections, CONNECTIONS, lambda: KEEP % b"/nowhere")
+            assert get(f"{started.url}/health/db")[0] == 200
+        yield place
+
+
+@pytest.fixture
+def place(running: Place) -> Iterator[Place]:
+    """The process before and after a test: as quick, as small and as quiet as ever."""
+    before_mb, errors, logged = running.resident_mb, running.replies(500), len(running.log)
+    descriptors = running.descriptors
+    yield running
+    assert get(f"{running.site.url}/health/db")[0] == 200
+    assert status(deliver(running)) == 200
+    assert running.replies(500) == errors
+    assert running.resident_mb < before_mb + GROWTH_MB
+    assert [line for line in running.log[logged:].splitlines() if not any(words in line for words in EXPECTED)] == []
+    assert "canary" not in running.log[logged:]
+    eventually(lambda: running.descriptors <= descriptors + 2, "every connection is closed")
+
+
+def connect(place: Place, receive_bytes: int = 0, port: int | None = None) -> socket.socket:
+    client = socket.socket()
+    client.settimeout(10)
+    if receive_bytes:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    client.connect(("127.0.0.1", port or place.site.port))
+    return client
+
+
+def rest(client: socket.socket) -> bytes:
+    """Everything until the other end closes; a reset is an end too."""
+    received = b""
+    with suppress(ConnectionResetError):
+        while part := client.recv(65536):
+            received += part
+    return received
+
+
+def ask(place: Place, request: bytes, port: int | None = None) -> bytes:
+    """All that is answered to some bytes, by the API unless the port of another process is given."""
+    with closing(connect(place, port=port)) as client:
+        with suppress(ConnectionError):  # answered and closed before all was sent
+            client.sendall(request)
+        return rest(client)
+
+
+def status(reply: bytes) -> int:
+    return int(reply.split(b" ", 2)[1]) if reply else 0
+
+
+def signed(body: bytes, *headers: str, length: bool = True) -> bytes:
+    """A delivery of the body, signed as Stripe signs it."""
+    lines = [
+        "POST /webhooks/stripe HTTP/1.1",
+        "Host: a",
+        "Connection: close",
+        f"Stripe-Signature: {sender.sign(body, SECRET, int(time.time()))}",
+        *([f"Content-Length: {len(body)}"] if length else []),
+        *headers,
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+_numbers = iter(range(10**9))
+
+
+def event(**more: object) -> bytes:
+    """A new event of a type that changes nothing."""
+    return json.dumps({"id": f"evt_{next(_numbers)}", **EVENT, "data": {"object": {}}, **more}).encode()
+
+
+def deliver(place: Place, *headers: str) -> bytes:
+    body = event()
+    return ask(place, signed(body, *headers) + body)
+
+
+def took_s(function: Callable[[], object]) -> float:
+    began_s = time.monotonic()
+    function()
+    return time.monotonic() - began_s
+
+
+def dripping(client: socket.socket, data: bytes, every_s: float = 0.2) -> bytes:
+    """Sends byte by byte until the other end has had enough; returns what it said."""
+    client.settimeout(every_s)
+    try:
+        for byte in data:
+            client.sendall(bytes([byte]))
+            try:
+                first = client.recv(65536)
+            except TimeoutError:
+                continue
+            client.settimeout(10)
+            return first + rest(client)
+    except ConnectionError:
+        return b""
+    raise AssertionError("nobody minded")
+
+
+def test_slow_headers(place: Place) -> None:
+    """A head that drips in is ended with 408 after the header timeout."""
+    with closing(connect(place)) as client:
+        head = b"GET /health/live HTTP/1.1\r\nX-Slow: " + b"a" * 100
+        began_s = time.monotonic()
+        reply = dripping(client, head)
+        assert HEADER_S - 0.1 <= time.monotonic() - began_s < HEADER_S + SLACK_S
+        assert status(reply) == 408
+
+
+def test_a_connection_that_says_nothing(place: Place) -> None:
+    """It is closed after the header timeout."""
+    with closing(connect(place)) as client:
+        assert took_s(lambda: rest(client)) < HEADER_S + SLACK_S
+
+
+def test_a_slow_body(place: Place) -> None:
+    """408 after the body timeout, and the connection ends."""
+    body = event()
+    with closing(connect(place)) as client:
+        client.sendall(signed(body))
+        began_s = time.monotonic()
+        assert status(dripping(client, body)) == 408
+        assert time.monotonic() - began_s < BODY_S + SLACK_S
+
+
+def test_a_slow_chunked_body(place: Place) -> None:
+    """The same without a length."""
+    with closing(connect(place)) as client:
+        client.sendall(signed(event(), "Transfer-Encoding: chunked", length=False))
+        assert status(dripping(client, b"1\r\na\r\n" * 100, 0.05)) == 408
+
+
+def test_a_bad_chunk_after_good_ones(place: Place) -> None:
+    """aiohttp does not tell the handler that waits for the rest: it is refused when the body's time is over."""
+    with closing(connect(place)) as client:
+        client.sendall(signed(b"", CHUNKED, length=False) + b"3\r\n{  \r\n")
+        time.sleep(0.05)  # so that the head is being handled; nothing tells us when
+        client.sendall(b"zz\r\ncanary\r\n")
+        reply = rest(client)
+        assert status(reply) in {400, 408}
+        assert b"canary" not in reply
+
+
+def test_a_client_that_leaves_within_its_body(place: Place) -> None:
+    """It is nobody's fault: no error is logged or counted."""
+    body = event()
+    for _ in range(10):
+        with closing(connect(place)) as client:
+            client.sendall(signed(body) + body[:10])
+            time.sleep(0.02)  # so that the head is being handled; nothing tells us when
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
+
+
+def test_a_client_that_leaves_before_its_reply(place: Place) -> None:
+    """Its event is recorded all the same, once."""
+    body = event()
+    with closing(connect(place)) as client:
+        client.sendall(signed(body) + body)
+    deadline_s = time.monotonic() + 5
+    while b'"idempotent":true' not in ask(place, signed(body) + body):
+        assert time.monotonic() < deadline_s
+
+
+def test_a_slow_reader(place: Place) -> None:
+    """A client that does not take the reply is cut off after the write timeout, whatever was asked in advance."""
+    page = b"GET /api/tickets/%b/donations?limit=1000 HTTP/1.1\r\nHost: a\r\n\r\n" % TICKET.encode()
+    with closing(connect(place, receive_bytes=4096)) as client:
+        client.sendall(page * 30)
+        time.sleep(WRITE_S + SLACK_S)
+        received = len(rest(client))
+    whole = len(ask(place, page.replace(b"Host", b"Connection: close\r\nHost")))
+    assert whole > 10_000
+    assert received < 30 * whole
+
+
+def test_an_idle_connection(place: Place) -> None:
+    """One that was served and says no more, as after a power cut at the other end, is closed in the end."""
+    with closing(connect(place)) as client:
+        client.sendall(GET.replace(b"close", b"keep-alive") % b"/health/live")
+        assert IDLE_S - 0.5 < took_s(lambda: rest(client)) < IDLE_S + SLACK_S
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HT", GET.replace(b"close", b"keep-alive") % b"/"])
+def test_two_thousand_idle_connections(place: Place, said: bytes) -> None:
+    """However many there are and whatever they began, an event and a health check are answered at once, and neither
+    memory nor descriptors grow with them.
+    """
+    with ExitStack() as stack:
+        for number in range(2000):
+            client = stack.enter_context(closing(connect(place)))
+            client.sendall(said)
+            if number % 500 == 499:
+                assert status(ask(place, GET % b"/health/db")) == 200
+        deadline_s = time.monotonic() + 2
+        while (answer := status(deliver(place))) != 200:
+            assert answer == 503
+            assert time.monotonic() < deadline_s
+        assert took_s(lambda: get(f"{place.site.url}/health/db")) < 0.5
+        eventually(lambda: place.descriptors < CONNECTIONS + 100, "the rest is closed")
+
+
+def locked_ledger(place: Place, stack: ExitStack) -> psycopg2.extensions.connection:
+    """No event can be recorded until the connection's transaction ends."""
+    lock = stack.enter_context(closing(psycopg2.connect(place.database.url)))
+    lock.cursor().execute("LOCK TABLE stripe_events IN EXCLUSIVE MODE")
+    return lock
+
+
+def send(place: Place, stack: ExitStack, count: int, request: Callable[[], bytes]) -> list[socket.socket]:
+    """So many connections, each with a request."""
+    clients = [stack.enter_context(closing(connect(place))) for _ in range(count)]
+    for client in clients:
+        client.sendall(request())
+    return clients
+
+
+def delivery() -> bytes:
+    body = event()
+    return signed(body) + body
+
+
+def test_health_when_every_place_is_taken(place: Place) -> None:
+    """With as many deliveries in hand as there are places a further one is 503 after a moment, a health check is
+    answered, and each event that was taken is acknowledged in the end.
+    """
+    with ExitStack() as stack:
+        lock = locked_ledger(place, stack)
+        clients = send(place, stack, PLACES, delivery)
+        for path in (b"/health", b"/health/db", b"/health/live"):
+            assert status(ask(place, GET % path)) == 200  # and by now all the events above are in hand
+        began_s, refused = time.monotonic(), place.replies(503)
+        reply = deliver(place)
+        assert status(reply) == 503
+        assert PLACE_WAIT_S - 0.1 < time.monotonic() - began_s < PLACE_WAIT_S + SLACK_S
+        assert b"Retry-After: 30" in reply
+        assert status(ask(place, GET % b"/health")) == 200
+        eventually(lambda: place.replies(503) > refused, "the refusal is counted")
+        lock.rollback()
+        assert {status(rest(client)) for client in clients} == {200}
+
+
+def test_health_beside_waiting_deliveries_and_idle_monitors(place: Place) -> None:
+    """Neither deliveries that wait for a place nor monitors that keep their connections hold up a health check."""
+    with ExitStack() as stack:
+        lock = locked_ledger(place, stack)
+        send(place, stack, PLACES, delivery)
+        monitors = send(place, stack, PLACES, lambda: KEEP % b"/health/live")
+        send(place, stack, 3 * PLACES, delivery)
+        until_s = time.monotonic() + PLACE_WAIT_S
+        while time.monotonic() < until_s:
+            assert status(ask(place, GET % b"/health/live")) == 200
+        lock.rollback()
+        assert {status(monitor.recv(65536)) for monitor in monitors} == {200}
+
+
+def test_a_burst_of_deliveries(place: Place) -> None:
+    """Of many more clients than there are places, each with one event, every one is taken: none waits for long."""
+    with ExitStack() as stack:
+        clients = send(place, stack, 10 * PLACES, delivery)
+        assert {status(rest(client)) for client in clients} == {200}
+
+
+def test_unsigned_bodies_take_no_place(place: Place) -> None:
+    """More slow bodies without a valid signature than there are places for deliveries hold up no signed one."""
+    unsigned = b"POST /webhooks/stripe HTTP/1.1\r\nHost: a\r\nContent-Length: 3000\r\n\r\n{"
+    with ExitStack() as stack:
+        send(place, stack, 2 * PLACES, lambda: unsigned)
+        assert took_s(lambda: deliver(place)) < PLACE_WAIT_S
+        assert status(deliver(place)) == 200
+
+
+def test_more_bodies_than_memory(place: Place) -> None:
+    """The largest of the incomplete bodies make room with 503; the others keep their time, and a signed delivery is
+    taken.
+    """
+    announced = 1024 * 1024
+    count = MEMORY_BYTES // announced + 2
+    with ExitStack() as stack:
+        head = signed(b"", f"Content-Length: {announced}", length=False)
+        clients = send(place, stack, count, lambda: head + b"x" * (announced - 1))
+        assert status(deliver(place)) == 200
+        replies = [rest(client) for client in clients]
+        refused = [reply for reply in replies if status(reply) == 503]
+        assert 2 <= len(refused) < count
+        assert all(b"Retry-After: 30" in reply for reply in refused)
+        assert {status(reply) for reply in replies} == {408, 503}
+
+
+def test_bodies_sent_ahead(place: Place) -> None:
+    """A client that sends much more while its request is worked on gets that request's reply, and no further one."""
+    body = event()
+    ahead = signed(b"").replace(b"Content-Length: 0", b"Content-Length: 30000") + b"x" * 30000
+    with ExitStack() as stack:
+        lock = locked_ledger(place, stack)
+        with closing(connect(place)) as client:
+            client.sendall(signed(body).replace(b"close", b"keep-alive") + body)
+            time.sleep(0.1)  # so that it is being worked on; nothing tells us when
+            with suppress(ConnectionError):
+                client.sendall(ahead * 10)
+            lock.rollback()
+            assert rest(client).count(b"HTTP/1.1 ") == 1
+
+
+def test_pipelining(place: Place) -> None:
+    """Requests sent in advance are answered one after the other."""
+    assert ask(place, KEEP % b"/health/live" * 200 + GET % b"/health/live").count(b"HTTP/1.1 200") == 201
+
+
+def test_pipelined_deliveries(place: Place) -> None:
+    """Each is answered, in its order."""
+    bodies = [event() for _ in range(20)]
+    requests = [signed(body).replace(b"close", b"keep-alive") + body for body in bodies[:-1]]
+    reply = ask(place, b"".join(requests) + signed(bodies[-1]) + bodies[-1])
+    assert reply.count(b"HTTP/1.1 200") == 20
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_hundred_megabytes(place: Place, chunked: bool) -> None:
+    """413 after the first of them."""
+    part = b"canary!!" * 8192
+    head = signed(b"", "Transfer-Encoding: chunked" if chunked else "Content-Length: 104857600", length=False)
+    frame = b"%x\r\n%b\r\n" % (len(part), part) if chunked else part
+    before_mb = place.resident_mb
+    with closing(connect(place)) as client:
+        client.sendall(head)
+        try:
+            for _ in range(1600):
+                client.sendall(frame)
+        except ConnectionError:
+            pass
+        assert status(rest(client)) in {413, 0}
+    assert place.resident_mb < before_mb + GROWTH_MB
+    with closing(connect(place)) as client:
+        client.sendall(head + frame * 20)
+        assert status(rest(client)) == 413
+
+
+NO_HTTP = {
+    "a chunk without a size": signed(b"", CHUNKED, length=False) + b"\r\ncanary\r\n0\r\n\r\n",
+    "a size that is no number": signed(b"", CHUNKED, length=False) + b"zz\r\ncanary\r\n0\r\n\r\n",
+    "a size of thirty digits": signed(b"", CHUNKED, length=False) + b"f" * 30 + b"\r\ncanary\r\n",
+    "a negative size": signed(b"", CHUNKED, length=False) + b"-6\r\ncanary\r\n0\r\n\r\n",
+    "a chunk longer than its size": signed(b"", CHUNKED, length=False) + b"3\r\ncanary\r\n0\r\n\r\n",
+    "two lengths": signed(b"", "Content-Length: 1", "Content-Length: 2", length=False) + b"canary",
+    "two lengths in one": signed(b"", "Content-Length: 1, 2", length=False) + b"canary",
+    "a length and chunks": signed(b"canary", CHUNKED) + b"6\r\ncanary\r\n0\r\n\r\n",
+    "a negative length": signed(b"", "Content-Length: -1", length=False) + b"canary",
+    "a length with a plus": signed(b"", "Content-Length: +6", length=False) + b"canary",
+    "a length of thirty digits": signed(b"", f"Content-Length: {'9' * 30}", length=False) + b"canary",
+    "an unknown transfer coding": signed(b"", "Transfer-Encoding: canary", length=False) + b"canary",
+    "a long line": b"GET /" + b"canary" * 2000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a long header": signed(b"", "X: " + "canary" * 2000),
+    "a thousand headers": signed(b"", *(f"X-{number}: canary" for number in range(1000))),
+    "NUL in a header": signed(b"", "X: can\0ary"),
+    "a folded header": signed(b"", "X: a\r\n canary"),
+    "a space before the colon": signed(b"", "X : canary"),
+    "an unknown version": b"GET /health/live HTTP/9.9\r\nHost: a\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03canary\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("what", NO_HTTP)
+def test_what_is_no_http(place: Place, what: str) -> None:
+    """400 or the like, at once, and none of the client's words in it."""
+    reply = ask(place, NO_HTTP[what])
+    assert 400 <= status(reply) < 500
+    assert b"canary" not in reply
+
+
+def test_expect_continue(place: Place) -> None:
+    """`100 Continue` comes before the body is sent, and then its reply."""
+    body = event()
+    with closing(connect(place)) as client:
+        client.sendall(signed(body, "Expect: 100-continue"))
+        assert client.recv(100).startswith(b"HTTP/1.1 100 ")
+        client.sendall(body)
+        assert status(rest(client)) == 200
+
+
+def test_an_unknown_expectation(place: Place) -> None:
+    """417, without the client's words."""
+    reply = deliver(place, "Expect: canary")
+    assert status(reply) == 417
+    assert b"canary" not in reply
+
+
+def nested(depth: int) -> bytes:
+    return event()[:-1] + b', "deep": ' + b"[" * depth + b"]" * depth + b"}"
+
+
+def doubled() -> bytes:
+    return event()[:-1] + b', "type": "customer.updated", "id": "evt_doubled"}'
+
+
+HANDLED = {"type": "charge.succeeded"}
+BODIES: dict[str, tuple[Callable[[], bytes], set[int]]] = {
+    "empty": (lambda: b"", {400}),
+    "not JSON": (lambda: b"canary", {400}),
+    "half of it": (lambda: event()[:-9], {400}),
+    "two of them": (lambda: event() + event(), {400}),
+    "a list": (lambda: b"[%b]" % event(), {400}),
+    "null": (lambda: b"null", {400}),
+    "invalid UTF-8": (lambda: event(canary="é").replace(b"\\u00e9", b"\xff"), {200, 400}),
+    "invalid UTF-8 in what counts": (lambda: event(id="é").replace(b"\\u00e9", b"\xff"), {400}),
+    "half a surrogate in the id": (lambda: event(id="evt_\ud800"), {400}),
+    "NUL in the id": (lambda: event(id="evt_\0canary"), {400, 422}),
+    "NUL in the type": (lambda: event(type="a\0canary"), {200, 400, 422}),
+    "raw NUL": (lambda: event().replace(b"evt_", b"evt\0"), {400}),
+    "a byte order mark": (lambda: b"\xef\xbb\xbf" + event(), {200, 400}),
+    "UTF-16": (lambda: event().decode().encode("utf-16"), {400}),
+    "a hundred levels": (lambda: nested(100), {200}),
+    "a hundred thousand levels": (lambda: nested(100_000), {200, 400}),
+    "a second of a thousand digits": (lambda: event(created=int("9" * 1000)), {400}),
+    "a second beyond time": (lambda: event(created=10**18), {200, 400, 422}),
+    "a negative second": (lambda: event(created=-(10**18)), {200, 400, 422}),
+    "a fraction of a thousand digits": (lambda: event().replace(b"1760000000", b"0." + b"1" * 1000), {400}),
+    "1e999": (lambda: event().replace(b"1760000000", b"1e999"), {400}),
+    "NaN": (lambda: event(created=float("nan")), {400}),
+    "a long id": (lambda: event(id="evt_" + "a" * 900_000), {200, 400, 422}),
+    "duplicate keys": (doubled, {200, 400}),
+    "an object of nothing": (lambda: event(**HANDLED), {200, 422}),
+    "an amount of a thousand digits": (
+        lambda: event(**HANDLED, data={"object": {"id": "ch_3", "object": "charge", "amount": int("9" * 1000)}}),
+        {422},
+    ),
+    "an amount beyond the database's": (
+        lambda: event(**HANDLED, data={"object": {"id": "ch_3", "object": "charge", "amount": 2**70}}),
+        {422},
+    ),
+    "NUL in a charge's id": (
+        lambda: event(**HANDLED, data={"object": {"id": "ch_\0canary", "object": "charge", "amount": 1}}),
+        {422},
+    ),
+    "half a surrogate in a name": (
+        lambda: event(
+            **HANDLED, data={"object": {"id": "ch_3", "object": "charge", "billing_details": {"name": "canary \udc00"}}}
+        ),
+        {200, 400, 422},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BODIES)
+def test_a_strange_body(place: Place, what: str) -> None:
+    """Signed as it is, it is taken, refused or kept as failed, and its words are not repeated."""
+    make, statuses = BODIES[what]
+    body = make()
+    reply = ask(place, signed(body) + body)
+    assert status(reply) in statuses, reply
+    assert b"canary" not in reply
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Content-Type: application/json; charset=utf-8",
+        "Content-Type: text/plain",
+        "Content-Type: multipart/form-data; boundary=canary",
+        "Content-Type: application/json; charset=canary",
+        "Content-Type: canary",
+        "Content-Encoding: identity",
+        "Content-Encoding: canary",
+        "Content-Encoding: gzip",
+        "Content-Encoding: br",
+        "Content-Encoding: zstd",
+        "Accept: canary",
+        "Accept-Encoding: canary",
+        "Upgrade: websocket\r\nConnection: Upgrade",
+    ],
+)
+def test_a_wrong_type_or_encoding(place: Place, header: str) -> None:
+    """What counts is the signature over the bytes: they are never decoded by a header's word."""
+    assert status(deliver(place, header)) == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/api/tickets/{TICKET}/donations?limit={'9' * 5000}",
+        f"/api/tickets/{TICKET}/donations?cursor=canary",
+        f"/api/tickets/{TICKET}/donations?cursor=%00%ff",
+        f"/api/tickets/{TICKET}/donations?status=canary",
+        f"/api/tickets/{TICKET}/donations/total?currency=%00%00%00",
+        "/api/tickets/%00/donations",
+        "/api/tickets/%ff%fe/donations/total",
+        f"/api/tickets/{'a' * 5000}/donations",
+        "/api/tickets/..%2f..%2fcanary/donations",
+        "/canary%00",
+        "//canary",
+        "/%ff",
+    ],
+)
+def test_a_strange_question(place: Place, path: str) -> None:
+    """400 or 404."""
+    assert status(ask(place, GET % path.encode())) in {400, 404}
+
+
+@pytest.mark.parametrize("method", ["HEAD", "PUT", "TRACE", "CONNECT", "canary"])
+def test_a_wrong_method(place: Place, method: str) -> None:
+    """It is refused, and not repeated."""
+    reply = ask(place, GET.replace(b"GET", method.encode()) % b"/webhooks/stripe")
+    assert 400 <= status(reply) < 500
+    assert b"canary" not in reply
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (GET % b"/health/live", 200),
+        (GET % b"/nowhere", 404),
+        (GET.replace(b"GET", b"PUT") % b"/health/live", 405),
+        (GET.replace(b"GET", b"G\xc3\xa9T") % b"/health/live", 400),
+        (b"canary / HTTP/1.1\r\n\r\n", 400),
+        (GET.replace(b"1.1", b"9.9") % b"/health/live", 400),
+        (GET.replace(b"Host", b"H ost") % b"/health/live", 400),
+        (GET.replace(b"\r\n\r\n", b"\r\nExpect: canary\r\n\r\n") % b"/health/live", 417),
+        (GET.replace(b"\r\n\r\n", b"\r\nExpect: \xff\r\n\r\n") % b"/health/live", 417),
+        (GET % b"/health/live".ljust(9000, b"a"), 400),
+        (GET.replace(b"Host: a", b"X: " + b"a" * 9000) % b"/health/live", 400),
+    ],
+)
+def test_no_reply_names_a_version(place: Place, request_: bytes, expected: int) -> None:
+    """The `Server` header of API and sidecar says which program answers, and not of which version, whoever answers."""
+    for port in (place.site.port, sidecar_port(place)):
+        reply = ask(place, request_, port)
+        assert status(reply) == expected
+        assert b"\r\nServer: donationd\r\n" in reply
+        assert b"python" not in reply.lower()
+
+
+def sidecar_port(place: Place) -> int:
+    log = (place.folder / "clients-sidecar.log").read_text()
+    return int(log.partition("listening on http://127.0.0.1:")[2].split()[0])
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HT", GET.replace(b"close", b"keep-alive") % b"/"])
+def test_two_thousand_idle_connections_at_the_sidecar(running: Place, said: bytes) -> None:
+    """Its health checks are answered at once, too."""
+    port = sidecar_port(running)
+    with ExitStack() as stack:
+        for number in range(2000):
+            stack.enter_context(closing(socket.create_connection(("127.0.0.1", port)))).sendall(said)
+            if number % 500 == 499:  # all of these are accepted before
+                assert took_s(lambda: get(f"http://127.0.0.1:{port}/health/live")) < 2
+        assert took_s(lambda: get(f"http://127.0.0.1:{port}/health/live")) < 1
+        for path in ("/health", "/health/db", "/health/live"):
+            assert get(f"http://127.0.0.1:{port}{path}")[0] == 200
+
+
+def test_too_many_connections_for_the_system() -> None:
+    """It is said before anything starts, with the number that is needed."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        with pytest.raises(ConfigError, match=f"and {hard} are allowed"):
+            reserve_descriptors(hard)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def many_descriptors() -> Iterator[None]:
+    """The clients' sockets are ours."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(before[1], 4096) if before[1] > 0 else 4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -1,0 +1,209 @@
+"""The API process is killed at each step of the webhook's way; Stripe's next delivery gives the same ledger each time.
+
+The production code has no hook for this: a proxy before PostgreSQL holds the statement or its answer, a lock in
+PostgreSQL holds the statement in flight, and a proxy before the API holds the reply.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import psycopg2
+import pytest
+
+from daemon.runtime.readiness import Publisher, Readiness
+from daemon.simulator import sender
+from daemon.simulator.scenarios import lives
+from daemon.simulator.stripe_objects import Json
+from sql import load
+from sql.database import Database
+from tests.chaos.proxy import HOST, Proxy
+from tests.conftest import USER, Server
+from tests.integration.test_api_process import SECRET, Api, until
+from tests.support.model_ledger import SHOWN, TOTALS, as_row, totals_of
+
+TICKET = "story-1"
+WARM_UP = {  # an event that changes nothing: with it the API has its connection
+    "id": "evt_warm_up",
+    "object": "event",
+    "type": "customer.created",
+    "created": 1_760_000_000,
+    "livemode": False,
+    "data": {"object": {}},
+}
+WAIT_S = 20
+WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+
+@dataclass
+class Way:
+    """Everything between Stripe and the ledger.
+
+    Attributes:
+        front: the proxy before the API.
+        back: the proxy before PostgreSQL.
+        ledger: the database itself, past the proxy, as is `url`.
+    """
+
+    api: Api
+    front: Proxy
+    back: Proxy
+    ledger: Database
+    url: str
+
+    async def post(self, event: Json) -> Json:
+        """Delivers an event; returns the reply to a 200. Raises aiohttp.ClientError if there is none."""
+        body = sender.encode(event)
+        headers = {"Stripe-Signature": sender.sign(body, SECRET, int(time.time()))}
+        url = f"http://{HOST}:{self.front.port}/webhooks/stripe"
+        async with aiohttp.ClientSession() as http, http.post(url, data=body, headers=headers) as reply:
+            assert reply.status == 200, await reply.text()
+            said: Json = json.loads(await reply.read())
+            return said
+
+    async def recorded(self, event: Json) -> bool:
+        """Whether the ledger holds an event."""
+        return bool(await self.ledger.fetch("SELECT 1 FROM stripe_events WHERE id = %s", (event["id"],)))
+
+    async def one(self, sql: str, *params: object) -> Any:
+        """The value of a query's only row, as soon as there is one."""
+        async with asyncio.timeout(WAIT_S):
+            while not (rows := await self.ledger.fetch(sql, params)):  # noqa: ASYNC110 - PostgreSQL has no event for it
+                await asyncio.sleep(0.01)
+        return rows[0][0]
+
+
+Kill = Callable[[], Awaitable[None]]
+Point = Callable[[Way, Json, Kill], Awaitable[bool]]  # returns whether the event is in the ledger afterwards
+
+
+async def before_the_read(way: Way, event: Json, kill: Kill) -> bool:
+    """What the API asks about the event's objects never reaches PostgreSQL."""
+    await lose(way, way.back, event, kill, to_client=False)
+    return False
+
+
+async def before_the_write(way: Way, event: Json, kill: Kill) -> bool:
+    """PostgreSQL's answer about the event's objects never reaches the API."""
+    await lose(way, way.back, event, kill, to_server=False)
+    return False
+
+
+async def in_flight_and_done(way: Way, event: Json, kill: Kill) -> bool:
+    """PostgreSQL is at the statement, waits for a lock, and carries on when nobody waits for the answer any more."""
+    async with posting(way, event), held_in_flight(way) as pid:
+        await kill()
+    await way.one("SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)", pid)
+    return True
+
+
+async def in_flight_and_gone(way: Way, event: Json, kill: Kill) -> bool:
+    """PostgreSQL is at the statement and ends it undone."""
+    async with posting(way, event), held_in_flight(way) as pid:
+        await kill()
+        assert await way.one("SELECT pg_terminate_backend(%s, 5000)", pid)
+    return False
+
+
+async def after_the_commit(way: Way, event: Json, kill: Kill) -> bool:
+    """PostgreSQL's answer to the write never reaches the API."""
+    async with posting(way, event):
+        async with held_in_flight(way):
+            way.back.black_hole(to_server=False)
+        await way.back.held.wait()
+        await kill()
+        way.back.reset()
+    return True
+
+
+async def before_the_reply(way: Way, event: Json, kill: Kill) -> bool:
+    """The API's reply never reaches Stripe."""
+    await lose(way, way.front, event, kill, to_server=False)
+    return True
+
+
+async def lose(way: Way, proxy: Proxy, event: Json, kill: Kill, **directions: bool) -> None:
+    """Kills while a proxy holds what it should pass on; `directions` that are False stay open (Proxy.black_hole)."""
+    proxy.black_hole(**directions)
+    async with posting(way, event):
+        await proxy.held.wait()
+        await kill()
+        proxy.reset()
+
+
+@asynccontextmanager
+async def posting(way: Way, event: Json) -> AsyncIterator[None]:
+    """A delivery that nobody answers; everything passes again afterwards."""
+    delivery = asyncio.create_task(way.post(event))
+    try:
+        async with asyncio.timeout(WAIT_S):
+            yield
+        with pytest.raises(aiohttp.ClientError):
+            await delivery
+    finally:
+        delivery.cancel()
+        way.front.heal()
+        way.back.heal()
+
+
+@asynccontextmanager
+async def held_in_flight(way: Way) -> AsyncIterator[int]:
+    """The statement that writes waits for the ledger's lock until the end; yields the pid of its backend."""
+    with closing(psycopg2.connect(way.url)) as writer, writer.cursor() as cursor:
+        cursor.execute(load("lock_ledger"))
+        yield await way.one(WAITING)
+
+
+POINTS = (before_the_read, before_the_write, in_flight_and_done, in_flight_and_gone, after_the_commit, before_the_reply)
+
+
+@pytest.fixture
+async def way(
+    server: Server, database_url: str, database: Database, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Way]:
+    """The whole way but for the API process; the sidecar says ready."""
+    async with Proxy(f"{server.home}/.s.PGSQL.5432") as back:
+        name = database_url.partition("@/")[2].partition("?")[0]
+        api = Api(tmp_path_factory.mktemp("api"), f"postgresql://{USER}@{HOST}:{back.port}/{name}")
+        async with (
+            Proxy((HOST, api.port)) as front,
+            Publisher(api.socket, Readiness(ready=True), lambda: None) as sidecar,
+        ):
+            heartbeat = asyncio.create_task(sidecar.run())
+            await database.fetch("INSERT INTO recording_tickets (id) VALUES (%s)", (TICKET,))
+            yield Way(api, front, back, database, database_url)
+            heartbeat.cancel()
+
+
+@pytest.mark.parametrize("point", POINTS, ids=lambda point: point.__name__)
+async def test_a_killed_api_process_changes_nothing_in_the_end(way: Way, point: Point) -> None:
+    """Killed at the first and at the last event of a payment: delivered again, the ledger is the model's."""
+    life = next(life for life in lives(1, 20, [TICKET], now=int(time.time())) if life.kind == "partially_refunded")
+    first, *others, last = life.events
+    await crash_and_redeliver(way, point, [WARM_UP], first)
+    await crash_and_redeliver(way, point, [WARM_UP, *others], last)
+    assert await way.ledger.fetch(SHOWN) == [as_row(life.end)]
+    assert await way.ledger.fetch(TOTALS) == totals_of([life.end])
+
+
+async def crash_and_redeliver(way: Way, point: Point, before: Sequence[Json], event: Json) -> None:
+    """Kills an API process, which took others before, at this point of an event's way; the next is told it again."""
+    async with way.api.running() as process:
+        await until(process, "listening on")
+        for each in before:
+            await way.post(each)
+
+        async def kill() -> None:
+            process.kill()
+            await process.wait()
+
+        is_recorded = await point(way, event, kill)
+    assert await way.recorded(event) is is_recorded
+    async with way.api.running() as process:
+        await until(process, "listening on")
+        assert (await way.post(event))["idempotent"] is is_recorded

@@ -1,0 +1,506 @@
+"""Trouble with the disk and the database, one by one, done to a real PostgreSQL below a real sidecar and a real API.
+
+Each time: an honest status in time, one line that names the trouble, and nothing lost once it is mended.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import psycopg2
+import pytest
+from psycopg2 import errors
+
+from daemon.instance.postgres import ROLE
+from daemon.instance.up import ROOT
+from health_sidecar.probe import HISTORY_TABLE, MIGRATIONS_TABLE, REQUIRED_TABLES
+from sql import load, migrate
+from tests.conftest import PRIVATE_LOG, USER, Server
+from tests.support.instance import eventually
+from tests.support.live import LATEST_S, TICKET, Answer, Live, living
+from tests.support.small_disk import SmallDisk, small_disk
+
+Start = Callable[..., Live]
+ADD_TICKET = f"INSERT INTO recording_tickets VALUES ('{TICKET}')"  # noqa: S608 - a constant
+FEW_REQUESTS = 5
+QUICK_PINGS = {"WATCHDOG_INTERVAL_MS": "100"}  # where no request fails that could tell the sidecar
+
+
+def run(url: str, *statements: str) -> list[tuple[object, ...]]:
+    """Runs each statement by itself, as who may do anything; returns the last one's rows."""
+    with closing(psycopg2.connect(url)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("SET default_transaction_read_only = off")
+            for statement in statements:
+                cursor.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def done(url: str, do: Sequence[str], undo: Sequence[str]) -> Iterator[None]:
+    """Statements that make trouble, and those that mend it at the end."""
+    run(url, *do)
+    try:
+        yield
+    finally:
+        run(url, *undo)
+
+
+@pytest.fixture
+def ledger(database_url: str) -> str:
+    """A ledger with a ticket and with the role that the processes log in as."""
+    run(database_url, (ROOT / "deploy" / "roles.sql").read_text(), ADD_TICKET)
+    return database_url
+
+
+@pytest.fixture
+def start(ledger: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Starts a sidecar and an API on the ledger, as its role unless a URL is given; they have taken a delivery."""
+    with ExitStack() as stack:
+
+        def start(url: str = ledger.replace(USER, ROLE), **environ: str) -> Live:
+            live = stack.enter_context(living(tmp_path_factory.mktemp("live"), url, ledger, environ))
+            assert live.post().status == 200
+            assert live.total().status == 200
+            return live
+
+        yield start
+
+
+def assert_unavailable(answer: Answer) -> None:
+    """503 that says when to come again, in time."""
+    assert (answer.status, answer.retry_after) == (503, "30")
+    assert answer.took_s < LATEST_S
+
+
+def assert_refuses(live: Live, trouble: str, *, reads: bool, times: int = FEW_REQUESTS) -> None:
+    """Each delivery is answered 503, reads as said, and the API has one line that names the trouble."""
+    for _ in range(times):
+        assert_unavailable(live.post())
+        answer = live.total()
+        assert answer.status == (200 if reads else 503)
+        assert answer.took_s < LATEST_S
+    assert len(live.api.lines(trouble)) == 1
+
+
+def await_not_ready(live: Live, error: str) -> None:
+    """The sidecar has found out by itself, and says why."""
+    eventually(lambda: not live.ready and live.last_error == error, f"not ready: {error}")
+    [line] = live.sidecar.lines("marked not ready")
+    assert line["error"] == error
+
+
+# --- A full disk ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk() -> Iterator[SmallDisk]:
+    """A disk for some tables, for PostgreSQL's log or for the state folder."""
+    with small_disk(12) as disk:
+        yield disk
+
+
+def fill_last_page(url: str) -> None:
+    """Takes what room is left in the pages that the events' table has, with rows smaller than any event's."""
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor, pytest.raises(errors.DiskFull):
+        connection.autocommit = True
+        for number in range(10_000):
+            cursor.execute("INSERT INTO stripe_events VALUES (%s, '', now(), now(), false)", (f"{number}",))
+
+
+def test_the_disk_of_the_tables_is_full(server: Server, ledger: str, start: Start, disk: SmallDisk) -> None:
+    """Deliveries get 503 and the line names the disk; reads are answered, so it stays ready; room is enough to mend."""
+    place = disk.folder("tables", server.user)
+    with done(
+        ledger,
+        [f"CREATE TABLESPACE small LOCATION '{place}'", "ALTER TABLE stripe_events SET TABLESPACE small"],
+        ["ALTER TABLE stripe_events SET TABLESPACE pg_default", "DROP TABLESPACE small"],
+    ):
+        live = start()
+        disk.fill()
+        fill_last_page(ledger)
+        assert_refuses(live, "Database unavailable: disk full", reads=True)
+        assert live.ready
+        disk.free()
+        live.check_well_again()
+
+
+EMPTY_SEGMENTS = """
+SELECT count(*) FROM pg_ls_waldir()
+WHERE name ~ '^[0-9A-F]{24}$' AND name > pg_walfile_name(pg_current_wal_insert_lsn())
+"""
+NEXT_SEGMENT = ["SELECT pg_logical_emit_message(true, '', 'test')", "SELECT pg_switch_wal()"]
+
+
+class OwnServer:
+    """A server of a test's own in a folder, started and stopped as the test likes.
+
+    Args:
+        make: how its data comes to be; told where.
+    """
+
+    def __init__(self, folder: str, make: Callable[[Server], None]) -> None:
+        self.server = Server(Path(folder))
+        make(self.server)
+        self.url = self.server.url.format(name="postgres")
+        self.log = self.server.log
+
+    def start(self) -> None:
+        """Returns once it takes connections."""
+        options = (
+            f"-c listen_addresses='' -c unix_socket_directories={self.server.home} "
+            "-c wal_recycle=off -c max_connections=50 "  # as the tests' server has, whose standby it may be
+            + " ".join(f"-c {name}={value}" for name, value in PRIVATE_LOG.items())
+        )
+        self.server.run("pg_ctl", "-w", "-l", str(self.log), "-o", options, "start")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nobody is at its socket any more."""
+        return not (self.server.home / "data" / "postmaster.pid").exists()
+
+
+@contextmanager
+def server_of_its_own(make: Callable[[Server], None]) -> Iterator[OwnServer]:
+    """A running server; it ends with the context, in whatever state it is."""
+    with tempfile.TemporaryDirectory(prefix="donationd-pg-", ignore_cleanup_errors=True) as folder:
+        own = OwnServer(folder, make)
+        try:
+            own.start()
+            yield own
+        finally:
+            if not own.has_ended:
+                own.server.run("pg_ctl", "-m", "immediate", "stop")
+
+
+def test_the_disk_of_the_write_ahead_log_is_full(disk: SmallDisk, tmp_path: Path) -> None:
+    """PostgreSQL ends itself in the middle of a delivery and does not come up again: 503, and the line names the disk.
+    Started again with room, by its supervisor, it is all that is needed.
+    """
+
+    def make(server: Server) -> None:
+        log = ("--wal-segsize=1", "-X", str(disk.folder("log", server.user)))
+        server.run("initdb", "-N", "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C", *log)
+
+    with server_of_its_own(make) as own:
+        migrate.apply(own.url)
+        run(own.url, ADD_TICKET)
+        with living(tmp_path, own.url, own.url) as live:
+            assert live.post().status == 200
+            disk.fill()
+            while run(own.url, EMPTY_SEGMENTS) != [(0,)]:
+                run(own.url, *NEXT_SEGMENT)
+            run(own.url, *NEXT_SEGMENT)
+            assert_unavailable(live.post())
+            assert len(live.api.lines("Database unavailable: disk full")) == 1
+            eventually(lambda: own.has_ended, "PostgreSQL has given up")
+            eventually(lambda: live.last_error == "connection refused", "it is known to be gone")
+            assert_unavailable(live.post())
+            assert_unavailable(live.total())
+            disk.free()
+            own.start()
+            live.check_well_again()
+
+
+def test_the_disk_of_the_state_folder_is_full(ledger: str, start: Start, disk: SmallDisk) -> None:
+    """Neither process ends, deliveries are taken all the time, and what can't be kept is told once, not each time."""
+    folder = disk.folder("metrics", None)
+    live = start(
+        READINESS_SOCKET=str(disk.path / "readiness.sock"),
+        METRICS_DIR=str(folder),
+        PROMETHEUS_MULTIPROC_DIR=str(folder),
+        **QUICK_PINGS,
+    )
+    disk.fill()
+    assert live.get("/nowhere").status == 404  # a count that was never counted before
+    with renamed(ledger, "stripe_objects"):
+        eventually(lambda: len(live.sidecar.lines("Reconnect attempt")) > FEW_REQUESTS, "failures to count and to keep")
+    live.check_well_again()
+    assert [line["reason"] for line in live.sidecar.lines("cannot keep")] == ["No space left on device"] * 2
+    disk.free()
+    live.check_well_again()
+    assert not live.ended
+
+
+def test_an_api_process_starts_on_a_full_disk(start: Start, disk: SmallDisk) -> None:
+    """It takes deliveries, names the files that it cannot write, and writes them once there is room."""
+    folder = disk.folder("metrics", None)
+    disk.fill()
+    live = start(METRICS_DIR=str(folder), PROMETHEUS_MULTIPROC_DIR=str(folder))
+    lines = live.api.lines("A file cannot be used")
+    assert {line["reason"] for line in lines} == {"No space left on device"}
+    assert list(folder.iterdir()) == []
+    live.check_well_again()
+    disk.free()
+    eventually(lambda: {str(file) for file in folder.iterdir()} == {line["path"] for line in lines}, "they are written")
+    assert len(live.api.lines("A file cannot be used")) == len(lines)
+
+
+# --- A primary that takes no writes -----------------------------------------------------------------------------------
+
+READ_ONLY = ["ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"]
+WRITABLE = ["ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()"]
+
+
+def test_the_primary_turns_read_only(ledger: str, start: Start) -> None:
+    """Deliveries get 503, reads are answered, so it stays ready; a reload back is enough."""
+    live = start()
+    with done(ledger, READ_ONLY, WRITABLE):
+        eventually(lambda: live.post().status == 503, "PostgreSQL has read its configuration")
+        assert_refuses(live, "Database unavailable: read only", reads=True)
+        assert live.ready
+    live.check_well_again()
+
+
+def test_the_only_server_is_not_the_one_asked_for(ledger: str, start: Start) -> None:
+    """With target_session_attrs=read-write nobody new can connect: not ready, though the sidecar's own connection
+    still answers.
+    """
+    live = start(f"{ledger.replace(USER, ROLE)}&target_session_attrs=read-write")
+    with done(ledger, READ_ONLY, WRITABLE):
+        eventually(lambda: live.post().status == 503, "PostgreSQL has read its configuration")
+        await_not_ready(live, "read only")
+        assert_refuses(live, "Database unavailable: read only", reads=False)
+    live.check_well_again()
+
+
+def test_a_standby_that_nobody_promotes(server: Server, ledger: str, tmp_path: Path) -> None:
+    """Its reads are answered, its deliveries 503 until it is promoted; nothing is to be done here."""
+
+    def follow(standby: Server) -> None:
+        standby.run("pg_basebackup", "-d", ledger, "-R", "-X", "stream", "-c", "fast", "--no-sync")
+
+    with server_of_its_own(follow) as own:
+        url = ledger.replace(str(server.home), str(own.server.home))
+        with living(tmp_path, url.replace(USER, ROLE), url) as live:
+            assert_refuses(live, "Database unavailable: read only", reads=True)
+            assert live.ready
+            assert run(url, "SELECT pg_promote()") == [(True,)]
+            live.check_well_again()
+
+
+# --- Somebody in the way ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def idle_in_transaction(url: str, statement: str) -> Iterator[None]:
+    """Another session that has run a statement and does not commit."""
+    with closing(psycopg2.connect(url)) as session, session.cursor() as cursor:
+        cursor.execute(statement)
+        yield
+
+
+LOCKS = {
+    "a ticket's totals": "UPDATE ticket_totals SET paid = paid",
+    "the donations": "LOCK TABLE stripe_attributions IN SHARE MODE",
+    "the ledger's lock": load("lock_ledger"),
+}
+
+
+@pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
+def test_another_session_holds_a_lock(lock: str, ledger: str, start: Start) -> None:
+    """Deliveries get 503 when they have waited, those too many at once; reads are answered and it stays ready."""
+    live = start(WEBHOOK_QUEUE_LIMIT="2")
+    with idle_in_transaction(ledger, lock):
+        assert_refuses(live, "Database unavailable: lock held", reads=True, times=2)
+        with ThreadPoolExecutor(10) as crowd:
+            answers = list(crowd.map(live.post, [live.event() for _ in range(10)]))
+        for answer in answers:
+            assert_unavailable(answer)
+        at_once = [answer for answer in answers if answer.body["message"] == "More events wait than can be taken"]
+        assert len(at_once) > len(answers) / 2  # all but the few that are in flight or wait
+        assert live.ready
+    live.check_well_again()
+    assert live.sidecar.lines("Ping failed") == []
+
+
+def test_a_statement_takes_too_long(ledger: str, start: Start) -> None:
+    """503 when its time is over, and it has ended in the server too; reads are answered and it stays ready."""
+    live = start()
+    with done(
+        ledger,
+        [
+            "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS "
+            "'BEGIN PERFORM pg_sleep(60); RETURN new; END'",
+            "CREATE TRIGGER dawdle BEFORE INSERT ON stripe_events FOR EACH ROW EXECUTE FUNCTION dawdle()",
+        ],
+        ["DROP FUNCTION dawdle CASCADE"],
+    ):
+        assert_refuses(live, "Database unavailable: timeout", reads=True, times=2)
+        assert live.ready
+    live.check_well_again()
+    assert live.sidecar.lines("Ping failed") == []
+
+
+@contextmanager
+def all_connections_taken(url: str) -> Iterator[Callable[[], None]]:
+    """Connects until nobody else can. Yields what does so again, for those that have become free."""
+    with ExitStack() as taken:
+
+        def take() -> None:
+            with pytest.raises(psycopg2.OperationalError, match="connection"):
+                while True:
+                    taken.enter_context(closing(psycopg2.connect(url)))
+
+        take()
+        yield take
+
+
+KICK_API_OUT = (
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND application_name = 'donationd api'"
+)
+
+
+def test_all_connections_are_taken(ledger: str, start: Start) -> None:
+    """Who is connected is served; who is not gets 503. It stays ready, for those API processes that are connected."""
+    live = start()
+    with all_connections_taken(ledger.replace(USER, ROLE)) as take_again:
+        assert live.post().status == 200
+        assert live.total().status == 200
+        run(ledger, KICK_API_OUT)
+        take_again()
+        assert_refuses(live, "Database unavailable: too many connections", reads=False)
+        assert live.ready
+    live.check_well_again()
+    assert live.sidecar.lines("Ping failed") == []
+
+
+@contextmanager
+def passwords_wanted(server: Server, url: str) -> Iterator[None]:
+    """The role has to show its password in this database."""
+    rules = server.home / "data" / "pg_hba.conf"
+    before = rules.read_text()
+    [(name,)] = run(url, "SELECT current_database()")
+    rules.write_text(f"local {name} {ROLE} scram-sha-256\n{before}")
+    try:
+        run(url, f"ALTER ROLE {ROLE} PASSWORD 'first'", "SELECT pg_reload_conf()")
+        eventually(lambda: not can_connect(url.replace(USER, ROLE)), "PostgreSQL has read its rules")
+        yield
+    finally:
+        rules.write_text(before)
+        run(url, f"ALTER ROLE {ROLE} PASSWORD NULL", "SELECT pg_reload_conf()")
+
+
+def can_connect(url: str) -> bool:
+    """Whether PostgreSQL lets us in."""
+    try:
+        psycopg2.connect(url).close()
+    except psycopg2.OperationalError:
+        return False
+    return True
+
+
+def test_the_password_is_changed(server: Server, ledger: str, start: Start) -> None:
+    """Connections go on. Without them: 503 and not ready, though the sidecar is still connected; the line says what to
+    do, and doing it is enough.
+    """
+    with passwords_wanted(server, ledger):
+        live = start(ledger.replace(USER, f"{ROLE}:first"))
+        run(ledger, f"ALTER ROLE {ROLE} PASSWORD 'second'")
+        assert live.post().status == 200
+        assert live.total().status == 200
+        run(ledger, KICK_API_OUT)
+        assert_unavailable(live.post())
+        await_not_ready(live, "authentication failed")
+        assert_refuses(live, "Database unavailable: authentication failed", reads=False)
+        [line] = live.api.lines("Database unavailable: authentication failed")
+        assert line["remedy"] == "give the role the password of DATABASE_URL, or change DATABASE_URL and start again"
+        live.restart(DATABASE_URL=ledger.replace(USER, f"{ROLE}:second"))
+        live.check_well_again()
+
+
+# --- The schema changes under it --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def renamed(url: str, table: str) -> Iterator[None]:
+    """A table that is not there any more; restored from a backup at the end."""
+    with done(url, [f"ALTER TABLE {table} RENAME TO gone"], [f"ALTER TABLE gone RENAME TO {table}"]):
+        yield
+
+
+def test_a_request_finds_a_table_missing(ledger: str, start: Start) -> None:
+    """503, with its name in the line, and the sidecar knows at once, not at its next ping."""
+    live = start()
+    with renamed(ledger, "ticket_totals"):
+        assert_unavailable(live.post())
+        await_not_ready(live, "schema out of sync")
+        assert_refuses(live, 'relation \\"ticket_totals\\" does not exist', reads=False)
+    live.check_well_again()
+
+
+def test_each_table_is_missed(ledger: str, start: Start) -> None:
+    """Not ready, and the line names the table and what to do; but no request needs the record of our own health."""
+    live = start(**QUICK_PINGS)
+    for table in (*REQUIRED_TABLES, MIGRATIONS_TABLE):
+        live.forget()
+        with renamed(ledger, table):
+            eventually(lambda: bool(live.sidecar.lines("Schema out of sync")), f"{table} is missed")
+            if table == HISTORY_TABLE:
+                assert live.post().status == 200
+            else:
+                await_not_ready(live, "schema out of sync")
+                assert_unavailable(live.post())
+                assert_unavailable(live.total())
+            *refused, line = live.sidecar.lines("Schema out of sync")
+            assert line["reason"] == f"missing tables: {table}. Restore them from a backup"
+            assert len(refused) <= 1  # what looked in the very moment
+        live.check_well_again()
+    assert live.sidecar.lines("cannot write health_check_runs") == []
+
+
+def test_a_migration_is_rolled_back(ledger: str, start: Start) -> None:
+    """Not ready; the line names the migration and the command that mends it, which does."""
+    live = start(**QUICK_PINGS)
+    name = "0003_event_retention.sql"
+    run(ledger, "DROP INDEX events_by_time", "DELETE FROM schema_migrations WHERE name LIKE '0003%'")
+    await_not_ready(live, "schema out of sync")
+    assert_unavailable(live.post())
+    [line] = live.sidecar.lines("Schema out of sync")
+    assert line["reason"] == f"migrations not applied: {name}. Run: donationd migrate"
+    assert migrate.apply(ledger) == [name]
+    live.check_well_again()
+
+
+def test_a_newer_migration_is_applied(ledger: str, start: Start) -> None:
+    """An upgrade migrates first: the older version says so once and goes on, and would start as well."""
+    live = start(**QUICK_PINGS)
+    run(ledger, "INSERT INTO schema_migrations VALUES ('0099_later.sql', 'unknown')")
+    eventually(lambda: bool(live.sidecar.lines("0099_later.sql")), "it is noticed")
+    live.check_well_again()
+    assert len(live.sidecar.lines("0099_later.sql")) == 1
+    assert live.sidecar.lines("Ping failed") == []
+    live.restart()
+    live.check_well_again()
+
+
+def test_tables_are_altered_while_prepared_statements_stand(ledger: str, start: Start) -> None:
+    """Columns come and change their types, and no request notices."""
+    live = start()
+    for statement in (
+        "ALTER TABLE stripe_events ADD COLUMN note text",
+        "ALTER TABLE stripe_attributions ADD COLUMN note text, ALTER COLUMN ticket_id TYPE varchar(64)",
+        "ALTER TABLE ticket_totals ALTER COLUMN currency TYPE varchar(3)",
+        "DROP INDEX attributions_by_ticket",
+    ):
+        run(ledger, statement)
+        assert live.post().status == 200
+        assert live.total().status == 200
+    live.check_well_again()
+
+
+def test_prepared_statements_are_lost(ledger: str, start: Start) -> None:
+    """Each delivery finds its statement gone from its connection: it is prepared again, and none is refused."""
+    live = start()
+    run(
+        ledger,
+        "CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN DEALLOCATE ALL; RETURN NULL; END'",
+        "CREATE CONSTRAINT TRIGGER forget AFTER INSERT ON stripe_events DEFERRABLE INITIALLY DEFERRED "
+        "FOR EACH ROW EXECUTE FUNCTION forget()",  # in the API's session, when its statement has been run
+    )
+    assert [live.post().status for _ in range(FEW_REQUESTS)] == [200] * FEW_REQUESTS
+    live.check_well_again()

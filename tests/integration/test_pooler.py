@@ -1,0 +1,102 @@
+"""A pooler in front of PostgreSQL: in session mode nothing changes, in transaction mode it is found and reported."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from health_sidecar.gate import run_once
+from sql.database import Database, DatabaseDown
+from tests.conftest import USER, Server
+from tests.support.instance import eventually
+
+PROGRAM = Path("/usr/sbin/pgbouncer")
+PORT = 6432  # of a Unix socket
+STOP_TIMEOUT_S = 10.0
+Pooler = Callable[[str], str]
+
+
+@contextmanager
+def pgbouncer(server: Server, mode: str) -> Iterator[Path]:
+    """The folder of the socket of a PgBouncer in this mode in front of the server, which both run as the same user."""
+    with tempfile.TemporaryDirectory(prefix="donationd-pgbouncer-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        (folder / "users").write_text(f'"{USER}" ""\n')
+        (folder / "pgbouncer.ini").write_text(
+            f"""
+            [databases]
+            * = host={server.home}
+            [pgbouncer]
+            pool_mode = {mode}
+            listen_port = {PORT}
+            unix_socket_dir = {folder}
+            auth_type = trust
+            auth_file = {folder}/users
+            """
+        )
+        for path in (folder, *folder.iterdir()):
+            path.chmod(0o755)
+            if server.user:
+                shutil.chown(path, server.user)
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen([PROGRAM, folder / "pgbouncer.ini"], user=server.user, cwd="/", stderr=log)
+        try:
+            eventually((folder / f".s.PGSQL.{PORT}").exists, "PgBouncer listens")
+            yield folder
+        finally:
+            process.kill()
+            process.wait(STOP_TIMEOUT_S)
+
+
+@pytest.fixture
+def pooled(server: Server, database_url: str) -> Iterator[Pooler]:
+    """Starts a PgBouncer in a mode, and returns the URL of the test's database through it."""
+    if not PROGRAM.exists():
+        reason = "PgBouncer is not installed: apt-get install pgbouncer"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with ExitStack() as stack:
+
+        def start(mode: str) -> str:
+            folder = stack.enter_context(pgbouncer(server, mode))
+            url = f"{database_url.replace(str(server.home), str(folder))}&port={PORT}"
+            psycopg2.connect(url).close()
+            return url
+
+        yield start
+
+
+def test_transaction_mode_is_reported(pooled: Pooler, capsys: pytest.CaptureFixture[str]) -> None:
+    """The gate passes, because all its checks do, and says what to change."""
+    assert run_once({"DATABASE_URL": pooled("transaction")}) == 0
+    [warning] = [line for line in capsys.readouterr().out.splitlines() if "⚠️" in line]
+    assert "pooler in transaction mode" in warning
+    assert "pool_mode = session" in warning
+
+
+def test_session_mode_is_as_good_as_no_pooler(pooled: Pooler, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is reported."""
+    assert run_once({"DATABASE_URL": pooled("session")}) == 0
+    assert "⚠️" not in capsys.readouterr().out
+
+
+async def test_statements_that_transaction_mode_loses_are_no_contention(pooled: Pooler) -> None:
+    """Two writers meet each other's prepared statements: the trouble has its own name, with what to change."""
+    url = pooled("transaction")
+    writers = [
+        Database(url, pool_size=1, statement_timeout_s=5, connect_timeout_s=5, application_name=f"donationd test {n}")
+        for n in range(2)
+    ]
+    ask = [writer.fetch("EXECUTE ask", prepare="PREPARE ask AS SELECT 1") for writer in writers]
+    assert await ask[0] == [(1,)]
+    with pytest.raises(DatabaseDown, match="prepared statement lost"):
+        await ask[1]
+    for writer in writers:
+        await writer.close()

@@ -1,0 +1,176 @@
+"""What the ledger promises, on a real PostgreSQL."""
+
+import asyncio
+import random
+
+import pytest
+
+from daemon.ledger.recorder import Entry, Recorder
+from daemon.ledger.stripe_events import Facts, StripeEvent, read
+from daemon.simulator import scenarios, sender
+from sql.database import Database, Refused
+
+NOW = 1_760_000_000
+TICKETS = ("story-1", "story-2")
+
+
+def reduced(event: dict[str, object]) -> StripeEvent:
+    return read(sender.encode(event), livemode=False, hash_key=None)
+
+
+async def shown(database: Database) -> dict[str, tuple[object, ...]]:
+    rows = await database.fetch(
+        "SELECT id, ticket_id, amount_minor, currency, refunded_minor, disputed_minor, status, donor_last_name,"
+        " donor_country FROM stripe_attributions"
+    )
+    return {row[0]: row[1:] for row in rows}
+
+
+def expected(lives: list[scenarios.Life]) -> dict[str, tuple[object, ...]]:
+    return {
+        e.donation: (
+            e.ticket,
+            e.amount_minor,
+            e.currency,
+            e.refunded_minor,
+            e.disputed_minor,
+            e.status,
+            e.donor,
+            e.country,
+        )
+        for e in (end for life in lives for end in life.ends)
+    }
+
+
+TOTALS_FROM_DONATIONS = """
+SELECT coalesce(ticket_id, ''), currency, sum(amount_minor)::bigint, sum(refunded_minor)::bigint,
+       sum(disputed_minor)::bigint,
+       count(*) FILTER (WHERE status = 'PAID'), count(*) FILTER (WHERE status = 'REFUNDED'),
+       count(*) FILTER (WHERE status = 'DISPUTED'), count(*) FILTER (WHERE status = 'PAID' AND refunded_minor > 0)
+FROM stripe_attributions WHERE paid_at IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2
+"""
+TOTALS_KEPT = """
+SELECT ticket_id, currency, paid_minor, refunded_minor, disputed_minor, paid, refunded, disputed, partially_refunded
+FROM ticket_totals WHERE paid_minor <> 0 OR paid <> 0 ORDER BY 1, 2
+"""
+
+
+async def test_any_order_duplicates_batches_and_writers_give_the_models_ledger(database: Database) -> None:
+    """Whatever the order, the duplicates, the batches and the writers beside each other: the model's ledger."""
+    lives = scenarios.lives(11, 120, TICKETS, now=NOW)
+    events = scenarios.shuffled(lives, seed=3, duplicates=0.3)
+    rng = random.Random(5)
+    writers: list[list[list[Entry]]] = [[], [], []]
+    while events:
+        size = rng.randint(1, 40)
+        batch, events = events[:size], events[size:]
+        writers[rng.randrange(3)].append([Entry(reduced(event)) for event in batch])
+
+    async def write(batches: list[list[Entry]]) -> None:
+        recorder = Recorder(database)
+        for batch in batches:
+            await recorder.record(batch)
+
+    await asyncio.gather(*map(write, writers))
+    assert await shown(database) == expected(lives)
+    assert await database.fetch(TOTALS_FROM_DONATIONS) == await database.fetch(TOTALS_KEPT)
+
+
+async def test_a_session_and_its_payment_become_one_donation(database: Database) -> None:
+    """A session's donation goes when its PaymentIntent is known, and its money is counted once."""
+    life = next(life for life in scenarios.lives(1, 40, TICKETS, now=NOW) if life.kind == "paid")
+    recorder = Recorder(database)
+    for event in life.events:
+        await recorder.record([Entry(reduced(event))])
+        assert len(await shown(database)) == 1
+    assert await shown(database) == expected([life])
+
+
+async def test_a_donation_that_was_lost_by_other_hands_is_made_again(database: Database) -> None:
+    """A row that somebody deleted, whose objects are still named, keeps no event of its batch from being recorded."""
+    lives = scenarios.lives(2, 2, TICKETS, now=NOW)
+    entries = [Entry(reduced(event)) for life in lives for event in life.events]
+    recorder = Recorder(database)
+    await recorder.record(entries[:1])
+    await database.fetch("DELETE FROM stripe_attributions")
+    assert (await recorder.record(entries)).new == {entry.event.id for entry in entries[1:]}
+    assert await shown(database) == expected(lives)
+
+
+async def test_null_is_an_id_like_any_other(database: Database) -> None:
+    """Whatever word an id is, its donation is found again."""
+    recorder = Recorder(database)
+    for number, amount in enumerate((500, 700)):
+        facts: Facts = {"pi": {"NULL": {"seen": NOW, "amount": [NOW + number, amount]}}, "ch": {"null": {"seen": NOW}}}
+        facts["ch"]["null"]["payment_intent"] = [NOW, "NULL"]
+        event = StripeEvent(f"evt_{number}", "payment_intent.created", NOW + number, False, facts)
+        assert (await recorder.record([Entry(event)])).new == {event.id}
+    assert [(id_, row[1]) for id_, row in (await shown(database)).items()] == [("NULL", 700)]
+
+
+async def test_an_event_the_database_refuses_fails_alone(database: Database) -> None:
+    """One event in a batch that PostgreSQL does not take is kept as failed, the others are applied; later it is too."""
+    lives = scenarios.lives(2, 12, TICKETS, now=NOW)
+    entries = [Entry(reduced(event)) for life in lives for event in life.events]
+    poisoned = lives[5]
+    await database.fetch(
+        f"ALTER TABLE stripe_attributions ADD CONSTRAINT poison CHECK (id <> '{poisoned.end.donation}')"
+    )
+    recorder = Recorder(database)
+    recorded = await recorder.record(entries)
+    assert recorded.new == {entry.event.id for entry in entries}
+    others = [life for life in lives if life is not poisoned]
+    assert {id_: row for id_, row in (await shown(database)).items() if id_ in expected(others)} == expected(others)
+    assert recorded.refused
+    assert set(recorded.refused) <= {event["id"] for event in poisoned.events}
+    assert set(recorded.refused.values()) == {"the database refused it: check violation (poison)"}
+    failed = await database.fetch("SELECT id, error FROM stripe_events WHERE error IS NOT NULL")
+    assert dict(failed) == recorded.refused
+    await database.fetch("ALTER TABLE stripe_attributions DROP CONSTRAINT poison")
+    again = await recorder.record(entries)
+    assert (again.new, again.refused) == (set(recorded.refused), {})
+    assert await shown(database) == expected(lives)
+
+
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
+async def test_a_conflict_is_tried_again(database: Database, sqlstate: str) -> None:
+    """A serialization failure or a deadlock is no reason to give up, nor to apply anything twice."""
+    [life] = scenarios.lives(2, 1, TICKETS, now=NOW)
+    await database.fetch(
+        f"""
+        CREATE SEQUENCE attempts;
+        CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF nextval('attempts') <= 3 THEN RAISE EXCEPTION 'conflict' USING ERRCODE = '{sqlstate}'; END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER conflict AFTER INSERT ON stripe_attributions FOR EACH ROW EXECUTE FUNCTION conflict();
+        """
+    )
+    recorded = await Recorder(database).record([Entry(reduced(event)) for event in life.events])
+    assert recorded.new == {event["id"] for event in life.events}
+    assert await database.fetch("SELECT last_value FROM attempts") == [(4,)]
+    assert await shown(database) == expected([life])
+
+
+async def test_a_schema_that_is_wrong_is_no_event_s_fault(database: Database) -> None:
+    """Without a table nothing is recorded as failed: the whole batch is handed back."""
+    [life] = scenarios.lives(2, 1, TICKETS, now=NOW)
+    await database.fetch("ALTER TABLE ticket_totals RENAME TO elsewhere")
+    with pytest.raises(Refused, match="undefined table"):
+        await Recorder(database).record([Entry(reduced(event)) for event in life.events])
+    assert await database.fetch("SELECT count(*) FROM stripe_events") == [(0,)]
+
+
+async def test_an_event_is_new_once_and_a_failed_one_until_it_is_applied(database: Database) -> None:
+    """A failed event is not "seen": it is new again when it comes back, and no longer once applied."""
+    event = reduced(scenarios.lives(1, 1, TICKETS, now=NOW)[0].events[0])
+    failed = StripeEvent(event.id, event.type, event.created, event.livemode, None)
+    recorder = Recorder(database)
+    assert (await recorder.record([Entry(failed, "scrubbed")])).new == {event.id}
+    assert await database.fetch("SELECT error FROM stripe_events") == [("scrubbed",)]
+    assert (await recorder.record([Entry(event)])).new == {event.id}
+    assert await database.fetch("SELECT error FROM stripe_events") == [(None,)]
+    assert (await recorder.record([Entry(event)])).new == set()
+    assert (await recorder.record([Entry(failed, "scrubbed")])).new == set()
+    assert await database.fetch("SELECT error FROM stripe_events") == [(None,)]

@@ -1,0 +1,445 @@
+"""What the sidecar answers over HTTP, what it measures, and its whole life as a process without a database."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from xmlrpc.client import Fault
+from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
+
+import psycopg2
+import pytest
+import structlog
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestClient
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from supervisor.xmlrpc import Faults
+
+from daemon.runtime import lifecycle
+from daemon.runtime import logging as logs
+from daemon.runtime.http.server import opened
+from daemon.runtime.readiness import HEALTHY, Follower, Readiness
+from health_sidecar.__main__ import LIMITS
+from health_sidecar.endpoints import build_app, health_routes
+from health_sidecar.metrics import Metrics, build_registry
+from tests.support.guard import base_environ
+
+READY = Readiness(ready=True, last_ping_at=datetime(2024, 12, 16, 12, 30, 45, tzinfo=UTC), message=HEALTHY)
+DOWN = Readiness(ready=False, last_error="connection refused", failure_count=3)
+LIVE_KEYS = {"status", "timestamp", "uptime", "pid"}
+DB_KEYS = {"ready", "lastPingAt", "lastError", "failureCount", "databaseUrl", "message"}
+
+
+AiohttpClient = Callable[[web.Application], "asyncio.Future[TestClient[web.Request, web.Application]]"]
+
+
+def samples(page: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Every sample of a metrics page by name and labels; fails on a sample that is there twice."""
+    found: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+    for family in text_string_to_metric_families(page.decode()):
+        for sample in family.samples:
+            key = (sample.name, tuple(sorted(sample.labels.items())))
+            assert key not in found
+            found[key] = sample.value
+    return found
+
+
+@pytest.mark.parametrize(("state", "status"), [(READY, 200), (DOWN, 503)])
+async def test_health_endpoints_have_the_documented_keys(
+    aiohttp_client: AiohttpClient, state: Readiness, status: int
+) -> None:
+    """Liveness is 200 always; the other two follow the state; /health has the keys of both."""
+    client = await aiohttp_client(build_app(lambda: state, CollectorRegistry()))
+    live = await client.get("/health/live")
+    assert live.status == 200
+    body = await live.json()
+    assert set(body) == LIVE_KEYS
+    assert (body["status"], body["pid"]) == ("alive", os.getpid())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", body["timestamp"])
+
+    database = await client.get("/health/db")
+    assert database.status == status
+    assert await database.json() == state.to_json()
+
+    both = await client.get("/health")
+    assert both.status == status
+    assert set(await both.json()) == LIVE_KEYS | DB_KEYS
+
+
+async def test_health_routes_can_be_mounted_elsewhere(aiohttp_client: AiohttpClient) -> None:
+    """The API mounts the same three endpoints and they see each new state."""
+    states = [DOWN]
+    app = web.Application()
+    app.add_routes(health_routes(lambda: states[-1]))
+    client = await aiohttp_client(app)
+    assert (await client.get("/health/db")).status == 503
+    states.append(READY)
+    assert (await client.get("/health/db")).status == 200
+    assert (await client.get("/metrics")).status == 404
+
+
+def test_own_metrics_are_all_there_and_db_ready_has_no_labels() -> None:
+    """Every documented metric of the sidecar exists from the start, with zeros."""
+    found = samples(generate_latest(build_registry(Metrics(), None)))
+    assert found["db_ready", ()] == 0
+    assert found["db_ping_failures_total", ()] == 0
+    assert found["db_consecutive_ping_failures", ()] == 0
+    assert found["db_ping_duration_seconds_count", ()] == 0
+    for outcome in ("success", "failure"):
+        assert found["db_reconnects_total", (("outcome", outcome),)] == 0
+    for outcome in ("passed", "failed"):
+        assert found["startup_gate_runs_total", (("outcome", outcome),)] == 0
+    assert any(name == "process_resident_memory_bytes" for name, _ in found)
+    assert any(name == "python_info" for name, _ in found)
+
+
+def test_metrics_follow_what_happens() -> None:
+    """Each thing measured moves its own figure."""
+    metrics = Metrics()
+    metrics.gate_run("passed")
+    metrics.show(READY)
+    metrics.ping(0.001, ok=True)
+    metrics.ping(5.0, ok=False)
+    metrics.reconnect(ok=False)
+    metrics.reconnect(ok=True)
+    found = samples(generate_latest(build_registry(metrics, None)))
+    assert found["db_ready", ()] == 1
+    assert found["db_last_ping_timestamp_seconds", ()] == datetime(2024, 12, 16, 12, 30, 45, tzinfo=UTC).timestamp()
+    assert not any(name == "db_last_ping_error" for name, _ in found)
+    assert found["db_ping_failures_total", ()] == 1
+    assert found["db_ping_duration_seconds_count", ()] == 2
+    assert found["db_ping_duration_seconds_bucket", (("le", "0.001"),)] == 1
+    assert found["db_ping_duration_seconds_bucket", (("le", "5.0"),)] == 2
+    assert found["db_reconnects_total", (("outcome", "failure"),)] == 1
+    assert found["startup_gate_runs_total", (("outcome", "passed"),)] == 1
+    metrics.show(DOWN)
+    found = samples(generate_latest(build_registry(metrics, None)))
+    assert found["db_consecutive_ping_failures", ()] == 3
+    assert found["db_last_ping_error", (("error", "connection refused"),)] == 1
+
+
+def test_counters_outlive_the_sidecar(tmp_path: Path) -> None:
+    """A sidecar that ends after each failed gate still counts every one of them; a damaged file means zeros."""
+    path = tmp_path / "run" / "totals.json"
+    for _ in range(3):
+        Metrics(path).gate_run("failed")
+    found = samples(generate_latest(build_registry(Metrics(path), None)))
+    assert found["startup_gate_runs_total", (("outcome", "failed"),)] == 3
+    path.write_text("{")
+    found = samples(generate_latest(build_registry(Metrics(path), None)))
+    assert found["startup_gate_runs_total", (("outcome", "failed"),)] == 0
+
+
+# An API process as far as metrics go: counts in multiprocess mode, under a slot instead of its pid.
+API_PROCESS = """
+import sys
+from prometheus_client import Counter, Gauge, Histogram, values
+values.ValueClass = values.MultiProcessValue(lambda: sys.argv[1])
+import prometheus_client.metrics as metrics
+metrics.values.ValueClass = values.ValueClass
+Counter("webhook_events", "Events", ["type", "outcome"]).labels("charge.succeeded", "applied").inc(int(sys.argv[2]))
+Histogram("webhook_duration_seconds", "Time").observe(0.01)
+Gauge("db_pool_connections", "Pool", ["state"], multiprocess_mode="livesum").labels("idle").set(2)
+"""
+
+
+def run_api_process(folder: Path, slot: int, count: int) -> None:
+    """Let one API process live and die."""
+    subprocess.run(
+        [sys.executable, "-c", API_PROCESS, str(slot), str(count)],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)},
+        check=True,
+        timeout=60,
+    )
+
+
+def test_api_processes_are_summed_and_the_sidecar_stays_out_of_their_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slots add up, a restarted slot goes on counting, and the sidecar writes nothing there."""
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))
+    metrics = Metrics()
+    metrics.ping(0.001, ok=False)
+    registry = build_registry(metrics, folder)
+    assert list(folder.iterdir()) == []
+    run_api_process(folder, 0, 3)
+    run_api_process(folder, 1, 4)
+    run_api_process(folder, 0, 5)  # slot 0 again, after a restart
+    files = {path.name for path in folder.iterdir()}
+    found = samples(generate_latest(registry))
+    assert found["webhook_events_total", (("outcome", "applied"), ("type", "charge.succeeded"))] == 12
+    assert found["webhook_duration_seconds_count", ()] == 3
+    assert found["db_pool_connections", (("state", "idle"),)] == 4
+    assert found["db_ping_failures_total", ()] == 1
+    assert {path.name for path in folder.iterdir()} == files
+
+
+def test_unreadable_api_files_cost_only_the_sums(tmp_path: Path) -> None:
+    """A file that is just being made hides the API's sums for one scrape; the sidecar's own figures stay."""
+    (tmp_path / "counter_0.db").write_bytes(b"")
+    found = samples(generate_latest(build_registry(Metrics(), tmp_path)))
+    assert ("db_ready", ()) in found
+    assert samples(generate_latest(build_registry(Metrics(), tmp_path / "absent")))
+
+
+async def test_a_reply_in_parts_names_no_version() -> None:
+    """A handler that sends its reply's head itself sends the same `Server` header as the others."""
+
+    async def parts(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"part")
+        return response
+
+    app = web.Application()
+    app.add_routes([web.get("/parts", parts)])
+    async with opened(web.AppRunner(app), LIMITS) as server, ClientSession() as session:
+        await server.listen(host="127.0.0.1", port=0)
+        host, port = server.addresses[0][:2]
+        async with session.get(f"http://{host}:{port}/parts") as reply:
+            assert (await reply.text(), reply.headers["Server"]) == ("part", "donationd")
+
+
+async def test_metrics_page_is_served(aiohttp_client: AiohttpClient) -> None:
+    """Prometheus gets its text format, and OpenMetrics where it asks for that."""
+    client = await aiohttp_client(build_app(lambda: READY, build_registry(Metrics(), None)))
+    plain = await client.get("/metrics")
+    assert plain.status == 200
+    assert plain.headers["Content-Type"].startswith("text/plain")
+    assert b"\ndb_ready 0.0\n" in await plain.read()
+    accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
+    newer = await client.get("/metrics", headers=accept)
+    assert newer.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert (await newer.read()).endswith(b"# EOF\n")
+
+
+def test_text_lines_begin_with_the_message(capsys: pytest.CaptureFixture[str]) -> None:
+    """For people: the message word for word, then key=value; nothing below the level."""
+    logs.configure("text", "INFO", timestamps=False)
+    log = structlog.get_logger()
+    log.info("[DB Watchdog] ✅ Reconnect successful", attempt=2, note="two words")
+    log.debug("unseen")
+    assert capsys.readouterr().out == "[DB Watchdog] ✅ Reconnect successful attempt=2 note='two words'\n"
+
+
+def test_json_lines_are_objects(capsys: pytest.CaptureFixture[str]) -> None:
+    """For machines: one object a line, and no rulers of banners."""
+    logs.configure("json", "INFO")
+    log = structlog.get_logger()
+    log.info("=" * 60)
+    log.warning("[DB Watchdog] ❌ Ping failed (1/3)", error="timeout")
+    [line] = capsys.readouterr().out.splitlines()
+    entry = json.loads(line)
+    assert entry["event"] == "[DB Watchdog] ❌ Ping failed (1/3)"
+    assert (entry["level"], entry["error"]) == ("warning", "timeout")
+
+
+def test_failed_life_lasts_only_under_supervisord() -> None:
+    """By hand a failure ends at once; under supervisord it waits for the rest of the minimum."""
+    assert lifecycle.remaining_s(0.0, {}) == 0.0
+    supervised = {"SUPERVISOR_ENABLED": "1"}
+    assert lifecycle.remaining_s(100.0, supervised, clock=lambda: 102.0) == lifecycle.MIN_FAILED_LIFE_S - 2.0
+    assert lifecycle.remaining_s(0.0, supervised, clock=lambda: 102.0) == 0.0
+
+
+class Handler(SimpleXMLRPCRequestHandler):
+    disable_nagle_algorithm = False  # a Unix socket has none
+
+
+class RpcServer(SimpleXMLRPCServer):
+    """On a Unix socket, as supervisord's."""
+
+    address_family = socket.AF_UNIX
+
+
+@contextmanager
+def supervisor_rpc(path: Path, fault: int | None) -> Iterator[tuple[str, list[tuple[object, ...]]]]:
+    """supervisord's XML-RPC, as far as starting a group goes: its address, and the calls it got."""
+    calls: list[tuple[object, ...]] = []
+
+    def start_process_group(*args: object) -> list[object]:
+        calls.append(args)
+        if fault is not None:
+            raise Fault(fault, "no")
+        return []
+
+    with RpcServer(str(path), Handler, logRequests=False) as server:  # type: ignore[arg-type]
+        server.register_function(start_process_group, "supervisor.startProcessGroup")
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"unix://{path}", calls
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("fault", "started"), [(None, True), (Faults.ALREADY_STARTED, True), (Faults.BAD_NAME, False)])
+def test_group_is_started_through_supervisord(tmp_path: Path, fault: int | None, started: bool) -> None:
+    """The group is started without waiting; one that runs already is fine, one that is not configured is reported."""
+    with supervisor_rpc(tmp_path / "s", fault) as (address, calls):
+        assert lifecycle.start_group(address, "api") is started
+        assert calls == [("api", False)]
+
+
+def test_supervisord_that_refuses_is_an_error(tmp_path: Path) -> None:
+    """Anything else, such as a supervisord that is shutting down, is the caller's to try again."""
+    with supervisor_rpc(tmp_path / "s", Faults.SHUTDOWN_STATE) as (address, _), pytest.raises(Fault):
+        lifecycle.start_group(address, "api")
+
+
+def test_supervisord_that_never_answers_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call to one that is stopped ends in time; it is not taken for one whose socket is lost."""
+    monkeypatch.setattr(lifecycle, "RPC_TIMEOUT_S", 0.1)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "s"))
+        silent.listen()
+        with pytest.raises(lifecycle.SupervisordUnreachable, match="timed out") as unreachable:
+            lifecycle.start_group(f"unix://{tmp_path}/s", "api")
+    assert not isinstance(unreachable.value, lifecycle.SocketLost)
+    with pytest.raises(lifecycle.SocketLost, match="refused"):  # the file is left, but no process listens any more
+        lifecycle.start_group(f"unix://{tmp_path}/s", "api")
+    with pytest.raises(lifecycle.SocketLost, match="No such file"):
+        lifecycle.start_group(f"unix://{tmp_path}/none", "api")
+
+
+# A parent that starts a child which dies with it, says so, and waits to be killed.
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c",
+    "import sys, time; from daemon.runtime.lifecycle import die_with_parent; die_with_parent();"
+    "sys.stdout.write('set'); sys.stdout.flush(); time.sleep(60)"])
+time.sleep(60)
+"""
+
+
+def test_child_dies_with_its_killed_parent() -> None:
+    """kill -9 of the parent ends the child: its end of the pipe closes."""
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.read(3) == b"set"
+        parent.kill()
+        assert parent.stdout.read() == b""
+
+
+@asynccontextmanager
+async def sidecar(tmp_path: Path, **environ: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The sidecar as a process of its own, killed at the end if it still runs."""
+    settings = base_environ() | {
+        "READINESS_SOCKET": str(tmp_path / "r.sock"),
+        "METRICS_PORT": "0",
+        **environ,
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "health_sidecar", env=settings, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+# Nobody listens on port 1 of the loopback.
+NOWHERE = "postgresql://donationd:hunter2@127.0.0.1:1/ledger"
+
+
+async def test_process_answers_before_the_gate_and_stops_on_sigterm(tmp_path: Path) -> None:
+    """While the gate still tries, health checks answer 503, and SIGTERM is a clean end with status 0."""
+    async with sidecar(tmp_path, DATABASE_URL=NOWHERE, GATE_RETRY_DELAY_MS="60000") as process:
+        assert process.stdout is not None
+        port = 0
+        while port == 0:
+            line = (await process.stdout.readline()).decode()
+            assert line
+            if found := re.search(r"listening on http://127\.0\.0\.1:(\d+)", line):
+                port = int(found[1])
+        async with ClientSession(f"http://127.0.0.1:{port}") as session:
+            async with session.get("/health/live") as live:
+                assert live.status == 200
+            async with session.get("/health/db") as database:
+                assert database.status == 503
+                assert (await database.json())["ready"] is False
+            async with session.get("/metrics") as page:
+                assert b"\ndb_ready 0.0\n" in await page.read()
+        process.send_signal(signal.SIGTERM)
+        await process.communicate()
+        assert process.returncode == 0
+        assert not (tmp_path / "r.sock").exists()
+
+
+async def test_process_exits_1_when_the_gate_fails_and_notes_the_run(tmp_path: Path) -> None:
+    """No database: status 1, the original's lines, no secret in the log, and a row waiting for better days."""
+    async with sidecar(tmp_path, DATABASE_URL=NOWHERE, GATE_RETRY_DELAY_MS="1") as process:
+        printed = (await process.communicate())[0].decode()
+        assert process.returncode == 1
+        assert "❌ Database connection failed" in printed
+        assert "🚨 DATABASE STARTUP GATE FAILED" in printed
+        assert "hunter2" not in printed
+        [row] = (tmp_path / "health-check-runs.jsonl").read_text().splitlines()
+        assert json.loads(row)["detail"] == "connection refused"
+
+
+async def test_process_becomes_ready_and_tells_its_followers(tmp_path: Path, database_url: str) -> None:
+    """A healthy database: the gate passes, a follower hears `ready`, and the run is a row in health_check_runs."""
+    follower = Follower(tmp_path / "r.sock")
+    following = asyncio.create_task(follower.run())
+    async with sidecar(tmp_path, DATABASE_URL=database_url) as process, asyncio.timeout(20):
+        await follower.wait_gate()
+        assert follower.ready
+        process.send_signal(signal.SIGTERM)
+        printed = (await process.communicate())[0].decode()
+        assert process.returncode == 0
+    following.cancel()
+    assert "✅ DATABASE STARTUP GATE: PASSED" in printed
+    assert "[DB Watchdog] Starting (interval: 30000ms)" in printed
+    assert "✅ Database watchdog started" in printed
+
+
+async def test_process_notices_a_reported_outage_in_under_a_second(tmp_path: Path, database_url: str) -> None:
+    """With the long interval, an API process's report alone makes the loss of the database known at once."""
+    name = database_url.split("@/", 1)[1].split("?", 1)[0]
+    follower = Follower(tmp_path / "r.sock")
+    following = asyncio.create_task(follower.run())
+    async with sidecar(tmp_path, DATABASE_URL=database_url), asyncio.timeout(20):
+        await follower.wait_gate()
+        with closing(psycopg2.connect(database_url.replace(f"/{name}?", "/postgres?"))) as admin:
+            admin.autocommit = True
+            with admin.cursor() as cursor:
+                # Nobody gets in any more, and whoever is in is thrown out: an outage of this database alone.
+                cursor.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+                cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        lost_s = time.monotonic()
+        while follower.ready:
+            follower.report_failure()
+            await asyncio.sleep(0.02)
+        assert time.monotonic() - lost_s < 1.0
+        assert follower.state.failure_count == 3
+    following.cancel()
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"DATABASE_URL": NOWHERE, "METRICS_PORT": "x", "GATE_ATTEMPTS": "0"}, "METRICS_PORT"),
+        ({}, "DATABASE_URL: not set"),
+        ({"DATABASE_URL": NOWHERE, "READINESS_SOCKET": "/proc/none/r.sock"}, "The sidecar cannot start"),
+    ],
+)
+async def test_process_refuses_what_it_cannot_use(tmp_path: Path, environ: dict[str, str], said: str) -> None:
+    """A wrong configuration is status 1 with a sentence, not a traceback."""
+    async with sidecar(tmp_path, **environ) as process:
+        printed = (await process.communicate())[0].decode()
+        assert process.returncode == 1
+        assert said in printed
+        assert "Traceback" not in printed

@@ -1,0 +1,105 @@
+"""The suite itself: whatever ends it, nothing of it is left on the machine."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from daemon.instance.postgres import ELSEWHERE
+from daemon.instance.up import ROOT
+from tests.support.guard import also_remove, base_environ
+from tests.support.instance import eventually
+
+# A test with both of what the suite's tests start: a database in the suite's own PostgreSQL, and a whole instance.
+TEST = """
+import time
+from pathlib import Path
+
+def test_both(database_url, instance, tmp_path):
+    Path({seen!r}).write_text(str(instance.state))
+    instance.start()
+    with Path({seen!r}).open("a") as seen:
+        seen.write(" started")
+    time.sleep({seconds})
+"""
+LEFT_FOR_S = 40.0  # a PostgreSQL that was asked to end may take a while on a slow disk
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder for everything temporary of a run; its path is short, for those of the sockets in it are longer."""
+    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as folder:
+        also_remove(Path(folder))
+        Path(folder).chmod(0o711)
+        yield Path(folder)
+
+
+class Run:
+    """pytest in a process of its own, with one test that waits."""
+
+    def __init__(self, folder: Path, temporary: Path, seconds: float) -> None:
+        self._seen = folder / "seen"
+        test = folder / "test_inner.py"
+        test.write_text(TEST.format(seen=str(self._seen), seconds=seconds))
+        words = ["-q", "-p", "tests.conftest", "-p", "no:cacheprovider", "-c", "pyproject.toml", str(test)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "pytest", *words],
+            cwd=ROOT,
+            env={**base_environ(), "TMPDIR": str(temporary)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def seen(self) -> str:
+        """What the test has noted."""
+        assert self.process.poll() is None, self.process.communicate()[0]
+        return self._seen.read_text() if self._seen.exists() else ""
+
+
+def processes_in(folder: Path) -> list[str]:
+    """The command lines of all processes that have to do with this folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes()
+            texts = (words, (process / "environ").read_bytes(), os.fsencode((process / "cwd").readlink()))
+            if int(process.name) != os.getpid() and any(os.fsencode(folder) in text for text in texts):
+                found.append(words.replace(b"\0", b" ").decode(errors="replace"))
+    return found
+
+
+def folders_elsewhere() -> set[Path]:
+    return set(ELSEWHERE.glob("donationd-*"))
+
+
+def test_a_run_that_passes_leaves_nothing(tmp_path: Path, temporary: Path) -> None:
+    """After the end of pytest no process and no folder of it is left."""
+    before = folders_elsewhere()
+    run = Run(tmp_path, temporary, seconds=0)
+    said, _ = run.process.communicate()
+    assert run.process.returncode == 0, said
+    assert "guard:" not in said
+    assert processes_in(temporary) == []
+    assert list(temporary.iterdir()) == []
+    assert folders_elsewhere() <= before
+
+
+@pytest.mark.parametrize("moment", ["while its database is made", "in the middle of a test"])
+def test_a_run_that_is_killed_leaves_nothing(tmp_path: Path, temporary: Path, moment: str) -> None:
+    """After kill -9 of pytest its servers, its instance and its folders go by themselves."""
+    run = Run(tmp_path, temporary, seconds=600)
+    if moment == "in the middle of a test":
+        eventually(lambda: run.seen().endswith(" started"), "the instance runs", timeout_s=60)
+        assert len(processes_in(temporary)) > 8
+    else:
+        eventually(lambda: run.seen() != "" and Path(run.seen(), "environment").exists(), "it starts", timeout_s=60)
+    run.process.kill()
+    run.process.communicate()
+    eventually(lambda: processes_in(temporary) == [], "no process is left", LEFT_FOR_S)
+    eventually(lambda: list(temporary.iterdir()) == [], "no folder is left", LEFT_FOR_S)

@@ -1,0 +1,25 @@
+"""`donationd up` in live mode: a real ledger."""
+
+import subprocess
+import sys
+
+from tests.support.guard import base_environ
+from tests.support.instance import SECRETS, instance_of_its_own
+
+
+def test_up_suggests_no_simulated_payments_for_a_real_ledger() -> None:
+    """In live mode `up` shows what comes next with a Stripe account, and `simulate` in its folder is refused."""
+    with instance_of_its_own({**SECRETS, "STRIPE_LIVEMODE": "true"}) as instance:
+        printed = instance.start()
+        assert "simulate" not in printed
+        assert "stripe listen" not in printed
+        assert "tickets add" in printed
+        assert "/webhooks/stripe" in printed
+        refused = subprocess.run(
+            [sys.executable, "-m", "daemon.cli.main", "simulate"],
+            env=base_environ() | {"DONATIOND_STATE": str(instance.state)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (refused.returncode, "live mode" in refused.stderr) == (1, True)

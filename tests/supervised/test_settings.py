@@ -1,0 +1,217 @@
+"""The environment is read in one way by all processes and commands (SPEC 2)."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from daemon.api.config import Config as ApiConfig
+from daemon.cli.main import main
+from daemon.instance import up
+from daemon.runtime.config import Config as SidecarConfig
+from daemon.runtime.config import ConfigError
+from tests.supervised.test_up import run_up
+
+# A value for each variable that the documents name and this release does not implement.
+NOT_SUPPORTED = {
+    "STRIPE_API_KEY": "sk_test_canary",
+    "STRIPE_API_BASE": "http://127.0.0.1:1/canary",
+    "PUBLIC_URL": "https://canary.example.org",
+    "TRUSTED_PROXIES": "canary,127.0.0.1",
+    "FRAME_ANCESTORS": "https://canary.example.org",
+    "CHARITY_NAME": "Canary",
+    "CHARITY_COUNTRY": "canary",
+    "MAIL_FROM": "canary@example.org",
+    "SMTP_URL": "smtp://canary@127.0.0.1",
+    "REPORT_TIME_ZONE": "Atlantic/Canary",
+    "LEDGER_SCHEMA": "canary",
+}
+# What happens anyway.
+DEFAULTS = dict.fromkeys(NOT_SUPPORTED, "") | {"REPORT_TIME_ZONE": "UTC", "LEDGER_SCHEMA": "public"}
+USABLE = {
+    "DATABASE_URL": "postgresql://nowhere@127.0.0.1:1/none",
+    "STRIPE_WEBHOOK_SECRET": "whsec_" + "test" * 8,
+    "GATE_ATTEMPTS": "1",
+}
+
+
+def run(words: list[str], environ: Mapping[str, str]) -> tuple[int, str]:
+    """Exit status and output of a command with these variables only."""
+    hidden = {name: None for name in os.environ if name.isupper()}
+    done = CliRunner().invoke(main, words, env=hidden | dict(environ))
+    return done.exit_code, done.output
+
+
+@pytest.mark.parametrize("words", ["tickets list", "ledger story-1", "simulate", "unassigned", "erase pi_1", "verify"])
+def test_a_value_that_the_api_refuses_no_command_accepts(words: str) -> None:
+    """A command exits with 1 and names every mistake that the API process would name."""
+    wrong = {"DEFAULT_CURRENCY": "eur", "STRIPE_LIVEMODE": "perhaps", "PORT": "http", "LOG_FORMAT": "yaml"}
+    status, output = run(words.split(), {**USABLE, **wrong})
+    assert status == 1
+    assert [name for name in wrong if f"{name}: " not in output] == []
+
+
+def test_commands_read_the_settings_of_the_embedded_instance(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without DATABASE_URL a command shows a ledger in the DEFAULT_CURRENCY that its instance was started with."""
+    embedded = {"DATABASE_URL": database_url, "DEFAULT_CURRENCY": "JPY"}
+    monkeypatch.setattr(up, "embedded_environ", lambda: embedded)
+    assert run(["tickets", "add", "story-1"], {})[0] == 0
+    shown = run(["ledger", "story-1"], {})[1]
+    assert "Total: ¥0 (0 paid" in shown
+    assert shown.count("(using the embedded instance of this folder)") == 1
+    assert "Total: $0.00 (0 paid" in run(["ledger", "story-1"], {"DEFAULT_CURRENCY": "USD"})[1]
+
+
+def test_without_a_database_a_command_says_how_to_name_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every mistake is named at once, with the two ways to a database."""
+    monkeypatch.setattr(up, "embedded_environ", lambda: None)
+    status, output = run(["tickets", "list"], {"LOG_FORMAT": "yaml"})
+    assert status == 1
+    assert "LOG_FORMAT: " in output
+    assert "set DATABASE_URL to postgresql://user@host/database, or start `donationd up --embedded` here" in output
+
+
+@pytest.mark.parametrize("number", ["1_0", "+10", "10.0", " 10", "1e1", "-10", "١٠"])
+@pytest.mark.parametrize("name", ["SHUTDOWN_GRACE_MS", "METRICS_PORT", "GATE_ATTEMPTS", "DB_POOL_SIZE", "PORT"])
+def test_a_number_is_digits_only(name: str, number: str, tmp_path: Path) -> None:
+    """A number has one form, so that supervisord and every process and command read the same from it."""
+    environ = {**USABLE, "HOST": "127.0.0.1"}
+    assert wrong_settings({**environ, name: "10"}, tmp_path) == []
+    assert [problem.split(":")[0] for problem in wrong_settings({**environ, name: number}, tmp_path)] == [name]
+
+
+def wrong_settings(environ: Mapping[str, str], state: Path) -> list[str]:
+    """What `up` says about these variables."""
+    return up._wrong_settings(up._complete(environ, state, embedded=False))
+
+
+def check_refusal(text: str) -> None:
+    """Each of the variables is named once, with what to do, and none of the values is repeated."""
+    for name in NOT_SUPPORTED:
+        assert text.count(f"{name}: this release") == 1, name
+    assert "canary" not in text.lower()
+
+
+@pytest.mark.parametrize("module", ["daemon.api", "health_sidecar"])
+def test_a_process_refuses_what_it_would_ignore(module: str, tmp_path: Path) -> None:
+    """The API and the sidecar exit with 1 at start, naming every variable that this release does not support, together
+    with every other mistake.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        env={"PATH": os.environ["PATH"], **USABLE, **NOT_SUPPORTED, "LOG_FORMAT": "yaml"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 1
+    check_refusal(done.stdout + done.stderr)
+    assert "LOG_FORMAT: " in done.stdout + done.stderr
+
+
+def test_up_refuses_before_it_starts_anything(tmp_path: Path) -> None:
+    """`up` ends with 1, with these mistakes and all others, and starts neither PostgreSQL nor supervisord."""
+    done = run_up(tmp_path / "state", {**NOT_SUPPORTED, "LOG_FORMAT": "yaml"})
+    assert done.returncode == 1
+    check_refusal(done.stderr)
+    assert "LOG_FORMAT: " in done.stderr
+    assert not (tmp_path / "state" / "postgres").exists()
+    assert not (tmp_path / "state" / "logs" / "supervisord.log").exists()
+
+
+def command_lines(group: click.Group, *path: str) -> Iterator[list[str]]:
+    """Every command but `up`, with an id where it takes an argument."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from command_lines(command, *path, name)
+        elif name != "up":
+            yield [*path, name, *("pi_1" for part in command.params if isinstance(part, click.Argument))]
+
+
+@pytest.mark.parametrize("words", [*command_lines(main)], ids=" ".join)
+def test_every_command_refuses_what_it_would_ignore(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    """Each command exits with 1 before it does anything, naming every variable that this release does not support."""
+    status, output = run(words, {**USABLE, **NOT_SUPPORTED})
+    assert status == 1
+    check_refusal(output + "".join(capfd.readouterr()))
+
+
+def test_a_value_that_asks_for_what_happens_anyway_is_accepted() -> None:
+    """An empty variable, the schema `public` and the time zone `UTC` promise nothing that this release does not do."""
+    SidecarConfig.from_environ({**USABLE, **DEFAULTS})
+
+
+@pytest.mark.parametrize("name", NOT_SUPPORTED)
+def test_each_of_the_variables_is_refused_on_its_own(name: str) -> None:
+    """Any other value of each variable is a mistake of its own."""
+    with pytest.raises(ConfigError) as caught:
+        SidecarConfig.from_environ({**USABLE, **DEFAULTS, name: NOT_SUPPORTED[name]})
+    [problem] = caught.value.problems
+    assert problem.startswith(f"{name}: this release ")
+
+
+def webhook_secrets(value: str) -> tuple[str, ...]:
+    """What the API process makes of this STRIPE_WEBHOOK_SECRET."""
+    return ApiConfig.from_environ({**USABLE, "STRIPE_WEBHOOK_SECRET": value}).signing_secrets
+
+
+@pytest.mark.parametrize("text", ["a0" * 16, "Zz9+" * 8, "0123456789abcdef" * 4, "-_" * 16])
+def test_a_signing_secret_is_accepted_alone_and_beside_another(text: str) -> None:
+    """The forms that Stripe's dashboard, its CLI and `donationd up --embedded` make, with spaces around commas."""
+    assert webhook_secrets(f"whsec_{text}") == (f"whsec_{text}",)
+    assert webhook_secrets(f"whsec_{text} , whsec_{'b' * 32}") == (f"whsec_{text}", f"whsec_{'b' * 32}")
+
+
+@pytest.mark.parametrize(
+    ("secret", "said"),
+    [
+        ("sk_live_canary" + "x" * 32, "API key"),
+        ("sk_test_canary" + "x" * 32, "API key"),
+        ("rk_live_canary" + "x" * 32, "API key"),
+        ("pk_live_canary" + "x" * 32, "API key"),
+        ("we_1canary" + "x" * 24, "the id of a webhook endpoint"),
+        ("whsec_canary", "32 or more"),
+        ("whsec_" + "canary…" * 8, "32 or more"),
+        (f'"whsec_{"canary" * 8}"', "32 or more"),
+        ("canary" * 8, "32 or more"),
+        ("whsec_" + "canary " * 8, "32 or more"),
+    ],
+)
+def test_what_is_no_signing_secret_is_named_as_what_it_is(secret: str, said: str) -> None:
+    """Every delivery would be refused later. The sentence says which mistake it is, where the right text is found, and
+    nothing of the value, however many secrets stand beside it.
+    """
+    for value in (secret, f"whsec_{'b' * 32},{secret}", f"{secret},whsec_{'b' * 32}"):
+        with pytest.raises(ConfigError) as caught:
+            webhook_secrets(value)
+        [problem] = caught.value.problems
+        assert problem.startswith("STRIPE_WEBHOOK_SECRET: ")
+        assert said in problem
+        assert "whsec_" in problem
+        assert "canary" not in problem
+
+
+@pytest.mark.parametrize("value", [",", "whsec_" + "a" * 32 + ",", " "])
+def test_an_empty_secret_is_a_mistake(value: str) -> None:
+    """A comma too many is named as such: an empty key would let every sender sign."""
+    with pytest.raises(ConfigError, match="none of them empty"):
+        webhook_secrets(value)
+
+
+def test_up_names_an_api_key_before_it_starts_anything(tmp_path: Path) -> None:
+    """The usual mistake of a first hour is known at once, and not by deliveries that fail."""
+    done = run_up(tmp_path / "state", {"STRIPE_WEBHOOK_SECRET": "sk_live_canary"})
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "STRIPE_WEBHOOK_SECRET: an API key" in done.stderr
+    assert "canary" not in done.stderr
+    assert not (tmp_path / "state" / "postgres").exists()

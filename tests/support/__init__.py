@@ -1,0 +1,1 @@
+"""What tests share: processes, servers, tools of Debian, and the files that are made from the code."""

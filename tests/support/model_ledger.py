@@ -1,0 +1,59 @@
+"""What the ledger's tables must hold by the model of Stripe, as rows that can be compared."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from daemon.ledger.projection import Donation, donations, forget, merge
+from daemon.ledger.stripe_events import Facts, read
+from daemon.simulator.oracle import Expected
+from daemon.simulator.sender import encode
+from daemon.simulator.stripe_objects import Json
+from sql.database import Row
+
+SHOWN = """
+SELECT id, coalesce(ticket_id, ''), coalesce(currency, ''), status, amount_minor, refunded_minor, disputed_minor,
+       extract(epoch FROM created_at)::bigint, extract(epoch FROM paid_at)::bigint,
+       extract(epoch FROM refunded_at)::bigint, donor_last_name, donor_country, donor_email_hash, session_id, account
+FROM stripe_attributions ORDER BY id
+"""
+TOTALS = """
+SELECT ticket_id, currency, paid_minor, refunded_minor, disputed_minor, paid, refunded, disputed, partially_refunded
+FROM ticket_totals WHERE paid + refunded + disputed > 0 ORDER BY 1, 2
+"""
+
+
+def derived(events: Iterable[Json]) -> list[Row]:
+    """The rows of these events' donations, by the ledger's pure part."""
+    facts: Facts = {}
+    for event in events:
+        facts = merge(facts, read(encode(event), livemode=False, hash_key=None).facts or {})
+    subscriptions = facts.pop("sub", {})
+    return [_row_of(donation) for donation in donations(forget(facts), subscriptions)]
+
+
+def _row_of(of: Donation) -> Row:
+    money = (of.status, of.amount, of.refunded, of.disputed)
+    times = (of.created_at, of.paid_at, of.refunded_at)
+    donor = (of.last_name, of.country, of.email_hash)
+    return (of.id, of.ticket or "", of.currency or "", *money, *times, *donor, of.session_id, of.account)
+
+
+def as_row(of: Expected) -> Row:
+    email_hash = hashlib.sha256(of.email.encode()).hexdigest() if of.email else None
+    money = (of.status, of.amount_minor, of.refunded_minor, of.disputed_minor)
+    times = (of.created_at, of.paid_at, of.refunded_at)
+    donor = (of.donor, of.country, email_hash)
+    return (of.donation, of.ticket or "", of.currency or "", *money, *times, *donor, of.session_id, of.account)
+
+
+def totals_of(ends: Sequence[Expected]) -> list[Row]:
+    """SPEC 3's totals, added up from what the model expects."""
+    sums: dict[tuple[str, str], Counter[str]] = {}
+    for end in ends:
+        if end.paid_at is not None:
+            counts = sums.setdefault((end.ticket or "", end.currency or ""), Counter())
+            counts.update(paid=end.amount_minor or 0, refunded=end.refunded_minor, disputed=end.disputed_minor)
+            counts.update([end.status, "PARTIAL"] if end.status == "PAID" and end.refunded_minor else [end.status])
+    names = ("paid", "refunded", "disputed", "PAID", "REFUNDED", "DISPUTED", "PARTIAL")
+    return [(*key, *(counts[name] for name in names)) for key, counts in sorted(sums.items())]

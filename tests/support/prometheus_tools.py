@@ -1,0 +1,17 @@
+"""Debian's Prometheus programs, for the tests that let them judge what we ship."""
+
+import subprocess
+from pathlib import Path
+
+from tests.support.debian import program
+
+FOLDER = Path(__file__).parents[2] / "deploy" / "prometheus"
+RULES = FOLDER / "donationd.rules.yml"
+
+
+def promtool(*words: str | Path, stdin: str | None = None) -> str:
+    """What promtool says; fails the test with it unless it is content."""
+    command = [program("promtool", "prometheus"), *map(str, words)]
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr

@@ -1,0 +1,202 @@
+"""Each alert of deploy/prometheus fires when it should and is silent when it should be, as promtool computes it."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.support.debian import program
+from tests.support.prometheus_tools import FOLDER, RULES, promtool
+
+RUNBOOK = FOLDER.parent / "runbook.md"
+
+
+class Case(NamedTuple):
+    """Series in promtool's notation (one value a minute unless `interval` says otherwise), and when to look."""
+
+    series: dict[str, str]
+    at: str = "5m"
+    interval: str = "1m"
+
+
+def deliveries(ok: str, failed: str) -> dict[str, str]:
+    """Stripe's requests, answered 200 and 503."""
+    request = 'http_requests_total{{route="/webhooks/stripe",method="POST",status="{}"}}'
+    return {request.format(200): ok, request.format(503): failed}
+
+
+def events(type_: str, values: str, outcome: str = "applied") -> dict[str, str]:
+    return {f'webhook_events_total{{type="{type_}",outcome="{outcome}"}}': values}
+
+
+def state(name: str, values: str) -> dict[str, str]:
+    return {f'supervisord_process_state{{process="api_00",state="{name}"}}': values}
+
+
+RESTARTS = 'supervisord_process_restarts_total{process="sidecar"}'
+PING_FAILURES = {"db_consecutive_ping_failures": "0x10"}
+A_WEEK = 7 * 24 * 2  # half hours
+
+# Alert -> a case that fires it, a case that does not.
+CASES = {
+    "DatabaseNotReady": (Case({"db_ready": "0x10"}), Case({"db_ready": "1x10"})),
+    "DatabasePingsFailing": (
+        Case({"db_consecutive_ping_failures": "3x10"}),
+        Case({"db_consecutive_ping_failures": "2x10"}),
+    ),
+    "StartupGateFailed": (
+        Case({'startup_gate_runs_total{outcome="failed"}': "0 0 0 1 1 1"}),
+        Case(
+            {'startup_gate_runs_total{outcome="failed"}': "7x10", 'startup_gate_runs_total{outcome="passed"}': "0+1x10"}
+        ),
+    ),
+    "SidecarDown": (Case({'up{job="donationd"}': "1 1 0x10"}), Case({'up{job="donationd"}': "1 0 1x10"})),
+    "ProcessFatal": (Case(state("FATAL", "0 1x10")), Case(state("FATAL", "0x10") | state("RUNNING", "0x10"))),
+    "ProcessRestarting": (
+        Case({RESTARTS: "0+1x10"}, at="10m"),
+        Case({RESTARTS: "0 0 0 1 1 1 2 2 2 2 2"}, at="10m"),
+    ),
+    "SupervisordUnreachable": (
+        Case({"supervisord_reachable": "1 0x10"}),
+        Case({"supervisord_reachable": "1 0 1x10"}),
+    ),
+    "ProcessHung": (
+        Case({'supervisord_process_hangs_total{process="sidecar"}': "0 0 1x10"}),
+        Case({'supervisord_process_hangs_total{process="sidecar"}': "2x10"}),
+    ),
+    "ProcessNotRunning": (Case(state("RUNNING", "0x10"), at="6m"), Case(state("RUNNING", "1 0 0 0 1x10"), at="6m")),
+    "WebhookErrorsFast": (
+        Case(deliveries("0+98x70", "0+2x70"), at="65m"),
+        Case(deliveries("0+98x60 5880+100x20", "0+2x50 100x30"), at="75m"),  # it is over
+    ),
+    "WebhookErrorsSlow": (
+        Case(deliveries("0+990x40", "0+10x40"), at="40m"),
+        Case(deliveries("0+995x40", "0+5x40"), at="40m"),
+    ),
+    "DatabasePingFailed": (
+        Case(PING_FAILURES | {"db_ping_failures_total": "4 4 4 5 5 5"}),
+        Case(PING_FAILURES | {"db_ping_failures_total": "5x10"}),
+    ),
+    "DatabaseLastPingError": (
+        Case({'db_last_ping_error{error="timeout"}': "1x10"}),
+        Case({'db_last_ping_error{error="timeout"}': "1 1 stale"}),
+    ),
+    "DonationRefunded": (
+        Case(events("refund.created", "0 0 0 1 1 1")),
+        Case(events("refund.created", "3x10") | events("refund.created", "0+1x10", outcome="duplicate")),
+    ),
+    "DisputeOpened": (
+        Case(events("charge.dispute.created", "0 0 0 1 1 1")),
+        Case(events("charge.dispute.created", "1x10") | events("charge.dispute.closed", "0+1x10")),
+    ),
+    "MoneyUnassigned": (
+        Case({"donations_unassigned": "1x30"}, at="16m"),
+        Case({"donations_unassigned": "1x10 0x20"}, at="16m"),
+    ),
+    "CheckoutsExpiring": (
+        Case(
+            events("checkout.session.expired", "0+9x60") | events("checkout.session.completed", "0+1x60"),
+            at="30h",
+            interval="30m",
+        ),
+        Case(
+            events("checkout.session.expired", "0+7x60") | events("checkout.session.completed", "0+3x60"),
+            at="30h",
+            interval="30m",
+        ),
+    ),
+    "WebhooksMissing": (
+        Case(events("charge.succeeded", f"0+15x{A_WEEK} 5040x10"), at="171h", interval="30m"),
+        Case(events("charge.succeeded", f"0+15x{A_WEEK + 10}"), at="171h", interval="30m"),
+    ),
+    "WebhooksRefused": (
+        Case({'webhook_refused_total{reason="mismatch"}': "0+1x30"} | events("other", "9x30", "ignored"), at="20m"),
+        Case({'webhook_refused_total{reason="mismatch"}': "0+1x30"} | events("other", "0+1x30", "ignored"), at="20m"),
+    ),
+    "EventsFailedWaiting": (
+        Case({"webhook_events_failed_waiting": "2x10"}, at="6m"),
+        Case({"webhook_events_failed_waiting": "0 2 2 0x10"}, at="6m"),
+    ),
+    "LogLinesDropped": (
+        Case({'log_lines_dropped_total{process="api"}': "0 0 0 70 70 70"}),
+        Case({'log_lines_dropped_total{process="api"}': "70x10"}),
+    ),
+    "ClockSkew": (
+        Case({"webhook_clock_skew_seconds": "-45x10"}, at="6m"),
+        Case({"webhook_clock_skew_seconds": "2x3 45 2x10"}, at="6m"),
+    ),
+}
+
+
+def alert_names() -> list[str]:
+    return re.findall(r"^ +- alert: (\w+)$", RULES.read_text(), re.MULTILINE)
+
+
+def expressions() -> list[str]:
+    """Every rule's expression."""
+    found = re.findall(r"^ +expr: (?:\|\n((?: {10,}.*\n)+)|(.*)\n)", RULES.read_text(), re.MULTILINE)
+    return [block or line for block, line in found]
+
+
+def test_every_alert_has_both_cases_and_a_page_in_the_runbook() -> None:
+    """An alert nobody has seen fire, or that nobody knows what to do about, is no help at night."""
+    names = alert_names()
+    assert sorted(CASES) == sorted(names)
+    headings = re.findall(r"^## (\w+)$", RUNBOOK.read_text(), re.MULTILINE)
+    assert sorted(headings) == sorted(names)
+    for name in names:
+        assert f"runbook: deploy/runbook.md#{name.lower()}\n" in RULES.read_text()
+
+
+def test_every_alert_says_what_it_means_and_what_to_do() -> None:
+    """Severity, summary, meaning, action and page, in each."""
+    for rule in RULES.read_text().split("- alert: ")[1:]:
+        found = re.findall(r"^ +(?:labels: {)?(\w+):", rule, re.MULTILINE)
+        assert {"severity", "summary", "meaning", "action", "runbook"} <= set(found), rule
+
+
+@pytest.mark.parametrize("interval", sorted({case.interval for cases in CASES.values() for case in cases}))
+def test_each_alert_fires_in_its_one_case_and_not_in_its_other(tmp_path: Path, interval: str) -> None:
+    """promtool names the cases that do not hold; one run for all of an interval, because starting it is what costs."""
+    tests = [
+        _as_promtool(f"{alert} {'fires' if fires else 'is silent'}", alert, case, fires)
+        for alert, (one, other) in CASES.items()
+        for case, fires in ((one, True), (other, False))
+        if case.interval == interval
+    ]
+    file = {"rule_files": [str(RULES)], "evaluation_interval": interval, "tests": tests}
+    path = tmp_path / "cases.yml"
+    path.write_text(json.dumps(file))  # JSON is YAML
+    promtool("test", "rules", path)
+
+
+def _as_promtool(title: str, alert: str, case: Case, fires: bool) -> dict[str, object]:
+    count = f'count(ALERTS{{alertname="{alert}",alertstate="firing"}})'
+    expected = [{"labels": "{}", "value": 1}] if fires else []
+    return {
+        "name": title,
+        "interval": case.interval,
+        "input_series": [{"series": _as_scraped(name), "values": values} for name, values in case.series.items()],
+        "promql_expr_test": [{"expr": count, "eval_time": case.at, "exp_samples": expected}],
+    }
+
+
+def _as_scraped(series: str) -> str:
+    """A series with the labels that a scrape adds."""
+    name, _, own = series.partition("{")
+    labels = [label for label in own.rstrip("}").split(",") if label]
+    added = [label for label in ('job="donationd"', 'instance="here"') if label not in labels]
+    return f"{name}{{{','.join(labels + added)}}}"
+
+
+def test_the_example_configurations_are_sound() -> None:
+    """Prometheus and Alertmanager take them as they are shipped."""
+    promtool("check", "config", FOLDER / "prometheus.yml")
+    checker = program("amtool", "prometheus-alertmanager")
+    done = subprocess.run(
+        [checker, "check-config", FOLDER / "alertmanager.yml"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,168 @@
+"""Natural batching, with a writer whose statements end when the test says so."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from daemon.api import metrics
+from daemon.ledger.batcher import BATCH_BYTES, BATCH_EVENTS, Batcher, Overloaded
+from daemon.ledger.recorder import Entry, Recorded
+from daemon.ledger.stripe_events import Facts, StripeEvent
+from sql.database import DatabaseDown
+
+
+class Writer:
+    """Keeps each batch, and holds it until `release`."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.error: Exception | None = None
+        self._releases: asyncio.Semaphore = asyncio.Semaphore(0)
+
+    async def record(self, changes: Sequence[Entry]) -> Recorded:
+        self.batches.append([entry.event.id for entry in changes])
+        await self._releases.acquire()
+        if self.error is not None:
+            raise self.error
+        return Recorded(new=set(self.batches[-1]))
+
+    def release(self) -> None:
+        self._releases.release()
+
+
+def start(batcher: Batcher, *names: str, size: int = 1) -> list[asyncio.Task[Recorded]]:
+    entries = [Entry(StripeEvent(name, "charge.succeeded", 0, False, None)) for name in names]
+    return [asyncio.create_task(batcher.record(entry, size)) for entry in entries]
+
+
+async def settle() -> None:
+    """Lets everything run that can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_an_idle_writer_takes_an_event_at_once() -> None:
+    """No timer: the first event goes out by itself, and again when all is quiet."""
+    writer = Writer()
+    batcher = Batcher(writer, limit=10)
+    for name in ("a", "b"):
+        [request] = start(batcher, name)
+        await settle()
+        assert writer.batches[-1] == [name]
+        assert not request.done()
+        writer.release()
+        assert (await request).new == {name}
+
+
+async def test_a_batch_is_one_observation_and_the_newest_applied_event_only_rises() -> None:
+    """Batch sizes are counted once per statement; a late event makes the newest no older, one without effect newer."""
+    writer = Writer()
+    batcher = Batcher(writer, limit=10)
+    newest = 4_000_000_000  # beyond what other tests leave
+    for created, facts in ((newest, Facts()), (newest - 5, Facts()), (newest + 5, None)):
+        before = _batches()
+        events = [StripeEvent(f"{created}-{n}", "charge.succeeded", created, False, facts) for n in range(3)]
+        requests = [asyncio.create_task(batcher.record(Entry(event), 1)) for event in events]
+        await settle()
+        assert batcher.waiting == 0
+        writer.release()
+        await asyncio.gather(*requests)
+        assert _batches() == before + 1
+        assert metrics.newest_event() == newest
+
+
+def _batches() -> float:
+    [family] = metrics.BATCHES.collect()
+    return next(sample.value for sample in family.samples if sample.name.endswith("_count"))
+
+
+async def test_events_gather_while_a_statement_is_in_flight() -> None:
+    """What arrives meanwhile goes out together; each is answered after its own batch only."""
+    writer = Writer()
+    batcher = Batcher(writer, limit=10)
+    first, *others = [*start(batcher, "a"), *start(batcher, "b", "c", "d")]
+    await settle()
+    assert writer.batches == [["a", "b", "c", "d"]]
+    later = start(batcher, "e", "f")
+    await settle()
+    assert len(writer.batches) == 1
+    writer.release()
+    await asyncio.gather(first, *others)
+    await settle()
+    assert writer.batches[1:] == [["e", "f"]]
+    assert not any(request.done() for request in later)
+    writer.release()
+    await asyncio.gather(*later)
+
+
+async def test_a_batch_is_bounded_in_number_and_bytes() -> None:
+    """However many wait, one statement takes at most so many events and so many bytes."""
+    writer = Writer()
+    batcher = Batcher(writer, limit=1000)
+    many = start(batcher, *(str(n) for n in range(BATCH_EVENTS + 1)))
+    large = start(batcher, "x", "y", "z", size=BATCH_BYTES // 2)
+    for _ in range(4):
+        await settle()
+        writer.release()
+    await asyncio.gather(*many, *large)
+    assert [len(batch) for batch in writer.batches] == [BATCH_EVENTS, 2, 2]
+    assert writer.batches[1] == [str(BATCH_EVENTS), "x"]
+
+
+async def test_too_many_waiting_are_refused_at_once() -> None:
+    """Beyond the limit the answer is immediate, and those who wait are served all the same."""
+    writer = Writer()
+    batcher = Batcher(writer, limit=2)
+    served = start(batcher, "a")
+    await settle()
+    served += start(batcher, "b", "c")
+    await settle()
+    [refused] = start(batcher, "d")
+    with pytest.raises(Overloaded):
+        await refused
+    writer.release()
+    writer.release()
+    await asyncio.gather(*served)
+    assert writer.batches == [["a"], ["b", "c"]]
+
+
+async def test_a_failed_batch_fails_its_own_only() -> None:
+    """Everybody in the batch hears of it; the next batch is tried as if nothing had been."""
+    writer = Writer()
+    batcher = Batcher(writer, limit=10)
+    writer.error = DatabaseDown("timeout")
+    requests = start(batcher, "a", "b")
+    await settle()
+    writer.release()
+    results = await asyncio.gather(*requests, return_exceptions=True)
+    assert all(isinstance(result, DatabaseDown) for result in results)
+    writer.error = None
+    [again] = start(batcher, "a")
+    writer.release()
+    assert (await again).new == {"a"}
+
+
+async def test_a_client_that_goes_away_takes_nobody_along() -> None:
+    """A cancelled request leaves the others of its batch untouched, waiting or in flight."""
+    writer = Writer()
+    batcher = Batcher(writer, limit=10)
+    gone, stays = start(batcher, "a", "b")
+    await settle()
+    later, gone_too = start(batcher, "c", "d")
+    await settle()
+    gone.cancel()
+    gone_too.cancel()
+    writer.release()
+    writer.release()
+    assert (await stays).new >= {"b"}
+    assert (await later).new >= {"c"}
+
+
+async def test_an_event_that_came_twice_in_one_batch_is_new_once() -> None:
+    """The second delivery of one event hears that it was seen before."""
+    writer = Writer()
+    first, second = start(Batcher(writer, limit=10), "a", "a")
+    await settle()
+    writer.release()
+    assert ((await first).new, (await second).new) == ({"a"}, set())

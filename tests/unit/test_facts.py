@@ -1,0 +1,128 @@
+"""Shapes that no life of the model takes, but Stripe's API allows."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.ledger.projection import donations, merge, owners
+from daemon.ledger.stripe_events import HANDLERS, CannotApply, Fact, Facts, NotAnEvent, read
+
+AT = 1_760_000_000
+EVENT = {"id": "evt_1", "object": "event", "type": "payment_intent.created", "created": AT, "livemode": False}
+PAYMENT = {"id": "pi_1", "amount": 500, "currency": "usd"}
+
+
+def facts_of(event_type: str, stripe_object: dict[str, Any], **envelope: object) -> Facts:
+    event = {"id": "evt_1", "object": "event", "type": event_type, "created": AT, "livemode": False}
+    body = json.dumps({**event, **envelope, "data": {"object": stripe_object}})
+    return read(body.encode(), livemode=False, hash_key=None).facts or {}
+
+
+def charge(id_: str, *, paid: bool, amount: int = 500) -> dict[str, Any]:
+    status = "succeeded" if paid else "failed"
+    taken = amount if paid else 0
+    named = {"billing_details": {"name": f"Ada {id_.title().replace('_', '')}"}}
+    figures = {"amount": amount, "amount_captured": taken, "amount_refunded": 0, "currency": "usd", "created": AT}
+    return {"id": id_, **named, **figures, "paid": paid, "captured": paid, "status": status}
+
+
+def test_every_element_of_charges_data_speaks() -> None:
+    """The charge that took the money counts wherever it stands in the list."""
+    charges = [charge("ch_a", paid=False), charge("ch_b", paid=True, amount=700), charge("ch_c", paid=False)]
+    facts = facts_of("payment_intent.created", {"id": "pi_1", "amount": 700, "charges": {"data": charges}})
+    [donation] = donations(facts)
+    assert (donation.amount, donation.charge_id, donation.last_name, donation.paid_at) == (700, "ch_b", "ChB", AT)
+
+
+def test_a_session_naming_two_payments_belongs_to_the_newest() -> None:
+    """The PaymentIntent named last has the session; the other is a donation of its own."""
+    session = {"id": "cs_1", "mode": "payment", "created": AT - 9, "amount_total": 500, "currency": "usd"}
+    old = facts_of("checkout.session.completed", {**session, "payment_intent": "pi_old"}, created=AT)
+    new = facts_of("checkout.session.completed", {**session, "payment_intent": "pi_new"}, created=AT + 1)
+    for facts in (merge(old, new), merge(new, old)):
+        assert [(d.id, d.session_id) for d in donations(facts)] == [("pi_new", "cs_1"), ("pi_old", None)]
+
+
+@pytest.mark.parametrize("expanded", [{"id": "pi_1", "object": "payment_intent"}, "pi_1"])
+def test_a_reference_may_be_expanded(expanded: object) -> None:
+    """An id and the object itself mean the same."""
+    facts = facts_of("charge.succeeded", {**charge("ch_1", paid=True), "payment_intent": expanded})
+    assert [donation.id for donation in donations(facts)] == ["pi_1"]
+
+
+def test_what_only_refunds_and_disputes_know_does_not_depend_on_order() -> None:
+    """Currencies named only by refunds: the newest counts, whatever came first."""
+    refunds = [
+        facts_of("refund.created", {"id": f"re_{n}", "amount": 5, "currency": unit, "charge": "ch_1"}, created=AT + n)
+        for n, unit in enumerate(("eur", "usd"))
+    ]
+    for facts in (merge(*refunds), merge(*reversed(refunds))):
+        assert donations(facts)[0].currency == "USD"
+
+
+def test_an_id_of_two_objects_is_refused() -> None:
+    """An event in which one id names a charge and a PaymentIntent is no event of Stripe's."""
+    with pytest.raises(CannotApply, match="one id names two objects"):
+        facts_of("charge.updated", {**charge("x_1", paid=True), "payment_intent": "x_1"})
+
+
+def test_a_payment_only_named_is_as_old_as_the_event() -> None:
+    """A donation of which nothing is known but its id was created when it was first named."""
+    session = {"id": "cs_1", "mode": "payment", "created": AT - 9}
+    old = facts_of("checkout.session.completed", {**session, "payment_intent": "pi_old"}, created=AT)
+    new = facts_of("checkout.session.completed", {**session, "payment_intent": "pi_new"}, created=AT + 1)
+    assert {d.id: d.created_at for d in donations(merge(old, new))} == {"pi_new": AT - 9, "pi_old": AT}
+
+
+@pytest.mark.parametrize("event_type", ["v2.core.account[requirements].updated", "v1.billing.meter.no_meter_found"])
+def test_thin_events_change_nothing(event_type: str) -> None:
+    """Whatever their type is called, they are events."""
+    body = {"id": "evt_1", "object": "v2.core.event", "type": event_type, "created": "2026-10-28T10:00:00Z"}
+    event = read(json.dumps(body).encode(), livemode=False, hash_key=None)
+    assert (event.type, event.facts) == (event_type, None)
+
+
+@pytest.mark.parametrize("field", ["id", "currency", "metadata"])
+def test_a_reason_names_no_byte_of_the_body(field: str) -> None:
+    """Text that is no UTF-8 can't be applied; the reason does not say which byte it was that a donor's name held."""
+    text = json.dumps({**PAYMENT, field: "canary" if field != "metadata" else {"ticketId": "canary"}})
+    body = json.dumps({**EVENT, "data": {"object": 0}}).replace("0}", text + "}").encode()
+    with pytest.raises(CannotApply) as caught:
+        read(body.replace(b"canary", b"Jos\xe9"), livemode=False, hash_key=None)
+    assert caught.value.reason == "a text is not UTF-8"
+
+
+@given(st.permutations(["re_1", "x_1"]))
+def test_no_order_decides_even_where_ids_are_the_same(ids: list[str]) -> None:
+    """A refund with the id of another refund's charge, as at Stripe none has: no order of keys decides."""
+    refunds: dict[str, dict[str, Fact]] = {
+        "re_1": {"seen": AT, "charge": [AT, "x_1"]},
+        "x_1": {"seen": AT, "payment_intent": [AT, "pi_1"]},
+    }
+    found = owners(
+        {"pi": {"pi_1": {"seen": AT}}, "ch": {"x_1": {"seen": AT}}, "re": {id_: refunds[id_] for id_ in ids}}
+    )
+    assert found == {"pi_1": "pi_1", "x_1": "pi_1", "re_1": "x_1"}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+)
+
+
+@given(st.sampled_from(sorted(HANDLERS)), JSON, JSON, JSON)
+def test_any_object_is_applied_or_refused(event_type: str, mode: object, amount: object, metadata: object) -> None:
+    """Whatever stands in an event of a handled type, it becomes donations or is refused; nothing else happens."""
+    stripe_object = {"id": "x_1", "payment_intent": "pi_1", "amount": amount, "mode": mode, "metadata": metadata}
+    try:
+        facts = facts_of(event_type, {**stripe_object, "status": mode, "latest_charge": amount})
+    except (CannotApply, NotAnEvent):
+        return
+    assert merge(facts, facts) == facts
+    assert bool(donations(facts)) is bool(facts)
+    for donation in donations(facts):
+        assert donation.amount is None or 0 <= donation.refunded + donation.disputed <= donation.amount
