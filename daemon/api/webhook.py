@@ -12,7 +12,7 @@ from daemon.api.signature import BadSignature, verify
 from daemon.ledger.recorder import Entry, Recorded
 from daemon.ledger.stripe_events import CannotApply, NotAnEvent, StripeEvent, read
 from daemon.runtime.http.limits import read_body
-from daemon.runtime.rate_limited_log import CountedLog, LimitedLog
+from daemon.runtime.rate_limited_log import CountingLog, RateLimitedLog
 
 BODY_LIMIT = 1024 * 1024  # Stripe's events have a few kB
 
@@ -45,9 +45,9 @@ class Webhook:
         self._hash_key = hash_key
         self._clock = clock
         self._skew_due_s = 0.0
-        self._refusals = CountedLog("[Webhook] ❌ Refused what is no event that Stripe signed")
+        self._refusals = CountingLog("[Webhook] ❌ Refused what is no event that Stripe signed")
         self._lines = {
-            outcome: LimitedLog(level, wording, f"[Webhook] … and {{}} more events {outcome}")
+            outcome: RateLimitedLog(level, wording, f"[Webhook] … and {{}} more events {outcome}")
             for outcome, (level, wording) in WORDING.items()
         }
 

@@ -63,7 +63,7 @@ class Batcher:
 
         Raises:
             Overloaded: too many wait already.
-            DatabaseDown, Refused: as Recorder.record, for the batch.
+            DatabaseUnavailable, StatementRejected: as Recorder.record, for the batch.
         """
         if len(self._waiting) >= self._limit:
             raise Overloaded

@@ -15,11 +15,11 @@ from daemon.api.webhook import Webhook
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Entry, Recorded, Recorder
 from daemon.runtime import logging as logs
-from daemon.runtime.readiness import Follower
+from daemon.runtime.readiness import ReadinessClient
 from sql.database import Database
 
 
-def application(config: Config, database: Database, follower: Follower) -> web.Application:
+def application(config: Config, database: Database, follower: ReadinessClient) -> web.Application:
     """The API, with the ledger itself behind the webhook and nothing that gathers events."""
     recorder = Recorder(database)
 
@@ -47,7 +47,7 @@ async def serve(config: Config) -> None:
         connect_timeout_s=CONNECT_TIMEOUT_S,
         application_name="donationd one by one",
     )
-    follower = Follower(config.readiness_socket)
+    follower = ReadinessClient(config.readiness_socket)
     following = asyncio.create_task(follower.run())
     runner = web.AppRunner(application(config, database, follower), access_log=None)
     await runner.setup()

@@ -35,7 +35,7 @@ from daemon.ledger.batcher import Batcher
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Entry, Recorded, Recorder
 from daemon.ledger.verification import verify
-from daemon.runtime.readiness import Follower, Readiness
+from daemon.runtime.readiness import Readiness, ReadinessClient
 from daemon.simulator import sender
 from sql.database import Database
 from sql.snapshot import snapshot
@@ -180,7 +180,7 @@ class Site:
 
     def application(self) -> web.Application:
         """The whole application, ready."""
-        follower = Follower(Path("nowhere.sock"), clock=lambda: 0.0)
+        follower = ReadinessClient(Path("nowhere.sock"), clock=lambda: 0.0)
         follower._take(Readiness(ready=True))
         webhook = Webhook(self._record, secrets=(SECRET,), livemode=False, hash_key=None, clock=lambda: float(NOW))
         donations = Donations(Ledger(self._database), "USD")

@@ -28,8 +28,9 @@ from daemon.runtime.http.auth import (
     client_address,
     parse_tokens,
 )
-from daemon.runtime.readiness import Publisher, Readiness
+from daemon.runtime.readiness import Readiness
 from daemon.simulator import scenarios
+from health_sidecar.publisher import ReadinessServer
 from sql.database import Database
 from tests.integration.test_api_process import Api, api, until
 from tests.integration.test_donations import TICKET, fill
@@ -321,7 +322,7 @@ async def test_the_api_process_closes_the_ledger_when_it_is_asked_to(api: Api, d
     """PUBLIC_LEDGER=false: 401, and 200 with a token of OPERATOR_TOKENS; no line of its log has any of the tokens."""
     await fill(database, scenarios.seed_example(), TICKET)
     api.environ |= {"PUBLIC_LEDGER": "false", "OPERATOR_TOKENS": TOKENS, "LOG_LEVEL": "DEBUG"}
-    async with Publisher(api.socket, Readiness(ready=True), lambda: None), api.running() as process:
+    async with ReadinessServer(api.socket, Readiness(ready=True), lambda: None), api.running() as process:
         await until(process, "listening on")
         async with aiohttp.ClientSession(api.base) as session:
             statuses = [
@@ -338,7 +339,7 @@ async def test_a_closed_ledger_without_tokens_is_closed_to_everybody(api: Api, d
     """PUBLIC_LEDGER=false is a configuration without OPERATOR_TOKENS too; then no request opens the ledger."""
     await fill(database, [], TICKET)
     api.environ |= {"PUBLIC_LEDGER": "false"}
-    async with Publisher(api.socket, Readiness(ready=True), lambda: None), api.running() as process:
+    async with ReadinessServer(api.socket, Readiness(ready=True), lambda: None), api.running() as process:
         await until(process, "listening on")
         async with aiohttp.ClientSession(api.base) as session:
             assert (await session.get(PATH)).status == 401

@@ -19,9 +19,10 @@ from daemon.api.webhook import BODY_LIMIT, Webhook
 from daemon.ledger.batcher import Batcher
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Entry, Recorded, Recorder
-from daemon.runtime.readiness import Follower, Readiness
+from daemon.runtime.readiness import Readiness, ReadinessClient
 from daemon.simulator import scenarios, sender
-from sql.database import Database, DatabaseDown
+from sql.database import Database
+from sql.errors import DatabaseUnavailable
 
 NOW = 1_760_000_000
 OLD_SECRET, SECRET = "whsec_old", "whsec_new"
@@ -29,13 +30,13 @@ Client = TestClient[web.Request, web.Application]
 MakeClient = Callable[[web.Application], Awaitable[Client]]
 
 
-def follower(ready: bool = True) -> Follower:
-    follows = Follower(Path("nowhere.sock"), clock=lambda: 0.0)
+def follower(ready: bool = True) -> ReadinessClient:
+    follows = ReadinessClient(Path("nowhere.sock"), clock=lambda: 0.0)
     follows._take(Readiness(ready=ready))
     return follows
 
 
-def application(database: Database, follows: Follower) -> web.Application:
+def application(database: Database, follows: ReadinessClient) -> web.Application:
     ledger = Ledger(database)
     batcher = Batcher(Recorder(database), limit=100)
     webhook = Webhook(
@@ -253,7 +254,7 @@ async def test_a_fault_while_an_event_is_written_names_the_event(aiohttp_client:
     """The line of a trouble says which delivery met it first; the next that meets it has no line of its own."""
 
     async def fail(_entry: Entry, _size: int) -> Recorded:
-        raise DatabaseDown("timeout")
+        raise DatabaseUnavailable("timeout")
 
     webhook = Webhook(fail, secrets=(SECRET,), livemode=False, hash_key=None, clock=lambda: float(NOW))
     unused = Donations(Ledger(None), "USD")  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from daemon.api import metrics
 from daemon.ledger.batcher import BATCH_BYTES, BATCH_EVENTS, Batcher, Overloaded
 from daemon.ledger.recorder import Entry, Recorded
 from daemon.ledger.stripe_events import Facts, StripeEvent
-from sql.database import DatabaseDown
+from sql.errors import DatabaseUnavailable
 
 
 class Writer:
@@ -131,12 +131,12 @@ async def test_a_failed_batch_fails_its_own_only() -> None:
     """Everybody in the batch hears of it; the next batch is tried as if nothing had been."""
     writer = Writer()
     batcher = Batcher(writer, limit=10)
-    writer.error = DatabaseDown("timeout")
+    writer.error = DatabaseUnavailable("timeout")
     requests = start(batcher, "a", "b")
     await settle()
     writer.release()
     results = await asyncio.gather(*requests, return_exceptions=True)
-    assert all(isinstance(result, DatabaseDown) for result in results)
+    assert all(isinstance(result, DatabaseUnavailable) for result in results)
     writer.error = None
     [again] = start(batcher, "a")
     writer.release()

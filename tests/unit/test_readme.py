@@ -13,7 +13,7 @@ from daemon.cli.main import main
 from daemon.instance.up import DEFAULTS, EMBEDDED_DEFAULTS
 from daemon.ledger.stripe_events import HANDLERS
 from daemon.runtime.config import NOT_SUPPORTED
-from daemon.runtime.config import Config as SidecarConfig
+from health_sidecar.config import Config as SidecarConfig
 from tests.support.diagram import PLACE, README, render
 
 # Set by supervisord.conf and by `up` for their own programs.
