@@ -21,9 +21,9 @@ from aiohttp import web
 from aiohttp.log import server_logger
 from pydantic import SecretStr
 
-from daemon.api import metrics
 from daemon.api.app import WorkLimits, build
 from daemon.api.config import Config
+from daemon.api.metrics import ApiMetrics, open_metrics
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.batcher import Batcher
@@ -77,25 +77,26 @@ def _run(environ: Mapping[str, str]) -> int:
         print("\n".join(f"donationd: {problem}" for problem in error.problems), file=sys.stderr)
         return 1
     logs.configure_serving(config.log_format, config.log_level)
-    server_logger.addFilter(logs.NoBadRequests(_bad_request_counter()))
+    metrics = open_metrics(config.prometheus_multiproc_dir, str(config.api_slot))
+    server_logger.addFilter(logs.NoBadRequests(_bad_request_counter(metrics)))
     try:
-        return asyncio.run(_serve(config, heartbeat))
+        return asyncio.run(_serve(config, heartbeat, metrics))
     except OSError as error:
         log.critical("🚨 The API can't listen", host=config.host, port=config.port, error=error.strerror)
         return 1
 
 
-def _bad_request_counter() -> Callable[[], None]:
+def _bad_request_counter(metrics: ApiMetrics) -> Callable[[], None]:
     tally = CountingLog("[API] ❌ Refused what is no HTTP request")
 
     def count() -> None:
-        metrics.request("none", "other", 400, 0.0)  # nobody knows its route, method or duration
+        metrics.request_answered("none", "other", 400, 0.0)  # nobody knows its route, method or duration
         tally.count("bad request")
 
     return count
 
 
-async def _serve(config: Config, heartbeat: Heartbeat) -> int:
+async def _serve(config: Config, heartbeat: Heartbeat, metrics: ApiMetrics) -> int:
     """Everything between the configuration and the exit status."""
     beating = asyncio.create_task(heartbeat.run())
     stop, draining = asyncio.Event(), asyncio.Event()
@@ -107,10 +108,10 @@ async def _serve(config: Config, heartbeat: Heartbeat) -> int:
     # Writes go out one batch at a time; reads have connections of their own, and never wait behind them.
     writer = _database(config, config.database_url, pool_size=1)
     reader = _database(config, config.read_database_url or config.database_url, pool_size=config.db_pool_size)
-    batcher = Batcher(Recorder(writer), config.webhook_queue_limit)
+    batcher = Batcher(Recorder(writer), config.webhook_queue_limit, metrics.batch_written)
     metrics.begin()
     sampling = asyncio.create_task(metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats)))
-    runner = _runner(config, batcher, Ledger(reader), readiness, draining)
+    runner = _runner(config, batcher, Ledger(reader), readiness, metrics=metrics, draining=draining)
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     try:
@@ -155,7 +156,13 @@ def _database(config: Config, url: SecretStr, *, pool_size: int) -> Database:
 
 
 def _runner(
-    config: Config, batcher: Batcher, ledger: Ledger, readiness: ReadinessClient, draining: asyncio.Event
+    config: Config,
+    batcher: Batcher,
+    ledger: Ledger,
+    readiness: ReadinessClient,
+    *,
+    metrics: ApiMetrics,
+    draining: asyncio.Event,
 ) -> web.AppRunner:
     places = Places("deliveries", config.webhook_places)
 
@@ -163,11 +170,18 @@ def _runner(
         async with places:
             return await batcher.record(entry, size)
 
-    webhook = Webhook(record, secrets=config.signing_secrets, livemode=config.stripe_livemode, hash_key=config.hash_key)
+    webhook = Webhook(
+        record,
+        metrics,
+        secrets=config.signing_secrets,
+        livemode=config.stripe_livemode,
+        hash_key=config.hash_key,
+    )
     app = build(
         webhook,
         Donations(ledger, config.default_currency),
         readiness,
+        metrics,
         deadline_s=config.request_deadline_ms / 1000,
         draining=draining,
         work=WorkLimits(pages=config.page_places, reads=config.read_places),

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
-from daemon.api import metrics
+from daemon.api.metrics import ApiMetrics
 from daemon.api.request_context import ids
 from daemon.api.tickets import TOTAL_PATH, Donations
 from daemon.api.webhook import BODY_LIMIT, Webhook
@@ -53,6 +53,7 @@ def build(
     webhook: Webhook,
     donations: Donations,
     readiness: ReadinessClient,
+    metrics: ApiMetrics,
     *,
     deadline_s: float,
     draining: asyncio.Event,
@@ -70,7 +71,7 @@ def build(
     page = _within(Places("ledger pages", work.pages), donations.page)
     if ledger_access:
         page = ledger_access.require(Scope.READ, page)
-    app = web.Application(client_max_size=BODY_LIMIT, middlewares=[_gateway(readiness, deadline_s, draining)])
+    app = web.Application(client_max_size=BODY_LIMIT, middlewares=[_gateway(readiness, metrics, deadline_s, draining)])
     app.add_routes(health_routes(lambda: readiness.state))
     app.add_routes(
         [
@@ -92,7 +93,7 @@ def _within(places: Places, handler: Handler) -> Handler:
     return handle
 
 
-def _gateway(readiness: ReadinessClient, deadline_s: float, draining: asyncio.Event) -> Middleware:
+def _gateway(readiness: ReadinessClient, metrics: ApiMetrics, deadline_s: float, draining: asyncio.Event) -> Middleware:
     faults = {name: IncidentLog(level, text) for name, (level, text) in FAULTS.items()}
 
     @web.middleware
@@ -106,7 +107,7 @@ def _gateway(readiness: ReadinessClient, deadline_s: float, draining: asyncio.Ev
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*"
         if draining.is_set():
             response.force_close()
-        metrics.request(_route(request), request.method, response.status, time.perf_counter() - started)
+        metrics.request_answered(_route(request), request.method, response.status, time.perf_counter() - started)
         return response
 
     return gateway

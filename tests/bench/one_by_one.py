@@ -10,6 +10,7 @@ from aiohttp import web
 from daemon.api.__main__ import CONNECT_TIMEOUT_S
 from daemon.api.app import build
 from daemon.api.config import Config
+from daemon.api.metrics import open_metrics
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.reader import Ledger
@@ -26,11 +27,19 @@ def application(config: Config, database: Database, follower: ReadinessClient) -
     async def record(entry: Entry, _size: int) -> Recorded:
         return await recorder.record([entry])
 
-    webhook = Webhook(record, secrets=config.signing_secrets, livemode=config.stripe_livemode, hash_key=config.hash_key)
+    metrics = open_metrics(config.prometheus_multiproc_dir, str(config.api_slot))
+    webhook = Webhook(
+        record,
+        metrics,
+        secrets=config.signing_secrets,
+        livemode=config.stripe_livemode,
+        hash_key=config.hash_key,
+    )
     return build(
         webhook,
         Donations(Ledger(database), config.default_currency),
         follower,
+        metrics,
         deadline_s=config.request_deadline_ms / 1000,
         draining=asyncio.Event(),
     )

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -250,3 +252,26 @@ async def test_every_mistake_in_the_configuration_is_reported_at_once(api: Api) 
     assert {line.split(": ")[1] for line in lines} == {"PORT", "DEFAULT_CURRENCY", "STRIPE_WEBHOOK_SECRET"}
     assert "secret-1" not in output.decode()
     assert "dollars" not in output.decode()
+
+
+# What an import could change: the metrics, their files and their place, the log, the limits of the process.
+IMPORT = """
+import gc, logging, os, resource, sys
+from prometheus_client import REGISTRY, values
+def state():
+    metrics = sorted(family.name for family in REGISTRY.collect())
+    limits = [resource.getrlimit(each) for each in (resource.RLIMIT_CORE, resource.RLIMIT_NOFILE)]
+    return metrics, values.ValueClass, os.listdir(sys.argv[1]), logging.getLogger().handlers, gc.get_threshold(), limits
+before = state()
+import daemon.api.__main__, health_sidecar.__main__, health_sidecar.process_events
+assert state() == before, state()
+"""
+
+
+def test_importing_a_process_changes_nothing(tmp_path: Path) -> None:
+    """Metrics, their files, the log and the limits are those of a process that only imports our modules."""
+    environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "API_SLOT": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT, str(tmp_path)], env=environ, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -28,6 +28,7 @@ from msgspec import UNSET, Struct, UnsetType
 from structlog.testing import capture_logs
 
 from daemon.api.app import build
+from daemon.api.metrics import ApiMetrics
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger import money
@@ -182,9 +183,12 @@ class Site:
         """The whole application, ready."""
         follower = ReadinessClient(Path("nowhere.sock"), clock=lambda: 0.0)
         follower._take(Readiness(ready=True))
-        webhook = Webhook(self._record, secrets=(SECRET,), livemode=False, hash_key=None, clock=lambda: float(NOW))
+        metrics = ApiMetrics()
+        webhook = Webhook(
+            self._record, metrics, secrets=(SECRET,), livemode=False, hash_key=None, clock=lambda: float(NOW)
+        )
         donations = Donations(Ledger(self._database), "USD")
-        return build(webhook, donations, follower, deadline_s=DEADLINE_S, draining=asyncio.Event())
+        return build(webhook, donations, follower, metrics, deadline_s=DEADLINE_S, draining=asyncio.Event())
 
     async def _record(self, entry: Entry, size: int) -> Recorded:
         """Records when the whole batch has arrived, so that the batcher writes it by one statement."""

@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestClient
 
 from daemon.api.app import build
 from daemon.api.config import Config
+from daemon.api.metrics import ApiMetrics
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.reader import Ledger
@@ -78,10 +79,12 @@ def clock() -> Clock:
 async def client(database: Database, aiohttp_client: MakeClient, clock: Clock) -> Client:
     """An API with a closed ledger, with the donations of the original design in it."""
     await fill(database, scenarios.seed_example(), TICKET)
+    metrics = ApiMetrics()
     app = build(
-        Webhook(None, secrets=("whsec",), livemode=False, hash_key=None),  # type: ignore[arg-type]
+        Webhook(None, metrics, secrets=("whsec",), livemode=False, hash_key=None),  # type: ignore[arg-type]
         Donations(Ledger(database), "USD"),
         follower(),
+        metrics,
         deadline_s=10,
         draining=asyncio.Event(),
         ledger_access=OperatorAuthentication(parse_tokens(TOKENS), clock),

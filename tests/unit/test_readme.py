@@ -17,7 +17,7 @@ from health_sidecar.config import Config as SidecarConfig
 from tests.support.diagram import PLACE, README, render
 
 # Set by supervisord.conf and by `up` for their own programs.
-INTERNAL = {"METRICS_DIR"}
+INTERNAL = {"METRICS_DIR", "PROMETHEUS_MULTIPROC_DIR", "API_SLOT"}
 
 
 def test_the_diagram_is_drawn_from_the_code() -> None:
