@@ -23,7 +23,7 @@ from daemon.instance import reload, up
 from daemon.ledger import money
 from daemon.ledger.reader import Cursor, Ledger, PageQuery
 from daemon.runtime.config import Basics
-from daemon.runtime.lifecycle import forbid_core_dumps
+from daemon.runtime.core_dumps import forbid_core_dumps
 from daemon.simulator import scenarios, sender
 from health_sidecar import gate
 from sql import load, migrate

