@@ -11,7 +11,7 @@ from daemon.instance.up import ROOT
 from tests.support.debian import program
 from tests.support.guard import base_environ
 
-DOCUMENTS = ("README.md", "SECURITY.md", "CONTRIBUTING.md", "deploy/runbook.md")
+DOCUMENTS = ("README.md", "SECURITY.md", "CONTRIBUTING.md", "deploy/docs/runbook.md")
 
 
 def commands() -> Iterator[str]:
