@@ -9,9 +9,8 @@ from typing import NamedTuple
 import pytest
 
 from tests.support.debian import program
+from tests.support.docs import RUNBOOK
 from tests.support.prometheus_tools import FOLDER, RULES, promtool
-
-RUNBOOK = FOLDER.parent / "docs" / "runbook.md"
 
 
 class Case(NamedTuple):
