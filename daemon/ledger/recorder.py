@@ -24,9 +24,13 @@ from sql.database import Database, DatabaseDown, Refused, Row
 # that others write the same donations all the time: Stripe shall deliver again.
 ROUNDS = 20
 
-# The statements only look rows up by their keys. Said once per connection, so that a plan made while the tables were
-# small is no worse when they are large.
+# The statements look rows up by their keys. They are planned once per connection, because a plan costs more than a
+# batch. But for tables that are analysed while empty PostgreSQL plans to read a whole index for each row, and keeps to
+# that plan until the next ANALYZE; so they are planned again when the ledger has grown by GROWTH. (A plan of a new
+# preparation uses the tables' present size, also where their statistics are old.)
+FIRST_GROWTH, GROWTH = 1000, 10
 PREPARE = f"""
+DEALLOCATE ALL;
 SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
 SET plan_cache_mode = force_generic_plan;
 PREPARE find_held AS {load("find_held")};
@@ -262,6 +266,9 @@ class Recorder:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._prepare = PREPARE
+        self._written = 0  # events and actions
+        self._planned_until = FIRST_GROWTH
 
     async def record(self, changes: Sequence[Change]) -> Recorded:
         """Records events and acts and merges their facts, durably when it returns.
@@ -307,10 +314,18 @@ class Recorder:
                 await self._isolate(pending, refusal, recorded)
                 return
             recorded.new.update(new)
+            self._plan_again(len(new))
             pending = [change for n in stale for change in batch.groups[n].changes]
             if not pending:
                 return
         raise DatabaseDown("too much contention")
+
+    def _plan_again(self, written: int) -> None:
+        """Where so many more events make the ledger much larger, each connection prepares its statements again."""
+        self._written += written
+        if self._written >= self._planned_until:
+            self._prepare = f"{PREPARE} -- for {self._written} events"
+            self._planned_until = self._written * GROWTH
 
     async def _read(self, changes: Sequence[Change]) -> "_Batch":
         """Reads what the ledger holds of the changes' objects, and derives what they make of it."""
@@ -369,7 +384,7 @@ class Recorder:
         """The rows that a statement finds for ids; without ids there is nothing to ask."""
         # Quoted, for `null` may be an id too; an id holds neither quotes nor backslashes.
         array = ",".join(f'"{id_}"' for id_ in ids)
-        return await self._database.fetch(statement, ["{" + array + "}"], prepare=PREPARE) if array else []
+        return await self._database.fetch(statement, ["{" + array + "}"], prepare=self._prepare) if array else []
 
     async def _write(self, batch: "_Batch", changes: Sequence[Change]) -> tuple[list[str], list[int]]:
         """One statement. Returns the events recorded, and the numbers of the groups that were not written."""
@@ -386,7 +401,7 @@ class Recorder:
             [row for n, part in parts for row in part.charge_rows(n)],
         )
         params = [msgspec.json.encode(array).decode() for array in arrays]
-        [(recorded, stale)] = await self._database.fetch(EXECUTE, params, prepare=PREPARE)
+        [(recorded, stale)] = await self._database.fetch(EXECUTE, params, prepare=self._prepare)
         return recorded, stale
 
 
