@@ -9,9 +9,8 @@ from typing import NamedTuple
 import pytest
 
 from tests.support.debian import program
+from tests.support.docs import RUNBOOK
 from tests.support.prometheus_tools import FOLDER, RULES, promtool
-
-RUNBOOK = FOLDER.parent / "runbook.md"
 
 
 class Case(NamedTuple):
@@ -148,7 +147,7 @@ def test_every_alert_has_both_cases_and_a_page_in_the_runbook() -> None:
     headings = re.findall(r"^## (\w+)$", RUNBOOK.read_text(), re.MULTILINE)
     assert sorted(headings) == sorted(names)
     for name in names:
-        assert f"runbook: deploy/runbook.md#{name.lower()}\n" in RULES.read_text()
+        assert f"runbook: deploy/docs/runbook.md#{name.lower()}\n" in RULES.read_text()
 
 
 def test_every_alert_says_what_it_means_and_what_to_do() -> None:
