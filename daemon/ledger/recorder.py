@@ -18,7 +18,9 @@ from daemon.ledger import projection
 from daemon.ledger.operator_actions import Act
 from daemon.ledger.stripe_events import Facts, StripeEvent, upgrade
 from sql import load
-from sql.database import Database, DatabaseDown, Refused, Row
+from sql.connection import Row
+from sql.database import Database
+from sql.errors import DatabaseUnavailable, StatementRejected
 
 # Each round either writes a donation or learns what another process has just written. More rounds than this mean
 # that others write the same donations all the time: Stripe shall deliver again.
@@ -276,14 +278,14 @@ class Recorder:
         An event whose facts the database refuses is recorded as failed, and keeps no other from being applied.
 
         Raises:
-            DatabaseDown: nothing is known to be written of what is not yet recorded; deliver it again.
-            Refused: the database takes nothing at all (its schema or permissions are wrong), or not this act.
+            DatabaseUnavailable: nothing is known to be written of what is not yet recorded; deliver it again.
+            StatementRejected: the database takes nothing at all (its schema or permissions are wrong), or not this act.
         """
         recorded = Recorded()
         await self._merge(changes, recorded)
         return recorded
 
-    async def _isolate(self, changes: Sequence[Change], refusal: Refused, recorded: Recorded) -> None:
+    async def _isolate(self, changes: Sequence[Change], refusal: StatementRejected, recorded: Recorded) -> None:
         """Finds the event that the database refuses, by halves, and records it as failed."""
         if len(changes) > 1:
             half = len(changes) // 2
@@ -304,11 +306,11 @@ class Recorder:
             try:
                 batch = await self._read([change for change in pending if change.facts or change.ids])
                 new, stale = await self._write(batch, pending)
-            except DatabaseDown as down:
+            except DatabaseUnavailable as down:
                 if down.kind != "conflict":
                     raise
                 continue
-            except Refused as refusal:
+            except StatementRejected as refusal:
                 if not refusal.for_its_values:
                     raise
                 await self._isolate(pending, refusal, recorded)
@@ -318,7 +320,7 @@ class Recorder:
             pending = [change for n in stale for change in batch.groups[n].changes]
             if not pending:
                 return
-        raise DatabaseDown("too much contention")
+        raise DatabaseUnavailable("too much contention")
 
     def _plan_again(self, written: int) -> None:
         """Where so many more events make the ledger much larger, each connection prepares its statements again."""
