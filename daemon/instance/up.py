@@ -40,11 +40,11 @@ from typing import IO, Any, NoReturn
 
 from daemon.api.config import Config
 from daemon.instance.postgres import ROLE, CannotStart, new_password, prepare
-from daemon.runtime.config import Config as SidecarConfig
 from daemon.runtime.config import ConfigError
 from daemon.runtime.lifecycle import die_with_parent, forbid_core_dumps
 from daemon.runtime.readiness import GATE_FAILED
-from sql.database import REMEDIES
+from health_sidecar.config import Config as SidecarConfig
+from sql.errors import REMEDIES
 
 ROOT = Path(__file__).resolve().parents[2]  # the checkout: supervisord.conf lies next to the packages
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

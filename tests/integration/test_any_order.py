@@ -18,7 +18,8 @@ from daemon.simulator.random_payments import wild_life
 from daemon.simulator.scenarios import Life, shuffled
 from daemon.simulator.sender import encode
 from daemon.simulator.stripe_objects import Json
-from sql.database import Database, Row
+from sql.connection import Row
+from sql.database import Database
 from sql.snapshot import snapshot
 from tests.support.model_ledger import SHOWN, TOTALS, as_row, totals_of
 

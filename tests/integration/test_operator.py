@@ -19,7 +19,8 @@ from daemon.ledger.stripe_events import read
 from daemon.simulator import scenarios, sender
 from daemon.simulator.stripe_objects import Json
 from sql import load
-from sql.database import Database, Row
+from sql.connection import Row
+from sql.database import Database
 
 NOW = 1_760_000_000
 KEY = "a key of the charity's own"

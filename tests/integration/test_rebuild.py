@@ -19,7 +19,8 @@ from daemon.ledger.verification import verify
 from daemon.simulator import scenarios, sender
 from daemon.simulator.scenarios import Life
 from sql import load
-from sql.database import Database, Row
+from sql.connection import Row
+from sql.database import Database
 from sql.migrate import discover
 from sql.snapshot import snapshot
 

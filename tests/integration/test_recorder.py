@@ -8,7 +8,8 @@ import pytest
 from daemon.ledger.recorder import Entry, Recorder
 from daemon.ledger.stripe_events import Facts, StripeEvent, read
 from daemon.simulator import scenarios, sender
-from sql.database import Database, Refused
+from sql.database import Database
+from sql.errors import StatementRejected
 
 NOW = 1_760_000_000
 TICKETS = ("story-1", "story-2")
@@ -157,7 +158,7 @@ async def test_a_schema_that_is_wrong_is_no_event_s_fault(database: Database) ->
     """Without a table nothing is recorded as failed: the whole batch is handed back."""
     [life] = scenarios.lives(2, 1, TICKETS, now=NOW)
     await database.fetch("ALTER TABLE ticket_totals RENAME TO elsewhere")
-    with pytest.raises(Refused, match="undefined table"):
+    with pytest.raises(StatementRejected, match="undefined table"):
         await Recorder(database).record([Entry(reduced(event)) for event in life.events])
     assert await database.fetch("SELECT count(*) FROM stripe_events") == [(0,)]
 

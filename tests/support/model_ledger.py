@@ -9,7 +9,7 @@ from daemon.ledger.stripe_events import Facts, read
 from daemon.simulator.oracle import Expected
 from daemon.simulator.sender import encode
 from daemon.simulator.stripe_objects import Json
-from sql.database import Row
+from sql.connection import Row
 
 SHOWN = """
 SELECT id, coalesce(ticket_id, ''), coalesce(currency, ''), status, amount_minor, refunded_minor, disputed_minor,

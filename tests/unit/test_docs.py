@@ -17,7 +17,7 @@ from daemon.cli.main import main
 from daemon.instance.up import DEFAULTS, EMBEDDED_DEFAULTS
 from daemon.ledger.stripe_events import HANDLERS
 from daemon.runtime.config import NOT_SUPPORTED
-from daemon.runtime.config import Config as SidecarConfig
+from health_sidecar.config import Config as SidecarConfig
 from tests.support.diagram import PLACE, render
 from tests.support.docs import (
     DOCUMENTS,
@@ -38,7 +38,7 @@ from tests.support.docs import (
 from tests.support.prometheus_tools import RULES
 
 # Set by supervisord.conf and by `up` for their own programs.
-INTERNAL = {"METRICS_DIR"}
+INTERNAL = {"METRICS_DIR", "PROMETHEUS_MULTIPROC_DIR", "API_SLOT"}
 README_LINES = 150
 SOURCES = ("daemon", "health_sidecar", "sql", "deploy", "tests", ".ci")
 # Files of a running instance, which no checkout has.
