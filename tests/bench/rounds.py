@@ -16,7 +16,7 @@ from tests.bench import disk, fill
 from tests.bench.load import Measured, get, post_again, post_new
 from tests.bench.machine import API, EMPTY, ONE_BY_ONE, SHARE, Broken, Site, Stored, query, resident_mb, site, stored
 from tests.bench.stream import Pool, Stream
-from tests.conftest import Server
+from tests.support.postgres import Server
 
 SECONDS = 4 if SHARE == 1 else 2  # of each measurement
 CONNECTIONS, MANY_CONNECTIONS = 64, 256

@@ -23,9 +23,9 @@ from daemon.simulator.stripe_objects import Json
 from sql import load
 from sql.database import Database
 from tests.chaos.proxy import HOST, Proxy
-from tests.conftest import USER, Server
-from tests.integration.test_api_process import SECRET, Api, until
+from tests.support.api_process import SECRET, Api, until
 from tests.support.model_ledger import SHOWN, TOTALS, as_row, totals_of
+from tests.support.postgres import USER, Server
 
 TICKET = "story-1"
 WARM_UP = {  # an event that changes nothing: with it the API has its connection

@@ -21,7 +21,7 @@ from psycopg2 import errorcodes
 from sql import database as module
 from sql.database import Database, DatabaseDown, Refused, classify
 from tests.chaos.proxy import HOST, Proxy, silent_port
-from tests.conftest import USER, Server
+from tests.support.postgres import USER, Server
 
 SLEEP = "SELECT pg_sleep(30)"
 ROLE = "SELECT pg_is_in_recovery()"

@@ -11,17 +11,13 @@ import pytest
 
 from daemon.cli.main import _ledger_line, _read_ledger, _total_lines
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import Entry, Recorder
-from daemon.ledger.stripe_events import read
-from daemon.simulator import scenarios, sender
+from daemon.simulator import scenarios
 from sql import load
 from sql.database import Database
-from tests.integration.test_webhook import NOW, Client, MakeClient, application, client, follower
+from tests.support.api_application import NOW, Client, MakeClient, application, follower
 from tests.support.diagram import README
+from tests.support.ledger import TICKET, fill
 
-__all__ = ["client"]
-
-TICKET = "ticket_abc123"
 LEDGER_VIEW = """\
 [2024-12-16 10:31] $50.00 - Smith (US) - PAID
 [2024-12-15 14:21] $100.00 - Johnson (CA) - REFUNDED (refund: 2024-12-16 09:00)
@@ -29,15 +25,6 @@ LEDGER_VIEW = """\
 [2024-12-13 16:45] $125.00 - Garcia (MX) - PAID
 
 Total: $250.00 (4 paid, 1 refunded)"""
-
-
-async def fill(database: Database, lives: list[scenarios.Life], *tickets: str) -> None:
-    for ticket in tickets:
-        await database.fetch(load("add_ticket"), {"id": ticket, "title": None, "currency": None})
-    entries = [
-        Entry(read(sender.encode(event), livemode=False, hash_key=None)) for life in lives for event in life.events
-    ]
-    await Recorder(database).record(entries)
 
 
 async def test_the_ledger_view_line_for_line(database: Database) -> None:

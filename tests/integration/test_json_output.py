@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from sql import migrate
-from tests.integration.test_operator import KEY, add_ticket, life, named_life, record, rows
 from tests.support.guard import base_environ
+from tests.support.ledger import KEY, add_ticket, life, named_life, record, rows
 
 Run = Callable[..., tuple[int, Any]]
 

@@ -14,7 +14,7 @@ from daemon.ledger.verification import verify
 from daemon.simulator import scenarios
 from sql.database import Row
 from sql.snapshot import Snapshot, snapshot
-from tests.integration.test_operator import NOW, add_ticket, record
+from tests.support.ledger import NOW, add_ticket, record
 
 WRONG: tuple[Any, ...] = (
     None,

@@ -11,7 +11,7 @@ from daemon.cli.main import main
 from daemon.simulator import scenarios
 from sql import migrate
 from sql.database import Row
-from tests.integration.test_operator import NOW, record, rows
+from tests.support.ledger import NOW, record, rows
 
 FIRST = "0001_ledger.sql"
 TABLES = ("recording_tickets", "stripe_events", "stripe_attributions", "stripe_objects", "ticket_totals")

@@ -23,8 +23,8 @@ from daemon.ledger import privacy
 from daemon.ledger.stripe_events import CannotApply, NotAnEvent, read
 from daemon.simulator import scenarios, sender
 from daemon.simulator.stripe_objects import Json
-from tests.conftest import Server
-from tests.integration.test_api_process import SECRET, Api, free_port
+from tests.support.api_process import SECRET, Api, free_port
+from tests.support.postgres import Server
 
 CANARY = "canary"
 LAST_NAME = "Allowedname"
