@@ -151,7 +151,7 @@ class Bench:
 def bench(server: Server, folder: Path, say: Say) -> Iterator[Bench]:
     """Everything up and filled."""
     with ExitStack() as stack:
-        say("making payment lives")
+        say("generating payments")
         pool = Pool()
         small = stack.enter_context(stored(server, "small", folder))
         full = stack.enter_context(stored(server, "large", folder))

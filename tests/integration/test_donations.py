@@ -64,7 +64,7 @@ async def test_the_ledger_counts_as_the_api_does(client: Client, database: Datab
     """The first line has the figures of the API's reply, the next ones those of its other currencies, and every
     donation with a paidAt counts as paid.
     """
-    await fill(database, scenarios.lives(7, 120, ["story-1"], now=NOW), "story-1")
+    await fill(database, scenarios.generate(7, 120, ["story-1"], now=NOW), "story-1")
     reply = await client.get("/api/tickets/story-1/donations/total")
     api = json.loads(await reply.text(), parse_float=str)
     donations, totals = await _read_ledger(Ledger(database), "story-1", "USD")
@@ -186,7 +186,7 @@ async def test_no_other_endpoint_is_for_other_sites(client: Client, database: Da
 @pytest.mark.parametrize("limit", [1, 3, 7])
 async def test_pages_put_together_are_the_ledger(client: Client, database: Database, limit: int) -> None:
     """Following nextCursor gives each donation once, in the ledger's order, whatever the page's size."""
-    await fill(database, scenarios.lives(7, 60, ["story-1"], now=NOW), "story-1")
+    await fill(database, scenarios.generate(7, 60, ["story-1"], now=NOW), "story-1")
     path = "/api/tickets/story-1/donations"
     whole = (await (await client.get(path, params={"limit": "1000"})).json())["donations"]
     pages: list[dict[str, Any]] = []
@@ -205,7 +205,7 @@ async def test_pages_put_together_are_the_ledger(client: Client, database: Datab
 
 async def test_filters(client: Client, database: Database) -> None:
     """`status` and `currency` narrow the ledger."""
-    await fill(database, scenarios.lives(7, 60, ["story-1"], now=NOW), "story-1")
+    await fill(database, scenarios.generate(7, 60, ["story-1"], now=NOW), "story-1")
     path = "/api/tickets/story-1/donations"
     refunded = await (await client.get(path, params={"status": "REFUNDED", "currency": "usd"})).json()
     assert {d["status"] for d in refunded["donations"]} == {"REFUNDED"}

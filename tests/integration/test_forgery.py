@@ -30,7 +30,7 @@ from tests.support.api_application import NOW, OLD_SECRET, SECRET, Client, MakeC
 
 EVENT: dict[str, Any] = next(
     dict(event)
-    for life in scenarios.lives(1, 40, ["story-1"], now=NOW)
+    for life in scenarios.generate(1, 40, ["story-1"], now=NOW)
     if life.kind == "paid"
     for event in life.events
     if event["type"] == "charge.succeeded"

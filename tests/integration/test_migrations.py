@@ -60,7 +60,7 @@ def test_a_filled_first_schema_keeps_every_donation(
     first_schema: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After migrating, all rows are those a new database would hold, totals included, and verify agrees."""
-    lives = scenarios.lives(5, 60, ["story-1", "story-2"], now=NOW)
+    lives = scenarios.generate(5, 60, ["story-1", "story-2"], now=NOW)
     # The first version read no invoices, and had no table for failed charges.
     alike = [life for life in lives if life.kind not in {"monthly", "failed_then_paid"}]
     record(database_url, scenarios.shuffled(alike, 1))

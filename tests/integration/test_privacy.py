@@ -92,7 +92,7 @@ def with_canaries(value: Any) -> Any:
 
 
 def canary_events(seed: int) -> list[Json]:
-    lives = scenarios.lives(seed, 40, ["story-1"], now=int(time.time()))
+    lives = scenarios.generate(seed, 40, ["story-1"], now=int(time.time()))
     return [with_canaries(event) for event in scenarios.shuffled(lives, seed)]
 
 

@@ -22,7 +22,7 @@ from tests.support.api_application import NOW, OLD_SECRET, SECRET, Client, MakeC
 
 @pytest.fixture
 def event() -> dict[str, Any]:
-    life = next(life for life in scenarios.lives(1, 40, ["story-1"], now=NOW) if life.kind == "paid")
+    life = next(life for life in scenarios.generate(1, 40, ["story-1"], now=NOW) if life.kind == "paid")
     return next(dict(e) for e in life.events if e["type"] == "charge.succeeded")
 
 

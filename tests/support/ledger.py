@@ -10,6 +10,7 @@ from daemon.simulator import scenarios, sender
 from daemon.simulator.stripe_objects import Json
 from sql import load
 from sql.database import Database, Row
+from tests.simulator.oracle import only_donation
 
 NOW = 1_760_000_000
 KEY = "a key of the charity's own"
@@ -45,19 +46,19 @@ def add_ticket(url: str, ticket: str) -> None:
     ask(url, lambda database: database.fetch(load("add_ticket"), values))
 
 
-def life(kind: str, number: int = 0) -> scenarios.Life:
+def life(kind: str, number: int = 0) -> scenarios.Scenario:
     """A life of this kind; `number` counts those there are."""
-    found = [each for each in scenarios.lives(3, 200, ["story-1"], now=NOW) if each.kind == kind]
+    found = [each for each in scenarios.generate(3, 200, ["story-1"], now=NOW) if each.kind == kind]
     return found[number]
 
 
-def named_life() -> scenarios.Life:
+def named_life() -> scenarios.Scenario:
     """A paid life whose donor gave a name and an e-mail."""
-    found = (each for each in scenarios.lives(3, 200, ["story-1"], now=NOW) if each.kind == "paid")
-    return next(each for each in found if each.end.donor == "Smith")
+    found = (each for each in scenarios.generate(3, 200, ["story-1"], now=NOW) if each.kind == "paid")
+    return next(each for each in found if only_donation(each).donor == "Smith")
 
 
-async def fill(database: Database, lives: list[scenarios.Life], *tickets: str) -> None:
+async def fill(database: Database, lives: list[scenarios.Scenario], *tickets: str) -> None:
     for ticket in tickets:
         await database.fetch(load("add_ticket"), {"id": ticket, "title": None, "currency": None})
     entries = [
