@@ -40,6 +40,7 @@ from daemon.runtime.readiness import Readiness, ReadinessClient
 from daemon.simulator import sender
 from sql.database import Database
 from sql.snapshot import snapshot
+from tests.support.api_application import Client
 
 CASES = Path(__file__).parents[1] / "cases"
 EXPECTED = ".expect.json"
@@ -52,7 +53,6 @@ PAGE_SIZES = (1, 2, 100)
 MOST_PAGES = 100
 
 Json = dict[str, Any]
-Client = TestClient[web.Request, web.Application]
 
 
 class Row(Struct, forbid_unknown_fields=True):

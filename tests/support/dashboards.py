@@ -14,6 +14,7 @@ DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 WEBHOOKS = 'http_requests_total{route="/webhooks/stripe",method="POST"}'
 EVENTS = "webhook_events_total"
+INTERVAL = "$__rate_interval"  # Grafana puts it in
 
 
 class Panel(NamedTuple):
@@ -247,6 +248,15 @@ def _steps(panel: Panel) -> list[dict[str, object]]:
     if panel.alarm is None:
         return [{"color": "blue", "value": None}]
     return [{"color": "green", "value": None}, {"color": "red", "value": panel.alarm}]
+
+
+def panel_expressions() -> list[str]:
+    """Every expression of every panel, from the files as they are shipped."""
+    dashboards = [json.loads((FOLDER / f"{uid}.json").read_text()) for uid in DASHBOARDS]
+    targets = [
+        target for dashboard in dashboards for panel in dashboard["panels"] for target in panel.get("targets", [])
+    ]
+    return [target["expr"].replace(INTERVAL, "5m") for target in targets]
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tests.supervised.test_monitoring import Monitoring, Series, donationd
 from tests.support.dashboards import FOLDER, render
 from tests.support.guard import guarded
 from tests.support.instance import Instance, eventually, instance_of_its_own
+from tests.support.monitoring import Monitoring, Series, donationd
 
 PICTURE = FOLDER / "on-call.svg"
 UID = "donationd-on-call"

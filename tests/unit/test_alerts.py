@@ -134,12 +134,6 @@ def alert_names() -> list[str]:
     return re.findall(r"^ +- alert: (\w+)$", RULES.read_text(), re.MULTILINE)
 
 
-def expressions() -> list[str]:
-    """Every rule's expression."""
-    found = re.findall(r"^ +expr: (?:\|\n((?: {10,}.*\n)+)|(.*)\n)", RULES.read_text(), re.MULTILINE)
-    return [block or line for block, line in found]
-
-
 def test_every_alert_has_both_cases_and_a_page_in_the_runbook() -> None:
     """Each alert is shown to fire, and the person on call finds what to do about it."""
     names = alert_names()
