@@ -62,3 +62,14 @@ def metric_names() -> set[str]:
     """The metrics of the reference's table, without labels and without families such as `process_…`."""
     rows = re.findall(r"^\| (`.*?) \| ", section(REFERENCE, "Metrics"), re.MULTILINE)
     return {span.partition("{")[0] for span in _SPAN.findall(" ".join(rows)) if "…" not in span}
+
+
+def endpoints(*, of_the_sidecar: bool) -> set[tuple[str, str]]:
+    """Method and path of each request in the reference's table that the API, or the sidecar, answers."""
+    found = set()
+    for cell in re.findall(r"^\| (`.*?) \| ", section(REFERENCE, "Endpoints"), re.MULTILINE):
+        if of_the_sidecar == ("(sidecar)" in cell) or "/health/live" in cell:
+            first, *others = _SPAN.findall(cell)
+            method, path = first.split()
+            found |= {(method, each.partition("?")[0]) for each in (path, *others)}
+    return found

@@ -135,7 +135,7 @@ def alert_names() -> list[str]:
 
 
 def test_every_alert_has_both_cases_and_a_page_in_the_runbook() -> None:
-    """An alert nobody has seen fire, or that nobody knows what to do about, is no help at night."""
+    """Each alert is shown to fire, and the person on call finds what to do about it."""
     names = alert_names()
     assert sorted(CASES) == sorted(names)
     headings = re.findall(r"^## (\w+)$", RUNBOOK.read_text(), re.MULTILINE)
