@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from daemon.ledger import projection
-from daemon.ledger.stripe_events import Facts
+from daemon.ledger.facts import FactName, Facts, Family, object_ids, owners, value
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ACTOR_LIMIT = 64  # characters of an operator's name
@@ -36,7 +36,7 @@ class Act:
     @property
     def ids(self) -> set[str]:
         """The objects that it is about."""
-        return projection.ids(self.facts)
+        return object_ids(self.facts)
 
 
 def assign(facts: Facts, donation: str, ticket: str, *, actor: str, at_us: int) -> Act:
@@ -49,8 +49,8 @@ def assign(facts: Facts, donation: str, ticket: str, *, actor: str, at_us: int) 
     Raises:
         KeyError: the facts do not hold it.
     """
-    id_ = projection.owners(facts)[donation]
-    return Act("assign", id_, ticket, actor, at_us, {_family(facts, id_): {id_: {"assigned": [at_us, ticket]}}})
+    id_ = owners(facts)[donation]
+    return Act("assign", id_, ticket, actor, at_us, {_family(facts, id_): {id_: {FactName.ASSIGNED: [at_us, ticket]}}})
 
 
 def erase(facts: Facts, donation: str, *, actor: str, at_us: int) -> Act:
@@ -59,10 +59,10 @@ def erase(facts: Facts, donation: str, *, actor: str, at_us: int) -> Act:
     Arguments and errors as `assign`; `donation` may also be an invoice that nothing has paid yet.
     """
     objects = projection.personal(facts)
-    id_ = donation if donation in objects else projection.owners(facts)[donation]
+    id_ = donation if donation in objects else owners(facts)[donation]
     marks: Facts = {}
     for family, object_, _ in objects.get(id_, []):
-        marks.setdefault(family, {})[object_] = {"erased": at_us}
+        marks.setdefault(family, {})[object_] = {FactName.ERASED: at_us}
     return Act("erase", id_, "", actor, at_us, marks)
 
 
@@ -71,9 +71,9 @@ def donations_with(facts: Facts, email_hashes: Collection[str]) -> set[str]:
     return {
         donation
         for donation, objects in projection.personal(facts).items()
-        if any(known.get("email_hash", [0, None])[1] in email_hashes for _, _, known in objects)
+        if any(value(known, FactName.EMAIL_HASH) in email_hashes for _, _, known in objects)
     }
 
 
-def _family(facts: Facts, id_: str) -> str:
+def _family(facts: Facts, id_: str) -> Family:
     return next(family for family, objects in facts.items() if id_ in objects)

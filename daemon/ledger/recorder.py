@@ -15,8 +15,20 @@ from dataclasses import dataclass, field
 import msgspec
 
 from daemon.ledger import projection
+from daemon.ledger.donation import Donation
+from daemon.ledger.facts import (
+    FactName,
+    Facts,
+    Family,
+    ObjectFacts,
+    merge_into,
+    merge_object,
+    object_ids,
+    upgrade,
+    value,
+)
 from daemon.ledger.operator_actions import Act
-from daemon.ledger.stripe_events import Facts, StripeEvent, upgrade
+from daemon.ledger.stripe_events import StripeEvent
 from sql import load
 from sql.database import Database, DatabaseDown, Refused, Row
 
@@ -54,7 +66,7 @@ class Entry(msgspec.Struct, frozen=True):
     @property
     def ids(self) -> set[str]:
         """The objects that it ties together."""
-        return projection.ids(self.facts)
+        return object_ids(self.facts)
 
 
 class Derivation(msgspec.Struct, frozen=True):
@@ -97,9 +109,9 @@ class _Held:
     facts: Facts
 
     def __post_init__(self) -> None:
-        self.ids = projection.ids(self.facts)
+        self.ids = object_ids(self.facts)
         self.subscriptions = projection.subscriptions(self.facts)
-        self.is_invoice = self.version > 0 and self.facts.keys() == {"in"}
+        self.is_invoice = self.version > 0 and self.facts.keys() == {Family.INVOICE}
 
     @classmethod
     def of_row(cls, root: str, version: int, text: str, rules: int | None) -> "_Held":
@@ -109,11 +121,13 @@ class _Held:
         """
         facts = msgspec.json.decode(text)
         if version == 0:
-            return cls(root, 0, {"pi": {facts["payment_intent"][1]: {}}, "ch": {root: facts}})
+            return cls(
+                root, 0, {Family.PAYMENT_INTENT: {facts[FactName.PAYMENT_INTENT][1]: {}}, Family.CHARGE: {root: facts}}
+            )
         return cls(root, version, upgrade(facts) if rules == 0 else facts)
 
 
-LENT = ("ticket", "session_ticket", "session_reference")  # what a subscription lends its gifts
+LENT = (FactName.TICKET, FactName.SESSION_TICKET, FactName.SESSION_REFERENCE)  # what a subscription lends its gifts
 
 
 @dataclass
@@ -122,7 +136,7 @@ class _Subscription:
 
     id: str
     version: int = 0
-    facts: projection.Known = field(default_factory=dict)
+    facts: ObjectFacts = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
     is_written: bool = False
     ticket_changed: bool = False
@@ -131,11 +145,11 @@ class _Subscription:
         """Merges its own events. What they say of its ticket concerns all its gifts."""
         before = self._lent()
         for change in self.changes:
-            self.is_written |= projection.absorb_object(self.facts, change.facts["sub"][self.id])
+            self.is_written |= merge_object(Family.SUBSCRIPTION, self.facts, change.facts[Family.SUBSCRIPTION][self.id])
         self.ticket_changed = before != self._lent()
 
     def _lent(self) -> list[object]:
-        return [self.facts.get(name, [0, None])[1] for name in LENT]
+        return [value(self.facts, name) for name in LENT]
 
 
 @dataclass
@@ -149,8 +163,8 @@ class _Part:
     is_written: bool = False
     version: int = 0
     root: str = ""
-    donations: list[projection.Donation] = field(default_factory=list)
-    failed_charges: dict[str, projection.Known] = field(default_factory=dict)
+    donations: list[Donation] = field(default_factory=list)
+    failed_charges: dict[str, ObjectFacts] = field(default_factory=dict)
 
     def absorb(self, other: "_Part") -> None:
         """Takes over everything of another part."""
@@ -164,8 +178,8 @@ class _Part:
         stored = sorted(self.held, key=lambda row: row.version, reverse=True)
         self.facts = stored[0].facts if stored else {}
         for row in stored[1:]:
-            projection.absorb(self.facts, row.facts)
-        is_new = [projection.absorb(self.facts, change.facts) for change in self.changes]
+            merge_into(self.facts, row.facts)
+        is_new = [merge_into(self.facts, change.facts) for change in self.changes]
         is_new += [isinstance(change, Derivation) for change in self.changes]
         is_new.append(sum(row.version > 0 for row in stored) != 1)
         self.is_written = bool(self.facts) and any(is_new)
@@ -180,9 +194,9 @@ class _Part:
         if not self.is_written:
             return
         self.version = 1 + max((row.version for row in self.held), default=0)
-        self.facts, self.failed_charges = projection.split_attempts(projection.forget(self.facts))
+        self.facts, self.failed_charges = projection.split_attempts(projection.redact(self.facts))
         self.donations = projection.donations(self.facts, lent)
-        self.root = self.donations[0].id if self.donations else min(self.facts["in"])
+        self.root = self.donations[0].id if self.donations else min(self.facts[Family.INVOICE])
 
     def row(self, n: int) -> dict[str, object]:
         """As record_events.sql reads it."""
@@ -221,7 +235,7 @@ class _Part:
         returned = {row.root for row in self.held if row.version == 0} - self.failed_charges.keys()
         gone: list[dict[str, object]] = [{"n": n, "id": id_, "payment_intent": "", "facts": None} for id_ in returned]
         return gone + [
-            {"n": n, "id": id_, "payment_intent": known["payment_intent"][1], "facts": known}
+            {"n": n, "id": id_, "payment_intent": known[FactName.PAYMENT_INTENT][1], "facts": known}
             for id_, known in self.failed_charges.items()
         ]
 
@@ -250,7 +264,7 @@ class _Group:
     def billing_rows(self, n: int) -> list[dict[str, object]]:
         """Its subscriptions, and its invoices without a payment."""
         written: list[dict[str, object]] = [
-            {"n": n, "id": each.id, "version": each.version + 1, "facts": {"sub": {each.id: each.facts}}}
+            {"n": n, "id": each.id, "version": each.version + 1, "facts": {Family.SUBSCRIPTION: {each.id: each.facts}}}
             for each in self.subscriptions
             if each.is_written
         ]
@@ -315,7 +329,9 @@ class Recorder:
     async def _read(self, changes: Sequence[Change]) -> "_Batch":
         """Reads what the ledger holds of the changes' objects, and derives what they make of it."""
         parts = await self._parts([change for change in changes if change.ids])
-        lenders = await self._subscriptions(parts, [change for change in changes if "sub" in change.facts])
+        lenders = await self._subscriptions(
+            parts, [change for change in changes if Family.SUBSCRIPTION in change.facts]
+        )
         gifts = await self._gifts(parts, [each.id for each in lenders.values() if each.ticket_changed])
         lenders = await self._subscriptions(gifts, []) | lenders  # a row may hold gifts of other subscriptions too
         batch = _Batch(_groups([*parts, *gifts], lenders), lenders)
@@ -340,11 +356,13 @@ class Recorder:
     async def _subscriptions(self, parts: Sequence[_Part], changes: Sequence[Change]) -> dict[str, _Subscription]:
         """The subscriptions that the parts borrow from, and those that have events of their own."""
         named = {id_ for part in parts for id_ in projection.subscriptions(part.facts)}
-        found = {id_: _Subscription(id_) for id_ in named.union(*(change.facts["sub"] for change in changes))}
+        found = {
+            id_: _Subscription(id_) for id_ in named.union(*(change.facts[Family.SUBSCRIPTION] for change in changes))
+        }
         for id_, version, text in await self._fetch(FIND_SUBSCRIPTIONS, found.keys()):
-            found[id_].version, found[id_].facts = version, msgspec.json.decode(text)["sub"][id_]
+            found[id_].version, found[id_].facts = version, msgspec.json.decode(text)[Family.SUBSCRIPTION][id_]
         for change in changes:
-            for id_ in change.facts["sub"]:
+            for id_ in change.facts[Family.SUBSCRIPTION]:
                 found[id_].changes.append(change)
         for each in found.values():
             each.merge_changes()

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from daemon.cli.main import main
 from daemon.ledger import projection
+from daemon.ledger.donation import Donation
 from daemon.ledger.rebuild import count_rows, rebuild, set_wrong_totals
 from daemon.ledger.recorder import Entry, Recorder
 from daemon.ledger.stripe_events import read
@@ -46,7 +47,7 @@ def use_former_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rules of an earlier release: half of what is lost in a dispute, and no refunds at all."""
     derive = projection.donations
 
-    def former(facts: Any, lent: Any = None) -> list[projection.Donation]:
+    def former(facts: Any, lent: Any = None) -> list[Donation]:
         return [
             msgspec.structs.replace(
                 each,

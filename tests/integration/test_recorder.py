@@ -5,8 +5,9 @@ import random
 
 import pytest
 
+from daemon.ledger.facts import FactName, Facts, Family, ObjectFacts
 from daemon.ledger.recorder import Entry, Recorder
-from daemon.ledger.stripe_events import Facts, StripeEvent, read
+from daemon.ledger.stripe_events import StripeEvent, read
 from daemon.simulator import scenarios, sender
 from sql.database import Database, Refused
 
@@ -101,8 +102,9 @@ async def test_null_is_an_id_like_any_other(database: Database) -> None:
     """Whatever word an id is, its donation is found again."""
     recorder = Recorder(database)
     for number, amount in enumerate((500, 700)):
-        facts: Facts = {"pi": {"NULL": {"seen": NOW, "amount": [NOW + number, amount]}}, "ch": {"null": {"seen": NOW}}}
-        facts["ch"]["null"]["payment_intent"] = [NOW, "NULL"]
+        payment: ObjectFacts = {FactName.SEEN: NOW, FactName.AMOUNT: [NOW + number, amount]}
+        charge: ObjectFacts = {FactName.SEEN: NOW, FactName.PAYMENT_INTENT: [NOW, "NULL"]}
+        facts: Facts = {Family.PAYMENT_INTENT: {"NULL": payment}, Family.CHARGE: {"null": charge}}
         event = StripeEvent(f"evt_{number}", "payment_intent.created", NOW + number, False, facts)
         assert (await recorder.record([Entry(event)])).new == {event.id}
     assert [(id_, row[1]) for id_, row in (await shown(database)).items()] == [("NULL", 700)]

@@ -7,8 +7,9 @@ import pytest
 
 from daemon.api import metrics
 from daemon.ledger.batcher import BATCH_BYTES, BATCH_EVENTS, Batcher, Overloaded
+from daemon.ledger.facts import Facts
 from daemon.ledger.recorder import Entry, Recorded
-from daemon.ledger.stripe_events import Facts, StripeEvent
+from daemon.ledger.stripe_events import StripeEvent
 from sql.database import DatabaseDown
 
 
