@@ -116,13 +116,13 @@ MUTANTS = (
         '"payment_intent": known[FactName.PAYMENT_INTENT][1], "facts": {}}',
     ),
     Mutant(
-        "a new gift leaves its subscription as it is",
+        "a new payment leaves its subscription as it is",
         "daemon/ledger/recorder.py",
         "            lenders[id_].is_written = True\n",
         "            pass\n",
     ),
     Mutant(
-        "gifts do not follow their subscription",
+        "payments do not follow their subscription",
         "daemon/ledger/recorder.py",
         "self.ticket_changed = before != self._lent()",
         "self.ticket_changed = False",
@@ -177,9 +177,9 @@ MUTANTS = (
         "rows = [(row.root, 1) for part",
     ),
     Mutant(
-        "a stale group written",
+        "a conflicting group written",
         "sql/queries/record_events.sql",
-        "subscription text, rules int)\n    WHERE n NOT IN (TABLE stale)",
+        "subscription text, rules int)\n    WHERE n NOT IN (TABLE conflicting)",
         "subscription text, rules int)",
     ),
     Mutant(
@@ -189,10 +189,10 @@ MUTANTS = (
         "(SELECT 1 FROM stripe_billing s WHERE s.id = o.root)) = 2",
     ),
     Mutant(
-        "objects that stay with the donation they were moved from",
+        "objects that stay with the donation that they no longer belong to",
         "sql/queries/record_events.sql",
-        "unnest(f.unheld || f.moved)",
-        "unnest(f.unheld)",
+        "unnest(f.new_ids || f.relocated_ids)",
+        "unnest(f.new_ids)",
     ),
     Mutant(
         "a donation's money counted again at each change",

@@ -108,7 +108,7 @@ def assign(donation: str, ticket: str, actor: str, as_json: bool) -> None:
         click.echo(f"assigned {act.donation} to {ticket}")
 
 
-async def _assign(database: Database, donation: str, ticket: str, actor: str) -> operator_actions.Act:
+async def _assign(database: Database, donation: str, ticket: str, actor: str) -> operator_actions.OperatorAction:
     ledger = Ledger(database)
     if await ledger.ticket(ticket) is None:
         raise Failure(f"there is no ticket {ticket}; add it: donationd tickets add {ticket}")

@@ -1,6 +1,7 @@
-"""Pure: what an operator does to a donation, as facts that merge like Stripe's, with a line for the record.
+"""Pure: what an operator does to a donation, as facts that merge like Stripe's, with a row for the audit log.
 
-An act's facts are kept on the donation's own objects, so they follow a session into its PaymentIntent's donation.
+The facts of an action are kept on the donation's own objects, so they follow a session into the donation of its
+PaymentIntent.
 """
 
 from collections.abc import Collection
@@ -15,8 +16,8 @@ ACTOR_LIMIT = 64  # characters of an operator's name
 
 
 @dataclass(frozen=True)
-class Act:
-    """One deed of an operator: who did what to which donation and when, and the facts that makes.
+class OperatorAction:
+    """One action of an operator: who did what to which donation and when, and the facts that it states.
 
     `at_us` is in Unix microseconds; `detail` is the ticket of an assignment, else empty.
     """
@@ -30,7 +31,7 @@ class Act:
 
     @property
     def at(self) -> datetime:
-        """When, in UTC."""
+        """The time of the action, in UTC."""
         return EPOCH + timedelta(microseconds=self.at_us)
 
     @property
@@ -39,22 +40,24 @@ class Act:
         return object_ids(self.facts)
 
 
-def assign(facts: Facts, donation: str, ticket: str, *, actor: str, at_us: int) -> Act:
-    """Moves a donation to a ticket, before everything Stripe says; the newest assignment stands (SPEC 3).
+def assign(facts: Facts, donation: str, ticket: str, *, actor: str, at_us: int) -> OperatorAction:
+    """Moves a donation to a ticket, whatever Stripe states; the newest assignment stands (SPEC 3).
 
     Args:
-        facts: what the ledger holds of the donation.
+        facts: the stored facts of the donation.
         donation: its id, or that of any of its objects.
 
     Raises:
-        KeyError: the facts do not hold it.
+        KeyError: the facts do not contain it.
     """
     id_ = owners(facts)[donation]
-    return Act("assign", id_, ticket, actor, at_us, {_family(facts, id_): {id_: {FactName.ASSIGNED: [at_us, ticket]}}})
+    return OperatorAction(
+        "assign", id_, ticket, actor, at_us, {_family(facts, id_): {id_: {FactName.ASSIGNED: [at_us, ticket]}}}
+    )
 
 
-def erase(facts: Facts, donation: str, *, actor: str, at_us: int) -> Act:
-    """Takes a donor's data from a donation for good: every object that could bring it back is marked (SPEC 7).
+def erase(facts: Facts, donation: str, *, actor: str, at_us: int) -> OperatorAction:
+    """Erases a donor's data from a donation permanently: every object that could state it again is marked (SPEC 7).
 
     Arguments and errors as `assign`; `donation` may also be an invoice that nothing has paid yet.
     """
@@ -63,11 +66,11 @@ def erase(facts: Facts, donation: str, *, actor: str, at_us: int) -> Act:
     marks: Facts = {}
     for family, object_, _ in objects.get(id_, []):
         marks.setdefault(family, {})[object_] = {FactName.ERASED: at_us}
-    return Act("erase", id_, "", actor, at_us, marks)
+    return OperatorAction("erase", id_, "", actor, at_us, marks)
 
 
 def donations_with(facts: Facts, email_hashes: Collection[str]) -> set[str]:
-    """The ids of the donations (and unpaid invoices) among these whose objects hold one of the e-mail hashes."""
+    """The ids of the donations (and unpaid invoices) among these whose objects contain one of the e-mail hashes."""
     return {
         donation
         for donation, objects in projection.personal(facts).items()

@@ -11,7 +11,7 @@ from daemon.ledger import operator_actions, projection
 from daemon.ledger.donation import Donation
 from daemon.ledger.facts import DISPUTE_STAGES, merge
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import Entry, Recorder
+from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import StripeEvent, read
 from daemon.simulator.sender import encode
 from sql.database import Database
@@ -162,7 +162,9 @@ async def test_the_bytes_of_totals_forget_a_donation_that_was_assigned_away(data
         return [await donations._ledger.totals(ticket) for ticket in ("story-1", "story-2")]
 
     none = await totals()
-    await recorder.record([Entry(event("charge.succeeded", AT, TOOK)), Entry(event("charge.updated", AT, TOOK))])
+    await recorder.record(
+        [ReceivedEvent(event("charge.succeeded", AT, TOOK)), ReceivedEvent(event("charge.updated", AT, TOOK))]
+    )
     unassigned = await totals()
     assert unassigned == none
     facts = await Ledger(database).facts_of("pi_1")
