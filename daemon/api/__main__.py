@@ -24,7 +24,7 @@ from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.batcher import Batcher
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import Entry, Recorded, Recorder
+from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
 from daemon.runtime.http.auth import OperatorAuthentication
 from daemon.runtime.http.limits import Limits, Places, reserve_descriptors
 from daemon.runtime.http.server import HttpServer, inherited_socket, opened
@@ -95,9 +95,9 @@ def _runner(
 ) -> web.AppRunner:
     places = Places("deliveries", config.webhook_places)
 
-    async def record(entry: Entry, size: int) -> Recorded:
+    async def record(received: ReceivedEvent, size: int) -> Outcome:
         async with places:
-            return await batcher.record(entry, size)
+            return await batcher.record(received, size)
 
     webhook = Webhook(
         record,

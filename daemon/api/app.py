@@ -9,7 +9,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
 from daemon.api.metrics import ApiMetrics
-from daemon.api.request_context import ids
+from daemon.api.request_context import log_context
 from daemon.api.tickets import TOTAL_PATH, Donations
 from daemon.api.webhook import BODY_LIMIT, Webhook
 from daemon.ledger.batcher import Overloaded
@@ -128,20 +128,22 @@ async def _answer(
         return error_reply(web.HTTPBadRequest(text="the body did not arrive whole"))
     except DatabaseUnavailable as down:
         readiness.report_failure()
-        faults["down"].report(down.kind, **remedy(down.kind), **ids(request))
+        faults["down"].report(down.kind, **remedy(down.kind), **log_context(request))
         return unavailable(NOT_READY)
     except Overloaded:
         return unavailable("More events wait than can be taken")
     except StatementRejected as refused:
         readiness.report_failure()
-        faults["schema"].report(str(refused), route=_route(request), **ids(request))
+        faults["schema"].report(str(refused), route=_route(request), **log_context(request))
         return unavailable(NOT_READY)
     except TimeoutError:
-        faults["slow"].report(_route(request), **ids(request))
+        faults["slow"].report(_route(request), **log_context(request))
         return unavailable(NOT_READY)
     except Exception as error:
         # The error's text and trace may hold anything; its type and place are enough to find it.
-        faults["unexpected"].report(f"{type(error).__name__} at {_place(error)}", route=_route(request), **ids(request))
+        faults["unexpected"].report(
+            f"{type(error).__name__} at {_place(error)}", route=_route(request), **log_context(request)
+        )
         return error_reply(web.HTTPInternalServerError(text="unexpected error; it is in the log"))
 
 

@@ -81,7 +81,7 @@ async def _at(
     async with opening as site:
         secret = site.instance.signing_secret
         load = Load(site.instance.api, secret, TICKETS, seed, patience_s=DEADLINE_S + MARGIN_S)
-        record = Record([], load.replies, load.lives, [], whole=False)
+        record = Record([], load.replies, load.scenarios, [], whole=False)
         records.append(record)
         delivering = asyncio.create_task(load.run())
         watching = asyncio.create_task(_watch(site, record))

@@ -22,7 +22,7 @@ from sql import connection, errors
 from sql.database import CLIENT_GRACE_S, Database
 from sql.errors import DatabaseUnavailable, StatementRejected, classify
 from tests.chaos.proxy import HOST, Proxy, silent_port
-from tests.conftest import USER, Server
+from tests.support.postgres import USER, Server
 
 SLEEP = "SELECT pg_sleep(30)"
 ROLE = "SELECT pg_is_in_recovery()"

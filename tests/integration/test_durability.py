@@ -14,9 +14,9 @@ from health_sidecar.gate import run_once
 from sql import migrate
 from sql.database import Database
 from sql.errors import DatabaseUnavailable
-from tests.conftest import USER, Server, debian_programs, running_server
 from tests.support.instance import eventually
 from tests.support.live import living
+from tests.support.postgres import USER, Server, debian_programs, running_server
 
 APPLICATION = "donationd test"
 API = "donationd api"

@@ -9,14 +9,13 @@ import io
 import json
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import prometheus_client
 import pytest
-from aiohttp import ClientResponse, web
-from aiohttp.test_utils import TestClient
+from aiohttp import ClientResponse
 from structlog.testing import capture_logs
 
 from daemon.api import webhook
@@ -27,14 +26,11 @@ from daemon.runtime.rate_limited_log import CountingLog
 from daemon.simulator import scenarios
 from daemon.simulator.sender import sign
 from sql.database import Database
-from tests.integration.test_webhook import NOW, OLD_SECRET, SECRET, application, follower
-
-Client = TestClient[web.Request, web.Application]
-MakeClient = Callable[[web.Application], Awaitable[Client]]
+from tests.support.api_application import NOW, OLD_SECRET, SECRET, Client, MakeClient, application, follower
 
 EVENT: dict[str, Any] = next(
     dict(event)
-    for life in scenarios.lives(1, 40, ["story-1"], now=NOW)
+    for life in scenarios.generate(1, 40, ["story-1"], now=NOW)
     if life.kind == "paid"
     for event in life.events
     if event["type"] == "charge.succeeded"

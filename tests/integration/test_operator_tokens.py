@@ -9,8 +9,7 @@ from hashlib import sha256
 
 import aiohttp
 import pytest
-from aiohttp import ClientResponse, web
-from aiohttp.test_utils import TestClient
+from aiohttp import ClientResponse
 
 from daemon.api.app import build
 from daemon.api.config import Config
@@ -33,13 +32,9 @@ from daemon.runtime.readiness import Readiness
 from daemon.simulator import scenarios
 from health_sidecar.publisher import ReadinessServer
 from sql.database import Database
-from tests.integration.test_api_process import Api, api, until
-from tests.integration.test_donations import TICKET, fill
-from tests.integration.test_webhook import MakeClient, follower
-
-__all__ = ["api"]
-
-Client = TestClient[web.Request, web.Application]
+from tests.support.api_application import Client, MakeClient, follower
+from tests.support.api_process import Api, until
+from tests.support.ledger import TICKET, fill
 
 READER, OLD_READER, EXPORTER = "reader-token", "old-reader-token", "exporter-token"
 WRONG = "wrong-token"

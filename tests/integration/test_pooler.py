@@ -14,8 +14,8 @@ import pytest
 from health_sidecar.gate import run_once
 from sql.database import Database
 from sql.errors import DatabaseUnavailable
-from tests.conftest import USER, Server
 from tests.support.instance import eventually
+from tests.support.postgres import USER, Server
 
 PROGRAM = Path("/usr/sbin/pgbouncer")
 PORT = 6432  # of a Unix socket

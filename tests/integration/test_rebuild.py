@@ -12,12 +12,12 @@ from click.testing import CliRunner
 
 from daemon.cli.main import main
 from daemon.ledger import projection
+from daemon.ledger.donation import Donation
 from daemon.ledger.rebuild import count_rows, rebuild, set_wrong_totals
-from daemon.ledger.recorder import Entry, Recorder
+from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import read
 from daemon.ledger.verification import verify
 from daemon.simulator import scenarios, sender
-from daemon.simulator.scenarios import Life
 from sql import load
 from sql.connection import Row
 from sql.database import Database
@@ -37,17 +37,17 @@ FROM stripe_attributions ORDER BY id
 TOTALS = "SELECT * FROM ticket_totals WHERE paid + refunded + disputed > 0 ORDER BY 1, 2"
 
 
-def entries(lives: Sequence[Life], seed: int) -> list[Entry]:
+def entries(lives: Sequence[scenarios.Scenario], seed: int) -> list[ReceivedEvent]:
     """All events of these lives, out of order and some twice."""
     events = scenarios.shuffled(lives, seed, duplicates=0.3)
-    return [Entry(read(sender.encode(event), livemode=False, hash_key=None)) for event in events]
+    return [ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=None)) for event in events]
 
 
 def use_former_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rules of an earlier release: half of what is lost in a dispute, and no refunds at all."""
     derive = projection.donations
 
-    def former(facts: Any, lent: Any = None) -> list[projection.Donation]:
+    def former(facts: Any, lent: Any = None) -> list[Donation]:
         return [
             msgspec.structs.replace(
                 each,
@@ -63,7 +63,7 @@ def use_former_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daemon.ledger.projection.RULES_VERSION", 0)
 
 
-async def record(database: Database, wanted: Sequence[Entry]) -> None:
+async def record(database: Database, wanted: Sequence[ReceivedEvent]) -> None:
     """In batches of twenty."""
     for begin in range(0, len(wanted), 20):
         await Recorder(database).record(wanted[begin : begin + 20])
@@ -83,7 +83,7 @@ def differences(url: str) -> list[str]:
 @pytest.fixture
 async def right(database: Database) -> tuple[list[Row], list[Row]]:
     """The ledger that today's rules make of eighty payments; the database is empty again."""
-    await record(database, entries(scenarios.lives(7, 80, TICKETS, now=NOW), 1))
+    await record(database, entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1))
     found = await ledger(database)
     await clear(database)
     return found
@@ -103,7 +103,7 @@ async def test_rebuilt_rows_and_totals_are_those_of_the_new_rules(
     """Donations that former rules stored are, rebuilt, what today's rules would have made of the same events."""
     with monkeypatch.context() as former:
         use_former_rules(former)
-        await record(database, entries(scenarios.lives(7, 80, TICKETS, now=NOW), 1))
+        await record(database, entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1))
     assert differences(database_url) != []
     stored = await count_rows(database)
     assert stored == len([row for row in right[0] if row[2] is not None])
@@ -119,7 +119,7 @@ async def test_later_events_have_their_effect_whenever_the_rows_are_rebuilt(
 ) -> None:
     """Half of the events under former rules, then the rest beside two rebuilds and a writer that still runs the former
     rules: after a last rebuild every row and total is right."""
-    events = entries(scenarios.lives(7, 80, TICKETS, now=NOW), 1)
+    events = entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1)
     half = len(events) // 2
     with monkeypatch.context() as former:
         use_former_rules(former)
@@ -141,7 +141,7 @@ async def test_a_row_that_the_former_release_writes_again_counts_as_older(
     database: Database, right: tuple[list[Row], list[Row]]
 ) -> None:
     """During a rolling reload the former release writes rows without touching the columns that it does not know."""
-    await record(database, entries(scenarios.lives(7, 80, TICKETS, now=NOW), 1))
+    await record(database, entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1))
     assert await count_rows(database) == 0
     await database.fetch(
         "UPDATE stripe_attributions SET version = version + 1, refunded_minor = 0, disputed_minor = 0"
@@ -155,7 +155,7 @@ async def test_a_row_that_lost_its_object_keeps_no_other_from_being_rebuilt(
     database: Database, database_url: str, right: tuple[list[Row], list[Row]]
 ) -> None:
     """A row that its id no longer leads to stays older, and `verify` reports it; all others are derived again."""
-    await record(database, entries(scenarios.lives(7, 80, TICKETS, now=NOW), 1))
+    await record(database, entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1))
     await database.fetch("UPDATE stripe_attributions SET rules_version = 0")
     await database.fetch("DELETE FROM stripe_objects WHERE id = (SELECT min(root) FROM stripe_attributions)")
     await rebuild(database, lambda _done: None)
@@ -167,7 +167,7 @@ async def test_facts_in_the_form_of_the_first_rules_are_read(database: Database,
     """A dispute that the first release stored as a number of its own counts on, and later events move it."""
     body = {"id": "ch_1", "amount": 5000, "amount_captured": 5000, "captured": True, "paid": True}
     paid = {**body, "status": "succeeded", "currency": "usd", "created": NOW, "metadata": {"ticketId": "story-1"}}
-    await record(database, [Entry(_read("charge.succeeded", paid, NOW))])
+    await record(database, [ReceivedEvent(_read("charge.succeeded", paid, NOW))])
     dispute = {"dp_1": {"seen": NOW, "charge": [NOW, "ch_1"], "state": [NOW + 9, [3, 5000]]}}
     await database.fetch(
         "UPDATE stripe_attributions SET facts = jsonb_set(facts::jsonb, '{dp}', %s)::json, rules_version = 0",
@@ -177,7 +177,7 @@ async def test_facts_in_the_form_of_the_first_rules_are_read(database: Database,
     assert await rebuild(database, lambda _done: None) == 1
     assert await database.fetch("SELECT status, disputed_minor FROM stripe_attributions") == [("DISPUTED", 5000)]
     won = {"id": "dp_1", "amount": 5000, "status": "won", "charge": "ch_1"}
-    await record(database, [Entry(_read("charge.dispute.closed", won, NOW + 20))])
+    await record(database, [ReceivedEvent(_read("charge.dispute.closed", won, NOW + 20))])
     assert await database.fetch("SELECT status, disputed_minor FROM stripe_attributions") == [("PAID", 0)]
     assert differences(database_url) == []
 
@@ -199,7 +199,7 @@ async def test_an_interrupted_rebuild_goes_on_where_it_stopped(
     database: Database, database_url: str, right: tuple[list[Row], list[Row]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after a batch, the next run derives only the rows that are left."""
-    await record(database, entries(scenarios.lives(7, 80, TICKETS, now=NOW), 1))
+    await record(database, entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1))
     await database.fetch("UPDATE stripe_attributions SET rules_version = 0")
     monkeypatch.setattr("daemon.ledger.rebuild.ROWS", 10)
     total = await count_rows(database)
@@ -229,7 +229,7 @@ async def test_wrong_totals_are_set_beside_traffic_and_a_second_run(
     database: Database, right: tuple[list[Row], list[Row]], damage: str
 ) -> None:
     """Totals that nothing explains are set to what the rows add up to, once, whoever else runs or writes."""
-    events = entries(scenarios.lives(7, 80, TICKETS, now=NOW), 1)
+    events = entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1)
     await record(database, events[:200])
     await database.fetch(damage)
     await asyncio.gather(record(database, events[200:]), set_wrong_totals(database), set_wrong_totals(database))
@@ -255,6 +255,6 @@ async def _fill(url: str) -> None:
     database = Database(
         url, pool_size=1, statement_timeout_s=10, connect_timeout_s=5, application_name="donationd test"
     )
-    await record(database, entries(scenarios.lives(3, 20, TICKETS, now=NOW), 1))
+    await record(database, entries(scenarios.generate(3, 20, TICKETS, now=NOW), 1))
     await database.fetch("UPDATE stripe_attributions SET rules_version = 0")
     await database.close()

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +21,7 @@ import psycopg2
 import pytest
 import structlog
 from aiohttp import ClientSession, web
-from aiohttp.test_utils import TestClient
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.parser import text_string_to_metric_families
 from supervisor.xmlrpc import Faults
 
 from daemon.runtime import lifecycle
@@ -35,7 +33,9 @@ from daemon.runtime.readiness import HEALTHY, Readiness, ReadinessClient
 from health_sidecar.__main__ import LIMITS
 from health_sidecar.endpoints import build_app
 from health_sidecar.metrics import Metrics, build_registry
+from tests.support.api_application import MakeClient
 from tests.support.guard import base_environ
+from tests.support.metrics_page import samples
 
 READY = Readiness(ready=True, last_ping_at=datetime(2024, 12, 16, 12, 30, 45, tzinfo=UTC), message=HEALTHY)
 DOWN = Readiness(ready=False, last_error="connection refused", failure_count=3)
@@ -43,23 +43,9 @@ LIVE_KEYS = {"status", "timestamp", "uptime", "pid"}
 DB_KEYS = {"ready", "lastPingAt", "lastError", "failureCount", "databaseUrl", "message"}
 
 
-AiohttpClient = Callable[[web.Application], "asyncio.Future[TestClient[web.Request, web.Application]]"]
-
-
-def samples(page: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """Every sample of a metrics page by name and labels; fails on a sample that is there twice."""
-    found: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
-    for family in text_string_to_metric_families(page.decode()):
-        for sample in family.samples:
-            key = (sample.name, tuple(sorted(sample.labels.items())))
-            assert key not in found
-            found[key] = sample.value
-    return found
-
-
 @pytest.mark.parametrize(("state", "status"), [(READY, 200), (DOWN, 503)])
 async def test_health_endpoints_have_the_documented_keys(
-    aiohttp_client: AiohttpClient, state: Readiness, status: int
+    aiohttp_client: MakeClient, state: Readiness, status: int
 ) -> None:
     """Liveness is 200 always; the other two follow the state; /health has the keys of both."""
     client = await aiohttp_client(build_app(lambda: state, CollectorRegistry()))
@@ -79,7 +65,7 @@ async def test_health_endpoints_have_the_documented_keys(
     assert set(await both.json()) == LIVE_KEYS | DB_KEYS
 
 
-async def test_health_routes_can_be_mounted_elsewhere(aiohttp_client: AiohttpClient) -> None:
+async def test_health_routes_can_be_mounted_elsewhere(aiohttp_client: MakeClient) -> None:
     """The API mounts the same three endpoints and they see each new state."""
     states = [DOWN]
     app = web.Application()
@@ -215,7 +201,7 @@ async def test_a_reply_in_parts_names_no_version() -> None:
             assert (await reply.text(), reply.headers["Server"]) == ("part", "donationd")
 
 
-async def test_metrics_page_is_served(aiohttp_client: AiohttpClient) -> None:
+async def test_metrics_page_is_served(aiohttp_client: MakeClient) -> None:
     """Prometheus gets its text format, and OpenMetrics where it asks for that."""
     client = await aiohttp_client(build_app(lambda: READY, build_registry(Metrics(), None)))
     plain = await client.get("/metrics")

@@ -3,57 +3,27 @@
 import asyncio
 import io
 import json
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientResponse, web
-from aiohttp.test_utils import TestClient
+from aiohttp import ClientResponse
 from structlog.testing import capture_logs
 
 from daemon.api.app import build
 from daemon.api.metrics import ApiMetrics
 from daemon.api.tickets import Donations
 from daemon.api.webhook import BODY_LIMIT, Webhook
-from daemon.ledger.batcher import Batcher
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import Entry, Recorded, Recorder
-from daemon.runtime.readiness import Readiness, ReadinessClient
+from daemon.ledger.recorder import Outcome, ReceivedEvent
 from daemon.simulator import scenarios, sender
 from sql.database import Database
 from sql.errors import DatabaseUnavailable
-
-NOW = 1_760_000_000
-OLD_SECRET, SECRET = "whsec_old", "whsec_new"
-Client = TestClient[web.Request, web.Application]
-MakeClient = Callable[[web.Application], Awaitable[Client]]
-
-
-def follower(ready: bool = True) -> ReadinessClient:
-    follows = ReadinessClient(Path("nowhere.sock"), clock=lambda: 0.0)
-    follows._take(Readiness(ready=ready))
-    return follows
-
-
-def application(database: Database, readiness: ReadinessClient, metrics: ApiMetrics | None = None) -> web.Application:
-    metrics = metrics or ApiMetrics()
-    ledger = Ledger(database)
-    batcher = Batcher(Recorder(database), limit=100)
-    webhook = Webhook(
-        batcher.record, metrics, secrets=(OLD_SECRET, SECRET), livemode=False, hash_key=None, clock=lambda: float(NOW)
-    )
-    return build(webhook, Donations(ledger, "USD"), readiness, metrics, deadline_s=10, draining=asyncio.Event())
-
-
-@pytest.fixture
-async def client(database: Database, aiohttp_client: MakeClient) -> Client:
-    return await aiohttp_client(application(database, follower()))
+from tests.support.api_application import NOW, OLD_SECRET, SECRET, Client, MakeClient, application, follower
 
 
 @pytest.fixture
 def event() -> dict[str, Any]:
-    life = next(life for life in scenarios.lives(1, 40, ["story-1"], now=NOW) if life.kind == "paid")
+    life = next(life for life in scenarios.generate(1, 40, ["story-1"], now=NOW) if life.kind == "paid")
     return next(dict(e) for e in life.events if e["type"] == "charge.succeeded")
 
 
@@ -254,7 +224,7 @@ async def test_the_lines_of_a_delivery_bear_its_request_and_its_event(client: Cl
 async def test_a_fault_while_an_event_is_written_names_the_event(aiohttp_client: MakeClient, event: Any) -> None:
     """The line of a trouble says which delivery met it first; the next that meets it has no line of its own."""
 
-    async def fail(_entry: Entry, _size: int) -> Recorded:
+    async def fail(_received: ReceivedEvent, _size: int) -> Outcome:
         raise DatabaseUnavailable("timeout")
 
     metrics = ApiMetrics()

@@ -15,7 +15,7 @@ from daemon.cli.main import main
 from daemon.instance import up
 from daemon.runtime.config import ConfigError
 from health_sidecar.config import Config as SidecarConfig
-from tests.supervised.test_up import run_up
+from tests.support.instance import run_up
 
 # A value for each variable that the documents name and this release does not implement.
 NOT_SUPPORTED = {
