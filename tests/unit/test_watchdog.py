@@ -78,7 +78,7 @@ def test_reconnects_are_spaced_and_bounded() -> None:
         assert (outcome, watch.attempts) == (Outcome.RECONNECT_FAILED, attempt)
         assert watch.due_s - watch.pinged_s == RULES.reconnect_delay_s
     watch, outcome = failed(watch, RULES, watch.due_s)
-    assert (outcome, watch.phase, watch.ready) == (Outcome.GAVE_UP, Phase.GONE, False)
+    assert (outcome, watch.phase, watch.ready) == (Outcome.GAVE_UP, Phase.GAVE_UP, False)
 
 
 def test_reconnect_makes_ready_and_forgets_failures() -> None:
@@ -118,7 +118,7 @@ def test_invariants_hold_after_any_history(events: list[str], rules: Rules) -> N
     """Ready exactly while fewer than the limit failed in a row; the next ping is never further off than a pause."""
     watch = begin(rules, 0.0)
     for event in events:
-        if watch.phase is Phase.GONE:
+        if watch.phase is Phase.GAVE_UP:
             break
         now_s = watch.due_s
         if event == "report":
