@@ -18,8 +18,9 @@ import psycopg2
 import pytest
 import structlog
 
-from daemon.instance.postgres import can_run, copy_programs, find_programs
-from daemon.instance.up import DEFAULTS, stop_limits
+from daemon.instance.environment import DEFAULTS
+from daemon.instance.postgres_programs import can_run, copy_programs, find_programs
+from daemon.instance.supervisord import stop_limits
 from sql import migrate
 from sql.database import Database
 from tests.support.guard import guarded

@@ -10,7 +10,7 @@ from typing import TypeVar
 import click
 
 from daemon.api.config import CommandConfig
-from daemon.instance import up
+from daemon.instance import environment
 from daemon.ledger.stripe_events import TICKET_PATTERN
 from daemon.runtime.config import Basics, ConfigError
 from sql import load
@@ -49,7 +49,7 @@ def settings(kind: type[Kind]) -> Kind:
 
 def _environ() -> dict[str, str]:
     given = {name: value for name, value in os.environ.items() if value}
-    embedded = None if "DATABASE_URL" in given else up.embedded_environ()
+    embedded = None if "DATABASE_URL" in given else environment.embedded_environ()
     if embedded:
         click.echo("(using the embedded instance of this folder)", err=True)
     return {**(embedded or {}), **given}

@@ -19,11 +19,11 @@ from daemon.cli import donations as operator_cli
 from daemon.cli.database import Failure, ask, read, settings, ticket_argument
 from daemon.cli.failed import failed
 from daemon.cli.status import status
-from daemon.instance import reload, up
+from daemon.instance import environment, reload, up
 from daemon.ledger import money
 from daemon.ledger.reader import Cursor, Ledger, PageQuery
 from daemon.runtime.config import Basics
-from daemon.runtime.lifecycle import forbid_core_dumps
+from daemon.runtime.core_dumps import forbid_core_dumps
 from daemon.simulator import scenarios, sender
 from health_sidecar import gate
 from sql import load, migrate
@@ -85,11 +85,11 @@ def reload_command() -> None:
       donationd reload
     """
     read(Basics, os.environ)
-    environment = up.running_environ()
-    if environment is None:
+    environ = environment.running_environ()
+    if environ is None:
         raise Failure("nothing runs in this folder: start it with `donationd up`")
     try:
-        reload.reload(environment, click.echo)
+        reload.reload(environ, click.echo)
     except reload.CannotReload as error:
         raise Failure(str(error)) from None
 

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 import psycopg2
 
-from daemon.instance.up import health
+from daemon.instance.health_client import health
 from sql import migrate
 from tests.chaos.proxy import HOST, Proxy
 from tests.conftest import PRIVATE_LOG, USER, Server

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.instance.up import ROOT
+from daemon.instance.installation import ROOT
 from tests.support.debian import program
 from tests.support.guard import base_environ
 

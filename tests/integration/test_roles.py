@@ -7,8 +7,8 @@ import psycopg2
 import pytest
 from psycopg2 import errors
 
+from daemon.instance.installation import ROOT
 from daemon.instance.postgres import ROLE
-from daemon.instance.up import ROOT
 from sql import load, migrate
 from tests.conftest import USER, Server, debian_programs, running_server
 
