@@ -114,7 +114,7 @@ def test_reload_needs_something_that_runs(instance: Instance) -> None:
     """In a folder where nothing runs it is one sentence and exit status 1."""
     done = donationd("reload")
     assert done.returncode == 1
-    assert "nothing runs in this folder" in done.stderr
+    assert "no instance runs in this folder" in done.stderr
 
 
 # The reload of a release, which ends by a signal before or after its nth step. Questions in a row are one step.
