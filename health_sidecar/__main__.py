@@ -24,6 +24,7 @@ from aiohttp.log import server_logger
 from daemon.runtime import lifecycle
 from daemon.runtime import logging as logs
 from daemon.runtime.config import ConfigError
+from daemon.runtime.core_dumps import forbid_core_dumps
 from daemon.runtime.heartbeat import Heartbeat
 from daemon.runtime.http.limits import Limits, reserve_descriptors
 from daemon.runtime.http.server import HttpServer, opened
@@ -337,7 +338,7 @@ async def wait_at_most(stop: asyncio.Event, timeout_s: float) -> None:
 def main(environ: Mapping[str, str]) -> int:
     """Read the configuration, live, and return the exit status."""
     started_s = time.monotonic()
-    lifecycle.forbid_core_dumps()
+    forbid_core_dumps()
     if lifecycle.supervised(environ):
         lifecycle.die_with_parent()
     try:

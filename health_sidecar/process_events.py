@@ -21,6 +21,7 @@ from supervisor import childutils
 from daemon.runtime import lifecycle
 from daemon.runtime import logging as logs
 from daemon.runtime.config import Basics, ConfigError
+from daemon.runtime.core_dumps import forbid_core_dumps
 from daemon.runtime.heartbeat import BEAT_S, Heartbeat
 from daemon.runtime.rate_limited_log import OnChangeLog
 from daemon.runtime.supervisor_rpc import SupervisordUnreachable, process_name, supervisord
@@ -148,7 +149,7 @@ def _begin(listener: Listener, address: str) -> None:
 def main(environ: Mapping[str, str]) -> int:
     """Listen until supervisord ends. Returns the exit status."""
     started_s = time.monotonic()
-    lifecycle.forbid_core_dumps()
+    forbid_core_dumps()
     lifecycle.die_with_parent()
     try:
         config = Basics.from_environ(environ)

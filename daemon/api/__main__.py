@@ -31,11 +31,12 @@ from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
 from daemon.runtime import logging as logs
 from daemon.runtime.config import ConfigError
+from daemon.runtime.core_dumps import forbid_core_dumps
 from daemon.runtime.heartbeat import Heartbeat
 from daemon.runtime.http.auth import OperatorAuthentication
 from daemon.runtime.http.limits import Limits, Places, reserve_descriptors
 from daemon.runtime.http.server import HttpServer, opened
-from daemon.runtime.lifecycle import die_with_parent, forbid_core_dumps, supervised, wait_min_uptime
+from daemon.runtime.lifecycle import die_with_parent, supervised, wait_min_uptime
 from daemon.runtime.rate_limited_log import CountingLog
 from daemon.runtime.readiness import ReadinessClient
 from sql.database import Database

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.instance.postgres import can_run, copy_programs, find_programs
+from daemon.instance.postgres_programs import can_run, copy_programs, find_programs
 
 USER = "donationd_owner"
 # What the startup gate asks of a server, for all roles of it.
