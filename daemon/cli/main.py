@@ -27,7 +27,8 @@ from daemon.runtime.lifecycle import forbid_core_dumps
 from daemon.simulator import scenarios, sender
 from health_sidecar import gate
 from sql import load, migrate
-from sql.database import Row, classify
+from sql.connection import Row
+from sql.errors import classify
 
 PAGE = 1000
 FIRST_REPLY_S = 5.0  # of the API, before `simulate` sends anything

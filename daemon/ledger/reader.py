@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from daemon.ledger import money, projection
-from daemon.ledger.stripe_events import Facts
+from daemon.ledger import money
+from daemon.ledger.facts import Facts, Family, merge
 from sql import load
-from sql.database import Database, Row
+from sql.connection import Row
+from sql.database import Database
 
 ZERO_DECIMAL, THREE_DECIMAL = sorted(money.ZERO_DECIMAL), sorted(money.THREE_DECIMAL)  # as the driver takes them
 # Times have no more digits than PostgreSQL's timestamps take, and an id is one of Stripe's.
@@ -26,7 +27,7 @@ class Ledger:
         if not rows:
             return None
         [(facts, failed_charge)] = rows
-        return projection.merge(facts, {"ch": {id_: failed_charge}}) if failed_charge else facts
+        return merge(facts, {Family.CHARGE: {id_: failed_charge}}) if failed_charge else facts
 
     async def facts_with(self, email_hashes: Iterable[str]) -> list[Facts]:
         """All facts that hold one of these e-mail hashes, of unpaid invoices too. Reads the whole ledger."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from daemon.runtime.readiness import Follower
+from daemon.runtime.readiness import ReadinessClient
 from tests.bench import disk, fill
 from tests.bench.load import Measured, get, post_again, post_new
 from tests.bench.machine import API, EMPTY, ONE_BY_ONE, SHARE, Broken, Site, Stored, query, resident_mb, site, stored
@@ -208,7 +208,7 @@ class _Page(msgspec.Struct, rename="camel"):
 
 async def _look_us(readiness: Path) -> float:
     """What the gateway's look costs, in a process that follows a real sidecar."""
-    follower = Follower(readiness)
+    follower = ReadinessClient(readiness)
     following = asyncio.create_task(follower.run())
     await follower.wait_gate()
     took_s = timeit.timeit("follower.ready", globals={"follower": follower}, number=LOOKS)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 
-from daemon.runtime.readiness import Follower
+from daemon.runtime.readiness import ReadinessClient
 from tests.chaos.audit import (
     MARGIN_S,
     Incident,
@@ -124,7 +124,7 @@ async def _inject(site: Site, faults: Sequence[Fault], rng: random.Random, recor
 
 async def _watch(site: Site, record: Record) -> None:
     """Follows the sidecar as an API process does, for ever, and notes when it would become not ready."""
-    follower = Follower(Path(site.instance.environ["READINESS_SOCKET"]))
+    follower = ReadinessClient(Path(site.instance.environ["READINESS_SOCKET"]))
     following = asyncio.create_task(follower.run())
     was_ready = False
     try:

@@ -12,7 +12,7 @@ import psycopg2
 
 from daemon.ledger.verification import verify
 from daemon.simulator.scenarios import Scenario
-from sql.database import Row
+from sql.connection import Row
 from sql.snapshot import snapshot
 from tests.chaos.faults import Fault
 from tests.chaos.load import NO_REPLY, Reply

@@ -2,16 +2,21 @@
 
 import asyncio
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from daemon.runtime.readiness import Publisher, Readiness
+from daemon.runtime.readiness import Readiness
 from daemon.simulator import sender
+from health_sidecar.publisher import ReadinessServer
 from tests.support.api_process import SECRET, Api, ended, until
 from tests.support.process import WAIT_S
 
@@ -30,7 +35,7 @@ async def deliver(api: Api, number: int) -> int:
 
 async def test_by_hand_the_port_opens_once_the_gate_has_passed(api: Api) -> None:
     """Without supervisord the port stays closed until the sidecar says ready; SIGTERM then ends it with 0."""
-    async with Publisher(api.socket, Readiness(ready=False), lambda: None) as publisher, api.running() as process:
+    async with ReadinessServer(api.socket, Readiness(ready=False), lambda: None) as publisher, api.running() as process:
         await until(process, "Waiting for the startup gate")
         with pytest.raises(OSError, match="Connect call failed"):
             await asyncio.open_connection("127.0.0.1", api.port)
@@ -60,7 +65,7 @@ async def test_a_process_that_hangs_at_its_end_ends_all_the_same(api: Api) -> No
     """After SIGTERM it has SHUTDOWN_GRACE_MS and some seconds; no other process has to see to that."""
     api.environ["SHUTDOWN_GRACE_MS"] = "1000"
     async with (
-        Publisher(api.socket, Readiness(ready=True), lambda: None),
+        ReadinessServer(api.socket, Readiness(ready=True), lambda: None),
         api.running("-c", HANGS_AT_ITS_END) as process,
     ):
         await until(process, "listening on")
@@ -73,7 +78,7 @@ async def test_a_restart_neither_loses_nor_doubles_a_figure(api: Api) -> None:
     """Figures belong to the slot: after kill -9 the next process of the slot goes on from its counts and says itself
     what it has now.
     """
-    async with Publisher(api.socket, Readiness(ready=True), lambda: None) as publisher:
+    async with ReadinessServer(api.socket, Readiness(ready=True), lambda: None) as publisher:
         heartbeat = asyncio.create_task(publisher.run())
         for number in range(1, 4):
             async with api.running() as process:
@@ -95,7 +100,7 @@ async def test_a_restart_neither_loses_nor_doubles_a_figure(api: Api) -> None:
 
 async def test_what_alerts_count_is_there_before_it_happens(api: Api) -> None:
     """A counter born with its first event would hide that event from increase(); the clock's skew is not made up."""
-    async with Publisher(api.socket, Readiness(ready=True), lambda: None) as publisher, api.running() as process:
+    async with ReadinessServer(api.socket, Readiness(ready=True), lambda: None) as publisher, api.running() as process:
         heartbeat = asyncio.create_task(publisher.run())
         await until(process, "listening on")
         registry = CollectorRegistry()
@@ -120,7 +125,7 @@ BAD_REQUESTS = [
 
 async def test_what_is_no_http_is_counted_and_not_logged(api: Api) -> None:
     """400, and a count where it is HTTP at all; neither a trace nor the client's words and address reach the log."""
-    async with Publisher(api.socket, Readiness(ready=True), lambda: None), api.running() as process:
+    async with ReadinessServer(api.socket, Readiness(ready=True), lambda: None), api.running() as process:
         await until(process, "listening on")
         for request in [NOISE, *BAD_REQUESTS] * 3:
             reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
@@ -149,7 +154,7 @@ async def test_a_spoilt_request_is_the_clients_mistake(api: Api, spoilt: str) ->
     """Never 500, and nothing in the log: whoever spoils requests must not fill the disk, or ring for our mistakes."""
     rest, status = SPOILT[spoilt]
     path = b"/nothing" if status in (b"404", b"417") else b"/webhooks/stripe"
-    async with Publisher(api.socket, Readiness(ready=True), lambda: None) as publisher, api.running() as process:
+    async with ReadinessServer(api.socket, Readiness(ready=True), lambda: None) as publisher, api.running() as process:
         heartbeat = asyncio.create_task(publisher.run())
         await until(process, "listening on")
         reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
@@ -179,3 +184,26 @@ async def test_every_mistake_in_the_configuration_is_reported_at_once(api: Api) 
     assert {line.split(": ")[1] for line in lines} == {"PORT", "DEFAULT_CURRENCY", "STRIPE_WEBHOOK_SECRET"}
     assert "secret-1" not in process.unread()
     assert "dollars" not in process.unread()
+
+
+# What an import could change: the metrics, their files and their place, the log, the limits of the process.
+IMPORT = """
+import gc, logging, os, resource, sys
+from prometheus_client import REGISTRY, values
+def state():
+    metrics = sorted(family.name for family in REGISTRY.collect())
+    limits = [resource.getrlimit(each) for each in (resource.RLIMIT_CORE, resource.RLIMIT_NOFILE)]
+    return metrics, values.ValueClass, os.listdir(sys.argv[1]), logging.getLogger().handlers, gc.get_threshold(), limits
+before = state()
+import daemon.api.__main__, health_sidecar.__main__, health_sidecar.process_events
+assert state() == before, state()
+"""
+
+
+def test_importing_a_process_changes_nothing(tmp_path: Path) -> None:
+    """Metrics, their files, the log and the limits are those of a process that only imports our modules."""
+    environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "API_SLOT": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT, str(tmp_path)], env=environ, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -16,10 +16,11 @@ import aiohttp
 import psycopg2
 import pytest
 
-from daemon.runtime.readiness import Publisher, Readiness
+from daemon.runtime.readiness import Readiness
 from daemon.simulator import sender
 from daemon.simulator.scenarios import generate
 from daemon.simulator.stripe_objects import Json
+from health_sidecar.publisher import ReadinessServer
 from sql import load
 from sql.database import Database
 from tests.chaos.proxy import HOST, Proxy
@@ -173,7 +174,7 @@ async def way(
         api = Api(tmp_path_factory.mktemp("api"), f"postgresql://{USER}@{HOST}:{back.port}/{name}")
         async with (
             Proxy((HOST, api.port)) as front,
-            Publisher(api.socket, Readiness(ready=True), lambda: None) as sidecar,
+            ReadinessServer(api.socket, Readiness(ready=True), lambda: None) as sidecar,
         ):
             heartbeat = asyncio.create_task(sidecar.run())
             await database.fetch("INSERT INTO recording_tickets (id) VALUES (%s)", (TICKET,))

@@ -15,7 +15,7 @@ from daemon.simulator import scenarios
 from sql import load
 from sql.database import Database
 from tests.support.api_application import NOW, Client, MakeClient, application, follower
-from tests.support.diagram import README
+from tests.support.docs import REFERENCE, section
 from tests.support.ledger import TICKET, fill
 
 LEDGER_VIEW = """\
@@ -247,16 +247,16 @@ async def test_a_bad_parameter_is_named(client: Client, database: Database, quer
     assert error["message"].startswith(name)
 
 
-async def test_readme_names_every_field_that_the_public_can_read(client: Client, database: Database) -> None:
+async def test_the_reference_names_every_field_that_the_public_can_read(client: Client, database: Database) -> None:
     """The table under "What anybody can read" has the ledger's fields, and the text below names those of the totals."""
-    section = README.read_text().partition("## What anybody can read\n")[2].partition("\n## ")[0]
-    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    public = section(REFERENCE, "What anybody can read")
+    rows = [line.split("|")[1] for line in public.splitlines() if line.startswith("| `")]
     await fill(database, scenarios.seed_example(TICKET), TICKET)
     [donation, *_] = (await (await client.get(f"/api/tickets/{TICKET}/donations")).json())["donations"]
     assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(donation)
     total = await (await client.get(f"/api/tickets/{TICKET}/donations/total")).json()
     assert set(total["lastDonation"]) == {"paidAt", "amount", "currency", "donor"}
-    assert "(`lastDonation`)" in section
+    assert "(`lastDonation`)" in public
 
 
 @pytest.mark.parametrize("path", ["donations", "donations/total"])

@@ -22,7 +22,7 @@ from daemon.api import webhook
 from daemon.api.webhook import BODY_LIMIT
 from daemon.ledger import stripe_events
 from daemon.ledger.recorder import Recorder
-from daemon.runtime.rate_limited_log import CountedLog
+from daemon.runtime.rate_limited_log import CountingLog
 from daemon.simulator import scenarios
 from daemon.simulator.sender import sign
 from sql.database import Database
@@ -225,7 +225,7 @@ async def test_a_flood_is_one_line(
 ) -> None:
     """A hundred forgeries write nothing by themselves; what counts them all is one line, with no word of theirs."""
     later = list[Callable[[], None]]()
-    monkeypatch.setattr(webhook, "CountedLog", partial(CountedLog, later=lambda _delay_s, call: later.append(call)))
+    monkeypatch.setattr(webhook, "CountingLog", partial(CountingLog, later=lambda _delay_s, call: later.append(call)))
     client = await aiohttp_client(application(database, follower()))
     with capture_logs() as lines:
         for _ in range(50):

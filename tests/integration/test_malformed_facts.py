@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from daemon.cli.main import main
 from daemon.ledger.verification import verify
 from daemon.simulator import scenarios
-from sql.database import Row
+from sql.connection import Row
 from sql.snapshot import Snapshot, snapshot
 from tests.support.ledger import NOW, add_ticket, record
 

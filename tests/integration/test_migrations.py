@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from daemon.cli.main import main
 from daemon.simulator import scenarios
 from sql import migrate
-from sql.database import Row
+from sql.connection import Row
 from tests.support.ledger import NOW, record, rows
 
 FIRST = "0001_ledger.sql"

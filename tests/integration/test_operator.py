@@ -227,7 +227,7 @@ def test_odd_arguments_are_wrong_usage(donationd: Callable[..., Result], argumen
 
 
 async def test_ctrl_c_ends_a_command_with_130(database_url: str) -> None:
-    """Interrupted while it reads: 130, as README says."""
+    """Interrupted while it reads, a command ends with 130, as deploy/docs/reference.md says."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "daemon.cli.main", "erase", "--email"),
         env={"PATH": os.environ["PATH"], "DATABASE_URL": database_url, "USER": "alex"},

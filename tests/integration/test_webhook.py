@@ -5,18 +5,19 @@ import io
 import json
 from typing import Any
 
-import prometheus_client
 import pytest
 from aiohttp import ClientResponse
 from structlog.testing import capture_logs
 
 from daemon.api.app import build
+from daemon.api.metrics import ApiMetrics
 from daemon.api.tickets import Donations
 from daemon.api.webhook import BODY_LIMIT, Webhook
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import Entry, Recorded
+from daemon.ledger.recorder import Outcome, ReceivedEvent
 from daemon.simulator import scenarios, sender
-from sql.database import Database, DatabaseDown
+from sql.database import Database
+from sql.errors import DatabaseUnavailable
 from tests.support.api_application import NOW, OLD_SECRET, SECRET, Client, MakeClient, application, follower
 
 
@@ -223,12 +224,13 @@ async def test_the_lines_of_a_delivery_bear_its_request_and_its_event(client: Cl
 async def test_a_fault_while_an_event_is_written_names_the_event(aiohttp_client: MakeClient, event: Any) -> None:
     """The line of a trouble says which delivery met it first; the next that meets it has no line of its own."""
 
-    async def fail(_entry: Entry, _size: int) -> Recorded:
-        raise DatabaseDown("timeout")
+    async def fail(_received: ReceivedEvent, _size: int) -> Outcome:
+        raise DatabaseUnavailable("timeout")
 
-    webhook = Webhook(fail, secrets=(SECRET,), livemode=False, hash_key=None, clock=lambda: float(NOW))
+    metrics = ApiMetrics()
+    webhook = Webhook(fail, metrics, secrets=(SECRET,), livemode=False, hash_key=None, clock=lambda: float(NOW))
     unused = Donations(Ledger(None), "USD")  # type: ignore[arg-type]
-    client = await aiohttp_client(build(webhook, unused, follower(), deadline_s=10, draining=asyncio.Event()))
+    client = await aiohttp_client(build(webhook, unused, follower(), metrics, deadline_s=10, draining=asyncio.Event()))
     with capture_logs() as lines:
         for _ in range(2):
             assert (await post(client, event)).status == 503
@@ -238,17 +240,15 @@ async def test_a_fault_while_an_event_is_written_names_the_event(aiohttp_client:
     assert down["remedy"] == "look in pg_stat_activity for what is slow"
 
 
-async def test_a_status_that_nobody_knows_is_applied_and_counted(client: Client) -> None:
+async def test_a_status_that_nobody_knows_is_applied_and_counted(
+    database: Database, aiohttp_client: MakeClient
+) -> None:
     """A new word of Stripe's is no failure: 200, and a metric says that there is one."""
-
-    def counted() -> float:
-        name, labels = "stripe_unknown_statuses_total", {"object": "dispute"}
-        return prometheus_client.REGISTRY.get_sample_value(name, labels) or 0.0
-
-    before = counted()
+    metrics = ApiMetrics()
+    client = await aiohttp_client(application(database, follower(), metrics))
     dispute = {"id": "dp_1", "amount": 500, "currency": "usd", "charge": "ch_1", "status": "arbitration"}
     head = {"id": "evt_new", "type": "charge.dispute.updated", "created": NOW, "livemode": False}
     for idempotent in (False, True):
         reply = await post(client, {**head, "data": {"object": dispute}})
         assert (reply.status, (await reply.json())["idempotent"]) == (200, idempotent)
-        assert counted() == before + 1
+        assert metrics.registry.get_sample_value("stripe_unknown_statuses_total", {"object": "dispute"}) == 1

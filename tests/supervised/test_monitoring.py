@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import promql
 from tests.support.dashboards import panel_expressions
+from tests.support.docs import metric_names
 from tests.support.instance import Instance, eventually, get
 from tests.support.monitoring import Monitoring, donationd
 from tests.support.prometheus_tools import RULES, alert_expressions, promtool
@@ -61,7 +62,9 @@ def test_an_outage_is_seen_alerted_and_cleared(
 
 
 def check_metrics_page(site: Instance) -> None:
-    """promtool finds nothing to say, labels are harmless, and no alert or panel asks for what is not there."""
+    """promtool finds no fault, labels are harmless, the reference lists exactly the metrics that are served, and no
+    alert or panel uses another one.
+    """
     text = page(site)
     assert promtool("check", "metrics", stdin=text) == ""
     families = list(text_string_to_metric_families(text))
@@ -69,6 +72,8 @@ def check_metrics_page(site: Instance) -> None:
     assert {label for sample in samples for label in sample.labels} <= LABELS
     assert not [sample for sample in samples if any(TICKET in value for value in sample.labels.values())]
     names = {sample.name for sample in samples} | {family.name for family in families}
+    served = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
+    assert {name for name in served if not name.startswith(("process_", "python_"))} == metric_names()
     recorded = set(re.findall(r"record: (\S+)", RULES.read_text()))
     for expression in [*panel_expressions(), *alert_expressions()]:
         assert promql.metrics(expression) <= names | recorded | {"up", "ALERTS"}, expression

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from daemon.api.config import Config as ApiConfig
 from daemon.cli.main import main
 from daemon.instance import up
-from daemon.runtime.config import Config as SidecarConfig
 from daemon.runtime.config import ConfigError
+from health_sidecar.config import Config as SidecarConfig
 from tests.support.instance import run_up
 
 # A value for each variable that the documents name and this release does not implement.

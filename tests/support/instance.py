@@ -17,7 +17,7 @@ from pathlib import Path
 
 from daemon.instance.postgres import elsewhere
 from daemon.instance.up import DEFAULTS, ROOT, stop_limits
-from daemon.runtime.lifecycle import supervisord
+from daemon.runtime.supervisor_rpc import supervisord
 from tests.support.guard import also_remove, base_environ
 from tests.support.process import Process
 

@@ -1,4 +1,4 @@
-"""Debian's Prometheus programs, for the tests that let them judge what we ship."""
+"""Debian's Prometheus programs, for the tests in which they check the shipped files."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""The dashboards ask what Prometheus understands; that the metrics exist, test_supervised_monitoring shows."""
+"""Prometheus parses the dashboards' expressions; tests/supervised/test_monitoring.py shows that the metrics exist."""
 
 import json
 from pathlib import Path
