@@ -23,9 +23,8 @@ from health_sidecar.history import History, Run
 from health_sidecar.probe import Probe, Schema
 from sql.database import Database
 from sql.errors import DatabaseUnavailable, StatementRejected
-from sql.servers import Server, Servers
+from sql.servers import Server, url_problem
 
-SCHEME = "postgresql://"
 RULER = "=" * 60
 GATE_FAILED_LINE = "🚨 DATABASE STARTUP GATE FAILED"
 # Classes of error of the schema check.
@@ -95,17 +94,9 @@ def open_probe(config: Config, application_name: str) -> Probe:
 
 def check_url(url: str) -> None:
     """Raises GateClosed unless `url` starts with postgresql:// and libpq can read it. Never repeats any part of it."""
-    if not url.startswith(SCHEME):
-        reason = f"DATABASE_URL must start with {SCHEME}" if url else "DATABASE_URL not set"
+    if problem := url_problem(url):
+        reason = f"DATABASE_URL {problem if url else 'not set'}"
         raise GateClosed("❌ DATABASE_URL validation failed", reason, "invalid DATABASE_URL")
-    try:
-        Servers(url)
-    except ValueError:
-        reason = (
-            "DATABASE_URL is not a URL that libpq can read: check for unescaped characters in the password, "
-            "and for ports that do not match the hosts"
-        )
-        raise GateClosed("❌ DATABASE_URL validation failed", reason, "invalid DATABASE_URL") from None
 
 
 async def run_gate(

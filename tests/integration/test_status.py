@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from daemon.cli.status import status
+from daemon.cli.commands.status import status
 from daemon.runtime.readiness import HEALTHY, Readiness
 from health_sidecar import report
 from health_sidecar.endpoints import build_app, report_routes
