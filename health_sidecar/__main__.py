@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 import structlog
 from aiohttp import web
 
-from daemon.runtime import lifecycle
 from daemon.runtime.http.limits import Limits, reserve_descriptors
 from daemon.runtime.http.server import HttpServer, opened
 from daemon.runtime.lifecycle import ProcessRun, Program, run_process, serving
@@ -81,7 +80,7 @@ async def serve(config: Config, process: ProcessRun) -> int:
             sidecar.event_rates.run(),
             server.sweep(),
         ]
-        if lifecycle.supervised(process.environ):
+        if process.is_supervised:
             parts += [sidecar.supervision.run(sidecar.gate_passed), sidecar.supervision.watch()]
         async with process.running(*parts):
             await process.stop.wait()
