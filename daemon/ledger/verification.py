@@ -13,7 +13,7 @@ import msgspec
 from daemon.ledger import projection
 from daemon.ledger.donation import Donation
 from daemon.ledger.facts import DONOR_FIELDS, Facts, Family, ObjectFacts, checked, object_ids, upgrade
-from sql.database import Row
+from sql.connection import Row
 from sql.snapshot import Snapshot
 
 BATCH = 500  # donations per look at stripe_objects
