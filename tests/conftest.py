@@ -60,7 +60,7 @@ def restored_logging() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """A running server."""
-    with running_server({"max_connections": "50"}) as server:
+    with running_server({"max_connections": "50"}, in_memory=True) as server:
         yield server
 
 
