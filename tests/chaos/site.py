@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 import psycopg2
 
-from daemon.instance.up import health
+from daemon.instance.health_client import health
 from sql import migrate
 from tests.chaos.proxy import HOST, Proxy
 from tests.support.instance import Instance, instance_of_its_own

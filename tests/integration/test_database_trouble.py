@@ -13,8 +13,8 @@ import psycopg2
 import pytest
 from psycopg2 import errors
 
+from daemon.instance.installation import ROOT
 from daemon.instance.postgres import ROLE
-from daemon.instance.up import ROOT
 from health_sidecar.probe import HISTORY_TABLE, MIGRATIONS_TABLE, REQUIRED_TABLES
 from sql import load, migrate
 from tests.support.instance import eventually

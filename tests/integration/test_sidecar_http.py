@@ -411,7 +411,7 @@ async def test_process_notices_a_reported_outage_in_under_a_second(tmp_path: Pat
     [
         ({"DATABASE_URL": NOWHERE, "METRICS_PORT": "x", "GATE_ATTEMPTS": "0"}, "METRICS_PORT"),
         ({}, "DATABASE_URL: not set"),
-        ({"DATABASE_URL": NOWHERE, "READINESS_SOCKET": "/proc/none/r.sock"}, "The sidecar cannot start"),
+        ({"DATABASE_URL": NOWHERE, "READINESS_SOCKET": "/proc/none/r.sock"}, "The sidecar cannot run"),
     ],
 )
 async def test_process_refuses_what_it_cannot_use(tmp_path: Path, environ: dict[str, str], said: str) -> None:

@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from daemon.instance.postgres import elsewhere
-from daemon.instance.up import DEFAULTS, ROOT, stop_limits
+from daemon.instance.environment import DEFAULTS
+from daemon.instance.installation import ROOT
+from daemon.instance.postgres_cluster import elsewhere
+from daemon.instance.supervisord import stop_limits
 from daemon.runtime.supervisor_rpc import supervisord
 from tests.support.guard import also_remove, base_environ
 from tests.support.process import Process

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.instance.postgres import can_run, copy_programs, find_programs
+from daemon.instance.postgres_programs import can_run, copy_programs, find_programs
 from tests.support.guard import also_remove
 
 USER = "donationd_owner"
