@@ -1,4 +1,4 @@
-"""In which order test files run: alone, those that are quick first; side by side, those that take longest first."""
+"""The order of test files: those that are quick first, or under pytest-xdist those that take longest first."""
 
 # Measured one by one, those over twenty seconds. Files that mostly wait for processes and files that mostly compute
 # alternate, so that workers side by side leave the processors neither idle nor overloaded; and no long file begins when
