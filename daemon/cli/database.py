@@ -9,7 +9,8 @@ from daemon.api.config import CommandConfig
 from daemon.cli.arguments import Failure
 from daemon.cli.settings import check_url, settings
 from sql import load
-from sql.database import Database, DatabaseDown, Refused
+from sql.database import Database
+from sql.errors import DatabaseUnavailable, StatementRejected
 from sql.server_settings import NAMES, ServerSettings
 
 T = TypeVar("T")
@@ -43,9 +44,9 @@ def ask(question: Callable[[Database], Awaitable[T]], timeout_s: float = 60, *, 
 
     try:
         return asyncio.run(answer())
-    except DatabaseDown as error:
+    except DatabaseUnavailable as error:
         raise Failure(f"{error}; `donationd gate` says more") from None
-    except Refused as refusal:
+    except StatementRejected as refusal:
         raise Failure(f"{refusal}; is the schema up to date? See: donationd migrate --status") from None
 
 

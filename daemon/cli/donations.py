@@ -16,7 +16,8 @@ from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import Facts
 from sql import load
-from sql.database import Database, Row
+from sql.connection import Row
+from sql.database import Database
 
 
 def print_unassigned(limit: int, *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ import msgspec
 from daemon.cli.arguments import Failure
 from daemon.cli.database import ask, minute
 from sql import load
-from sql.database import Row
+from sql.connection import Row
 
 
 class _FailedEvent(NamedTuple):

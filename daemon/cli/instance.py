@@ -15,7 +15,7 @@ from daemon.instance import reload as reloading
 from daemon.runtime.config import Basics
 from health_sidecar import gate as startup_gate
 from sql import migrate as migration
-from sql.database import classify
+from sql.errors import classify
 
 
 def reload() -> None:

@@ -11,7 +11,8 @@ from daemon.cli.database import LONG_S, ask, database_url
 from daemon.ledger import rebuild as rebuilding
 from daemon.ledger import verification
 from sql import load
-from sql.database import Database, DatabaseDown, Refused
+from sql.database import Database
+from sql.errors import DatabaseUnavailable, StatementRejected
 from sql.snapshot import snapshot
 
 PRUNE_ROWS = 20_000  # per statement: some tenths of a second
@@ -36,7 +37,7 @@ def _differences(url: str) -> Iterator[str]:
             [(donations, _objects)] = moment.rows("verify_size")
             with click.progressbar(length=donations, label="verifying", file=sys.stderr) as bar:
                 yield from verification.verify(moment, bar.update)
-    except (DatabaseDown, Refused) as error:
+    except (DatabaseUnavailable, StatementRejected) as error:
         raise Failure(f"{error}; `donationd gate` says more") from None
 
 

@@ -31,9 +31,9 @@ def simulate(payments: int, seed: int | None, url: str | None) -> None:
             f"no API replies at {base} ({reason}): start it there with `donationd up`, or name its address with --url"
         )
     chosen = seed if seed is not None else time.time_ns() % 2**31
-    lives = scenarios.lives(chosen, payments, tickets, now=int(time.time()))
-    events = scenarios.shuffled(lives, chosen)
-    outcome = asyncio.run(sender.play(base, secret, events, progress=_print_progress))
+    generated = scenarios.generate(chosen, payments, tickets, now=int(time.time()))
+    events = scenarios.shuffled(generated, chosen)
+    outcome = asyncio.run(sender.deliver(base, secret, events, progress=_print_progress))
     click.echo(err=True)
     click.echo(f"{payments} payments (seed {chosen}), {_summary(outcome)}")
     click.echo(f"next: donationd ledger {tickets[0]}", err=True)

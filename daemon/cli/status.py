@@ -11,7 +11,7 @@ import click
 
 from daemon.cli.settings import settings
 from daemon.instance import health_client
-from daemon.runtime.config import SidecarAddress
+from health_sidecar.config import SidecarAddress
 
 TIMEOUT_S = 10.0
 OUTCOMES = ("applied", "duplicate", "ignored", "failed", "refused")

@@ -15,7 +15,7 @@ from daemon.cli.settings import settings
 from daemon.ledger import money
 from daemon.ledger.reader import Cursor, Ledger, PageQuery
 from sql import load
-from sql.database import Row
+from sql.connection import Row
 
 PAGE = 1000
 NO_TICKETS = 'there are no tickets yet; add one: donationd tickets add story-1 --title "A new roof"'

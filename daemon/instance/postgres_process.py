@@ -11,7 +11,7 @@ from daemon.instance.postgres_cluster import load, note
 from daemon.instance.postgres_lock_files import take_over_lock_files
 from daemon.instance.postgres_programs import ENVIRONMENT
 from daemon.runtime.core_dumps import forbid_core_dumps
-from daemon.runtime.lifecycle import MIN_FAILED_LIFE_S, die_with_parent
+from daemon.runtime.lifecycle import MIN_UPTIME_S, die_with_parent
 
 
 def main() -> None:
@@ -39,14 +39,14 @@ def main() -> None:
 
 
 def _pace(started: Path) -> None:
-    """Sleeps until the last start is MIN_FAILED_LIFE_S ago: a server that can't run must be no busy loop."""
+    """Sleeps until the last start is MIN_UPTIME_S ago: a server that can't run must be no busy loop."""
     now = time.monotonic()
     try:
         last = float(started.read_text())
     except (FileNotFoundError, ValueError):
-        last = -MIN_FAILED_LIFE_S
-    if last <= now < last + MIN_FAILED_LIFE_S:  # a later `last` is from before a reboot
-        time.sleep(last + MIN_FAILED_LIFE_S - now)
+        last = -MIN_UPTIME_S
+    if last <= now < last + MIN_UPTIME_S:  # a later `last` is from before a reboot
+        time.sleep(last + MIN_UPTIME_S - now)
     started.write_text(str(time.monotonic()))
 
 

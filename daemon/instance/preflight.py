@@ -8,8 +8,8 @@ from contextlib import closing
 from daemon.api.config import Config
 from daemon.instance.console import CannotStart
 from daemon.instance.environment import is_number
-from daemon.runtime.config import Config as SidecarConfig
 from daemon.runtime.config import ConfigError
+from health_sidecar.config import Config as SidecarConfig
 
 MAX_API_PROCESSES = 64
 

@@ -10,7 +10,7 @@ from daemon.instance.console import CannotStart, say
 from daemon.instance.health_client import health
 from daemon.instance.supervisord import Output, collect
 from daemon.runtime.readiness import GATE_FAILED
-from sql.database import REMEDIES
+from sql.errors import REMEDIES
 
 POLL_S = 0.1
 PROGRESS_INTERVAL_S = 5.0

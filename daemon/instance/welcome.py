@@ -48,7 +48,7 @@ def _real_steps(donationd: str, api: str) -> str:
   {donationd} ledger story-1
 
 Stripe delivers to your webhook endpoint, https://YOUR-HOST/webhooks/stripe: a proxy with TLS passes it on to
-http://{api}/webhooks/stripe (README.md, "With your Stripe account")."""
+http://{api}/webhooks/stripe (deploy/docs/stripe-account.md)."""
 
 
 def _command(name: str) -> str:

@@ -5,11 +5,10 @@ No timer and no waiting when idle; under load batches grow by themselves. The fo
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from daemon.api import metrics
 from daemon.ledger.recorder import Entry, Recorded
 
 # A statement takes time in proportion to its batch, and everybody in it waits for all of it; beyond some hundred
@@ -41,14 +40,18 @@ class Batcher:
     Args:
         writer: writes one batch at a time, durably when it returns.
         limit: events that may wait; more are refused at once, so that memory and waiting stay bounded.
+        on_batch: is called after each batch with its size and with `created` of the newest event that was applied (0 if
+            none was); once per batch, because what is done per event is what an event costs.
     """
 
-    def __init__(self, writer: Writer, limit: int) -> None:
+    def __init__(
+        self, writer: Writer, limit: int, on_batch: Callable[[int, int], None] = lambda _size, _newest_s: None
+    ) -> None:
         self._writer = writer
         self._limit = limit
         self._waiting: deque[_Waiting] = deque()
         self._writing: asyncio.Task[None] | None = None
-        self._newest_s = metrics.newest_event()
+        self._on_batch = on_batch
 
     @property
     def waiting(self) -> int:
@@ -63,7 +66,7 @@ class Batcher:
 
         Raises:
             Overloaded: too many wait already.
-            DatabaseDown, Refused: as Recorder.record, for the batch.
+            DatabaseUnavailable, StatementRejected: as Recorder.record, for the batch.
         """
         if len(self._waiting) >= self._limit:
             raise Overloaded
@@ -103,14 +106,11 @@ class Batcher:
                 if not waiting.done.done():
                     waiting.done.set_result(again if event_id in seen else recorded)
                 seen.add(event_id)
-            self._count(batch, recorded)
+            self._report(batch, recorded)
 
-    def _count(self, batch: list[_Waiting], recorded: Recorded) -> None:
-        """Once per batch, because what is done per event is what an event costs."""
-        metrics.batch(len(batch))
+    def _report(self, batch: list[_Waiting], recorded: Recorded) -> None:
         applied = recorded.new - recorded.refused.keys()
         events = [waiting.entry.event for waiting in batch]
-        newest_s = max((e.created for e in events if e.facts is not None and e.id in applied), default=0)
-        if newest_s > self._newest_s:
-            self._newest_s = newest_s
-            metrics.NEWEST_EVENT.set(newest_s)
+        self._on_batch(
+            len(batch), max((e.created for e in events if e.facts is not None and e.id in applied), default=0)
+        )

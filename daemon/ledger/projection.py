@@ -2,7 +2,7 @@
 
 `merge` is commutative, associative and idempotent, so retries, duplicates, reordering and batches need no code of
 their own. `donations` derives everything that is shown from the merged facts, by the precedence written down in
-SOURCES and STATUSES; README's diagram is drawn from these two.
+SOURCES and STATUSES; the diagram of deploy/docs/explanation.md is drawn from these two.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -564,7 +564,7 @@ def _is_failed(of: _Objects, _money: _Money) -> bool:
 
 Rule = Callable[[_Objects, _Money], bool]
 
-# A donation's status is the first whose rule holds; each has the sentence that README shows.
+# A donation's status is the first whose rule holds; each has the sentence that the diagram shows.
 STATUSES: tuple[tuple[str, str, Rule], ...] = (
     ("DISPUTED", "a dispute, an inquiry or an appeal is open, or a dispute was lost", _is_disputed),
     ("REFUNDED", "paid, and the whole amount went back", lambda _of, money: money.is_refunded),

@@ -12,7 +12,7 @@ import msgspec
 
 from daemon.ledger import projection
 from daemon.ledger.stripe_events import DONOR_FIELDS, Facts, upgrade
-from sql.database import Row
+from sql.connection import Row
 from sql.snapshot import Snapshot
 
 BATCH = 500  # donations per look at stripe_objects

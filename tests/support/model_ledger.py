@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from daemon.ledger.projection import Donation, donations, forget, merge
 from daemon.ledger.stripe_events import Facts, read
-from daemon.simulator.oracle import Expected
 from daemon.simulator.sender import encode
 from daemon.simulator.stripe_objects import Json
-from sql.database import Row
+from sql.connection import Row
+from tests.simulator.oracle import Expected
 
 SHOWN = """
 SELECT id, coalesce(ticket_id, ''), coalesce(currency, ''), status, amount_minor, refunded_minor, disputed_minor,

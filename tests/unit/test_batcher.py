@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from daemon.api import metrics
+from daemon.api.metrics import ApiMetrics
 from daemon.ledger.batcher import BATCH_BYTES, BATCH_EVENTS, Batcher, Overloaded
 from daemon.ledger.recorder import Entry, Recorded
 from daemon.ledger.stripe_events import Facts, StripeEvent
-from sql.database import DatabaseDown
+from sql.errors import DatabaseUnavailable
 
 
 class Writer:
@@ -58,23 +58,23 @@ async def test_an_idle_writer_takes_an_event_at_once() -> None:
 async def test_a_batch_is_one_observation_and_the_newest_applied_event_only_rises() -> None:
     """Batch sizes are counted once per statement; a late event makes the newest no older, one without effect newer."""
     writer = Writer()
-    batcher = Batcher(writer, limit=10)
-    newest = 4_000_000_000  # beyond what other tests leave
+    metrics = ApiMetrics()
+    batcher = Batcher(writer, limit=10, on_batch=metrics.batch_written)
+    newest = 4_000_000_000
     for created, facts in ((newest, Facts()), (newest - 5, Facts()), (newest + 5, None)):
-        before = _batches()
+        before = _batches(metrics)
         events = [StripeEvent(f"{created}-{n}", "charge.succeeded", created, False, facts) for n in range(3)]
         requests = [asyncio.create_task(batcher.record(Entry(event), 1)) for event in events]
         await settle()
         assert batcher.waiting == 0
         writer.release()
         await asyncio.gather(*requests)
-        assert _batches() == before + 1
-        assert metrics.newest_event() == newest
+        assert _batches(metrics) == before + 1
+        assert metrics.registry.get_sample_value("webhook_newest_event_timestamp_seconds") == newest
 
 
-def _batches() -> float:
-    [family] = metrics.BATCHES.collect()
-    return next(sample.value for sample in family.samples if sample.name.endswith("_count"))
+def _batches(metrics: ApiMetrics) -> float:
+    return metrics.registry.get_sample_value("webhook_batch_events_count") or 0.0
 
 
 async def test_events_gather_while_a_statement_is_in_flight() -> None:
@@ -131,12 +131,12 @@ async def test_a_failed_batch_fails_its_own_only() -> None:
     """Everybody in the batch hears of it; the next batch is tried as if nothing had been."""
     writer = Writer()
     batcher = Batcher(writer, limit=10)
-    writer.error = DatabaseDown("timeout")
+    writer.error = DatabaseUnavailable("timeout")
     requests = start(batcher, "a", "b")
     await settle()
     writer.release()
     results = await asyncio.gather(*requests, return_exceptions=True)
-    assert all(isinstance(result, DatabaseDown) for result in results)
+    assert all(isinstance(result, DatabaseUnavailable) for result in results)
     writer.error = None
     [again] = start(batcher, "a")
     writer.release()
