@@ -28,7 +28,7 @@ from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.batcher import Batcher
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import Entry, Recorded, Recorder
+from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
 from daemon.runtime import logging as logs
 from daemon.runtime.config import ConfigError
 from daemon.runtime.core_dumps import forbid_core_dumps
@@ -167,9 +167,9 @@ def _runner(
 ) -> web.AppRunner:
     places = Places("deliveries", config.webhook_places)
 
-    async def record(entry: Entry, size: int) -> Recorded:
+    async def record(received: ReceivedEvent, size: int) -> Outcome:
         async with places:
-            return await batcher.record(entry, size)
+            return await batcher.record(received, size)
 
     webhook = Webhook(
         record,

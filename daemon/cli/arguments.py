@@ -20,7 +20,7 @@ class Failure(click.ClickException):
 
 def check_ticket(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
     """A ticket id."""
-    from daemon.ledger.stripe_events import TICKET_PATTERN
+    from daemon.ledger.facts import TICKET_PATTERN
 
     if not re.fullmatch(TICKET_PATTERN, value):
         raise click.BadParameter(
@@ -44,7 +44,7 @@ def check_event(_context: click.Context, _parameter: click.Parameter, value: str
 
 
 def _is_object_id(value: str) -> bool:
-    from daemon.ledger.stripe_events import ID_PATTERN
+    from daemon.ledger.facts import ID_PATTERN
 
     return re.fullmatch(ID_PATTERN, value) is not None
 

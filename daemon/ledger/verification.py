@@ -11,7 +11,8 @@ from itertools import islice
 import msgspec
 
 from daemon.ledger import projection
-from daemon.ledger.stripe_events import DONOR_FIELDS, Facts, upgrade
+from daemon.ledger.donation import Donation
+from daemon.ledger.facts import DONOR_FIELDS, Facts, Family, ObjectFacts, checked, object_ids, upgrade
 from sql.connection import Row
 from sql.snapshot import Snapshot
 
@@ -31,7 +32,7 @@ class TicketSums:
         default_factory=lambda: defaultdict(lambda: dict.fromkeys(FIGURES, 0))
     )
 
-    def add(self, donation: projection.Donation) -> None:
+    def add(self, donation: Donation) -> None:
         """Counts a donation, if it was ever paid (SPEC 3)."""
         if donation.paid_at is None:
             return
@@ -54,7 +55,7 @@ class TicketSums:
                 yield f"{what}: {name} is {is_[name]}, should be {ought[name]}"
 
 
-def differences(stored: dict[str, projection.Donation], derived: dict[str, projection.Donation]) -> Iterator[str]:
+def differences(stored: dict[str, Donation], derived: dict[str, Donation]) -> Iterator[str]:
     """A line for each difference between donations as they are stored and as their facts add up to, by id.
 
     A donor's own fields are named without their values.
@@ -68,7 +69,7 @@ def differences(stored: dict[str, projection.Donation], derived: dict[str, proje
             yield from _field_differences(stored[id_], derived[id_])
 
 
-def _field_differences(stored: projection.Donation, derived: projection.Donation) -> Iterator[str]:
+def _field_differences(stored: Donation, derived: Donation) -> Iterator[str]:
     ought = msgspec.structs.asdict(derived)
     for name, value in msgspec.structs.asdict(stored).items():
         if value != ought[name]:
@@ -86,16 +87,16 @@ def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str]
         A line per difference; nothing if the ledger is right.
     """
     sums, names = TicketSums(), 0
-    linked: dict[str, dict[str, projection.Donation]] = defaultdict(dict)
+    linked: dict[str, dict[str, Donation]] = defaultdict(dict)
     for row in snapshot.stream("verify_donations", {"with_facts": False}):
-        linked[row[FIELDS]][row[0]] = projection.Donation(*row[:FIELDS])
+        linked[row[FIELDS]][row[0]] = Donation(*row[:FIELDS])
     rows = snapshot.stream("verify_donations", {"with_facts": True})
     while batch := list(islice(rows, BATCH)):
         facts_of, malformed = _facts_of(batch)
         lent, malformed_lent = _subscriptions(snapshot, facts_of.values())
         yield from malformed + malformed_lent
         for row in batch:
-            stored = {row[0]: projection.Donation(*row[:FIELDS]), **linked.pop(row[0], {})}
+            stored = {row[0]: Donation(*row[:FIELDS]), **linked.pop(row[0], {})}
             if row[0] not in facts_of:
                 continue
             try:
@@ -125,17 +126,17 @@ def _facts_of(batch: Iterable[Row]) -> tuple[dict[str, Facts], list[str]]:
     malformed = []
     for row in batch:
         try:
-            facts = msgspec.convert(row[-2], Facts)
+            facts = checked(row[-2])
             facts_of[row[0]] = upgrade(facts) if row[-1] == 0 else facts
         except MALFORMED as error:
             malformed.append(_malformed(f"donation {row[0]}: its facts", error))
     return facts_of, malformed
 
 
-def _derive(facts: Facts, lent: projection.Subscriptions) -> dict[str, projection.Donation]:
+def _derive(facts: Facts, lent: projection.Subscriptions) -> dict[str, Donation]:
     """The donations that facts add up to, by id. Raises one of MALFORMED, also if a field would have a wrong type."""
     derived = [msgspec.structs.asdict(donation) for donation in projection.donations(facts, lent)]
-    return {donation.id: donation for donation in msgspec.convert(derived, list[projection.Donation])}
+    return {donation.id: donation for donation in msgspec.convert(derived, list[Donation])}
 
 
 def _malformed(what: str, error: Exception) -> str:
@@ -145,20 +146,20 @@ def _malformed(what: str, error: Exception) -> str:
 
 def _roots(snapshot: Snapshot, facts_of: dict[str, Facts]) -> dict[str, str]:
     """Object id -> the row that should keep it, for the objects of these rows and their failed charges kept apart."""
-    root_of = {id_: root for root, facts in facts_of.items() for id_ in projection.ids(facts)}
-    intents = [id_ for facts in facts_of.values() for id_ in facts.get("pi", ())]
+    root_of = {id_: root for root, facts in facts_of.items() for id_ in object_ids(facts)}
+    intents = [id_ for facts in facts_of.values() for id_ in facts.get(Family.PAYMENT_INTENT, ())]
     apart = snapshot.rows("verify_failed_charges", {"ids": intents})
     return root_of | {charge: root_of[intent] for charge, intent in apart}
 
 
-def _subscriptions(snapshot: Snapshot, facts: Iterable[Facts]) -> tuple[dict[str, projection.Known], list[str]]:
+def _subscriptions(snapshot: Snapshot, facts: Iterable[Facts]) -> tuple[dict[str, ObjectFacts], list[str]]:
     """What is held of the subscriptions that these facts name, and a line for each whose facts are malformed."""
     named = {id_ for each in facts for id_ in projection.subscriptions(each)}
-    lent: dict[str, projection.Known] = {}
+    lent: dict[str, ObjectFacts] = {}
     malformed = []
     for id_, kept in snapshot.rows("verify_subscriptions", {"ids": list(named)}) if named else []:
         try:
-            lent |= msgspec.convert(kept, Facts)["sub"]
+            lent |= checked(kept)[Family.SUBSCRIPTION]
         except MALFORMED as error:
             malformed.append(_malformed(f"subscription {id_}: its facts", error))
     return lent, malformed

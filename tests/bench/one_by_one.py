@@ -14,7 +14,7 @@ from daemon.api.metrics import open_metrics
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import Entry, Recorded, Recorder
+from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
 from daemon.runtime import logging as logs
 from daemon.runtime.readiness import ReadinessClient
 from sql.database import Database
@@ -24,8 +24,9 @@ def application(config: Config, database: Database, follower: ReadinessClient) -
     """The API, with the ledger itself behind the webhook and nothing that gathers events."""
     recorder = Recorder(database)
 
-    async def record(entry: Entry, _size: int) -> Recorded:
-        return await recorder.record([entry])
+    async def record(received: ReceivedEvent, _size: int) -> Outcome:
+        [outcome] = await recorder.record([received])
+        return outcome
 
     metrics = open_metrics(config.prometheus_multiproc_dir, str(config.api_slot))
     webhook = Webhook(

@@ -14,7 +14,7 @@ from daemon.api.metrics import ApiMetrics
 from daemon.api.tickets import Donations
 from daemon.api.webhook import BODY_LIMIT, Webhook
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import Entry, Recorded
+from daemon.ledger.recorder import Outcome, ReceivedEvent
 from daemon.simulator import scenarios, sender
 from sql.database import Database
 from sql.errors import DatabaseUnavailable
@@ -224,7 +224,7 @@ async def test_the_lines_of_a_delivery_bear_its_request_and_its_event(client: Cl
 async def test_a_fault_while_an_event_is_written_names_the_event(aiohttp_client: MakeClient, event: Any) -> None:
     """The line of a trouble says which delivery met it first; the next that meets it has no line of its own."""
 
-    async def fail(_entry: Entry, _size: int) -> Recorded:
+    async def fail(_received: ReceivedEvent, _size: int) -> Outcome:
         raise DatabaseUnavailable("timeout")
 
     metrics = ApiMetrics()

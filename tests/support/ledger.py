@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from daemon.ledger.recorder import Entry, Recorder
+from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import read
 from daemon.simulator import scenarios, sender
 from daemon.simulator.stripe_objects import Json
@@ -38,7 +38,7 @@ def rows(url: str, sql: str) -> list[Row]:
 
 
 def record(url: str, events: Sequence[Json]) -> None:
-    entries = [Entry(read(sender.encode(event), livemode=False, hash_key=KEY.encode())) for event in events]
+    entries = [ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=KEY.encode())) for event in events]
     ask(url, lambda database: Recorder(database).record(entries))
 
 
@@ -63,6 +63,8 @@ async def fill(database: Database, lives: list[scenarios.Scenario], *tickets: st
     for ticket in tickets:
         await database.fetch(load("add_ticket"), {"id": ticket, "title": None, "currency": None})
     entries = [
-        Entry(read(sender.encode(event), livemode=False, hash_key=None)) for life in lives for event in life.events
+        ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=None))
+        for life in lives
+        for event in life.events
     ]
     await Recorder(database).record(entries)
