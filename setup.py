@@ -1,6 +1,9 @@
-"""Packaging of donationd: three import packages and one console command."""
+"""Packaging of donationd: three import packages, the files of deploy/, and one console command."""
+
+from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 # Each dependency and why it is here.
 RUNTIME = [
@@ -36,6 +39,27 @@ TEST = [
     "types-psycopg2",  # the driver's types
 ]
 
+# What runs donationd and is no Python code. It lies at the top of the repository; the wheel has it in the package
+# daemon.instance, which finds it in either place (daemon/instance/installation.py).
+FILES = ["supervisord.conf", *sorted(str(path) for path in Path("deploy").rglob("*") if path.is_file())]
+
+
+class BuildWithFiles(build_py):
+    """Adds FILES to the packages, except where the checkout itself is installed (pip install -e)."""
+
+    def run(self) -> None:
+        """Builds the packages and copies the files."""
+        super().run()
+        for name in [] if self.editable_mode else FILES:
+            target = Path(self.build_lib, "daemon", "instance", "files", name)
+            self.mkpath(str(target.parent))
+            self.copy_file(name, str(target))
+
+    def get_source_files(self) -> list[str]:
+        """What a source distribution must contain."""
+        return [*super().get_source_files(), *FILES]
+
+
 setup(
     name="donationd",
     version="0.1.0",
@@ -44,6 +68,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["daemon*", "health_sidecar*", "sql*"]),
     package_data={"sql": ["migrations/*.sql", "queries/*.sql"]},
+    cmdclass={"build_py": BuildWithFiles},
     install_requires=RUNTIME,
     extras_require={"embedded": EMBEDDED, "test": TEST},
     entry_points={"console_scripts": ["donationd = daemon.cli.main:run"]},
