@@ -58,7 +58,7 @@ def complete(given: Mapping[str, str], state: Path, embedded: bool) -> dict[str,
     if embedded:
         environ |= EMBEDDED_DEFAULTS | _kept_secrets(state)
     environ |= {"READINESS_SOCKET": str(run / "readiness.sock"), **given}
-    environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # supervisord.conf sets it, for the API processes alone
+    environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # supervisord.conf sets it, for the API processes only
     if not IS_CHECKOUT:
         environ["PYTHONSAFEPATH"] = "1"  # a module in the current folder is not one of ours
     return environ | {

@@ -18,8 +18,8 @@ from daemon.cli.arguments import json_option
 def up(embedded: bool, stop_with: int | None) -> None:
     """Run everything under supervisord, in the foreground.
 
-    Ctrl-C, SIGTERM and SIGHUP stop it. Without --stop-with it goes on when the process that started it ends, as it
-    must under nohup, systemd or another supervisor.
+    Ctrl-C, SIGTERM and SIGHUP stop it. Without --stop-with it continues when the process that started it ends, as
+    it must under nohup, systemd or another supervisor.
 
     \b
     Examples:
