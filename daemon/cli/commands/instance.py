@@ -1,5 +1,6 @@
 """`donationd up`, `reload`, `migrate` and `gate`: start an instance, renew it, and check its database."""
 
+import os
 import sys
 
 import click
@@ -80,6 +81,6 @@ def gate(as_json: bool) -> None:
       DATABASE_URL=postgresql://… donationd gate
       donationd gate --json | jq .detail
     """
-    from daemon.cli import instance
+    from health_sidecar import gate
 
-    sys.exit(instance.gate(as_json=as_json))
+    sys.exit(gate.run_once(os.environ, as_json=as_json))
