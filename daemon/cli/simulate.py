@@ -10,7 +10,7 @@ from daemon.api.config import CommandConfig
 from daemon.cli.arguments import Failure
 from daemon.cli.database import ask
 from daemon.cli.settings import settings
-from daemon.cli.tickets import NO_TICKETS
+from daemon.cli.tickets import NO_TICKETS, TicketRow
 from daemon.instance.health_client import address
 from daemon.simulator import scenarios, sender
 from sql import load
@@ -22,7 +22,7 @@ def simulate(payments: int, seed: int | None, url: str | None) -> None:
     """Sends the payments and prints what became of their events."""
     config = settings(CommandConfig)
     secret = _signing_secret(config)
-    tickets = [row[0] for row in ask(lambda database: database.fetch(load("list_tickets")))]
+    tickets = [TicketRow._make(row).id for row in ask(lambda database: database.fetch(load("list_tickets")))]
     if not tickets:
         raise Failure(NO_TICKETS)
     base = url or f"http://{address(config.host, config.port)}"
@@ -31,8 +31,8 @@ def simulate(payments: int, seed: int | None, url: str | None) -> None:
             f"no API replies at {base} ({reason}): start it there with `donationd up`, or name its address with --url"
         )
     chosen = seed if seed is not None else time.time_ns() % 2**31
-    lives = scenarios.generate(chosen, payments, tickets, now=int(time.time()))
-    events = scenarios.shuffled(lives, chosen)
+    generated = scenarios.generate(chosen, payments, tickets, now=int(time.time()))
+    events = scenarios.shuffled(generated, chosen)
     outcome = asyncio.run(sender.deliver(base, secret, events, progress=_print_progress))
     click.echo(err=True)
     click.echo(f"{payments} payments (seed {chosen}), {_summary(outcome)}")

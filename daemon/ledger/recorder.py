@@ -36,8 +36,8 @@ from sql.connection import Row
 from sql.database import Database
 from sql.errors import DatabaseUnavailable, StatementRejected
 
-# Each round either writes a donation or learns what another process has just written. More rounds than this mean
-# that others write the same donations all the time: Stripe shall deliver again.
+# Each round either writes a donation or reads what another process has just written. More rounds than this mean that
+# other processes write the same donations all the time: Stripe delivers the event again.
 ROUNDS = 20
 
 # The statements look rows up by their keys. They are planned once per connection, because a plan costs more than a
@@ -149,9 +149,33 @@ class _Recorded:
         return APPLIED if event.facts is not None else IGNORED
 
 
+class FoundRow(NamedTuple):
+    """A row of find_stored.sql."""
+
+    root: str
+    version: int
+    facts: str
+    rules: int | None
+
+
+class FoundSubscription(NamedTuple):
+    """A row of find_subscriptions.sql."""
+
+    id: str
+    version: int
+    facts: str
+
+
+class WrittenRow(NamedTuple):
+    """The row of record_events.sql: ids of events, and numbers of groups."""
+
+    recorded: list[str]
+    conflicting: list[int]
+
+
 @dataclass
 class _StoredRow:
-    """A row of the ledger that holds facts; version 0 for a failed charge that is kept apart from its donation."""
+    """A row with facts; version 0 for a failed charge that is kept apart from its donation."""
 
     root: str
     version: int
@@ -163,17 +187,16 @@ class _StoredRow:
         self.is_invoice = self.version > 0 and self.facts.keys() == {Family.INVOICE}
 
     @classmethod
-    def of_row(cls, root: str, version: int, text: str, rules: int | None) -> "_StoredRow":
-        """Reads a row of find_stored.sql; one that older rules stored is brought to today's form.
+    def of(cls, row: FoundRow) -> "_StoredRow":
+        """Decodes a row, and upgrades the facts of one that older rules stored.
 
-        A failed charge brings its PaymentIntent, for an event may name the charge only.
+        A failed charge is stored with the id of its PaymentIntent, because an event may name the charge only.
         """
-        facts = msgspec.json.decode(text)
-        if version == 0:
-            return cls(
-                root, 0, {Family.PAYMENT_INTENT: {facts[FactName.PAYMENT_INTENT][1]: {}}, Family.CHARGE: {root: facts}}
-            )
-        return cls(root, version, upgrade(facts) if rules == 0 else facts)
+        facts = msgspec.json.decode(row.facts)
+        if row.version == 0:
+            intent: Facts = {Family.PAYMENT_INTENT: {facts[FactName.PAYMENT_INTENT][1]: {}}}
+            return cls(row.root, 0, {**intent, Family.CHARGE: {row.root: facts}})
+        return cls(row.root, row.version, upgrade(facts) if row.rules == 0 else facts)
 
 
 LENT = (FactName.TICKET, FactName.SESSION_TICKET, FactName.SESSION_REFERENCE)  # what a subscription lends its payments
@@ -181,7 +204,7 @@ LENT = (FactName.TICKET, FactName.SESSION_TICKET, FactName.SESSION_REFERENCE)  #
 
 @dataclass
 class _Subscription:
-    """What is held of a subscription, and whether it is to be written. Version 0: nothing is held yet."""
+    """A subscription's stored facts, and whether they are to be written. Version 0: none are stored yet."""
 
     id: str
     version: int = 0
@@ -191,7 +214,7 @@ class _Subscription:
     ticket_changed: bool = False
 
     def merge_changes(self) -> None:
-        """Merges its own events. What they say of its ticket concerns all its payments."""
+        """Merges its own events. A change of its ticket concerns all its payments."""
         before = self._lent()
         for change in self.changes:
             self.is_written |= merge_object(Family.SUBSCRIPTION, self.facts, change.facts[Family.SUBSCRIPTION][self.id])
@@ -203,7 +226,7 @@ class _Subscription:
 
 @dataclass
 class _Part:
-    """Everything that hangs together by the ids it names: what is held, the changes, and what they add up to."""
+    """Everything that is tied together by the ids it names: stored rows, changes, and the donations they add up to."""
 
     stored: list[_StoredRow] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
@@ -222,8 +245,8 @@ class _Part:
         self.ids |= other.ids
 
     def merge_changes(self) -> None:
-        """Merges the changes into what is held. It is written if that says anything new, or to be derived again; a row
-        to be derived again that is not found by its id has no facts here, and stays as it is."""
+        """Merges the changes into the stored facts. The part is written if that adds anything, or to be derived again;
+        a row to be derived again that is not found by its id has no facts here, and stays as it is."""
         rows = sorted(self.stored, key=lambda row: row.version, reverse=True)
         self.facts = rows[0].facts if rows else {}
         for row in rows[1:]:
@@ -235,7 +258,7 @@ class _Part:
 
     @property
     def new_subscriptions(self) -> set[str]:
-        """The subscriptions that it borrows from now, and no held row did."""
+        """The subscriptions that it borrows from now, and no stored row did."""
         return projection.subscriptions(self.facts).difference(*(row.subscriptions for row in self.stored))
 
     def derive(self, lent: projection.Subscriptions) -> None:
@@ -339,8 +362,8 @@ class Recorder:
 
         Raises:
             DatabaseUnavailable: nothing is known to be written of what is not yet recorded; deliver it again.
-            StatementRejected: the database rejects every statement (its schema or permissions are wrong), or this
-                operator action.
+            StatementRejected: the database rejects every statement (its schema or permissions are wrong), or
+                this operator action.
         """
         recorded = _Recorded()
         await self._merge(changes, recorded)
@@ -366,7 +389,7 @@ class Recorder:
         for _ in range(ROUNDS):
             try:
                 batch = await self._read([change for change in pending if change.facts or change.ids])
-                new, conflicting = await self._write(batch, pending)
+                written = await self._write(batch, pending)
             except DatabaseUnavailable as down:
                 if down.kind != "conflict":
                     raise
@@ -376,9 +399,9 @@ class Recorder:
                     raise
                 await self._isolate(pending, refusal, recorded)
                 return
-            recorded.new.update(new)
-            self._plan_again(len(new))
-            pending = [change for n in conflicting for change in batch.groups[n].changes]
+            recorded.new.update(written.recorded)
+            self._plan_again(len(written.recorded))
+            pending = [change for n in written.conflicting for change in batch.groups[n].changes]
             if not pending:
                 return
         raise DatabaseUnavailable("too much contention")
@@ -391,7 +414,7 @@ class Recorder:
             self._planned_until = self._written * GROWTH
 
     async def _read(self, changes: Sequence[Change]) -> "_Batch":
-        """Reads what the ledger holds of the changes' objects, and derives what they make of it."""
+        """Reads the stored rows of the changes' objects, and derives the donations with the changes."""
         parts = await self._parts([change for change in changes if change.ids])
         lenders = await self._subscriptions(
             parts, [change for change in changes if Family.SUBSCRIPTION in change.facts]
@@ -408,7 +431,7 @@ class Recorder:
         return batch
 
     async def _parts(self, changes: Sequence[Change]) -> list[_Part]:
-        """Puts together what shares an id, directly or through rows of the ledger."""
+        """Joins what shares an id, directly or through stored rows."""
         part_of: dict[str, _Part] = {}
         for row in await self._stored_rows({id_ for change in changes for id_ in change.ids}):
             _join(part_of, row.ids).stored.append(row)
@@ -425,8 +448,9 @@ class Recorder:
         found = {
             id_: _Subscription(id_) for id_ in named.union(*(change.facts[Family.SUBSCRIPTION] for change in changes))
         }
-        for id_, version, text in await self._fetch(FIND_SUBSCRIPTIONS, found.keys()):
-            found[id_].version, found[id_].facts = version, msgspec.json.decode(text)[Family.SUBSCRIPTION][id_]
+        for row in map(FoundSubscription._make, await self._fetch(FIND_SUBSCRIPTIONS, found.keys())):
+            each = found[row.id]
+            each.version, each.facts = row.version, msgspec.json.decode(row.facts)[Family.SUBSCRIPTION][row.id]
         for change in changes:
             for id_ in change.facts[Family.SUBSCRIPTION]:
                 found[id_].changes.append(change)
@@ -450,17 +474,17 @@ class Recorder:
         return payments
 
     async def _stored_rows(self, ids: set[str]) -> list[_StoredRow]:
-        """What the ledger holds of these objects."""
-        return [_StoredRow.of_row(*row) for row in await self._fetch(FIND_STORED, ids)]
+        """The stored rows of these objects."""
+        return [_StoredRow.of(FoundRow._make(row)) for row in await self._fetch(FIND_STORED, ids)]
 
     async def _fetch(self, statement: str, ids: Iterable[str]) -> list[Row]:
-        """The rows that a statement finds for ids; without ids there is nothing to ask."""
-        # Quoted, for `null` may be an id too; an id holds neither quotes nor backslashes.
+        """The rows that a statement finds for ids; without ids no statement is sent."""
+        # Quoted, because `null` may be an id too; an id contains neither quotes nor backslashes.
         array = ",".join(f'"{id_}"' for id_ in ids)
         return await self._database.fetch(statement, ["{" + array + "}"], prepare=self._prepare) if array else []
 
-    async def _write(self, batch: "_Batch", changes: Sequence[Change]) -> tuple[list[str], list[int]]:
-        """One statement. Returns the events recorded, and the numbers of the groups that were not written."""
+    async def _write(self, batch: "_Batch", changes: Sequence[Change]) -> WrittenRow:
+        """Writes the batch by one statement."""
         groups = batch.groups
         number = {id(change): n for n, group in enumerate(groups) for change in group.changes}
         parts = [(n, part) for n, group in enumerate(groups) for part in group.parts]
@@ -474,8 +498,8 @@ class Recorder:
             [row for n, part in parts for row in part.charge_rows(n)],
         )
         params = [msgspec.json.encode(array).decode() for array in arrays]
-        [(recorded, conflicting)] = await self._database.fetch(EXECUTE, params, prepare=self._prepare)
-        return recorded, conflicting
+        [row] = await self._database.fetch(EXECUTE, params, prepare=self._prepare)
+        return WrittenRow._make(row)
 
 
 @dataclass

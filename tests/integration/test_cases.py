@@ -174,7 +174,7 @@ class Site:
     def __init__(self, url: str, database: Database) -> None:
         self._url = url
         self._database = database
-        self._batcher = Batcher(Recorder(database), limit=1000, observe=lambda _size, _newest_s: None)
+        self._batcher = Batcher(Recorder(database), limit=1000)
         self._missing = 0  # deliveries of the present batch that have not arrived
         self._complete = asyncio.Event()
         self.client: Client
