@@ -134,7 +134,7 @@ def _limits(config: Config) -> Limits:
 async def _serve_until_stopped(
     config: Config, process: ProcessRun, server: HttpServer, readiness: ReadinessClient, draining: asyncio.Event
 ) -> None:
-    """Listen, at once on an inherited socket, otherwise after the gate has passed; serve until the process is to stop."""
+    """Listen, at once on an inherited socket, otherwise after the gate has passed, and serve until `process.stop`."""
     inherited = inherited_socket()
     if inherited:
         await readiness.wait_first_state(FIRST_STATE_S)

@@ -6,8 +6,8 @@ Facts are kept per object, under the object's family and id:
 
 A time is the `created` of an event, in Unix seconds. Most facts are a pair of a time and a value ("amount"), some are
 only a time ("paid"), some are a map ("captures"). RULES names for each fact the rule by which two versions of it are
-merged. Merging is commutative, associative and idempotent, so retries, duplicates, reordering and batches need no code of
-their own. `stripe_events.py` reads facts from events, `projection.py` derives donations from them.
+merged. Merging is commutative, associative and idempotent, so retries, duplicates, reordering and batches need no code
+of their own. `stripe_events.py` reads facts from events, `projection.py` derives donations from them.
 """
 
 from collections.abc import Mapping
@@ -343,19 +343,14 @@ def owners(facts: Facts) -> dict[str, str]:
     """
     owner = {id_: id_ for id_ in facts.get(Family.PAYMENT_INTENT, {})}
     for family in (Family.SESSION, Family.CHARGE):
-        owner.update(
-            {
-                id_: value(object_facts, FactName.PAYMENT_INTENT) or id_
-                for id_, object_facts in facts.get(family, {}).items()
-            }
-        )
-    children = {
-        id_: value(object_facts, FactName.PAYMENT_INTENT)
-        or owner.get(charge := value(object_facts, FactName.CHARGE), charge)
-        for family in (Family.REFUND, Family.DISPUTE)
-        for id_, object_facts in facts.get(family, {}).items()
-    }
-    # `owner` is complete before it is changed: otherwise, if a refund has the id of a charge, the order would decide.
+        for id_, object_facts in facts.get(family, {}).items():
+            owner[id_] = value(object_facts, FactName.PAYMENT_INTENT) or id_
+    children: dict[str, str] = {}
+    for family in (Family.REFUND, Family.DISPUTE):
+        for id_, object_facts in facts.get(family, {}).items():
+            charge = value(object_facts, FactName.CHARGE)
+            children[id_] = value(object_facts, FactName.PAYMENT_INTENT) or owner.get(charge, charge)
+    # Children are added at the end: if one had the id of a charge, the order would otherwise decide about the others.
     return owner | children
 
 
