@@ -107,8 +107,8 @@ async def stored(database: Database) -> tuple[list[Any], list[Any]]:
     return events, donations
 
 
-def refused(metrics: ApiMetrics, reason: str) -> float:
-    return metrics.registry.get_sample_value("webhook_refused_total", {"reason": reason}) or 0.0
+def rejected(metrics: ApiMetrics, reason: str) -> float | None:
+    return metrics.registry.get_sample_value("webhook_refused_total", {"reason": reason})
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
@@ -117,9 +117,8 @@ async def test_a_forgery_is_counted_and_leaves_nothing(
 ) -> None:
     """400, counted under its reason, nothing stored; an HMAC only where all else is right, and nothing is decoded."""
     header, reason = FORGERIES[forgery]
-    before = refused(metrics, reason)
     assert (await post(client, BODY, header)).status == 400
-    assert refused(metrics, reason) == before + 1
+    assert rejected(metrics, reason) == 1
     assert work == ({"hmac": 2} if reason == "mismatch" else {})  # one for each secret, however many v1 there are
     assert await stored(database) == ([], [])
 
@@ -149,12 +148,11 @@ async def test_every_bit_counts(client: Client, database: Database) -> None:
 
 
 async def test_nothing_and_too_much(client: Client, database: Database, metrics: ApiMetrics) -> None:
-    """An empty body is no event even when it is signed; a huge one is refused unread, and both are counted."""
-    before = refused(metrics, "no event"), refused(metrics, "too large")
+    """An empty body is not an event even when it is signed; a huge one is rejected unread, and both are counted."""
     assert (await post(client, b"", sign(b"", SECRET, NOW))).status == 400
     huge = b" " * (BODY_LIMIT + 1)
     assert (await post(client, huge, sign(huge, SECRET, NOW))).status == 413
-    assert (refused(metrics, "no event"), refused(metrics, "too large")) == (before[0] + 1, before[1] + 1)
+    assert (rejected(metrics, "no event"), rejected(metrics, "too large")) == (1, 1)
     assert await stored(database) == ([], [])
 
 
