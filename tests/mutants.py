@@ -73,8 +73,8 @@ MUTANTS = (
     Mutant(
         "refunds that a snapshot counts already",
         "daemon/ledger/projection.py",
-        "cls(standing, max(0, returned - counted), hold)",
-        "cls(standing, returned, hold)",
+        "return max(0, returned - counted)",
+        "return returned",
     ),
     Mutant(
         "a released hold refunded",
@@ -88,7 +88,7 @@ MUTANTS = (
     Mutant(
         "a payment before its late failure",
         "daemon/ledger/projection.py",
-        "if first is not None and first >= last_failure",
+        "if first is not None and since <= first < until",
         "if first is not None",
     ),
     Mutant(

@@ -5,7 +5,7 @@ their own. `donations` derives everything that is shown from the merged facts, b
 SOURCES and STATUSES; README's diagram is drawn from these two.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -123,7 +123,7 @@ def subscriptions(facts: Facts) -> set[str]:
     lends nothing to any donation, and so does one that its PaymentIntent no longer names."""
     if "in" not in facts:  # nearly always
         return set()
-    return {id_ for of in _by_donation(facts, {}).values() for id_, _ in of.members["sub"]}
+    return {id_ for of in by_donation(facts, {}).values() for id_, _ in of.members["sub"]}
 
 
 def owners(facts: Facts) -> dict[str, str]:
@@ -133,9 +133,9 @@ def owners(facts: Facts) -> dict[str, str]:
     """
     owner = {id_: id_ for id_ in facts.get("pi", {})}
     for family in ("cs", "ch"):
-        owner.update({id_: _value(known, "payment_intent") or id_ for id_, known in facts.get(family, {}).items()})
+        owner.update({id_: value(known, "payment_intent") or id_ for id_, known in facts.get(family, {}).items()})
     children = {
-        id_: _value(known, "payment_intent") or owner.get(charge := _value(known, "charge"), charge)
+        id_: value(known, "payment_intent") or owner.get(charge := value(known, "charge"), charge)
         for family in ("re", "dp")
         for id_, known in facts.get(family, {}).items()
     }
@@ -151,7 +151,7 @@ def personal(facts: Facts) -> dict[str, list[tuple[str, str, Known]]]:
         for id_, known in facts.get(family, {}).items():
             found.setdefault(owner[id_], []).append((family, id_, known))
     unpaid = dict(facts.get("in", {}))
-    for donation, of in _by_donation(facts, {}).items():
+    for donation, of in by_donation(facts, {}).items():
         for id_, known in of.members["in"]:
             found.setdefault(donation, []).append(("in", id_, known))
             unpaid.pop(id_, None)
@@ -164,7 +164,7 @@ def donations(facts: Facts, lent: Subscriptions | None = None) -> list[Donation]
     Args:
         lent: the facts of the subscriptions that the facts' invoices name.
     """
-    return [_derive(id_, objects) for id_, objects in sorted(_by_donation(facts, lent or {}).items())]
+    return [derive(id_, objects) for id_, objects in sorted(by_donation(facts, lent or {}).items())]
 
 
 def forget(facts: Facts) -> Facts:
@@ -219,15 +219,15 @@ def split_attempts(facts: Facts) -> tuple[Facts, dict[str, Known]]:
     charges = facts.get("ch", {})
     if len(charges) < 2:
         return facts, {}
-    children = {_value(child, "charge") for family in ("re", "dp") for child in facts.get(family, {}).values()}
+    children = {value(child, "charge") for family in ("re", "dp") for child in facts.get(family, {}).values()}
     apart: dict[str, Known] = {}
     supplied: dict[str, set[str]] = {}
     for id_, known in sorted(charges.items(), key=TURN["ch"], reverse=True):
-        intent = _value(known, "payment_intent")
+        intent = value(known, "payment_intent")
         if (
             intent is None
             or id_ in children
-            or _value(known, "status") != "failed"
+            or value(known, "status") != "failed"
             or not STATES_MONEY.isdisjoint(known)
         ):
             continue
@@ -245,7 +245,7 @@ def split_attempts(facts: Facts) -> tuple[Facts, dict[str, Known]]:
 Member = tuple[str, Known]  # an object's id and its facts
 
 
-class _Objects:
+class Objects:
     """One donation's Stripe objects, by family, in the order in which they speak."""
 
     __slots__ = ("every", "members")
@@ -276,7 +276,7 @@ class _Objects:
             return
         known = facts.get("in", {}).get(invoice, {})
         self.add("in", invoice, known)
-        if subscription := _value(known, "subscription"):
+        if subscription := value(known, "subscription"):
             self.add("sub", subscription, lent.get(subscription, {}))
 
     def speaker(self, fact: str) -> tuple[Known, Any]:
@@ -305,21 +305,21 @@ class _Objects:
 
 def holds_money(charge: Known) -> bool:
     """Whether a charge took money, and did not give it back by a late failure (SPEC 3, paidAt)."""
-    return "captured" in charge and _value(charge, "status") != "failed"
+    return "captured" in charge and value(charge, "status") != "failed"
 
 
 def is_late_failure(charge: Known) -> bool:
     """Whether a charge that said it took money has failed since, as a returned bank debit does."""
-    return "taken" in charge and _value(charge, "status") == "failed"
+    return "taken" in charge and value(charge, "status") == "failed"
 
 
 def _created_first(member: Member) -> tuple[int, str]:
-    created = _value(member[1], "created")
+    created = value(member[1], "created")
     return NEVER if created is None else created, member[0]
 
 
 def _captured_then_latest(member: Member) -> tuple[bool, int, str]:
-    return holds_money(member[1]), _value(member[1], "created") or 0, member[0]
+    return holds_money(member[1]), value(member[1], "created") or 0, member[0]
 
 
 def _currency_said_last(member: Member) -> tuple[list[Any], str]:
@@ -341,15 +341,16 @@ TURN: dict[str, Callable[[Member], Any]] = {
 }
 
 
-def _by_donation(facts: Facts, lent: Subscriptions) -> dict[str, _Objects]:
+def by_donation(facts: Facts, lent: Subscriptions) -> dict[str, Objects]:
+    """The objects of every donation in these facts, by its id."""
     owner = owners(facts)
-    grouped: dict[str, _Objects] = {}
+    grouped: dict[str, Objects] = {}
     for family, objects in facts.items():
         if family in SHARED:
             continue
         for id_, known in objects.items():
             if (of := grouped.get(owner[id_])) is None:
-                of = grouped[owner[id_]] = _Objects()
+                of = grouped[owner[id_]] = Objects()
             of.add(family, id_, known)
     for of in grouped.values():
         of.sort()
@@ -357,14 +358,16 @@ def _by_donation(facts: Facts, lent: Subscriptions) -> dict[str, _Objects]:
     return grouped
 
 
-def _value(known: Known, name: str) -> Any:
+def value(known: Known, name: str) -> Any:
+    """The value of an object's newest fact, or None."""
     fact = known.get(name)
     return None if fact is None else fact[1]
 
 
-def _derive(id_: str, of: _Objects) -> Donation:
+def derive(id_: str, of: Objects) -> Donation:
+    """What is shown of the donation that these objects make."""
     amount, currency = _amount(of)
-    refunds = _Refunds.of(of)
+    refunds = Refunds.of(of)
     refunded = refunds.total(amount)
     paid_at = _paid_at(of)
     is_paid = paid_at is not None
@@ -389,25 +392,31 @@ def _derive(id_: str, of: _Objects) -> Donation:
     )
 
 
-def _account(of: _Objects) -> str | None:
+def _account(of: Objects) -> str | None:
     said = [known["account"] for known in of.every if "account" in known]
     account: str | None = max(said)[1] if said else None
     return account
 
 
-def _amount(of: _Objects) -> tuple[int | None, str | None]:
+def _amount(of: Objects) -> tuple[int | None, str | None]:
     """The amount and its currency, which the object that names the amount names as well."""
     speaker, amount = of.speaker("amount")
-    currency = _value(speaker, "currency")
-    intent = of.members["pi"][0][1] if of.members["pi"] else {}
-    received = _value(intent, "received") or 0
-    # Of a charge and its PaymentIntent the larger counts, as long as they speak of one currency.
-    if "taken" in speaker and received > amount and _value(intent, "currency") in (currency, None):
-        amount = received
-    return amount, currency or of.says("currency")
+    for known, name in amount_sources(of)[1:]:  # of a charge and its PaymentIntent the larger counts
+        amount = max(amount, value(known, name))
+    return amount, value(speaker, "currency") or of.says("currency")
 
 
-def _created_at(of: _Objects) -> int:
+def amount_sources(of: Objects) -> list[tuple[Known, str]]:
+    """The objects that state how much was taken, with the name of their fact: the first charge that states it, and the
+    PaymentIntent, as long as they speak of one currency."""
+    charges = [known for _, known in of.members["ch"] if "taken" in known][:1]
+    intents = [known for _, known in of.members["pi"] if "received" in known]
+    if charges and intents and value(intents[0], "currency") not in (value(charges[0], "currency"), None):
+        intents = []
+    return [(known, "taken") for known in charges] + [(known, "received") for known in intents]
+
+
+def _created_at(of: Objects) -> int:
     named: list[int] = [created for family in ("cs", "pi") if (created := of.first(family, "created")) is not None]
     if named:
         return min(named)
@@ -417,71 +426,105 @@ def _created_at(of: _Objects) -> int:
     return min((known["seen"] for known in of.every if "seen" in known), default=0)
 
 
-def _paid_at(of: _Objects) -> int | None:
-    """When money came: by the events that say so, else by a charge that took some, else by what is paid."""
+class LateFailure(msgspec.Struct, frozen=True):
+    """A charge that took money and failed afterwards, as a returned bank debit does: when it was paid, if that is
+    known, and when it failed."""
+
+    id: str
+    known: Known
+    paid_at: int | None
+    failed_at: int
+
+
+def late_failures(of: Objects) -> list[LateFailure]:
+    """The late failures of a donation, in their order; each payment is looked for since the failure before."""
+    failed = sorted(
+        (known["failed"], id_, known) for id_, known in of.members["ch"] if is_late_failure(known) and "failed" in known
+    )
+    found, since = [], 0
+    for failed_at, id_, known in failed:
+        charges = [known] if "captured" in known else []
+        found.append(LateFailure(id_, known, _paid_between(of, charges, since, failed_at), failed_at))
+        since = failed_at
+    return found
+
+
+def _paid_at(of: Objects) -> int | None:
+    """When the money came that the donation holds."""
     failures = [known["failed"] for _, known in of.members["ch"] if is_late_failure(known) and "failed" in known]
-    last_failure = max(failures, default=0)
     charges = [known for _, known in of.members["ch"] if holds_money(known)]
+    return _paid_between(of, charges, max(failures, default=0), NEVER)
+
+
+def _paid_between(of: Objects, charges: Sequence[Known], since: int, until: int) -> int | None:
+    """When money came: by the events that say so, else by a charge that took some, else by what is paid.
+
+    Args:
+        charges: those that took the money.
+        since: the late failure before; what succeeded earlier was taken back.
+        until: the late failure after.
+    """
     said: list[int] = [
-        *_successes(of, "pi", "paid", last_failure),
+        *_successes(of, "pi", "paid", since, until),
         *(known["paid"] for known in charges if "paid" in known),
         *(known["captured"] for known in charges if "not_taken" in known),
     ]
     if said:
         return min(said)
-    charged: int | None = next(
-        (created for known in charges if (created := _value(known, "created")) is not None), None
-    )
+    charged: int | None = next((created for known in charges if (created := value(known, "created")) is not None), None)
     if charged is not None:
         return charged
     received: list[int] = [
-        *_successes(of, "pi", "received", last_failure),
-        *_successes(of, "cs", "paid", last_failure),
+        *_successes(of, "pi", "received", since, until),
+        *_successes(of, "cs", "paid", since, until),
     ]
     return min(received, default=None)
 
 
-def _successes(of: _Objects, family: str, name: str, last_failure: int) -> Iterator[int]:
-    """The time of each object's first success; once a late failure came after it, that of its newest one after that."""
+def _successes(of: Objects, family: str, name: str, since: int, until: int) -> Iterator[int]:
+    """The time of each object's first success; where that is out of range, that of its newest one."""
     first_name = "received_first" if name == "received" else name
     for _, known in of.members[family]:
         first = known.get(first_name)
         newest = known.get(f"{name}_last")
-        if first is not None and first >= last_failure:
+        if first is not None and since <= first < until:
             yield first
-        elif newest is not None and newest[0] >= last_failure:
+        elif newest is not None and since <= newest[0] < until:
             yield newest[0]
 
 
-class _Refunds(msgspec.Struct, frozen=True):
+class Refunds(msgspec.Struct, frozen=True):
     """What is known of a donation's refunds, in minor units (SPEC 3, refundedAmount).
 
     Attributes:
-        standing: all refunds that did not fail.
-        beyond: what the charge's newest snapshot counts beyond the refunds that belong in it.
+        known: the facts of the refunds that are known by themselves.
+        standing: all of them that did not fail.
         hold: the part of an authorisation that was released, as far as the charge counts it as refunded.
+        beyond: what the charge's newest snapshot counts beyond the refunds that belong in it.
     """
 
+    known: list[Known]
     standing: int
-    beyond: int
     hold: int
+    beyond: int = 0
 
     @classmethod
-    def of(cls, objects: _Objects) -> "_Refunds":
+    def of(cls, objects: Objects) -> "Refunds":
         """Reads a donation's objects."""
-        refunds = [known for _, known in objects.members["re"]]
-        standing = sum(_value(refund, "amount") or 0 for refund in refunds if "failed" not in refund)
-        hold = _released_hold(objects)
-        snapshot = next((known["returned"] for _, known in objects.members["ch"] if "returned" in known), None)
-        if snapshot is None:
-            return cls(standing, 0, hold)
-        at, returned = snapshot
-        belonging = [refund for refund in refunds if _belongs(refund, at)]
-        certain = sum(_value(refund, "amount") or 0 for refund in belonging if refund.get("failed") != at)
+        known = [known for _, known in objects.members["re"]]
+        standing = sum(value(refund, "amount") or 0 for refund in known if "failed" not in refund)
+        refunds = cls(known, standing, _released_hold(objects))
+        snapshot = next((charge["returned"] for _, charge in objects.members["ch"] if "returned" in charge), None)
+        return msgspec.structs.replace(refunds, beyond=refunds.beyond_in(*snapshot)) if snapshot else refunds
+
+    def beyond_in(self, at: int, returned: int) -> int:
+        """What a charge's snapshot of that second counts beyond the refunds that belong in it."""
+        belonging = [refund for refund in self.known if _belongs(refund, at)]
+        certain = sum(value(refund, "amount") or 0 for refund in belonging if refund.get("failed") != at)
         # The snapshot of the second in which a refund failed may count it or not: it does as far as there is room.
-        failing = sum(_value(refund, "amount") or 0 for refund in belonging if refund.get("failed") == at)
-        counted = certain + min(failing, max(0, returned - hold - certain))
-        return cls(standing, max(0, returned - counted), hold)
+        failing = sum(value(refund, "amount") or 0 for refund in belonging if refund.get("failed") == at)
+        counted = certain + min(failing, max(0, returned - self.hold - certain))
+        return max(0, returned - counted)
 
     def total(self, amount: int | None) -> int:
         """The refunded amount, never below zero nor above a known amount."""
@@ -491,12 +534,12 @@ class _Refunds(msgspec.Struct, frozen=True):
 
 def _belongs(refund: Known, at: int) -> bool:
     """Whether a charge's snapshot of that second may count this refund already."""
-    created = _value(refund, "created")
+    created = value(refund, "created")
     made = refund.get("seen", 0) if created is None else created
     return made <= at and not refund.get("failed", at) < at
 
 
-def _released_hold(of: _Objects) -> int:
+def _released_hold(of: Objects) -> int:
     """The part of an authorisation that was released, as far as Stripe counts it as refunded.
 
     After one partial capture it does, after several it does not, and before the last of several nothing is released.
@@ -505,17 +548,17 @@ def _released_hold(of: _Objects) -> int:
     if authorised is None:
         return 0
     charge = next(known for _, known in of.members["ch"] if "amount" in known)
-    taken: int = max(_value(charge, "taken") or 0, of.first("pi", "received") or 0)
+    taken: int = max(value(charge, "taken") or 0, of.first("pi", "received") or 0)
     gap = max(0, authorised - taken)
     if not taken:
         return gap
-    if _value(charge, "flag") is False and "taken" in charge:
+    if value(charge, "flag") is False and "taken" in charge:
         return 0
-    counted: int = charge.get("returned_least", _value(charge, "returned") or 0)
+    counted: int = charge.get("returned_least", value(charge, "returned") or 0)
     return min(gap, counted)
 
 
-def _refunded_at(of: _Objects, hold: int) -> int | None:
+def _refunded_at(of: Objects, hold: int) -> int | None:
     said: list[int] = [
         at
         for _, known in of.members["ch"]
@@ -529,12 +572,12 @@ def _refunded_at(of: _Objects, hold: int) -> int | None:
     return min(created, default=None)
 
 
-def _disputed(of: _Objects, amount: int | None, currency: str | None, refunded: int) -> int:
+def _disputed(of: Objects, amount: int | None, currency: str | None, refunded: int) -> int:
     total = 0
     for _, dispute in of.members["dp"]:
-        stage, disputed, _ = _value(dispute, "stage") or (None, 0, None)
+        stage, disputed, _ = value(dispute, "stage") or (None, 0, None)
         if stage in TAKES_MONEY:
-            in_our_currency = _value(dispute, "currency") in (currency, None)
+            in_our_currency = value(dispute, "currency") in (currency, None)
             total += disputed if in_our_currency else amount or 0
     return total if amount is None else max(0, min(total, amount - refunded))
 
@@ -550,19 +593,19 @@ class _Money(msgspec.Struct, frozen=True):
         return paid and self.refunded >= (self.amount or 0) and self.refunded > 0
 
 
-def _is_disputed(of: _Objects, _money: _Money) -> bool:
-    return any((_value(dispute, "stage") or [None])[0] in IS_DISPUTED for _, dispute in of.members["dp"])
+def _is_disputed(of: Objects, _money: _Money) -> bool:
+    return any((value(dispute, "stage") or [None])[0] in IS_DISPUTED for _, dispute in of.members["dp"])
 
 
-def _is_given_up(of: _Objects, _money: _Money) -> bool:
+def _is_given_up(of: Objects, _money: _Money) -> bool:
     return of.says_any("cs", name="expired") or of.says_any("pi", name="canceled")
 
 
-def _is_failed(of: _Objects, _money: _Money) -> bool:
+def _is_failed(of: Objects, _money: _Money) -> bool:
     return of.says_any("pi", "cs", "ch", name="failed")
 
 
-Rule = Callable[[_Objects, _Money], bool]
+Rule = Callable[[Objects, _Money], bool]
 
 # A donation's status is the first whose rule holds; each has the sentence that README shows.
 STATUSES: tuple[tuple[str, str, Rule], ...] = (
@@ -575,5 +618,5 @@ STATUSES: tuple[tuple[str, str, Rule], ...] = (
 )
 
 
-def _status(of: _Objects, money: _Money) -> str:
+def _status(of: Objects, money: _Money) -> str:
     return next(status for status, _sentence, holds in STATUSES if holds(of, money))
