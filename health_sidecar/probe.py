@@ -22,6 +22,7 @@ REQUIRED_TABLES = (
     "recording_tickets",
     "ticket_totals",
     "operator_acts",
+    "ledger_entries",
 )
 MIGRATIONS_TABLE = "schema_migrations"
 # With these the server takes nobody new, and goes on serving who is connected.

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from daemon.ledger import projection
-from daemon.ledger.projection import Donation, Known, Objects, Refunds
-from daemon.ledger.stripe_events import RANKS, STAGE_OF_UNKNOWN
+from daemon.ledger.projection import Donation, Known, Objects, Refunds, Subscriptions
+from daemon.ledger.stripe_events import RANKS, STAGE_OF_UNKNOWN, Facts
 
 KINDS = ("payment", "refund", "dispute")  # the figure that an entry adds to
 
@@ -69,6 +69,12 @@ class _Sums:
             refunded = min(refunded, paid)
             disputed = max(0, min(disputed, paid - refunded))
         return paid, refunded, disputed
+
+
+def derive(facts: Facts, lent: Subscriptions) -> list[tuple[Donation, list[JournalEntry]]]:
+    """Every donation in these facts, by id, with its entries. Arguments as projection.donations."""
+    found = [(projection.derive(id_, of), of) for id_, of in sorted(projection.by_donation(facts, lent).items())]
+    return [(donation, entries(donation, of)) for donation, of in found]
 
 
 def entries(donation: Donation, objects: Objects) -> list[JournalEntry]:

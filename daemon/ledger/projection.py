@@ -14,7 +14,7 @@ from daemon.ledger.stripe_events import DONOR_FIELDS, RANKS, SHARED, STAGE_OF_UN
 
 # The version of the rules in this file and in facts.py. It rises when a stored row would be derived differently, with
 # a migration that lists the rows of older rules (SPEC 9, rebuild).
-RULES_VERSION = 1
+RULES_VERSION = 2  # 2: the journal's entries
 
 # Who states what is shown, the first that has something to say speaks: family of Stripe objects, and its fact. Within
 # a family objects speak in turn (TURN); `op` is the operator, `in` the invoice that the donation pays, `sub` its
@@ -116,6 +116,11 @@ def absorb_object(mine: Known, more: Known) -> bool:
 def ids(facts: Facts) -> set[str]:
     """The ids of all objects that the facts name and that tie facts to one donation: subscriptions do not."""
     return {id_ for family, objects in facts.items() if family != "sub" for id_ in objects}
+
+
+def donation_ids(facts: Facts) -> set[str]:
+    """The ids that a donation of these facts has, or may have had before more of them were known."""
+    return {id_ for family in ("pi", "cs", "ch") for id_ in facts.get(family, ())}
 
 
 def subscriptions(facts: Facts) -> set[str]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from daemon.ledger import projection
+from daemon.ledger import journal, projection
+from daemon.ledger.journal import JournalEntry
 from daemon.ledger.operator_actions import Act
 from daemon.ledger.stripe_events import Facts, StripeEvent, upgrade
 from sql import load
@@ -144,12 +145,14 @@ class _Part:
 
     held: list[_Held] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
+    cause: Change | None = None
     ids: set[str] = field(default_factory=set)
     facts: Facts = field(default_factory=dict)
     is_written: bool = False
     version: int = 0
     root: str = ""
     donations: list[projection.Donation] = field(default_factory=list)
+    entries: list[list[JournalEntry]] = field(default_factory=list)  # of each donation
     failed_charges: dict[str, projection.Known] = field(default_factory=dict)
 
     def absorb(self, other: "_Part") -> None:
@@ -165,10 +168,10 @@ class _Part:
         self.facts = stored[0].facts if stored else {}
         for row in stored[1:]:
             projection.absorb(self.facts, row.facts)
-        is_new = [projection.absorb(self.facts, change.facts) for change in self.changes]
-        is_new += [isinstance(change, Derivation) for change in self.changes]
-        is_new.append(sum(row.version > 0 for row in stored) != 1)
-        self.is_written = bool(self.facts) and any(is_new)
+        news = [c for c in self.changes if projection.absorb(self.facts, c.facts) or isinstance(c, Derivation)]
+        self.cause = next(reversed(news or self.changes), None)
+        is_one_row = sum(row.version > 0 for row in stored) == 1
+        self.is_written = bool(self.facts) and (bool(news) or not is_one_row)
 
     @property
     def new_subscriptions(self) -> set[str]:
@@ -181,16 +184,28 @@ class _Part:
             return
         self.version = 1 + max((row.version for row in self.held), default=0)
         self.facts, self.failed_charges = projection.split_attempts(projection.forget(self.facts))
-        self.donations = projection.donations(self.facts, lent)
+        derived = journal.derive(self.facts, lent)
+        self.donations = [donation for donation, _ in derived]
+        self.entries = [entries for _, entries in derived]
         self.root = self.donations[0].id if self.donations else min(self.facts["in"])
 
     def row(self, n: int) -> dict[str, object]:
         """As record_events.sql reads it."""
         if not self.is_written:
-            return {"n": n, "root": "", "ids": (), "unheld": (), "moved": ()}
+            return {"n": n, "root": "", "ids": (), "unheld": (), "moved": (), "booked": ()}
         moved = {id_ for row in self.held if row.version and row.root != self.root for id_ in row.ids}
         unheld = self.ids.difference(*(row.ids for row in self.held))
-        return {"n": n, "root": self.root, "ids": self.ids, "unheld": unheld, "moved": moved}
+        rows = {"n": n, "root": self.root, "ids": self.ids, "unheld": unheld, "moved": moved}
+        return {**rows, "booked": projection.donation_ids(self.facts), **self._cause()}
+
+    def _cause(self) -> dict[str, object]:
+        """What its journal entries are booked for; an operator's action has no id yet, and is named by its donation."""
+        match self.cause:
+            case Entry(event):
+                return {"cause": event.id}
+            case Act(donation=donation):
+                return {"action_on": donation}
+        return {"cause": f"rebuild:{projection.RULES_VERSION}"}
 
     def donation_rows(self, n: int) -> list[dict[str, object]]:
         """As record_events.sql reads them: the facts stand on the root's row only."""
@@ -202,8 +217,10 @@ class _Part:
                 "rules": projection.RULES_VERSION,
                 "version": self.version if donation.id == self.root else 0,
                 "facts": self.facts if donation.id == self.root else None,
+                "entries": entries,
+                **self._cause(),
             }
-            for donation in self.donations
+            for donation, entries in zip(self.donations, self.entries, strict=True)
         ]
 
     def billing_rows(self, n: int) -> list[dict[str, object]]:
@@ -318,6 +335,11 @@ class Recorder:
         lenders = await self._subscriptions(parts, [change for change in changes if "sub" in change.facts])
         gifts = await self._gifts(parts, [each.id for each in lenders.values() if each.ticket_changed])
         lenders = await self._subscriptions(gifts, []) | lenders  # a row may hold gifts of other subscriptions too
+        for gift in gifts:  # booked for the event that changed the subscription
+            borrowed = projection.subscriptions(gift.facts)
+            gift.cause = next(
+                (each.changes[-1] for each in lenders.values() if each.id in borrowed and each.ticket_changed), None
+            )
         batch = _Batch(_groups([*parts, *gifts], lenders), lenders)
         lent = {each.id: each.facts for each in lenders.values()}
         for group in batch.groups:

@@ -3,14 +3,15 @@
 It reads one snapshot, so it runs beside live traffic: donations and totals of one moment must agree.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
 import msgspec
 
-from daemon.ledger import projection
+from daemon.ledger import journal, projection
+from daemon.ledger.journal import JournalEntry
 from daemon.ledger.stripe_events import DONOR_FIELDS, Facts, upgrade
 from sql.database import Row
 from sql.snapshot import Snapshot
@@ -54,6 +55,71 @@ class TicketSums:
                 yield f"{what}: {name} is {is_[name]}, should be {ought[name]}"
 
 
+Entries = list[tuple[projection.Donation, list[JournalEntry]]]  # of each donation of a row
+
+
+class JournalSums:
+    """What is booked, held against the entries that facts make.
+
+    `pending` is what the rows that an older release wrote still have to book, per ticket, currency and kind.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self.pending: Counter[Row] = Counter()
+
+    def check(self, facts_of: dict[str, Facts], derived: dict[str, Entries], older: set[str]) -> Iterator[str]:
+        """A line per sum of a row in which the journal differs, unless an older release wrote the row.
+
+        Args:
+            facts_of: the facts of some rows, by the rows' ids, as `derived`.
+            older: the ids of the rows that an older release wrote.
+        """
+        root_of = {id_: root for root in derived for id_ in projection.donation_ids(facts_of[root])}
+        booked: dict[str, dict[Row, int]] = {root: {} for root in derived}
+        for row in self._snapshot.rows("verify_entries", {"ids": list(root_of)}):
+            booked[root_of[row[0]]][row[:-1]] = row[-1]
+        for root, entries in derived.items():
+            ought = {key: amount for donation, of in entries for key, amount in _sums(donation, of)}
+            for key in sorted(booked[root].keys() | ought.keys()):
+                is_, should_be = booked[root].get(key, 0), ought.get(key, 0)
+                if root in older:
+                    self.pending[key[1:4]] += should_be - is_
+                elif is_ != should_be:
+                    yield f"journal of {_sum_name(key)} is {is_}, should be {should_be}"
+
+    def differences(self) -> Iterator[str]:
+        """A line per figure in which the journal's sums are not the totals, and for a journal that is not complete."""
+        kept = {
+            row[:2]: dict(zip(journal.KINDS, row[2:5], strict=True)) for row in self._snapshot.rows("verify_totals")
+        }
+        ought = {(*key, kind): amount for key, figures in kept.items() for kind, amount in figures.items()}
+        sums = Counter({row[:3]: row[3] for row in self._snapshot.rows("verify_journal")})
+        sums.update(self.pending)
+        for ticket, currency, kind in sorted(sums.keys() | ought.keys()):
+            is_, should_be = sums[ticket, currency, kind], ought.get((ticket, currency, kind), 0)
+            if is_ != should_be:
+                what = f"{kind} entries of ticket {ticket or 'none'} in {currency or 'none'}"
+                yield f"journal: the {what} add up to {is_}, should be {should_be}"
+        [(entries, last, unordered)] = self._snapshot.rows("verify_order")
+        if entries != last:
+            yield f"journal: it has {entries} entries, but its last seq is {last}: restore them from a backup"
+        if unordered:
+            yield f"journal: {unordered} entries are recorded before the entry before them"
+
+
+def _sums(donation: projection.Donation, entries: Iterable[JournalEntry]) -> Iterator[tuple[Row, int]]:
+    of = donation.id, donation.ticket or "", donation.currency or ""
+    for entry in entries:
+        yield (*of, entry.kind, entry.object, entry.at), entry.amount
+
+
+def _sum_name(key: Row) -> str:
+    donation, ticket, currency, kind, object_id, at = key
+    place = f"ticket {ticket or 'none'} in {currency or 'none'}"
+    return f"donation {donation}: the {kind} entry of {object_id} at {at} for {place}"
+
+
 def differences(stored: dict[str, projection.Donation], derived: dict[str, projection.Donation]) -> Iterator[str]:
     """A line for each difference between donations as they are stored and as their facts add up to, by id.
 
@@ -85,7 +151,7 @@ def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str]
     Yields:
         A line per difference; nothing if the ledger is right.
     """
-    sums, names = TicketSums(), 0
+    sums, booked, names = TicketSums(), JournalSums(snapshot), 0
     linked: dict[str, dict[str, projection.Donation]] = defaultdict(dict)
     for row in snapshot.stream("verify_donations", {"with_facts": False}):
         linked[row[FIELDS]][row[0]] = projection.Donation(*row[:FIELDS])
@@ -94,19 +160,22 @@ def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str]
         facts_of, malformed = _facts_of(batch)
         lent, malformed_lent = _subscriptions(snapshot, facts_of.values())
         yield from malformed + malformed_lent
+        entries: dict[str, Entries] = {}
         for row in batch:
             stored = {row[0]: projection.Donation(*row[:FIELDS]), **linked.pop(row[0], {})}
             if row[0] not in facts_of:
                 continue
             try:
-                derived = _derive(facts_of[row[0]], lent)
+                entries[row[0]] = _derive(facts_of[row[0]], lent)
             except MALFORMED as error:
                 del facts_of[row[0]]
                 yield _malformed(f"donation {row[0]}: its facts, or those of its subscription,", error)
                 continue
+            derived = {donation.id: donation for donation, _ in entries[row[0]]}
             yield from differences(stored, derived)
             for donation in derived.values():
                 sums.add(donation)
+        yield from booked.check(facts_of, entries, {row[0] for row in batch if row[-1] < projection.RULES_VERSION})
         root_of = _roots(snapshot, facts_of)
         names += len(root_of)
         yield from _misplaced(snapshot, root_of)
@@ -114,6 +183,7 @@ def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str]
     for root, donations in linked.items():
         yield from (f"donation {id_}: its facts should be kept by {root}, which is missing" for id_ in donations)
     yield from sums.differences(snapshot.rows("verify_totals"))
+    yield from booked.differences()
     [(_, objects)] = snapshot.rows("verify_size")
     if objects != names:
         yield f"{objects} Stripe objects are on record, the facts name {names}"
@@ -132,10 +202,11 @@ def _facts_of(batch: Iterable[Row]) -> tuple[dict[str, Facts], list[str]]:
     return facts_of, malformed
 
 
-def _derive(facts: Facts, lent: projection.Subscriptions) -> dict[str, projection.Donation]:
-    """The donations that facts add up to, by id. Raises one of MALFORMED, also if a field would have a wrong type."""
-    derived = [msgspec.structs.asdict(donation) for donation in projection.donations(facts, lent)]
-    return {donation.id: donation for donation in msgspec.convert(derived, list[projection.Donation])}
+def _derive(facts: Facts, lent: projection.Subscriptions) -> Entries:
+    """The donations that facts add up to, with their entries. Raises one of MALFORMED, also for a field of a wrong
+    type."""
+    derived = [(msgspec.structs.asdict(donation), entries) for donation, entries in journal.derive(facts, lent)]
+    return msgspec.convert(derived, Entries)
 
 
 def _malformed(what: str, error: Exception) -> str:

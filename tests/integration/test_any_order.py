@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from daemon.ledger.recorder import Entry, Recorder
 from daemon.ledger.stripe_events import read
 from daemon.ledger.verification import verify
-from daemon.simulator.oracle import FAMILIES
+from daemon.simulator.oracle import FAMILIES, Expected
 from daemon.simulator.random_payments import wild_life
 from daemon.simulator.scenarios import Life, shuffled
 from daemon.simulator.sender import encode
 from daemon.simulator.stripe_objects import Json
 from sql.database import Database, Row
 from sql.snapshot import snapshot
+from tests.support.journal_model import BOOKED, booked_rows
 from tests.support.model_ledger import SHOWN, TOTALS, as_row, totals_of
 
 WRITERS = 3
@@ -63,7 +64,7 @@ class World:
     def clear(self) -> None:
         self.rows(
             "TRUNCATE stripe_events, stripe_attributions, stripe_objects, stripe_billing, stripe_failed_charges,"
-            " ticket_totals"
+            " ticket_totals, ledger_entries"
         )
 
     def close(self) -> None:
@@ -85,8 +86,14 @@ def assert_ledger(world: World, lives: Sequence[Life]) -> None:
     ends = sorted((end for life in lives for end in life.ends), key=lambda end: end.donation)
     assert world.rows(SHOWN) == [as_row(end) for end in ends]
     assert world.rows(TOTALS) == totals_of(ends)
+    assert world.rows(BOOKED) == [row for end, events in _ended(lives) for row in booked_rows(end, events)]
     with snapshot(world.url, "donationd test") as moment:
         assert list(verify(moment, lambda _done: None)) == []
+
+
+def _ended(lives: Sequence[Life]) -> list[tuple[Expected, Sequence[Json]]]:
+    ended = [(end, life.events) for life in lives for end in life.ends]
+    return sorted(ended, key=lambda of: of[0].donation)
 
 
 def wild_lives(rng: random.Random, count: int) -> list[Life]:

@@ -29,6 +29,13 @@ HANDLED = {
 }
 FAMILY = {"charge.refund": "refund", "charge.dispute": "dispute"}
 
+# What the journal holds, as sums. No sum of a donation, ticket and currency is left where nothing is booked any more.
+BOOKED = """
+SELECT donation_id, ticket_id, currency, kind, object_id, extract(epoch FROM effective_at)::bigint,
+       sum(amount_minor)::bigint
+FROM ledger_entries GROUP BY 1, 2, 3, 4, 5, 6 HAVING sum(amount_minor) <> 0 ORDER BY 1, 2, 3, 4, 5, 6
+"""
+
 Key = tuple[str, str, int]  # kind, object, effective_at
 Sums = dict[Key, int]
 
@@ -320,3 +327,9 @@ def _steps(object_: str, reached: Sequence[tuple[int, int]], most: int, paid_at:
 def expected_entries(end: Expected, events: Iterable[Json]) -> Sums:
     """The sums per kind, object and effective_at that the journal must hold of a donation."""
     return Model(end, Events.of(events)).entries()
+
+
+def booked_rows(end: Expected, events: Iterable[Json]) -> list[tuple[Any, ...]]:
+    """The rows of BOOKED that a donation has."""
+    sums = sorted(expected_entries(end, events).items())
+    return [(end.donation, end.ticket or "", end.currency or "", *key, amount) for key, amount in sums]
