@@ -41,33 +41,33 @@ class Mutant:
 MUTANTS = (
     Mutant(
         "first times are the latest",
-        "daemon/ledger/projection.py",
-        "(fact < held if isinstance(fact, int)",
-        "(fact > held if isinstance(fact, int)",
+        "daemon/ledger/facts.py",
+        "else fact < present)",
+        "else fact > present)",
     ),
     Mutant(
         "the oldest statement stands",
-        "daemon/ledger/projection.py",
-        "else fact > held)",
-        "else fact < held)",
+        "daemon/ledger/facts.py",
+        "(fact > present if rule is NEWEST",
+        "(fact < present if rule is NEWEST",
     ),
     Mutant(
         "a precedence swapped",
         "daemon/ledger/projection.py",
-        '("pi", "ticket"),\n        ("ch", "ticket"),',
-        '("ch", "ticket"),\n        ("pi", "ticket"),',
+        "(Family.PAYMENT_INTENT, FactName.TICKET),\n        (Family.CHARGE, FactName.TICKET),",
+        "(Family.CHARGE, FactName.TICKET),\n        (Family.PAYMENT_INTENT, FactName.TICKET),",
     ),
     Mutant(
         "an amount before the money received",
         "daemon/ledger/projection.py",
-        '("pi", "received"), ("cs", "amount")',
-        '("cs", "amount"), ("pi", "received")',
+        "(Family.PAYMENT_INTENT, FactName.RECEIVED),\n        (Family.SESSION, FactName.AMOUNT),",
+        "(Family.SESSION, FactName.AMOUNT),\n        (Family.PAYMENT_INTENT, FactName.RECEIVED),",
     ),
     Mutant("a comparison turned", "daemon/ledger/projection.py", "return made <= at", "return made < at"),
     Mutant(
         "a failed refund counted in every snapshot",
         "daemon/ledger/projection.py",
-        ' and not refund.get("failed", at) < at',
+        " and not refund.get(FactName.FAILED, at) < at",
         "",
     ),
     Mutant(
@@ -94,8 +94,8 @@ MUTANTS = (
     Mutant(
         "a late failure keeps its money",
         "daemon/ledger/projection.py",
-        'return "captured" in charge and _value(charge, "status") != "failed"',
-        'return "captured" in charge',
+        'return FactName.CAPTURED in charge and value(charge, FactName.STATUS) != "failed"',
+        "return FactName.CAPTURED in charge",
     ),
     Mutant(
         "a status that nobody knows takes nothing",
@@ -106,23 +106,23 @@ MUTANTS = (
     Mutant(
         "a failed charge names its donor",
         "daemon/ledger/projection.py",
-        'if "failed" in charge:\n            for name',
+        "if FactName.FAILED in charge:\n            for name",
         "if False:\n            for name",
     ),
     Mutant(
         "a failed charge is lost",
         "daemon/ledger/recorder.py",
-        '"payment_intent": known["payment_intent"][1], "facts": known}',
-        '"payment_intent": known["payment_intent"][1], "facts": {}}',
+        '"payment_intent": known[FactName.PAYMENT_INTENT][1], "facts": known}',
+        '"payment_intent": known[FactName.PAYMENT_INTENT][1], "facts": {}}',
     ),
     Mutant(
-        "a new gift leaves its subscription as it is",
+        "a new payment leaves its subscription as it is",
         "daemon/ledger/recorder.py",
         "            lenders[id_].is_written = True\n",
         "            pass\n",
     ),
     Mutant(
-        "gifts do not follow their subscription",
+        "payments do not follow their subscription",
         "daemon/ledger/recorder.py",
         "self.ticket_changed = before != self._lent()",
         "self.ticket_changed = False",
@@ -147,7 +147,7 @@ MUTANTS = (
     ),
     Mutant(
         "won before lost",
-        "daemon/ledger/stripe_events.py",
+        "daemon/ledger/facts.py",
         '    "lost",\n    "won",\n)\n# A status',
         '    "won",\n    "lost",\n)\n# A status',
     ),
@@ -177,10 +177,10 @@ MUTANTS = (
         "rows = [(row.root, 1) for part",
     ),
     Mutant(
-        "a stale group written",
+        "a conflicting group written",
         "sql/queries/record_events.sql",
-        "subscription text, rules int)\n    WHERE n NOT IN (TABLE stale)",
-        "subscription text, rules int)",
+        "cause text, action_on text)\n    WHERE n NOT IN (TABLE conflicting)",
+        "cause text, action_on text)",
     ),
     Mutant(
         "an object that another writer has named meanwhile",
@@ -189,10 +189,10 @@ MUTANTS = (
         "(SELECT 1 FROM stripe_billing s WHERE s.id = o.root)) = 2",
     ),
     Mutant(
-        "objects that stay with the donation they were moved from",
+        "objects that stay with the donation that they no longer belong to",
         "sql/queries/record_events.sql",
-        "unnest(f.unheld || f.moved)",
-        "unnest(f.unheld)",
+        "unnest(f.new_ids || f.relocated_ids)",
+        "unnest(f.new_ids)",
     ),
     Mutant(
         "a donation's money counted again at each change",
@@ -216,8 +216,8 @@ MUTANTS = (
     Mutant(
         "an erased donor comes back",
         "daemon/ledger/recorder.py",
-        "fold.split_attempts(fold.forget(self.facts))",
-        "fold.split_attempts(self.facts)",
+        "projection.split_attempts(projection.redact(self.facts))",
+        "projection.split_attempts(self.facts)",
     ),
 )
 

@@ -28,7 +28,7 @@ from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.batcher import Batcher
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import Entry, Recorded, Recorder
+from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
 from daemon.runtime import logging as logs
 from daemon.runtime.config import ConfigError
 from daemon.runtime.heartbeat import Heartbeat
@@ -107,7 +107,7 @@ async def _serve(config: Config, heartbeat: Heartbeat) -> int:
     # Writes go out one batch at a time; reads have connections of their own, and never wait behind them.
     writer = _database(config, config.database_url, pool_size=1)
     reader = _database(config, config.read_database_url or config.database_url, pool_size=config.db_pool_size)
-    batcher = Batcher(Recorder(writer), config.webhook_queue_limit)
+    batcher = Batcher(Recorder(writer), config.webhook_queue_limit, metrics.batch_observer())
     metrics.begin()
     sampling = asyncio.create_task(metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats)))
     runner = _runner(config, batcher, Ledger(reader), follower, draining)
@@ -159,9 +159,9 @@ def _runner(
 ) -> web.AppRunner:
     places = Places("deliveries", config.webhook_places)
 
-    async def record(entry: Entry, size: int) -> Recorded:
+    async def record(received: ReceivedEvent, size: int) -> Outcome:
         async with places:
-            return await batcher.record(entry, size)
+            return await batcher.record(received, size)
 
     webhook = Webhook(record, secrets=config.signing_secrets, livemode=config.stripe_livemode, hash_key=config.hash_key)
     app = build(

@@ -125,9 +125,19 @@ def unknown_status(family: str) -> None:
     UNKNOWN_STATUSES.labels(family).inc()
 
 
-def batch(size: int) -> None:
-    """So many events were written by one statement."""
-    BATCHES.observe(size)
+def batch_observer() -> Callable[[int, int], None]:
+    """What a batcher reports each of its batches to."""
+    newest_s: float = newest_event()
+
+    def observe(size: int, newest_applied_s: int) -> None:
+        """So many events were written by one statement; the newest that was applied has this `created`."""
+        nonlocal newest_s
+        BATCHES.observe(size)
+        if newest_applied_s > newest_s:
+            newest_s = newest_applied_s
+            NEWEST_EVENT.set(newest_s)
+
+    return observe
 
 
 def newest_event() -> float:

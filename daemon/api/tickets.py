@@ -10,8 +10,8 @@ import msgspec
 from aiohttp import web
 
 from daemon.ledger import money
+from daemon.ledger.facts import TICKET_PATTERN
 from daemon.ledger.reader import Cursor, Ledger, PageQuery
-from daemon.ledger.stripe_events import TICKET_PATTERN
 
 PAGE = 100
 PAGE_LIMIT = 1000

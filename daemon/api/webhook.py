@@ -9,14 +9,14 @@ from aiohttp import web
 from daemon.api import metrics
 from daemon.api.request_context import brings, ids
 from daemon.api.signature import BadSignature, verify
-from daemon.ledger.recorder import Entry, Recorded
+from daemon.ledger.recorder import Outcome, ReceivedEvent, Result
 from daemon.ledger.stripe_events import CannotApply, NotAnEvent, StripeEvent, read
 from daemon.runtime.http.limits import read_body
 from daemon.runtime.rate_limited_log import CountedLog, LimitedLog
 
 BODY_LIMIT = 1024 * 1024  # Stripe's events have a few kB
 
-Record = Callable[[Entry, int], Awaitable[Recorded]]  # an event, and its body's size in bytes
+Record = Callable[[ReceivedEvent, int], Awaitable[Outcome]]  # an event, and its body's size in bytes
 
 
 class _Reply(msgspec.Struct, omit_defaults=True):
@@ -47,8 +47,8 @@ class Webhook:
         self._skew_due_s = 0.0
         self._refusals = CountedLog("[Webhook] ❌ Refused what is no event that Stripe signed")
         self._lines = {
-            outcome: LimitedLog(level, wording, f"[Webhook] … and {{}} more events {outcome}")
-            for outcome, (level, wording) in WORDING.items()
+            result: LimitedLog(level, wording, f"[Webhook] … and {{}} more events {result}")
+            for result, (level, wording) in WORDING.items()
         }
 
     async def receive(self, request: web.Request) -> web.Response:
@@ -72,16 +72,14 @@ class Webhook:
             self._refuse("no event")
             raise web.HTTPBadRequest(text=str(refusal)) from None
         brings(request, event.id)
-        recorded = await self._record(Entry(event, error), len(body))
-        error = recorded.refused.get(event.id, error)
-        outcome = _outcome(event, error, event.id in recorded.new)
-        metrics.webhook(event.type, outcome, time.perf_counter() - started)
-        if event.unknown_status and outcome == "applied":
+        result, error = await self._record(ReceivedEvent(event, error), len(body))
+        metrics.webhook(event.type, result, time.perf_counter() - started)
+        if event.unknown_status and result is Result.APPLIED:
             metrics.unknown_status(event.unknown_status)
-        self._say(request, event, outcome, error)
-        if outcome == "failed":
+        self._log(request, event, result, error)
+        if result is Result.FAILED:
             raise web.HTTPUnprocessableEntity(text=f"event {event.id} can't be applied: {error}")
-        reply = _Reply(True, event.type, outcome == "duplicate", event.facts is not None, event.reason)
+        reply = _Reply(True, event.type, result is Result.DUPLICATE, event.facts is not None, event.reason)
         return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
 
     def _reduce(self, body: bytes) -> tuple[StripeEvent, str | None]:
@@ -95,23 +93,15 @@ class Webhook:
         metrics.refused(reason)
         self._refusals.count(reason)
 
-    def _say(self, request: web.Request, event: StripeEvent, outcome: str, error: str | None) -> None:
+    def _log(self, request: web.Request, event: StripeEvent, result: Result, error: str | None) -> None:
         reason = error or event.reason
-        self._lines[outcome].write(event.id, **ids(request), type=event.type, **({"reason": reason} if reason else {}))
+        self._lines[result].write(event.id, **ids(request), type=event.type, **({"reason": reason} if reason else {}))
 
 
-def _outcome(event: StripeEvent, error: str | None, is_new: bool) -> str:
-    if not is_new:
-        return "duplicate"
-    if error is not None:
-        return "failed"
-    return "applied" if event.facts is not None else "ignored"
-
-
-# Level and message of an event's log line, by outcome, in the seed's wording.
+# Level and message of an event's log line, by what became of it, in the seed's wording.
 WORDING = {
-    "duplicate": ("info", "[Webhook] ✅ Event {} already processed, skipping"),
-    "failed": ("error", "[Webhook] ❌ Event {} can't be applied"),
-    "applied": ("info", "[Webhook] ✅ Attribution updated by event {}"),
-    "ignored": ("debug", "[Webhook] Event {} changes nothing"),
+    Result.DUPLICATE: ("info", "[Webhook] ✅ Event {} already processed, skipping"),
+    Result.FAILED: ("error", "[Webhook] ❌ Event {} can't be applied"),
+    Result.APPLIED: ("info", "[Webhook] ✅ Attribution updated by event {}"),
+    Result.IGNORED: ("debug", "[Webhook] Event {} changes nothing"),
 }

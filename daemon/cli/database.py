@@ -11,7 +11,7 @@ import click
 
 from daemon.api.config import CommandConfig
 from daemon.instance import up
-from daemon.ledger.stripe_events import TICKET_PATTERN
+from daemon.ledger.facts import TICKET_PATTERN
 from daemon.runtime.config import Basics, ConfigError
 from sql import load
 from sql.database import Database, DatabaseDown, Refused

@@ -12,11 +12,11 @@ import msgspec
 
 from daemon.api.config import CommandConfig
 from daemon.cli.database import Failure, ask, database_url, minute, settings, ticket_argument
-from daemon.ledger import money, operator_actions, privacy, projection
+from daemon.ledger import money, operator_actions, privacy
+from daemon.ledger.facts import ID_PATTERN, Facts, owners
 from daemon.ledger.reader import Ledger
 from daemon.ledger.rebuild import count_rows, rebuild, set_wrong_totals
 from daemon.ledger.recorder import Recorder
-from daemon.ledger.stripe_events import ID_PATTERN, Facts
 from daemon.ledger.verification import verify
 from sql import load
 from sql.database import Database, DatabaseDown, Refused, Row
@@ -108,7 +108,7 @@ def assign(donation: str, ticket: str, actor: str, as_json: bool) -> None:
         click.echo(f"assigned {act.donation} to {ticket}")
 
 
-async def _assign(database: Database, donation: str, ticket: str, actor: str) -> operator_actions.Act:
+async def _assign(database: Database, donation: str, ticket: str, actor: str) -> operator_actions.OperatorAction:
     ledger = Ledger(database)
     if await ledger.ticket(ticket) is None:
         raise Failure(f"there is no ticket {ticket}; add it: donationd tickets add {ticket}")
@@ -119,7 +119,7 @@ async def _assign(database: Database, donation: str, ticket: str, actor: str) ->
 
 async def _facts_of(ledger: Ledger, donation: str) -> Facts:
     facts = await ledger.facts_of(donation)
-    if facts is None or donation not in projection.owners(facts):
+    if facts is None or donation not in owners(facts):
         raise Failure(f"there is no donation {donation}; {WHERE_IDS_ARE}")
     return facts
 
@@ -186,7 +186,7 @@ def _read_email_hashes() -> list[str]:
 async def _to_erase(ledger: Ledger, donation: str | None, hashes: list[str]) -> dict[str, Facts]:
     if donation is not None:
         facts = await _facts_of(ledger, donation)
-        return {projection.owners(facts)[donation]: facts}
+        return {owners(facts)[donation]: facts}
     found = await ledger.facts_with(hashes)
     return {id_: facts for facts in found for id_ in operator_actions.donations_with(facts, hashes)}
 

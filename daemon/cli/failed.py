@@ -10,7 +10,7 @@ import msgspec
 
 from daemon.cli.database import Failure, ask, minute
 from daemon.cli.donations import MOST_ROWS, by_option
-from daemon.ledger.stripe_events import ID_PATTERN
+from daemon.ledger.facts import ID_PATTERN
 from sql import load
 from sql.database import Row
 

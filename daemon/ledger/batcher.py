@@ -1,38 +1,38 @@
-"""Natural batching: while one statement is in flight arriving events gather, and go out together when it returns.
+"""Natural batching: events that arrive while a statement runs wait, and the next statement writes all of them.
 
-No timer and no waiting when idle; under load batches grow by themselves. The fold makes any batching right.
+There is no timer, and no waiting when nothing else runs; under load batches grow by themselves. Facts merge in any
+batches to the same ledger.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from daemon.api import metrics
-from daemon.ledger.recorder import Entry, Recorded
+from daemon.ledger.recorder import Outcome, ReceivedEvent, Result
 
-# A statement takes time in proportion to its batch, and everybody in it waits for all of it; beyond some hundred
-# events a larger batch saves next to nothing per event.
+# A statement takes time in proportion to its batch, and each request in it waits for all of it; beyond some hundred
+# events a larger batch saves hardly anything per event.
 BATCH_EVENTS = 256
-BATCH_BYTES = 4 * 1024 * 1024  # of bodies; four of the largest that are taken
+BATCH_BYTES = 4 * 1024 * 1024  # of bodies; four of the largest that are accepted
 
 
 class Overloaded(Exception):
-    """More events wait than may; this one was not taken."""
+    """The maximum number of events is waiting; this one was rejected."""
 
 
 class Writer(Protocol):
     """What a batcher writes with: a Recorder."""
 
-    async def record(self, changes: Sequence[Entry]) -> Recorded: ...
+    async def record(self, changes: Sequence[ReceivedEvent]) -> Sequence[Outcome]: ...
 
 
 @dataclass(slots=True)
 class _Waiting:
-    entry: Entry
+    received: ReceivedEvent
     size: int
-    done: asyncio.Future[Recorded]
+    done: asyncio.Future[Outcome]
 
 
 class Batcher:
@@ -40,23 +40,25 @@ class Batcher:
 
     Args:
         writer: writes one batch at a time, durably when it returns.
-        limit: events that may wait; more are refused at once, so that memory and waiting stay bounded.
+        limit: events that may wait; more are rejected at once, so that memory and waiting stay bounded.
+        observe: is called after each batch with the number of its events, and the `created` of the newest event that
+            was applied (0 if none was).
     """
 
-    def __init__(self, writer: Writer, limit: int) -> None:
+    def __init__(self, writer: Writer, limit: int, observe: Callable[[int, int], None]) -> None:
         self._writer = writer
         self._limit = limit
+        self._observe = observe
         self._waiting: deque[_Waiting] = deque()
         self._writing: asyncio.Task[None] | None = None
-        self._newest_s = metrics.newest_event()
 
     @property
     def waiting(self) -> int:
-        """Events that wait for the statement in flight."""
+        """Events that wait for the statement that runs."""
         return len(self._waiting)
 
-    async def record(self, entry: Entry, size: int) -> Recorded:
-        """Records one event with whatever else waits. Returns what became of its whole batch.
+    async def record(self, received: ReceivedEvent, size: int) -> Outcome:
+        """Records one event together with all that wait. Returns what became of it.
 
         Args:
             size: of the event's body, in bytes.
@@ -67,7 +69,7 @@ class Batcher:
         """
         if len(self._waiting) >= self._limit:
             raise Overloaded
-        waiting = _Waiting(entry, size, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(received, size, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         if self._writing is None:
             self._writing = asyncio.create_task(self._write())
@@ -90,27 +92,16 @@ class Batcher:
 
     async def _write_batch(self, batch: list[_Waiting]) -> None:
         try:
-            recorded = await self._writer.record([waiting.entry for waiting in batch])
+            outcomes = await self._writer.record([waiting.received for waiting in batch])
         except Exception as error:
             for waiting in batch:
                 if not waiting.done.done():
                     waiting.done.set_exception(error)
-        else:
-            again = Recorded(refused=recorded.refused)  # for an event that came twice in this batch
-            seen: set[str] = set()
-            for waiting in batch:
-                event_id = waiting.entry.event.id
-                if not waiting.done.done():
-                    waiting.done.set_result(again if event_id in seen else recorded)
-                seen.add(event_id)
-            self._count(batch, recorded)
-
-    def _count(self, batch: list[_Waiting], recorded: Recorded) -> None:
-        """Once per batch, because what is done per event is what an event costs."""
-        metrics.batch(len(batch))
-        applied = recorded.new - recorded.refused.keys()
-        events = [waiting.entry.event for waiting in batch]
-        newest_s = max((e.created for e in events if e.facts is not None and e.id in applied), default=0)
-        if newest_s > self._newest_s:
-            self._newest_s = newest_s
-            metrics.NEWEST_EVENT.set(newest_s)
+            return
+        newest_s = 0
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            if not waiting.done.done():
+                waiting.done.set_result(outcome)
+            if outcome.result is Result.APPLIED:
+                newest_s = max(newest_s, waiting.received.event.created)
+        self._observe(len(batch), newest_s)

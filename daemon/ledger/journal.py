@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 
 from daemon.ledger import projection
-from daemon.ledger.projection import Donation, Known, Objects, Refunds, Subscriptions
-from daemon.ledger.stripe_events import RANKS, STAGE_OF_UNKNOWN, Facts
+from daemon.ledger.donation import Donation
+from daemon.ledger.facts import RANKS, STAGE_OF_UNKNOWN, FactName, Facts, Family, ObjectFacts, value
+from daemon.ledger.projection import Objects, Refunds, Subscriptions
 
 KINDS = ("payment", "refund", "dispute")  # the figure that an entry adds to
 
@@ -102,7 +103,7 @@ def _payments(donation: Donation, objects: Objects) -> Iterator[Movement]:
     """The payment that stands, and those that late failures took back."""
     for charge in projection.late_failures(objects):
         if charge.paid_at is not None and charge.paid_at <= charge.failed_at:
-            amount = projection.value(charge.known, "taken") or 0
+            amount = value(charge.known, FactName.TAKEN) or 0
             captures = _captures(charge.known, amount, charge.paid_at)
             brought = [m for m in _payment(charge.id, captures, charge.paid_at) if m.effective_at <= charge.failed_at]
             yield from brought
@@ -137,13 +138,13 @@ def _captures_of(donation: Donation, objects: Objects, paid_at: int) -> dict[int
     return merged if amount in merged else {amount: paid_at}
 
 
-def _captures(known: Known, amount: int, otherwise: int | None) -> dict[int, int]:
+def _captures(known: ObjectFacts, amount: int, otherwise: int | None) -> dict[int, int]:
     """When an object first stated at least each amount, none above the final one.
 
     Args:
         otherwise: when it stated the final amount, if an older release did not keep the times.
     """
-    times = {int(reached): at for reached, at in known.get("captures", {}).items()}
+    times = {int(reached): at for reached, at in known.get(FactName.CAPTURES, {}).items()}
     if otherwise is not None:
         times.setdefault(amount, otherwise)
     earliest: dict[int, int] = {}
@@ -156,18 +157,18 @@ def _captures(known: Known, amount: int, otherwise: int | None) -> dict[int, int
 
 def _paying_charge(donation: Donation, objects: Objects) -> str:
     """The charge that took the money; the donation's own id while none is known."""
-    charges = objects.members["ch"]
+    charges = objects.members[Family.CHARGE]
     return charges[0][0] if charges and projection.holds_money(charges[0][1]) else donation.id
 
 
 def _refunds(objects: Objects, refunds: Refunds) -> Iterator[Movement]:
-    for id_, known in objects.members["re"]:
-        amount = projection.value(known, "amount") or 0
+    for id_, known in objects.members[Family.REFUND]:
+        amount = value(known, FactName.AMOUNT) or 0
         if amount:
-            created = projection.value(known, "created")
-            yield Movement("refund", id_, known["amount"][0] if created is None else created, amount)
-            if "failed" in known:
-                yield Movement("refund", id_, known["failed"], -amount)
+            created = value(known, FactName.CREATED)
+            yield Movement("refund", id_, known[FactName.AMOUNT][0] if created is None else created, amount)
+            if FactName.FAILED in known:
+                yield Movement("refund", id_, known[FactName.FAILED], -amount)
     yield from _unnamed_refunds(objects, refunds)
 
 
@@ -176,10 +177,10 @@ def _unnamed_refunds(objects: Objects, refunds: Refunds) -> Iterator[Movement]:
     in_the_end = refunds.beyond - refunds.hold
     if in_the_end <= 0:
         return
-    id_, charge = next((id_, known) for id_, known in objects.members["ch"] if "returned" in known)
-    snapshots = {(at, int(returned)) for returned, at in charge.get("refunds", {}).items()}
+    id_, charge = next((id_, known) for id_, known in objects.members[Family.CHARGE] if FactName.RETURNED in known)
+    snapshots = {(at, int(returned)) for returned, at in charge.get(FactName.REFUNDS, {}).items()}
     so_far = 0
-    for at, returned in sorted(snapshots | {tuple(charge["returned"])}):
+    for at, returned in sorted(snapshots | {tuple(charge[FactName.RETURNED])}):
         shown = min(refunds.beyond_in(at, returned) - refunds.hold, in_the_end)
         if shown > so_far:
             yield Movement("refund", id_, at, shown - so_far)
@@ -187,8 +188,8 @@ def _unnamed_refunds(objects: Objects, refunds: Refunds) -> Iterator[Movement]:
 
 
 def _disputes(donation: Donation, objects: Objects) -> Iterator[Movement]:
-    for id_, known in objects.members["dp"]:
-        is_foreign = projection.value(known, "currency") not in (donation.currency, None)
+    for id_, known in objects.members[Family.DISPUTE]:
+        is_foreign = value(known, FactName.CURRENCY) not in (donation.currency, None)
         taken = 0
         for at, state in sorted(_states(known).items()):
             stage, amount, _ = state
@@ -198,10 +199,10 @@ def _disputes(donation: Donation, objects: Objects) -> Iterator[Movement]:
                 taken = takes
 
 
-def _states(dispute: Known) -> dict[int, list[Any]]:
+def _states(dispute: ObjectFacts) -> dict[int, list[Any]]:
     """The dispute's state at the end of each second in which an event is known: stage, amount, status."""
-    told = [dispute["stage"]] if "stage" in dispute else []
-    for status, kept in dispute.get("history", {}).items():
+    told = [dispute[FactName.STAGE]] if FactName.STAGE in dispute else []
+    for status, kept in dispute.get(FactName.HISTORY, {}).items():
         stage = RANKS.get(status, STAGE_OF_UNKNOWN)
         for at, amount in kept.values():
             told.append([abs(at), [stage, amount, status]])

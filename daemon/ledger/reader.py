@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from daemon.ledger import money, projection
-from daemon.ledger.stripe_events import Facts
+from daemon.ledger import money
+from daemon.ledger.facts import Facts, Family, merge
 from sql import load
 from sql.database import Database, Row
 
@@ -26,7 +26,7 @@ class Ledger:
         if not rows:
             return None
         [(facts, failed_charge)] = rows
-        return projection.merge(facts, {"ch": {id_: failed_charge}}) if failed_charge else facts
+        return merge(facts, {Family.CHARGE: {id_: failed_charge}}) if failed_charge else facts
 
     async def facts_with(self, email_hashes: Iterable[str]) -> list[Facts]:
         """All facts that hold one of these e-mail hashes, of unpaid invoices too. Reads the whole ledger."""

@@ -1,23 +1,37 @@
-"""Records events and operators' acts: the only caller of the SQL that writes donations.
+"""Records events and operator actions: the only caller of the SQL that writes donations.
 
-What the ledger holds of a batch's objects is read, folded with the batch into donations here, in Python, and written
-by one statement that first checks that the ledger still holds what was read. Of a donation where it does not, nothing
-is written; it is read and folded again. So no lock is ever held while this process thinks, SQL knows nothing of
-Stripe's rules, and the rules are plain Python that tests can hold against a model.
+The stored rows of a batch's objects are read, merged with the batch and derived here, in Python, and written by one
+statement that first checks that the rows are still those that were read. A donation whose rows were changed meanwhile
+is not written; it is read and derived again. So no lock is held while this process computes, SQL contains none of
+Stripe's rules, and the rules are plain Python that tests can compare with a model.
 
 A *part* is everything that is tied together by the ids it names: usually one donation. A *group* is what must be
-written together: usually one part, but a subscription whose ticket changes together with all its gifts.
+written together: usually one part; if a subscription's ticket changes, the subscription and all its payments.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
 
 import msgspec
 
 from daemon.ledger import journal, projection
+from daemon.ledger.donation import Donation
+from daemon.ledger.facts import (
+    FactName,
+    Facts,
+    Family,
+    ObjectFacts,
+    merge_into,
+    merge_object,
+    object_ids,
+    upgrade,
+    value,
+)
 from daemon.ledger.journal import JournalEntry
-from daemon.ledger.operator_actions import Act
-from daemon.ledger.stripe_events import Facts, StripeEvent, upgrade
+from daemon.ledger.operator_actions import OperatorAction
+from daemon.ledger.stripe_events import StripeEvent
 from sql import load
 from sql.database import Database, DatabaseDown, Refused, Row
 
@@ -30,18 +44,18 @@ ROUNDS = 20
 PREPARE = f"""
 SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
 SET plan_cache_mode = force_generic_plan;
-PREPARE find_held AS {load("find_held")};
+PREPARE find_stored AS {load("find_stored")};
 PREPARE find_subscriptions AS {load("find_subscriptions")};
-PREPARE find_gifts AS {load("find_gifts")};
+PREPARE find_subscription_payments AS {load("find_subscription_payments")};
 PREPARE record_events AS {load("record_events")}
 """
-FIND = "EXECUTE find_held (%s)"
+FIND_STORED = "EXECUTE find_stored (%s)"
 FIND_SUBSCRIPTIONS = "EXECUTE find_subscriptions (%s)"
-FIND_GIFTS = "EXECUTE find_gifts (%s)"
+FIND_SUBSCRIPTION_PAYMENTS = "EXECUTE find_subscription_payments (%s)"
 EXECUTE = f"{load('lock_ledger')};\nEXECUTE record_events (%s, %s, %s, %s, %s, %s, %s)"
 
 
-class Entry(msgspec.Struct, frozen=True):
+class ReceivedEvent(msgspec.Struct, frozen=True):
     """One event to record. `error` is the scrubbed reason why it can't be applied, else None."""
 
     event: StripeEvent
@@ -49,13 +63,13 @@ class Entry(msgspec.Struct, frozen=True):
 
     @property
     def facts(self) -> Facts:
-        """What the event states; nothing if it changes nothing."""
+        """The facts that the event states; none if it changes nothing."""
         return self.event.facts or {}
 
     @property
     def ids(self) -> set[str]:
         """The objects that it ties together."""
-        return projection.ids(self.facts)
+        return object_ids(self.facts)
 
 
 class Derivation(msgspec.Struct, frozen=True):
@@ -65,7 +79,7 @@ class Derivation(msgspec.Struct, frozen=True):
 
     @property
     def facts(self) -> Facts:
-        """None of its own."""
+        """It states no facts of its own."""
         return {}
 
     @property
@@ -74,23 +88,64 @@ class Derivation(msgspec.Struct, frozen=True):
         return {self.id}
 
 
-Change = Entry | Act | Derivation
+Change = ReceivedEvent | OperatorAction | Derivation
+
+
+class Result(StrEnum):
+    """What became of a change."""
+
+    APPLIED = "applied"
+    DUPLICATE = "duplicate"  # an event that had been recorded before
+    IGNORED = "ignored"  # an event that changes nothing; it is recorded
+    FAILED = "failed"  # an event that can't be applied; it is recorded with the reason
+
+
+class Outcome(NamedTuple):
+    """What became of one change. `error` is the scrubbed reason of a failure, else None."""
+
+    result: Result
+    error: str | None = None
+
+
+APPLIED, DUPLICATE, IGNORED = Outcome(Result.APPLIED), Outcome(Result.DUPLICATE), Outcome(Result.IGNORED)
 
 
 @dataclass
-class Recorded:
-    """What became of the events recorded; those in neither had been recorded before.
+class _Recorded:
+    """What was recorded so far.
 
-    `new` holds ids of events recorded now (or failed before), `refused` the ids of those among them whose facts the
-    database did not take, with the scrubbed reason.
+    `new` contains the ids of events that are recorded now (or had failed before), `rejected` the ids of those among
+    them whose facts the database rejected, with the scrubbed reason.
     """
 
     new: set[str] = field(default_factory=set)
-    refused: dict[str, str] = field(default_factory=dict)
+    rejected: dict[str, str] = field(default_factory=dict)
+
+    def outcomes(self, changes: Sequence[Change]) -> list[Outcome]:
+        """One per change. A second copy of an event that was applied is a duplicate; one that failed fails again."""
+        answered: set[str] = set()
+        outcomes = []
+        for change in changes:
+            if isinstance(change, ReceivedEvent):
+                outcomes.append(self._outcome(change, is_copy=change.event.id in answered))
+                answered.add(change.event.id)
+            else:
+                outcomes.append(APPLIED)
+        return outcomes
+
+    def _outcome(self, change: ReceivedEvent, *, is_copy: bool) -> Outcome:
+        event = change.event
+        if event.id not in self.new:
+            return DUPLICATE
+        if (error := self.rejected.get(event.id, change.error)) is not None:
+            return Outcome(Result.FAILED, error)
+        if is_copy:
+            return DUPLICATE
+        return APPLIED if event.facts is not None else IGNORED
 
 
 @dataclass
-class _Held:
+class _StoredRow:
     """A row of the ledger that holds facts; version 0 for a failed charge that is kept apart from its donation."""
 
     root: str
@@ -98,23 +153,25 @@ class _Held:
     facts: Facts
 
     def __post_init__(self) -> None:
-        self.ids = projection.ids(self.facts)
+        self.ids = object_ids(self.facts)
         self.subscriptions = projection.subscriptions(self.facts)
-        self.is_invoice = self.version > 0 and self.facts.keys() == {"in"}
+        self.is_invoice = self.version > 0 and self.facts.keys() == {Family.INVOICE}
 
     @classmethod
-    def of_row(cls, root: str, version: int, text: str, rules: int | None) -> "_Held":
-        """Reads a row of find_held.sql; one that older rules stored is brought to today's form.
+    def of_row(cls, root: str, version: int, text: str, rules: int | None) -> "_StoredRow":
+        """Reads a row of find_stored.sql; one that older rules stored is brought to today's form.
 
         A failed charge brings its PaymentIntent, for an event may name the charge only.
         """
         facts = msgspec.json.decode(text)
         if version == 0:
-            return cls(root, 0, {"pi": {facts["payment_intent"][1]: {}}, "ch": {root: facts}})
+            return cls(
+                root, 0, {Family.PAYMENT_INTENT: {facts[FactName.PAYMENT_INTENT][1]: {}}, Family.CHARGE: {root: facts}}
+            )
         return cls(root, version, upgrade(facts) if rules == 0 else facts)
 
 
-LENT = ("ticket", "session_ticket", "session_reference")  # what a subscription lends its gifts
+LENT = (FactName.TICKET, FactName.SESSION_TICKET, FactName.SESSION_REFERENCE)  # what a subscription lends its payments
 
 
 @dataclass
@@ -123,27 +180,27 @@ class _Subscription:
 
     id: str
     version: int = 0
-    facts: projection.Known = field(default_factory=dict)
+    facts: ObjectFacts = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
     is_written: bool = False
     ticket_changed: bool = False
 
     def merge_changes(self) -> None:
-        """Merges its own events. What they say of its ticket concerns all its gifts."""
+        """Merges its own events. What they say of its ticket concerns all its payments."""
         before = self._lent()
         for change in self.changes:
-            self.is_written |= projection.absorb_object(self.facts, change.facts["sub"][self.id])
+            self.is_written |= merge_object(Family.SUBSCRIPTION, self.facts, change.facts[Family.SUBSCRIPTION][self.id])
         self.ticket_changed = before != self._lent()
 
     def _lent(self) -> list[object]:
-        return [self.facts.get(name, [0, None])[1] for name in LENT]
+        return [value(self.facts, name) for name in LENT]
 
 
 @dataclass
 class _Part:
     """Everything that hangs together by the ids it names: what is held, the changes, and what they add up to."""
 
-    held: list[_Held] = field(default_factory=list)
+    stored: list[_StoredRow] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     cause: Change | None = None
     ids: set[str] = field(default_factory=set)
@@ -151,59 +208,59 @@ class _Part:
     is_written: bool = False
     version: int = 0
     root: str = ""
-    donations: list[projection.Donation] = field(default_factory=list)
+    donations: list[Donation] = field(default_factory=list)
     entries: list[list[JournalEntry]] = field(default_factory=list)  # of each donation
-    failed_charges: dict[str, projection.Known] = field(default_factory=dict)
+    failed_charges: dict[str, ObjectFacts] = field(default_factory=dict)
 
-    def absorb(self, other: "_Part") -> None:
+    def join(self, other: "_Part") -> None:
         """Takes over everything of another part."""
-        self.held += other.held
+        self.stored += other.stored
         self.changes += other.changes
         self.ids |= other.ids
 
     def merge_changes(self) -> None:
         """Merges the changes into what is held. It is written if that says anything new, or to be derived again; a row
         to be derived again that is not found by its id has no facts here, and stays as it is."""
-        stored = sorted(self.held, key=lambda row: row.version, reverse=True)
-        self.facts = stored[0].facts if stored else {}
-        for row in stored[1:]:
-            projection.absorb(self.facts, row.facts)
-        news = [c for c in self.changes if projection.absorb(self.facts, c.facts) or isinstance(c, Derivation)]
+        rows = sorted(self.stored, key=lambda row: row.version, reverse=True)
+        self.facts = rows[0].facts if rows else {}
+        for row in rows[1:]:
+            merge_into(self.facts, row.facts)
+        news = [c for c in self.changes if merge_into(self.facts, c.facts) or isinstance(c, Derivation)]
         self.cause = next(reversed(news or self.changes), None)
-        is_one_row = sum(row.version > 0 for row in stored) == 1
+        is_one_row = sum(row.version > 0 for row in rows) == 1
         self.is_written = bool(self.facts) and (bool(news) or not is_one_row)
 
     @property
     def new_subscriptions(self) -> set[str]:
         """The subscriptions that it borrows from now, and no held row did."""
-        return projection.subscriptions(self.facts).difference(*(row.subscriptions for row in self.held))
+        return projection.subscriptions(self.facts).difference(*(row.subscriptions for row in self.stored))
 
     def derive(self, lent: projection.Subscriptions) -> None:
         """Derives its donations, and names its root."""
         if not self.is_written:
             return
-        self.version = 1 + max((row.version for row in self.held), default=0)
-        self.facts, self.failed_charges = projection.split_attempts(projection.forget(self.facts))
+        self.version = 1 + max((row.version for row in self.stored), default=0)
+        self.facts, self.failed_charges = projection.split_attempts(projection.redact(self.facts))
         derived = journal.derive(self.facts, lent)
         self.donations = [donation for donation, _ in derived]
         self.entries = [entries for _, entries in derived]
-        self.root = self.donations[0].id if self.donations else min(self.facts["in"])
+        self.root = self.donations[0].id if self.donations else min(self.facts[Family.INVOICE])
 
     def row(self, n: int) -> dict[str, object]:
         """As record_events.sql reads it."""
         if not self.is_written:
-            return {"n": n, "root": "", "ids": (), "unheld": (), "moved": (), "booked": ()}
-        moved = {id_ for row in self.held if row.version and row.root != self.root for id_ in row.ids}
-        unheld = self.ids.difference(*(row.ids for row in self.held))
-        rows = {"n": n, "root": self.root, "ids": self.ids, "unheld": unheld, "moved": moved}
-        return {**rows, "booked": projection.donation_ids(self.facts), **self._cause()}
+            return {"n": n, "root": "", "ids": (), "new_ids": (), "relocated_ids": (), "booked_ids": ()}
+        relocated = {id_ for row in self.stored if row.version and row.root != self.root for id_ in row.ids}
+        new = self.ids.difference(*(row.ids for row in self.stored))
+        row = {"n": n, "root": self.root, "ids": self.ids, "new_ids": new, "relocated_ids": relocated}
+        return {**row, "booked_ids": projection.donation_ids(self.facts), **self._cause()}
 
     def _cause(self) -> dict[str, object]:
-        """What its journal entries are booked for; an operator's action has no id yet, and is named by its donation."""
+        """What its entries are booked for. An operator action has no id yet, and is named by its donation."""
         match self.cause:
-            case Entry(event):
+            case ReceivedEvent(event):
                 return {"cause": event.id}
-            case Act(donation=donation):
+            case OperatorAction(donation=donation):
                 return {"action_on": donation}
         return {"cause": f"rebuild:{projection.RULES_VERSION}"}
 
@@ -229,16 +286,16 @@ class _Part:
             return []
         if not self.donations:
             return [{"n": n, "id": self.root, "version": self.version, "facts": self.facts}]
-        return [{"n": n, "id": row.root, "version": 0, "facts": None} for row in self.held if row.is_invoice]
+        return [{"n": n, "id": row.root, "version": 0, "facts": None} for row in self.stored if row.is_invoice]
 
     def charge_rows(self, n: int) -> list[dict[str, object]]:
         """The failed charges that are kept apart from now on, and those that no longer are."""
         if not self.is_written:
             return []
-        returned = {row.root for row in self.held if row.version == 0} - self.failed_charges.keys()
+        returned = {row.root for row in self.stored if row.version == 0} - self.failed_charges.keys()
         gone: list[dict[str, object]] = [{"n": n, "id": id_, "payment_intent": "", "facts": None} for id_ in returned]
         return gone + [
-            {"n": n, "id": id_, "payment_intent": known["payment_intent"][1], "facts": known}
+            {"n": n, "id": id_, "payment_intent": known[FactName.PAYMENT_INTENT][1], "facts": known}
             for id_, known in self.failed_charges.items()
         ]
 
@@ -258,7 +315,7 @@ class _Group:
 
     def bases(self, n: int, known: dict[str, _Subscription]) -> list[dict[str, object]]:
         """The rows and versions that it was derived from."""
-        rows = [(row.root, row.version) for part in self.parts for row in part.held if row.version]
+        rows = [(row.root, row.version) for part in self.parts for row in part.stored if row.version]
         lenders = {id_ for part in self.parts if part.is_written for id_ in projection.subscriptions(part.facts)}
         lenders |= {each.id for each in self.subscriptions}
         rows += [(id_, known[id_].version) for id_ in lenders]
@@ -267,7 +324,7 @@ class _Group:
     def billing_rows(self, n: int) -> list[dict[str, object]]:
         """Its subscriptions, and its invoices without a payment."""
         written: list[dict[str, object]] = [
-            {"n": n, "id": each.id, "version": each.version + 1, "facts": {"sub": {each.id: each.facts}}}
+            {"n": n, "id": each.id, "version": each.version + 1, "facts": {Family.SUBSCRIPTION: {each.id: each.facts}}}
             for each in self.subscriptions
             if each.is_written
         ]
@@ -280,40 +337,44 @@ class Recorder:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def record(self, changes: Sequence[Change]) -> Recorded:
-        """Records events and acts and merges their facts, durably when it returns.
+    async def record(self, changes: Sequence[Change]) -> list[Outcome]:
+        """Records events and operator actions and merges their facts, durably when it returns.
 
-        An event whose facts the database refuses is recorded as failed, and keeps no other from being applied.
+        An event whose facts the database rejects is recorded as failed, and does not prevent others from being applied.
+
+        Returns:
+            One outcome per change, in their order.
 
         Raises:
             DatabaseDown: nothing is known to be written of what is not yet recorded; deliver it again.
-            Refused: the database takes nothing at all (its schema or permissions are wrong), or not this act.
+            Refused: the database rejects every statement (its schema or permissions are wrong), or this operator
+                action.
         """
-        recorded = Recorded()
+        recorded = _Recorded()
         await self._merge(changes, recorded)
-        return recorded
+        return recorded.outcomes(changes)
 
-    async def _isolate(self, changes: Sequence[Change], refusal: Refused, recorded: Recorded) -> None:
-        """Finds the event that the database refuses, by halves, and records it as failed."""
+    async def _isolate(self, changes: Sequence[Change], refusal: Refused, recorded: _Recorded) -> None:
+        """Finds the event that the database rejects, by halves, and records it as failed."""
         if len(changes) > 1:
             half = len(changes) // 2
             await self._merge(changes[:half], recorded)
             await self._merge(changes[half:], recorded)
             return
         [change] = changes
-        if not isinstance(change, Entry) or not change.facts:
+        if not isinstance(change, ReceivedEvent) or not change.facts:
             raise refusal
-        failed = Entry(msgspec.structs.replace(change.event, facts=None), str(refusal))
+        failed = ReceivedEvent(msgspec.structs.replace(change.event, facts=None), str(refusal))
         await self._merge([failed], recorded)
-        recorded.refused[change.event.id] = str(refusal)
+        recorded.rejected[change.event.id] = str(refusal)
 
-    async def _merge(self, changes: Sequence[Change], recorded: Recorded) -> None:
-        """Folds and writes, until the ledger was what the fold had begun from."""
+    async def _merge(self, changes: Sequence[Change], recorded: _Recorded) -> None:
+        """Derives and writes, until no row was changed between reading and writing it."""
         pending = list(changes)
         for _ in range(ROUNDS):
             try:
                 batch = await self._read([change for change in pending if change.facts or change.ids])
-                new, stale = await self._write(batch, pending)
+                new, conflicting = await self._write(batch, pending)
             except DatabaseDown as down:
                 if down.kind != "conflict":
                     raise
@@ -324,7 +385,7 @@ class Recorder:
                 await self._isolate(pending, refusal, recorded)
                 return
             recorded.new.update(new)
-            pending = [change for n in stale for change in batch.groups[n].changes]
+            pending = [change for n in conflicting for change in batch.groups[n].changes]
             if not pending:
                 return
         raise DatabaseDown("too much contention")
@@ -332,15 +393,19 @@ class Recorder:
     async def _read(self, changes: Sequence[Change]) -> "_Batch":
         """Reads what the ledger holds of the changes' objects, and derives what they make of it."""
         parts = await self._parts([change for change in changes if change.ids])
-        lenders = await self._subscriptions(parts, [change for change in changes if "sub" in change.facts])
-        gifts = await self._gifts(parts, [each.id for each in lenders.values() if each.ticket_changed])
-        lenders = await self._subscriptions(gifts, []) | lenders  # a row may hold gifts of other subscriptions too
-        for gift in gifts:  # booked for the event that changed the subscription
-            borrowed = projection.subscriptions(gift.facts)
-            gift.cause = next(
+        lenders = await self._subscriptions(
+            parts, [change for change in changes if Family.SUBSCRIPTION in change.facts]
+        )
+        payments = await self._payments(parts, [each.id for each in lenders.values() if each.ticket_changed])
+        lenders = (
+            await self._subscriptions(payments, []) | lenders
+        )  # a row may hold payments of other subscriptions too
+        for payment in payments:  # its entries are booked for the event that changed the subscription
+            borrowed = projection.subscriptions(payment.facts)
+            payment.cause = next(
                 (each.changes[-1] for each in lenders.values() if each.id in borrowed and each.ticket_changed), None
             )
-        batch = _Batch(_groups([*parts, *gifts], lenders), lenders)
+        batch = _Batch(_groups([*parts, *payments], lenders), lenders)
         lent = {each.id: each.facts for each in lenders.values()}
         for group in batch.groups:
             for part in group.parts:
@@ -350,8 +415,8 @@ class Recorder:
     async def _parts(self, changes: Sequence[Change]) -> list[_Part]:
         """Puts together what shares an id, directly or through rows of the ledger."""
         part_of: dict[str, _Part] = {}
-        for row in await self._held({id_ for change in changes for id_ in change.ids}):
-            _join(part_of, row.ids).held.append(row)
+        for row in await self._stored_rows({id_ for change in changes for id_ in change.ids}):
+            _join(part_of, row.ids).stored.append(row)
         for change in changes:
             _join(part_of, change.ids).changes.append(change)
         parts = list({id(part): part for part in part_of.values()}.values())
@@ -362,30 +427,36 @@ class Recorder:
     async def _subscriptions(self, parts: Sequence[_Part], changes: Sequence[Change]) -> dict[str, _Subscription]:
         """The subscriptions that the parts borrow from, and those that have events of their own."""
         named = {id_ for part in parts for id_ in projection.subscriptions(part.facts)}
-        found = {id_: _Subscription(id_) for id_ in named.union(*(change.facts["sub"] for change in changes))}
+        found = {
+            id_: _Subscription(id_) for id_ in named.union(*(change.facts[Family.SUBSCRIPTION] for change in changes))
+        }
         for id_, version, text in await self._fetch(FIND_SUBSCRIPTIONS, found.keys()):
-            found[id_].version, found[id_].facts = version, msgspec.json.decode(text)["sub"][id_]
+            found[id_].version, found[id_].facts = version, msgspec.json.decode(text)[Family.SUBSCRIPTION][id_]
         for change in changes:
-            for id_ in change.facts["sub"]:
+            for id_ in change.facts[Family.SUBSCRIPTION]:
                 found[id_].changes.append(change)
         for each in found.values():
             each.merge_changes()
         return found
 
-    async def _gifts(self, parts: Sequence[_Part], changed: list[str]) -> list[_Part]:
-        """The parts of all gifts whose subscription's ticket changed, but for those that are among `parts` already."""
+    async def _payments(self, parts: Sequence[_Part], changed: list[str]) -> list[_Part]:
+        """The parts of all payments whose subscription's ticket changed, without those that are among `parts`."""
         for part in parts:
             part.is_written |= not projection.subscriptions(part.facts).isdisjoint(changed)
-        present = {row.root for part in parts for row in part.held}
-        roots = [Derivation(root) for (root,) in await self._fetch(FIND_GIFTS, changed) if root not in present]
-        gifts = await self._parts(roots)
-        for gift in gifts:
-            gift.changes = []
-        return gifts
+        present = {row.root for part in parts for row in part.stored}
+        roots = [
+            Derivation(root)
+            for (root,) in await self._fetch(FIND_SUBSCRIPTION_PAYMENTS, changed)
+            if root not in present
+        ]
+        payments = await self._parts(roots)
+        for payment in payments:
+            payment.changes = []
+        return payments
 
-    async def _held(self, ids: set[str]) -> list[_Held]:
+    async def _stored_rows(self, ids: set[str]) -> list[_StoredRow]:
         """What the ledger holds of these objects."""
-        return [_Held.of_row(*row) for row in await self._fetch(FIND, ids)]
+        return [_StoredRow.of_row(*row) for row in await self._fetch(FIND_STORED, ids)]
 
     async def _fetch(self, statement: str, ids: Iterable[str]) -> list[Row]:
         """The rows that a statement finds for ids; without ids there is nothing to ask."""
@@ -402,14 +473,14 @@ class Recorder:
             [part.row(n) for n, part in parts],
             [row for n, group in enumerate(groups) for row in group.bases(n, batch.lenders)],
             [row for n, part in parts for row in part.donation_rows(n)],
-            [_event_row(c, number.get(id(c))) for c in changes if isinstance(c, Entry)],
-            [_act_row(c, number[id(c)]) for c in changes if isinstance(c, Act)],
+            [_event_row(c, number.get(id(c))) for c in changes if isinstance(c, ReceivedEvent)],
+            [_action_row(c, number[id(c)]) for c in changes if isinstance(c, OperatorAction)],
             [row for n, group in enumerate(groups) for row in group.billing_rows(n)],
             [row for n, part in parts for row in part.charge_rows(n)],
         )
         params = [msgspec.json.encode(array).decode() for array in arrays]
-        [(recorded, stale)] = await self._database.fetch(EXECUTE, params, prepare=PREPARE)
-        return recorded, stale
+        [(recorded, conflicting)] = await self._database.fetch(EXECUTE, params, prepare=PREPARE)
+        return recorded, conflicting
 
 
 @dataclass
@@ -425,7 +496,7 @@ def _join(part_of: dict[str, _Part], ids: set[str]) -> _Part:
     met = {id(part): part for id_ in ids if (part := part_of.get(id_))}
     joined, *others = met.values() or [_Part()]
     for other in others:
-        joined.absorb(other)
+        joined.join(other)
         part_of.update(dict.fromkeys(other.ids, joined))
     joined.ids |= ids
     part_of.update(dict.fromkeys(ids, joined))
@@ -436,7 +507,7 @@ def _groups(parts: Sequence[_Part], lenders: dict[str, _Subscription]) -> list[_
     """Which parts are written together.
 
     A part that borrows from a subscription for the first time writes the subscription as well: then a change of the
-    subscription's ticket that is read at the same time, and does not know of this gift, finds another version.
+    subscription's ticket that is read at the same time, and does not know of this payment, finds another version.
     """
     group_of: dict[str, _Group] = {}
     groups: list[_Group] = []
@@ -469,17 +540,17 @@ def _join_group(group_of: dict[str, _Group], groups: list[_Group], subscriptions
     return joined
 
 
-def _event_row(entry: Entry, n: int | None) -> dict[str, object]:
-    event = entry.event
+def _event_row(received: ReceivedEvent, n: int | None) -> dict[str, object]:
+    event = received.event
     return {
         "id": event.id,
         "type": event.type,
         "created": event.created,
         "livemode": event.livemode,
-        "error": entry.error,
+        "error": received.error,
         "n": n,
     }
 
 
-def _act_row(act: Act, n: int) -> dict[str, object]:
-    return {**vars(act), "facts": None, "n": n}
+def _action_row(action: OperatorAction, n: int) -> dict[str, object]:
+    return {**vars(action), "facts": None, "n": n}

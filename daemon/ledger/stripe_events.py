@@ -1,34 +1,31 @@
-"""Pure: one Stripe event -> the facts it states.
+"""Pure: one Stripe event -> the facts that it states (facts.py).
 
-Facts are kept per Stripe object, under the object's family and id:
-
-    {"pi": {"pi_1": {"amount": [1700000000, 5000], "paid": 1700000000, "captures": {"5000": 1700000000}}}, "ch": {...}}
-
-A fact is one of three kinds, recognised by its form. A pair [event's `created`, value] is *newest*: the greater pair
-stands. A bare number is *first*: the smaller one stands; that it exists at all is the flag. An object holds one fact
-per key (an amount, a status). So merging facts (`fold.merge`) needs to know nothing about their meaning, and nothing
-here depends on what came before.
-
-Families: `pi` PaymentIntent, `cs` Checkout Session, `ch` charge, `re` refund, `dp` dispute, `in` invoice, and `sub`
-subscription, whose facts belong to no single donation.
+A newest fact is written as the pair [the event's `created`, value], a first one as the event's `created`. Nothing here
+depends on what came before.
 """
 
 import re
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
 from daemon.ledger import privacy
-
-# Lists and objects, because that is what JSON gives back.
-Fact = list[Any] | int | dict[str, Any]
-Facts = dict[str, dict[str, dict[str, Fact]]]
+from daemon.ledger.facts import (
+    ID_PATTERN,
+    RANKS,
+    SHARED,
+    STAGE_OF_UNKNOWN,
+    TICKET_PATTERN,
+    FactName,
+    Facts,
+    Family,
+    ObjectFacts,
+)
 
 NULL = Raw(b"null")
 
-ID_PATTERN = r"^[A-Za-z0-9_]{1,255}\Z"
 Id = Annotated[str, Meta(pattern=ID_PATTERN)]
 Minor = Annotated[int, Meta(ge=0, le=10**15)]  # Stripe's amounts have 12 digits at most
 Seconds = Annotated[int, Meta(ge=0, le=253_402_300_799)]  # until the year 9999, where timestamps end
@@ -36,66 +33,29 @@ Currency = Annotated[str, Meta(pattern=r"^[A-Za-z]{3}\Z")]
 Label = Annotated[str, Meta(pattern=r"^[a-z0-9_.]{1,100}\Z")]
 ThinLabel = Annotated[str, Meta(pattern=r"^[a-z0-9_.\[\]]{1,100}\Z")]  # v2.core.account[requirements].updated
 
-TICKET_PATTERN = r"^(?![0-9]{9,}\Z)[A-Za-z0-9_-]{1,64}\Z"
 _ticket = msgspec.json.Decoder(Annotated[str, Meta(pattern=TICKET_PATTERN)])
 _invoice_id = msgspec.json.Decoder(Annotated[str, Meta(pattern=r"^in_[A-Za-z0-9_]{1,252}\Z")] | None)
-
-# The facts about a person, which erasing takes away.
-DONOR_FIELDS = frozenset({"last_name", "country", "email_hash"})
-
-# Families of objects that no donation is made of: they only lend it their ticket and donor.
-SHARED = frozenset({"in", "sub"})
 
 # How Stripe's ids of a family begin. Rows are keyed by an id alone, so one that begins like another family's is
 # rejected; a beginning that is not listed is accepted.
 FAMILY_OF_PREFIX = {
-    "pi": "pi",
-    "cs": "cs",
-    "ch": "ch",
-    "py": "ch",
-    "re": "re",
-    "pyr": "re",
-    "dp": "dp",
-    "du": "dp",
-    "in": "in",
-    "sub": "sub",
+    "pi": Family.PAYMENT_INTENT,
+    "cs": Family.SESSION,
+    "ch": Family.CHARGE,
+    "py": Family.CHARGE,
+    "re": Family.REFUND,
+    "pyr": Family.REFUND,
+    "dp": Family.DISPUTE,
+    "du": Family.DISPUTE,
+    "in": Family.INVOICE,
+    "sub": Family.SUBSCRIPTION,
 }
 
 CHARGE_STATUSES = frozenset({"succeeded", "pending", "failed"})
 
-# Dispute statuses in rising stages (SPEC 3): among states of one second the later stage stands.
-DISPUTE_STAGES = (
-    "warning_needs_response",
-    "warning_under_review",
-    "warning_closed",
-    "needs_response",
-    "under_review",
-    "appeal_needs_response",
-    "appeal_under_review",
-    "charge_refunded",
-    "prevented",
-    "lost",
-    "won",
-)
-# A status that Stripe may add later ranks after the appeals and before what ends a dispute.
-STAGE_OF_UNKNOWN = DISPUTE_STAGES.index("appeal_under_review") + 1
-RANKS = {status: stage if stage < STAGE_OF_UNKNOWN else stage + 1 for stage, status in enumerate(DISPUTE_STAGES)}
 REFUND_STATUSES = ("pending", "requires_action", "succeeded", "failed", "canceled")
 VOID_REFUNDS = ("failed", "canceled")
 STATUS_PATTERN = re.compile(r"[a-z0-9_]{1,64}")  # what may be kept of a status that we do not know
-
-# The dispute statuses of facts that rules_version 0 stored, by the number it stored them as.
-FORMER_STAGES = (
-    "warning_needs_response",
-    "warning_under_review",
-    "warning_closed",
-    "needs_response",
-    "under_review",
-    "charge_refunded",
-    "prevented",
-    "lost",
-    "won",
-)
 
 # One escape of a JSON string: a surrogate pair, a surrogate without its other half, or anything else.
 _PAIR = rb"u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
@@ -329,10 +289,10 @@ class _Statement:
         self.account = event.account
         self.hash_key = hash_key
         self.facts: Facts = {}
-        self.family_of: dict[str, str] = {}
+        self.family_of: dict[str, Family] = {}
         self.unknown_status: str | None = None
 
-    def name(self, family: str, id_: str) -> dict[str, Fact]:
+    def name(self, family: Family, id_: str) -> ObjectFacts:
         """The facts of one object; naming it is enough to tie its id to this donation.
 
         Raises _Unknown for an id that belongs to another family, or that this event gives to objects of two families.
@@ -340,27 +300,27 @@ class _Statement:
         _check_family(family, id_)
         if self.family_of.setdefault(id_, family) != family:
             raise _Unknown("one id names two objects - at `$.id`")
-        return self.facts.setdefault(family, {}).setdefault(id_, {} if family in SHARED else {"seen": self.at})
+        return self.facts.setdefault(family, {}).setdefault(id_, {} if family in SHARED else {FactName.SEEN: self.at})
 
-    def add(self, family: str, id_: str, **newest: object) -> dict[str, Fact]:
+    def add(self, family: Family, id_: str, newest: Mapping[FactName, object]) -> ObjectFacts:
         """States facts whose newest value stands; None and empty never count."""
         known = self.name(family, id_)
-        known.update({field: [self.at, value] for field, value in newest.items() if value not in (None, "")})
+        known.update({name: [self.at, value] for name, value in newest.items() if value not in (None, "")})
         if self.account:
-            known["account"] = [self.at, self.account]
+            known[FactName.ACCOUNT] = [self.at, self.account]
         return known
 
-    def link(self, family: str, reference: Reference) -> str | None:
+    def link(self, family: Family, reference: Reference) -> str | None:
         """The id that an expandable field names, tied to this donation."""
         id_ = reference.id if isinstance(reference, _Named) else reference
         if id_:
             self.name(family, id_)
         return id_ or None
 
-    def set_invoice(self, family: str, id_: str, invoice: str | None) -> None:
+    def set_invoice(self, family: Family, id_: str, invoice: str | None) -> None:
         """A PaymentIntent or a charge pays this invoice."""
         if invoice:
-            self.name(family, id_)["invoice"] = [self.at, invoice]
+            self.name(family, id_)[FactName.INVOICE] = [self.at, invoice]
 
     def reduce_donor(self, details: Raw) -> privacy.Donor:
         """What may be kept of a donor."""
@@ -430,7 +390,7 @@ class _Unknown(ValueError):
     """A value we cannot interpret; the message does not repeat it."""
 
 
-def _check_family(family: str, id_: str) -> None:
+def _check_family(family: Family, id_: str) -> None:
     """Raises _Unknown for an id that begins as the ids of another family do."""
     if FAMILY_OF_PREFIX.get(id_.partition("_")[0], family) != family:
         raise _Unknown("an id is of another kind of object - at `$.id`")
@@ -456,30 +416,32 @@ def _upper(currency: str | None) -> str | None:
 def _payment_intent(statement: _Statement, raw: Raw) -> str | None:
     intent = msgspec.json.decode(raw, type=_PaymentIntent)
     known = statement.add(
-        "pi",
+        Family.PAYMENT_INTENT,
         intent.id,
-        amount=intent.amount or None,
-        received=intent.amount_received or None,
-        created=intent.created,
-        currency=_upper(intent.currency),
-        ticket=_ticket_of(intent.metadata),
-        email_hash=privacy.reduce_email(intent.receipt_email, statement.hash_key),
+        {
+            FactName.AMOUNT: intent.amount or None,
+            FactName.RECEIVED: intent.amount_received or None,
+            FactName.CREATED: intent.created,
+            FactName.CURRENCY: _upper(intent.currency),
+            FactName.TICKET: _ticket_of(intent.metadata),
+            FactName.EMAIL_HASH: privacy.reduce_email(intent.receipt_email, statement.hash_key),
+        },
     )
     if intent.amount_received:
-        known |= {"received_first": statement.at, "received_last": [statement.at, 1]}
-        known["captures"] = {str(intent.amount_received): statement.at}
+        known |= {FactName.RECEIVED_FIRST: statement.at, FactName.RECEIVED_LAST: [statement.at, 1]}
+        known[FactName.CAPTURES] = {str(intent.amount_received): statement.at}
     if statement.type == "payment_intent.succeeded":
-        known |= {"paid": statement.at, "paid_last": [statement.at, 1]}
+        known |= {FactName.PAID: statement.at, FactName.PAID_LAST: [statement.at, 1]}
     if statement.type == "payment_intent.payment_failed":
-        known["failed"] = statement.at
+        known[FactName.FAILED] = statement.at
     if "canceled" in (statement.type.rpartition(".")[2], intent.status):
-        known["canceled"] = statement.at
-    statement.set_invoice("pi", intent.id, _invoice_of(statement, intent))
+        known[FactName.CANCELED] = statement.at
+    statement.set_invoice(Family.PAYMENT_INTENT, intent.id, _invoice_of(statement, intent))
     charges = intent.charges.data if intent.charges else []
     if isinstance(intent.latest_charge, _Charge):
         charges = [*charges, intent.latest_charge]
     elif intent.latest_charge:
-        statement.name("ch", intent.latest_charge)["payment_intent"] = [statement.at, intent.id]
+        statement.name(Family.CHARGE, intent.latest_charge)[FactName.PAYMENT_INTENT] = [statement.at, intent.id]
     for charge in charges:
         if not charge.is_transferred:
             _add_charge(statement, charge, intent.id)
@@ -489,12 +451,12 @@ def _payment_intent(statement: _Statement, raw: Raw) -> str | None:
 def _invoice_of(statement: _Statement, intent: _PaymentIntent) -> str | None:
     """The invoice that a PaymentIntent names: in a field of its own, since 2025-03-31 as its order's reference."""
     if intent.invoice:
-        return statement.link("in", intent.invoice)
+        return statement.link(Family.INVOICE, intent.invoice)
     try:
         reference = _invoice_id.decode(intent.payment_details.order_reference) if intent.payment_details else None
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    return statement.link("in", reference)
+    return statement.link(Family.INVOICE, reference)
 
 
 def _charge(statement: _Statement, raw: Raw) -> str | None:
@@ -503,43 +465,45 @@ def _charge(statement: _Statement, raw: Raw) -> str | None:
         return "this charge is the connected account's side of a destination charge"
     known = _add_charge(statement, charge, None)
     if charge.took_money and statement.type in ("charge.succeeded", "charge.captured"):
-        known["paid"] = statement.at
+        known[FactName.PAID] = statement.at
     if statement.type == "charge.failed":
-        known["failed"] = statement.at
+        known[FactName.FAILED] = statement.at
     if statement.type == "charge.refunded" and charge.amount_refunded:
-        known["refund_events"] = {str(charge.amount_refunded): statement.at}
+        known[FactName.REFUND_EVENTS] = {str(charge.amount_refunded): statement.at}
     return None
 
 
-def _add_charge(statement: _Statement, charge: _Charge, payment_intent: str | None) -> dict[str, Fact]:
+def _add_charge(statement: _Statement, charge: _Charge, payment_intent: str | None) -> ObjectFacts:
     """A charge, wherever it was found. One that failed names no donor: card testers use other people's cards."""
     donor = privacy.Donor() if charge.status == "failed" else statement.reduce_donor(charge.billing_details)
     known = statement.add(
-        "ch",
+        Family.CHARGE,
         charge.id,
-        payment_intent=statement.link("pi", charge.payment_intent) or payment_intent,
-        amount=charge.amount or None,
-        taken=charge.taken or None,
-        returned=charge.amount_refunded,
-        flag=charge.captured,
-        status=charge.status if charge.status in CHARGE_STATUSES else None,
-        created=charge.created,
-        currency=_upper(charge.currency),
-        ticket=_ticket_of(charge.metadata),
-        last_name=donor.last_name,
-        country=donor.country,
-        email_hash=donor.email_hash,
+        {
+            FactName.PAYMENT_INTENT: statement.link(Family.PAYMENT_INTENT, charge.payment_intent) or payment_intent,
+            FactName.AMOUNT: charge.amount or None,
+            FactName.TAKEN: charge.taken or None,
+            FactName.RETURNED: charge.amount_refunded,
+            FactName.FLAG: charge.captured,
+            FactName.STATUS: charge.status if charge.status in CHARGE_STATUSES else None,
+            FactName.CREATED: charge.created,
+            FactName.CURRENCY: _upper(charge.currency),
+            FactName.TICKET: _ticket_of(charge.metadata),
+            FactName.LAST_NAME: donor.last_name,
+            FactName.COUNTRY: donor.country,
+            FactName.EMAIL_HASH: donor.email_hash,
+        },
     )
-    statement.set_invoice("ch", charge.id, statement.link("in", charge.invoice))
-    known["captured" if charge.took_money else "not_taken"] = statement.at
+    statement.set_invoice(Family.CHARGE, charge.id, statement.link(Family.INVOICE, charge.invoice))
+    known[FactName.CAPTURED if charge.took_money else FactName.NOT_TAKEN] = statement.at
     if charge.taken:
-        known["captures"] = {str(charge.taken): statement.at}
+        known[FactName.CAPTURES] = {str(charge.taken): statement.at}
     if charge.amount_captured and charge.captured is not False and charge.amount_refunded is not None:
-        known["returned_least"] = charge.amount_refunded
+        known[FactName.RETURNED_LEAST] = charge.amount_refunded
     if charge.amount_refunded:
-        known["refunds"] = {str(charge.amount_refunded): statement.at}
+        known[FactName.REFUNDS] = {str(charge.amount_refunded): statement.at}
     if charge.status == "failed":
-        known["failed"] = statement.at
+        known[FactName.FAILED] = statement.at
     return known
 
 
@@ -551,24 +515,26 @@ def _session(statement: _Statement, raw: Raw) -> str | None:
         return "a session of this mode is no donation"
     donor = statement.reduce_donor(session.customer_details)
     known = statement.add(
-        "cs",
+        Family.SESSION,
         session.id,
-        payment_intent=statement.link("pi", session.payment_intent),
-        amount=session.amount_total or None,
-        created=session.created,
-        currency=_upper(session.currency),
-        ticket=_ticket_of(session.metadata),
-        reference=_ticket_id(session.client_reference_id),
-        last_name=donor.last_name,
-        country=donor.country,
-        email_hash=donor.email_hash,
+        {
+            FactName.PAYMENT_INTENT: statement.link(Family.PAYMENT_INTENT, session.payment_intent),
+            FactName.AMOUNT: session.amount_total or None,
+            FactName.CREATED: session.created,
+            FactName.CURRENCY: _upper(session.currency),
+            FactName.TICKET: _ticket_of(session.metadata),
+            FactName.REFERENCE: _ticket_id(session.client_reference_id),
+            FactName.LAST_NAME: donor.last_name,
+            FactName.COUNTRY: donor.country,
+            FactName.EMAIL_HASH: donor.email_hash,
+        },
     )
     if session.payment_status == "paid":
-        known |= {"paid": statement.at, "paid_last": [statement.at, 1]}
+        known |= {FactName.PAID: statement.at, FactName.PAID_LAST: [statement.at, 1]}
     if "expired" in (statement.type.rpartition(".")[2], session.status):
-        known["expired"] = statement.at
+        known[FactName.EXPIRED] = statement.at
     if statement.type == "checkout.session.async_payment_failed":
-        known["failed"] = statement.at
+        known[FactName.FAILED] = statement.at
     return None
 
 
@@ -578,7 +544,9 @@ def _lend_ticket(statement: _Statement, session: _Session) -> str | None:
     subscription = session.subscription.id if isinstance(session.subscription, _Named) else session.subscription
     if not subscription or not (ticket or reference):
         return "this session of a subscription names no ticket"
-    statement.add("sub", subscription, session_ticket=ticket, session_reference=reference)
+    statement.add(
+        Family.SUBSCRIPTION, subscription, {FactName.SESSION_TICKET: ticket, FactName.SESSION_REFERENCE: reference}
+    )
     return None
 
 
@@ -587,7 +555,7 @@ def _subscription(statement: _Statement, raw: Raw) -> str | None:
     ticket = _ticket_of(subscription.metadata)
     if ticket is None:
         return "this subscription names no ticket"
-    statement.add("sub", subscription.id, ticket=ticket)
+    statement.add(Family.SUBSCRIPTION, subscription.id, {FactName.TICKET: ticket})
     return None
 
 
@@ -596,14 +564,16 @@ def _invoice(statement: _Statement, raw: Raw) -> str | None:
     reference = invoice.subscription or invoice.details.subscription
     subscription = reference.id if isinstance(reference, _Named) else reference
     if subscription:
-        _check_family("sub", subscription)
+        _check_family(Family.SUBSCRIPTION, subscription)
     statement.add(
-        "in",
+        Family.INVOICE,
         invoice.id,
-        subscription=subscription,
-        ticket=invoice.ticket,
-        last_name=privacy.reduce_name(invoice.customer_name),
-        email_hash=privacy.reduce_email(invoice.customer_email, statement.hash_key),
+        {
+            FactName.SUBSCRIPTION: subscription,
+            FactName.TICKET: invoice.ticket,
+            FactName.LAST_NAME: privacy.reduce_name(invoice.customer_name),
+            FactName.EMAIL_HASH: privacy.reduce_email(invoice.customer_email, statement.hash_key),
+        },
     )
     _add_payment(statement, invoice.id, _Paid(invoice.payment_intent, invoice.charge))
     return None
@@ -611,7 +581,7 @@ def _invoice(statement: _Statement, raw: Raw) -> str | None:
 
 def _invoice_payment(statement: _Statement, raw: Raw) -> str | None:
     payment = msgspec.json.decode(raw, type=_InvoicePayment)
-    invoice = statement.link("in", payment.invoice)
+    invoice = statement.link(Family.INVOICE, payment.invoice)
     if invoice is None or payment.payment is None or not (payment.payment.payment_intent or payment.payment.charge):
         return "this payment of an invoice names no PaymentIntent and no charge"
     _add_payment(statement, invoice, payment.payment)
@@ -620,13 +590,16 @@ def _invoice_payment(statement: _Statement, raw: Raw) -> str | None:
 
 def _add_payment(statement: _Statement, invoice: str, paid: _Paid) -> None:
     """What paid an invoice; a PaymentIntent and a charge that pay the same one are tied as well."""
-    intent, charge = statement.link("pi", paid.payment_intent), statement.link("ch", paid.charge)
+    intent, charge = (
+        statement.link(Family.PAYMENT_INTENT, paid.payment_intent),
+        statement.link(Family.CHARGE, paid.charge),
+    )
     if intent:
-        statement.set_invoice("pi", intent, invoice)
+        statement.set_invoice(Family.PAYMENT_INTENT, intent, invoice)
     if charge:
-        statement.set_invoice("ch", charge, invoice)
+        statement.set_invoice(Family.CHARGE, charge, invoice)
     if intent and charge:
-        statement.name("ch", charge)["payment_intent"] = [statement.at, intent]
+        statement.name(Family.CHARGE, charge)[FactName.PAYMENT_INTENT] = [statement.at, intent]
 
 
 def _refund(statement: _Statement, raw: Raw) -> str | None:
@@ -635,16 +608,18 @@ def _refund(statement: _Statement, raw: Raw) -> str | None:
     if intent is None and charge is None:
         return "this refund names neither a charge nor a PaymentIntent: it came from a customer's cash balance"
     known = statement.add(
-        "re",
+        Family.REFUND,
         refund.id,
-        payment_intent=intent,
-        charge=charge,
-        amount=refund.amount or None,
-        created=refund.created,
-        currency=_upper(refund.currency),
+        {
+            FactName.PAYMENT_INTENT: intent,
+            FactName.CHARGE: charge,
+            FactName.AMOUNT: refund.amount or None,
+            FactName.CREATED: refund.created,
+            FactName.CURRENCY: _upper(refund.currency),
+        },
     )
     if refund.status in VOID_REFUNDS:
-        known["failed"] = statement.at
+        known[FactName.FAILED] = statement.at
     if refund.status not in (None, *REFUND_STATUSES):
         statement.unknown_status = "refund"
     return None
@@ -659,36 +634,29 @@ def _dispute(statement: _Statement, raw: Raw) -> str | None:
         statement.unknown_status = "dispute"
     status = dispute.status if STATUS_PATTERN.fullmatch(dispute.status) else "unknown"
     known = statement.add(
-        "dp",
+        Family.DISPUTE,
         dispute.id,
-        payment_intent=intent,
-        charge=charge,
-        stage=[RANKS.get(status, STAGE_OF_UNKNOWN), dispute.amount, status],
-        currency=_upper(dispute.currency),
+        {
+            FactName.PAYMENT_INTENT: intent,
+            FactName.CHARGE: charge,
+            FactName.STAGE: [RANKS.get(status, STAGE_OF_UNKNOWN), dispute.amount, status],
+            FactName.CURRENCY: _upper(dispute.currency),
+        },
     )
     # Per status the earliest and the newest event: a negative time makes the earliest the greatest pair.
-    known["history"] = {status: {"first": [-statement.at, dispute.amount], "last": [statement.at, dispute.amount]}}
+    known[FactName.HISTORY] = {
+        status: {"first": [-statement.at, dispute.amount], "last": [statement.at, dispute.amount]}
+    }
     return None
 
 
 def _owners(statement: _Statement, child: _Refund | _Dispute) -> tuple[str | None, str | None]:
     """The PaymentIntent and the charge that a refund or dispute names; the two are tied by its word as well."""
-    intent = statement.link("pi", child.payment_intent)
-    charge = statement.link("ch", child.charge)
+    intent = statement.link(Family.PAYMENT_INTENT, child.payment_intent)
+    charge = statement.link(Family.CHARGE, child.charge)
     if intent and charge:
-        statement.name("ch", charge)["payment_intent"] = [statement.at, intent]
+        statement.name(Family.CHARGE, charge)[FactName.PAYMENT_INTENT] = [statement.at, intent]
     return intent, charge
-
-
-def upgrade(facts: Facts) -> Facts:
-    """Facts as rules_version 0 stored them, in today's form: it knew no appeals, and numbered a dispute's stages."""
-    for known in facts.get("dp", {}).values():
-        former = known.pop("state", None)
-        if isinstance(former, list):
-            at, (stage, amount) = former
-            status = FORMER_STAGES[stage]
-            known["stage"] = max(known.get("stage", []), [at, [RANKS[status], amount, status]])  # type: ignore[type-var]
-    return facts
 
 
 Handler = Callable[[_Statement, Raw], str | None]

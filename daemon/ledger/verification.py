@@ -3,7 +3,7 @@
 It reads one snapshot, so it runs beside live traffic: donations and totals of one moment must agree.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -11,8 +11,9 @@ from itertools import islice
 import msgspec
 
 from daemon.ledger import journal, projection
-from daemon.ledger.journal import JournalEntry
-from daemon.ledger.stripe_events import DONOR_FIELDS, Facts, upgrade
+from daemon.ledger.donation import Donation
+from daemon.ledger.facts import DONOR_FIELDS, Facts, Family, ObjectFacts, checked, object_ids, upgrade
+from daemon.ledger.journal_verification import Entries, JournalSums
 from sql.database import Row
 from sql.snapshot import Snapshot
 
@@ -32,7 +33,7 @@ class TicketSums:
         default_factory=lambda: defaultdict(lambda: dict.fromkeys(FIGURES, 0))
     )
 
-    def add(self, donation: projection.Donation) -> None:
+    def add(self, donation: Donation) -> None:
         """Counts a donation, if it was ever paid (SPEC 3)."""
         if donation.paid_at is None:
             return
@@ -55,72 +56,7 @@ class TicketSums:
                 yield f"{what}: {name} is {is_[name]}, should be {ought[name]}"
 
 
-Entries = list[tuple[projection.Donation, list[JournalEntry]]]  # of each donation of a row
-
-
-class JournalSums:
-    """What is booked, held against the entries that facts make.
-
-    `pending` is what the rows that an older release wrote still have to book, per ticket, currency and kind.
-    """
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self.pending: Counter[Row] = Counter()
-
-    def check(self, facts_of: dict[str, Facts], derived: dict[str, Entries], older: set[str]) -> Iterator[str]:
-        """A line per sum of a row in which the journal differs, unless an older release wrote the row.
-
-        Args:
-            facts_of: the facts of some rows, by the rows' ids, as `derived`.
-            older: the ids of the rows that an older release wrote.
-        """
-        root_of = {id_: root for root in derived for id_ in projection.donation_ids(facts_of[root])}
-        booked: dict[str, dict[Row, int]] = {root: {} for root in derived}
-        for row in self._snapshot.rows("verify_entries", {"ids": list(root_of)}):
-            booked[root_of[row[0]]][row[:-1]] = row[-1]
-        for root, entries in derived.items():
-            ought = {key: amount for donation, of in entries for key, amount in _sums(donation, of)}
-            for key in sorted(booked[root].keys() | ought.keys()):
-                is_, should_be = booked[root].get(key, 0), ought.get(key, 0)
-                if root in older:
-                    self.pending[key[1:4]] += should_be - is_
-                elif is_ != should_be:
-                    yield f"journal of {_sum_name(key)} is {is_}, should be {should_be}"
-
-    def differences(self) -> Iterator[str]:
-        """A line per figure in which the journal's sums are not the totals, and for a journal that is not complete."""
-        kept = {
-            row[:2]: dict(zip(journal.KINDS, row[2:5], strict=True)) for row in self._snapshot.rows("verify_totals")
-        }
-        ought = {(*key, kind): amount for key, figures in kept.items() for kind, amount in figures.items()}
-        sums = Counter({row[:3]: row[3] for row in self._snapshot.rows("verify_journal")})
-        sums.update(self.pending)
-        for ticket, currency, kind in sorted(sums.keys() | ought.keys()):
-            is_, should_be = sums[ticket, currency, kind], ought.get((ticket, currency, kind), 0)
-            if is_ != should_be:
-                what = f"{kind} entries of ticket {ticket or 'none'} in {currency or 'none'}"
-                yield f"journal: the {what} add up to {is_}, should be {should_be}"
-        [(entries, last, unordered)] = self._snapshot.rows("verify_order")
-        if entries != last:
-            yield f"journal: it has {entries} entries, but its last seq is {last}: restore them from a backup"
-        if unordered:
-            yield f"journal: {unordered} entries are recorded before the entry before them"
-
-
-def _sums(donation: projection.Donation, entries: Iterable[JournalEntry]) -> Iterator[tuple[Row, int]]:
-    of = donation.id, donation.ticket or "", donation.currency or ""
-    for entry in entries:
-        yield (*of, entry.kind, entry.object, entry.at), entry.amount
-
-
-def _sum_name(key: Row) -> str:
-    donation, ticket, currency, kind, object_id, at = key
-    place = f"ticket {ticket or 'none'} in {currency or 'none'}"
-    return f"donation {donation}: the {kind} entry of {object_id} at {at} for {place}"
-
-
-def differences(stored: dict[str, projection.Donation], derived: dict[str, projection.Donation]) -> Iterator[str]:
+def differences(stored: dict[str, Donation], derived: dict[str, Donation]) -> Iterator[str]:
     """A line for each difference between donations as they are stored and as their facts add up to, by id.
 
     A donor's own fields are named without their values.
@@ -134,7 +70,7 @@ def differences(stored: dict[str, projection.Donation], derived: dict[str, proje
             yield from _field_differences(stored[id_], derived[id_])
 
 
-def _field_differences(stored: projection.Donation, derived: projection.Donation) -> Iterator[str]:
+def _field_differences(stored: Donation, derived: Donation) -> Iterator[str]:
     ought = msgspec.structs.asdict(derived)
     for name, value in msgspec.structs.asdict(stored).items():
         if value != ought[name]:
@@ -152,9 +88,9 @@ def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str]
         A line per difference; nothing if the ledger is right.
     """
     sums, booked, names = TicketSums(), JournalSums(snapshot), 0
-    linked: dict[str, dict[str, projection.Donation]] = defaultdict(dict)
+    linked: dict[str, dict[str, Donation]] = defaultdict(dict)
     for row in snapshot.stream("verify_donations", {"with_facts": False}):
-        linked[row[FIELDS]][row[0]] = projection.Donation(*row[:FIELDS])
+        linked[row[FIELDS]][row[0]] = Donation(*row[:FIELDS])
     rows = snapshot.stream("verify_donations", {"with_facts": True})
     while batch := list(islice(rows, BATCH)):
         facts_of, malformed = _facts_of(batch)
@@ -162,7 +98,7 @@ def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str]
         yield from malformed + malformed_lent
         entries: dict[str, Entries] = {}
         for row in batch:
-            stored = {row[0]: projection.Donation(*row[:FIELDS]), **linked.pop(row[0], {})}
+            stored = {row[0]: Donation(*row[:FIELDS]), **linked.pop(row[0], {})}
             if row[0] not in facts_of:
                 continue
             try:
@@ -195,7 +131,7 @@ def _facts_of(batch: Iterable[Row]) -> tuple[dict[str, Facts], list[str]]:
     malformed = []
     for row in batch:
         try:
-            facts = msgspec.convert(row[-2], Facts)
+            facts = checked(row[-2])
             facts_of[row[0]] = upgrade(facts) if row[-1] == 0 else facts
         except MALFORMED as error:
             malformed.append(_malformed(f"donation {row[0]}: its facts", error))
@@ -216,20 +152,20 @@ def _malformed(what: str, error: Exception) -> str:
 
 def _roots(snapshot: Snapshot, facts_of: dict[str, Facts]) -> dict[str, str]:
     """Object id -> the row that should keep it, for the objects of these rows and their failed charges kept apart."""
-    root_of = {id_: root for root, facts in facts_of.items() for id_ in projection.ids(facts)}
-    intents = [id_ for facts in facts_of.values() for id_ in facts.get("pi", ())]
+    root_of = {id_: root for root, facts in facts_of.items() for id_ in object_ids(facts)}
+    intents = [id_ for facts in facts_of.values() for id_ in facts.get(Family.PAYMENT_INTENT, ())]
     apart = snapshot.rows("verify_failed_charges", {"ids": intents})
     return root_of | {charge: root_of[intent] for charge, intent in apart}
 
 
-def _subscriptions(snapshot: Snapshot, facts: Iterable[Facts]) -> tuple[dict[str, projection.Known], list[str]]:
+def _subscriptions(snapshot: Snapshot, facts: Iterable[Facts]) -> tuple[dict[str, ObjectFacts], list[str]]:
     """What is held of the subscriptions that these facts name, and a line for each whose facts are malformed."""
     named = {id_ for each in facts for id_ in projection.subscriptions(each)}
-    lent: dict[str, projection.Known] = {}
+    lent: dict[str, ObjectFacts] = {}
     malformed = []
     for id_, kept in snapshot.rows("verify_subscriptions", {"ids": list(named)}) if named else []:
         try:
-            lent |= msgspec.convert(kept, Facts)["sub"]
+            lent |= checked(kept)[Family.SUBSCRIPTION]
         except MALFORMED as error:
             malformed.append(_malformed(f"subscription {id_}: its facts", error))
     return lent, malformed

@@ -1,49 +1,51 @@
--- Records events and operators' acts, and writes the donations they belong to, all or nothing per group, in one
+-- Records events and operator actions, and writes the donations that they belong to, all or nothing per group, in one
 -- transaction.
 --
--- A group is what must be written together: the parts that its number names. A part is a set of Stripe objects with the
--- donations derived from its facts: `ids` are its objects if anything of it is written, `unheld` those of them that no
--- row held when the facts were read, `moved` those held elsewhere than at `root`, `booked` those that its donations have
--- or had as their id; `cause` is the event's id, or null for an operator's act on `action_on`. A group's bases name the rows and
--- versions that it was derived from, version 0 for a row that was not there. Where the ledger holds something else by
--- now the group is stale: nothing of it is written, and its number comes back.
+-- A group is what must be written together: the parts that have its number. A part is a set of Stripe objects with the
+-- donations derived from its facts: `ids` are its objects if anything of it is written, `new_ids` those of them that no
+-- row contained when the facts were read, `relocated_ids` those whose facts were kept by another row than `root`,
+-- `booked_ids` those that its donations have as their id, or had. The bases of a group are the rows and versions that it
+-- was derived from, version 0 for a row that did not exist. If the ledger's rows are others by now, the group is
+-- conflicting: nothing of it is written, and its number is returned.
 --
--- The journal gets the difference between the entries that the facts make now (`entries` of the donations) and what is
--- booked of the same ids, as sums, whatever release wrote the rows last: so a donation that is left or renamed is booked
--- out. It is computed here because only here what is booked cannot change, and needs no further question.
+-- The journal gets the difference between the entries that the facts make (`entries` of a donation) and what is booked of
+-- the same ids, as sums, whatever release wrote the rows last: so a donation that gets another id is booked out. It is
+-- computed here because nothing else is booked under the lock, and because no further query is needed. `cause` is an
+-- event's id; null for an operator action, which gets its id here and is found by its donation, `action_on`.
 --
--- The caller holds the ledger's lock (lock_ledger.sql), so nobody else writes between reading and writing here. It is
--- what makes `seq` rise without gaps, in the order of commits.
+-- The caller has the ledger's lock (lock_ledger.sql), so no other process writes between reading and writing here, and
+-- `seq` rises without gaps, in the order of commits.
 --
--- $1 parts {n, root, ids, unheld, moved}; $2 bases {n, root, version}; $3 donations; $4 events; $5 acts; $6 billing rows
--- {n, id, version, facts}; $7 failed charges {n, id, payment_intent, facts}: arrays of JSON objects. Rows of $6 and $7
--- without facts are deleted.
+-- $1 parts {n, root, ids, new_ids, relocated_ids, booked_ids, cause, action_on}; $2 bases {n, root, version};
+-- $3 donations; $4 events; $5 operator actions; $6 billing rows {n, id, version, facts}; $7 failed charges {n, id,
+-- payment_intent, facts}: arrays of JSON objects. Rows of $6 and $7 without facts are deleted.
 WITH groups AS MATERIALIZED (
-    SELECT * FROM json_to_recordset($1) 
-        AS g(n int, root text, ids text[], unheld text[], moved text[], booked text[], cause text, action_on text)
-), stale AS MATERIALIZED (
+    SELECT * FROM json_to_recordset($1)
+        AS g(n int, root text, ids text[], new_ids text[], relocated_ids text[], booked_ids text[], cause text,
+             action_on text)
+), conflicting AS MATERIALIZED (
     SELECT b.n FROM json_to_recordset($2) AS b(n int, root text, version bigint)
     WHERE b.version <> coalesce((SELECT a.version FROM stripe_attributions a WHERE a.id = b.root),
                                 (SELECT s.version FROM stripe_billing s WHERE s.id = b.root), 0)
     UNION
-    SELECT g.n FROM groups g CROSS JOIN unnest(g.unheld) AS i(id) JOIN stripe_objects o ON o.id = i.id
+    SELECT g.n FROM groups g CROSS JOIN unnest(g.new_ids) AS i(id) JOIN stripe_objects o ON o.id = i.id
     WHERE coalesce((SELECT 1 FROM stripe_attributions a WHERE a.id = o.root),
                    (SELECT 1 FROM stripe_billing s WHERE s.id = o.root)) = 1  -- EXISTS … OR EXISTS reads whole tables
 ), fresh AS MATERIALIZED (
-    SELECT * FROM groups WHERE n NOT IN (TABLE stale)
+    SELECT * FROM groups WHERE n NOT IN (TABLE conflicting)
 ), recorded AS (
     INSERT INTO stripe_events AS known (id, type, stripe_created, livemode, error)
     SELECT DISTINCT ON (e.id) e.id, e.type, to_timestamp(e.created), e.livemode, e.error
     FROM json_to_recordset($4) AS e(id text, type text, created bigint, livemode boolean, error text, n int)
-    WHERE e.n IS NULL OR e.n NOT IN (TABLE stale)
+    WHERE e.n IS NULL OR e.n NOT IN (TABLE conflicting)
     ORDER BY e.id, e.error NULLS FIRST
     ON CONFLICT (id) DO UPDATE SET error = excluded.error, processed_at = now() WHERE known.error IS NOT NULL
     RETURNING id
-), acted AS (
+), audited AS (
     INSERT INTO operator_acts (at, actor, action, donation_id, detail)
     SELECT to_timestamp(a.at_us / 1e6), a.actor, a.action, a.donation, a.detail
     FROM json_to_recordset($5) AS a(at_us bigint, actor text, action text, donation text, detail text, n int)
-    WHERE a.n NOT IN (TABLE stale)
+    WHERE a.n NOT IN (TABLE conflicting)
     RETURNING id, donation_id
 ), after AS MATERIALIZED (
     SELECT * FROM json_to_recordset($3)
@@ -51,7 +53,7 @@ WITH groups AS MATERIALIZED (
              currency text, refunded bigint, disputed bigint, created_at bigint, paid_at bigint, refunded_at bigint,
              last_name text, country text, email_hash text, session_id text, charge_id text, account text,
              subscription text, rules int, entries json, cause text, action_on text)
-    WHERE n NOT IN (TABLE stale)
+    WHERE n NOT IN (TABLE conflicting)
 ), before AS MATERIALIZED (
     SELECT a.id, a.ticket_id, a.status, a.amount_minor, a.currency, a.refunded_minor, a.disputed_minor, a.paid_at
     FROM fresh f CROSS JOIN unnest(f.ids) AS i(id) JOIN stripe_attributions a ON a.id = i.id
@@ -77,7 +79,7 @@ WITH groups AS MATERIALIZED (
         rules_version = excluded.rules_version, derived_version = excluded.derived_version
 ), billing AS MATERIALIZED (
     SELECT * FROM json_to_recordset($6) AS s(n int, id text, version bigint, facts json)
-    WHERE n NOT IN (TABLE stale)
+    WHERE n NOT IN (TABLE conflicting)
 ), unbilled AS (  -- an invoice's facts go to its donation's row when its payment is known
     DELETE FROM stripe_billing WHERE id IN (SELECT id FROM billing WHERE facts IS NULL)
 ), billed AS (
@@ -86,7 +88,7 @@ WITH groups AS MATERIALIZED (
     ON CONFLICT (id) DO UPDATE SET version = excluded.version, facts = excluded.facts
 ), charges AS MATERIALIZED (
     SELECT * FROM json_to_recordset($7) AS c(n int, id text, payment_intent text, facts json)
-    WHERE n NOT IN (TABLE stale)
+    WHERE n NOT IN (TABLE conflicting)
 ), returned AS (  -- a charge that supplies a value again
     DELETE FROM stripe_failed_charges WHERE id IN (SELECT id FROM charges WHERE facts IS NULL)
 ), parted AS (
@@ -95,12 +97,12 @@ WITH groups AS MATERIALIZED (
     ON CONFLICT (id) DO UPDATE SET payment_intent = excluded.payment_intent, facts = excluded.facts
 ), named AS (
     INSERT INTO stripe_objects AS o (id, root)
-    SELECT i.id, f.root FROM fresh f CROSS JOIN unnest(f.unheld || f.moved) AS i(id)
+    SELECT i.id, f.root FROM fresh f CROSS JOIN unnest(f.new_ids || f.relocated_ids) AS i(id)
     UNION
     SELECT c.id, f.root
-    FROM fresh f CROSS JOIN unnest(f.moved) AS i(id) JOIN stripe_failed_charges c ON c.payment_intent = i.id
+    FROM fresh f CROSS JOIN unnest(f.relocated_ids) AS i(id) JOIN stripe_failed_charges c ON c.payment_intent = i.id
     ON CONFLICT (id) DO UPDATE SET root = excluded.root WHERE o.root <> excluded.root
-), moved AS (  -- what each donation adds to its ticket's figures ('': none claims it), and what it added before
+), contributions AS (  -- of each donation to its ticket's figures ('': no ticket), now and, negative, before
     SELECT 1 AS sign, coalesce(ticket, '') AS ticket, coalesce(currency, '') AS currency,
            amount, refunded, disputed, status
     FROM after WHERE paid_at IS NOT NULL
@@ -116,8 +118,8 @@ WITH groups AS MATERIALIZED (
         UNION ALL
         SELECT e.donation_id, e.ticket_id, e.currency, e.kind, e.object_id, e.effective_at, -e.amount_minor,
                f.cause, f.action_on
-        FROM fresh f CROSS JOIN unnest(f.booked) AS i(id) JOIN ledger_entries e ON e.donation_id = i.id
-    ) both_sides
+        FROM fresh f CROSS JOIN unnest(f.booked_ids) AS i(id) JOIN ledger_entries e ON e.donation_id = i.id
+    ) derived_and_booked
     GROUP BY donation, ticket, currency, kind, object, at, cause, action_on
     HAVING sum(amount) <> 0
 ), newest AS MATERIALIZED (
@@ -130,7 +132,7 @@ WITH groups AS MATERIALIZED (
                                 object_id, cause)
     SELECT n.seq + row_number() OVER (ORDER BY c.at, c.donation, c.kind, c.object, c.amount),
            n.recorded_at, c.at, c.amount, c.kind, c.donation, c.ticket, c.currency, c.object,
-           coalesce(c.cause, (SELECT max(a.id)::text FROM acted a WHERE a.donation_id = c.action_on))
+           coalesce(c.cause, (SELECT max(a.id)::text FROM audited a WHERE a.donation_id = c.action_on))
     FROM changed c CROSS JOIN newest n
 ), counted AS (
     INSERT INTO ticket_totals AS t
@@ -141,7 +143,7 @@ WITH groups AS MATERIALIZED (
            coalesce(sum(sign) FILTER (WHERE status = 'REFUNDED'), 0),
            coalesce(sum(sign) FILTER (WHERE status = 'DISPUTED'), 0),
            coalesce(sum(sign) FILTER (WHERE status = 'PAID' AND refunded > 0), 0)
-    FROM moved
+    FROM contributions
     GROUP BY ticket, currency
     ORDER BY ticket, currency
     ON CONFLICT (ticket_id, currency) DO UPDATE SET
@@ -152,4 +154,4 @@ WITH groups AS MATERIALIZED (
         disputed = t.disputed + excluded.disputed,
         partially_refunded = t.partially_refunded + excluded.partially_refunded
 )
-SELECT ARRAY(TABLE recorded), ARRAY(TABLE stale)
+SELECT ARRAY(TABLE recorded) AS recorded, ARRAY(TABLE conflicting) AS conflicting

@@ -13,7 +13,7 @@ import msgspec
 import psycopg2
 from psycopg2.extras import execute_values
 
-from daemon.ledger.recorder import Entry, Recorder
+from daemon.ledger.recorder import ReceivedEvent, Recorder
 from tests.bench.fill import batches, entry, open_database
 from tests.bench.machine import Stored, query
 
@@ -36,13 +36,13 @@ class Cost:
 def ours(database: Stored, bodies: Sequence[bytes]) -> Cost:
     """Records the events through the ledger as ones that change nothing."""
 
-    def write(entries: Iterable[Entry]) -> None:
+    def write(entries: Iterable[ReceivedEvent]) -> None:
         asyncio.run(_record(database, entries))
 
     return _cost(database.url, bodies, write)
 
 
-async def _record(stored: Stored, entries: Iterable[Entry]) -> None:
+async def _record(stored: Stored, entries: Iterable[ReceivedEvent]) -> None:
     database = open_database(stored)
     recorder = Recorder(database)
     try:
@@ -56,7 +56,7 @@ def seeds(url: str, bodies: Sequence[bytes]) -> Cost:
     """Makes the seed's table in an empty database and inserts the events."""
     query(url, f"DROP TABLE IF EXISTS stripe_events; {SEED_SCHEMA}")
 
-    def write(entries: Iterable[Entry]) -> None:
+    def write(entries: Iterable[ReceivedEvent]) -> None:
         with closing(psycopg2.connect(url)) as connection:
             for batch in batches(entries, BATCH):
                 with connection, connection.cursor() as cursor:
@@ -70,8 +70,8 @@ def seeds(url: str, bodies: Sequence[bytes]) -> Cost:
     return _cost(url, bodies, write)
 
 
-def _cost(url: str, bodies: Sequence[bytes], write: Callable[[Iterable[Entry]], None]) -> Cost:
-    inert = [Entry(msgspec.structs.replace(entry(body).event, facts=None)) for body in bodies]
+def _cost(url: str, bodies: Sequence[bytes], write: Callable[[Iterable[ReceivedEvent]], None]) -> Cost:
+    inert = [ReceivedEvent(msgspec.structs.replace(entry(body).event, facts=None)) for body in bodies]
     [(size, wal)] = query(url, f"SELECT ({SIZE}), pg_current_wal_insert_lsn()")
     write(inert)
     [(grown, written)] = query(url, f"SELECT ({SIZE}) - %s, pg_current_wal_insert_lsn() - %s", [size, wal])

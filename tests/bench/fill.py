@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 from daemon.ledger import stripe_events
-from daemon.ledger.recorder import Entry, Recorder
+from daemon.ledger.recorder import ReceivedEvent, Recorder
 from sql.database import Database
 from tests.bench.machine import SHARE, Stored, query
 
@@ -57,12 +57,12 @@ def open_database(stored: Stored) -> Database:
     )
 
 
-def entry(body: bytes) -> Entry:
+def entry(body: bytes) -> ReceivedEvent:
     """An event as the webhook hands it to the ledger."""
-    return Entry(stripe_events.read(body, livemode=False, hash_key=None))
+    return ReceivedEvent(stripe_events.read(body, livemode=False, hash_key=None))
 
 
-def batches(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:
+def batches(entries: Iterable[ReceivedEvent], size: int) -> Iterator[list[ReceivedEvent]]:
     """The entries in lists of `size`."""
     rest = iter(entries)
     while batch := list(itertools.islice(rest, size)):

@@ -13,7 +13,7 @@ from daemon.api.config import Config
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import Entry, Recorded, Recorder
+from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
 from daemon.runtime import logging as logs
 from daemon.runtime.readiness import Follower
 from sql.database import Database
@@ -23,8 +23,9 @@ def application(config: Config, database: Database, follower: Follower) -> web.A
     """The API, with the ledger itself behind the webhook and nothing that gathers events."""
     recorder = Recorder(database)
 
-    async def record(entry: Entry, _size: int) -> Recorded:
-        return await recorder.record([entry])
+    async def record(received: ReceivedEvent, _size: int) -> Outcome:
+        [outcome] = await recorder.record([received])
+        return outcome
 
     webhook = Webhook(record, secrets=config.signing_secrets, livemode=config.stripe_livemode, hash_key=config.hash_key)
     return build(

@@ -3,7 +3,8 @@
 import pytest
 
 from daemon.api.signature import verify
-from daemon.ledger import projection, stripe_events
+from daemon.ledger import stripe_events
+from daemon.ledger.facts import object_ids
 from tests.bench import hostile
 from tests.bench.deliveries import Seen, Watched
 from tests.bench.figures import FIGURES, Figure, table
@@ -33,7 +34,7 @@ def test_the_events_of_a_life_belong_together() -> None:
     known = 0
     bodies = Stream(pool, ["a", "b"]).take(12 * len(pool.events))
     for body in bodies:
-        named = projection.ids(stripe_events.read(body, livemode=False, hash_key=None).facts or {})
+        named = object_ids(stripe_events.read(body, livemode=False, hash_key=None).facts or {})
         known += not named.isdisjoint(seen)
         seen |= named
     assert known > len(bodies) / 2

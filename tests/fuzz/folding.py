@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from daemon.ledger import journal, operator_actions, projection
-from daemon.ledger.projection import Donation
-from daemon.ledger.stripe_events import DONOR_FIELDS, CannotApply, Facts, NotAnEvent, read
+from daemon.ledger.donation import Donation
+from daemon.ledger.facts import DONOR_FIELDS, FactName, Facts, Family, merge, merge_into, object_ids, owners
+from daemon.ledger.stripe_events import CannotApply, NotAnEvent, read
 from tests.fuzz import mutation, seeds
 from tests.fuzz.reading import ID
 from tests.fuzz.target import Target
@@ -38,8 +39,8 @@ def check(lines: bytes) -> None:
 
 def _acts(parts: list[Facts], rng: random.Random) -> list[Facts]:
     """What an operator does: nothing, mostly; an assignment, an erasure, or both."""
-    merged = projection.merge({}, *parts)
-    assignable = sorted(projection.owners(merged))
+    merged = merge({}, *parts)
+    assignable = sorted(owners(merged))
     erasable = sorted({*assignable, *projection.personal(merged)})
     done = []
     if assignable and rng.random() < 0.3:
@@ -52,14 +53,14 @@ def _acts(parts: list[Facts], rng: random.Random) -> list[Facts]:
 def check_fold(parts: list[Facts], rng: random.Random) -> None:
     """Everything that must hold of these facts, whatever they say."""
     before = msgspec.json.encode(parts)
-    merged = projection.merge({}, *parts)
+    merged = merge({}, *parts)
     _check_order(parts, merged, rng)
-    lent = merged.pop("sub", {})
+    lent = merged.pop(Family.SUBSCRIPTION, {})
     shown = projection.donations(merged, lent)
     for donation in shown:
         check_donation(donation)
     assert all(one.id < other.id for one, other in pairwise(shown)), "a donation shown twice"
-    assert {donation.id for donation in shown} == set(projection.owners(merged).values())
+    assert {donation.id for donation in shown} == set(owners(merged).values())
     _check_journal(merged, lent)
     _check_apart(parts, lent, shown)
     _check_forgetting(merged, lent, shown)
@@ -70,15 +71,17 @@ def _check_order(parts: list[Facts], merged: Facts, rng: random.Random) -> None:
     """Commutative, associative, idempotent; and no order of keys decides what is shown."""
     mixed = rng.sample(parts, len(parts))
     cut = rng.randrange(len(parts) + 1)
-    other = projection.merge(projection.merge({}, *mixed[:cut]), projection.merge({}, *mixed[cut:], *mixed[:1]))
+    other = merge(merge({}, *mixed[:cut]), merge({}, *mixed[cut:], *mixed[:1]))
     assert other == merged, "the order or the batches decide"
     assert _derived(other) == _derived(merged), "the order of keys decides"
-    assert not any([projection.absorb(other, part) for part in parts]), "a repetition is news"  # noqa: C419 - all of them
-    assert projection.merge(merged, merged) == merged, "not idempotent"
+    assert not any([merge_into(other, part) for part in parts]), "a repetition is news"  # noqa: C419 - all of them
+    assert merge(merged, merged) == merged, "not idempotent"
 
 
 def _derived(facts: Facts) -> list[Donation]:
-    return projection.donations({family: of for family, of in facts.items() if family != "sub"}, facts.get("sub"))
+    return projection.donations(
+        {family: of for family, of in facts.items() if family != Family.SUBSCRIPTION}, facts.get(Family.SUBSCRIPTION)
+    )
 
 
 def check_donation(donation: Donation) -> None:
@@ -116,24 +119,22 @@ def _check_apart(parts: list[Facts], lent: projection.Subscriptions, shown: list
     """What shares no id has nothing to do with each other: each group by itself gives the same donations."""
     groups: list[tuple[set[str], list[Facts]]] = []
     for part in parts:
-        ids, members = set(projection.ids(part)), [part]
+        ids, members = set(object_ids(part)), [part]
         for group in [group for group in groups if group[0] & ids]:
             groups.remove(group)
             ids |= group[0]
             members += group[1]
         groups.append((ids, members))
     if len(groups) > 1:
-        apart = [
-            donation for _, members in groups for donation in projection.donations(projection.merge({}, *members), lent)
-        ]
+        apart = [donation for _, members in groups for donation in projection.donations(merge({}, *members), lent)]
         assert sorted(apart, key=lambda donation: donation.id) == shown, "strangers speak for each other"
 
 
 def _check_forgetting(merged: Facts, lent: projection.Subscriptions, shown: list[Donation]) -> None:
     """An erased donor is gone, stays gone when all is told again, and takes no money along."""
-    forgotten = projection.forget(merged)
-    again = projection.forget(projection.merge(forgotten, merged))
-    for known in (known for objects in again.values() for known in objects.values() if "erased" in known):
+    forgotten = projection.redact(merged)
+    again = projection.redact(merge(forgotten, merged))
+    for known in (known for objects in again.values() for known in objects.values() if FactName.ERASED in known):
         assert not DONOR_FIELDS & known.keys(), "an erased donor came back"
     assert again == forgotten, "a redelivery changes what was forgotten"
     assert [_money(d) for d in projection.donations(forgotten, lent)] == [_money(d) for d in shown], (

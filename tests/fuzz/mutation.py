@@ -5,7 +5,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from daemon.ledger.stripe_events import DISPUTE_STAGES, HANDLERS
+from daemon.ledger.facts import DISPUTE_STAGES
+from daemon.ledger.stripe_events import HANDLERS
 
 TYPES = sorted(HANDLERS)
 # No admissible output of ours holds an @: it marks what must not come out.

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from daemon.ledger import privacy, stripe_events
+from daemon.ledger.facts import FIRST, NEWEST, RULES, SHARED, FactName, Facts, PerKey, Rule
 from daemon.ledger.stripe_events import CannotApply, NotAnEvent, StripeEvent
 from tests.fuzz import mutation, seeds
 from tests.fuzz.mutation import CANARY
@@ -71,16 +72,13 @@ FORMS: dict[str, Callable[[Any], bool]] = {
     "stage": lambda value: _between(0, 11)(value[0]) and _between(0, 10**15)(value[1]) and DISPUTE_STATUS(value[2]),
     **dict.fromkeys(("paid_last", "received_last"), _between(1, 1)),
 }
-FIRST = {"seen", "paid", "failed", "canceled", "captured", "expired", "not_taken", "received_first"}
-LEAST = {"returned_least"}  # of amounts, not of times
-BY_AMOUNT = {"captures", "refunds", "refund_events"}
 # From which key of the body each word of a person, or of a site, must have come.
-SAID_UNDER = {
-    "last_name": ("name", "customer_name"),
-    "country": ("country",),
-    "email_hash": ("email", "receipt_email", "customer_email"),
-    **dict.fromkeys(("ticket", "session_ticket"), ("ticketId",)),
-    **dict.fromkeys(("reference", "session_reference"), ("client_reference_id",)),
+SAID_UNDER: dict[FactName, tuple[str, ...]] = {
+    FactName.LAST_NAME: ("name", "customer_name"),
+    FactName.COUNTRY: ("country",),
+    FactName.EMAIL_HASH: ("email", "receipt_email", "customer_email"),
+    **dict.fromkeys((FactName.TICKET, FactName.SESSION_TICKET), ("ticketId",)),
+    **dict.fromkeys((FactName.REFERENCE, FactName.SESSION_REFERENCE), ("client_reference_id",)),
 }
 
 
@@ -120,42 +118,41 @@ def check_facts(event: StripeEvent) -> None:
     assert CANARY.encode() not in encoded, "a canary came out"
     assert b"@" not in encoded, "an address came out"
     for family, objects in event.facts.items():
-        assert family in {"pi", "cs", "ch", "re", "dp", "in", "sub"}
+        assert family in RULES
         for id_, known in objects.items():
             assert ID(id_)
-            assert known.get("seen") == (None if family in stripe_events.SHARED else event.created)
+            assert known.get(FactName.SEEN) == (None if family in SHARED else event.created)
             for name, fact in known.items():
-                _check_fact(name, fact, event.created)
+                _check_fact(name, fact, RULES[family][name], event.created)
 
 
-def _check_fact(name: str, fact: stripe_events.Fact, created: int) -> None:
-    if isinstance(fact, list):
+def _check_fact(name: FactName, fact: Any, rule: Rule | PerKey, created: int) -> None:
+    """A fact has the form that its rule asks for, and its value the form of its name."""
+    if rule is NEWEST:
         at, value = fact
         assert (type(at), at) == (int, created)
         assert FORMS[name](value), f"a {name} of another form"
-    elif isinstance(fact, dict):
-        _check_facts_by_key(name, fact, created)
-    elif name in LEAST:
+    elif isinstance(rule, PerKey):
+        _check_facts_by_key(fact, rule, created)
+    elif name == FactName.RETURNED_LEAST:  # the least of amounts, not of times
         assert _between(0, 10**15)(fact)
     else:
         assert (type(fact), fact) == (int, created)
-        assert name in FIRST
 
 
-def _check_facts_by_key(name: str, fact: dict[str, Any], created: int) -> None:
+def _check_facts_by_key(fact: dict[str, Any], rule: PerKey, created: int) -> None:
     """Times by amount, or the events of a dispute by status."""
     [(key, value)] = fact.items()
-    if name in BY_AMOUNT:
+    if rule.each is FIRST:
         assert MONEY(int(key))
         assert (type(value), value) == (int, created)
         return
-    assert name == "history"
     assert DISPUTE_STATUS(key)
     assert _between(0, 10**15)(value["last"][1])
     assert value == {"first": [-created, value["last"][1]], "last": [created, value["last"][1]]}
 
 
-def _check_sources(found: stripe_events.Facts, body: bytes, key: bytes | None) -> None:
+def _check_sources(found: Facts, body: bytes, key: bytes | None) -> None:
     """Each word of a person is the permitted part of something that the body says in the right place."""
     try:
         said = _said(body)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.api import signature
-from daemon.ledger import privacy, projection, reader, stripe_events
+from daemon.ledger import facts, privacy, projection, reader, stripe_events
 from daemon.ledger.stripe_events import read
 from tests.fuzz import drawn, requests, seeds
 from tests.fuzz.outcome import Outcome
@@ -24,11 +24,11 @@ CASES = 6000
 BODIES = seeds.bodies(1, 3)
 
 
-def forget_nothing(all_facts: stripe_events.Facts) -> stripe_events.Facts:
+def redact_nothing(all_facts: facts.Facts) -> facts.Facts:
     return all_facts
 
 
-def last_told_stands(mine: dict[str, Any], more: dict[str, Any]) -> bool:
+def last_statement_stands(_family: str, mine: dict[str, Any], more: dict[str, Any]) -> bool:
     is_new = any(mine.get(name) != fact for name, fact in more.items())
     mine.update(more)
     return is_new
@@ -44,9 +44,9 @@ FAULTS: dict[str, tuple[str, object, str, object, str]] = {
     "a whole name is kept": ("reading", privacy, "last_name", lambda name: name, "a canary came out"),
     "free text is a ticket": ("reading", stripe_events, "_ticket", msgspec.json.Decoder(str), "came out|another form"),
     "e-mails are hashed as they are": ("reading", privacy, "email_hash", lambda e, _: e and "0" * 64, "nobody said"),
-    "the last statement stands": ("folding", projection, "absorb_object", last_told_stands, "order|repetition"),
+    "the last statement stands": ("folding", facts, "merge_object", last_statement_stands, "order|repetition"),
     "all is disputed": ("folding", projection, "_disputed", all_of_it, "more went back than came"),
-    "nothing is forgotten": ("folding", projection, "forget", forget_nothing, "an erased donor came back"),
+    "nothing is forgotten": ("folding", projection, "redact", redact_nothing, "an erased donor came back"),
     "old signatures are good": ("signing", signature, "TOLERANCE_S", 302, "a forgery taken"),
     "any place is a cursor": ("parsing", reader, "PLACE", ANY_PLACE, "PostgreSQL takes no such text|assert"),
 }

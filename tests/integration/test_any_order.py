@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daemon.ledger.recorder import Entry, Recorder
+from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import read
 from daemon.ledger.verification import verify
 from daemon.simulator.oracle import FAMILIES, Expected
@@ -42,15 +42,15 @@ class World:
 
     def tell(self, events: Sequence[Json], rng: random.Random) -> None:
         """Records the events in this order, cut into batches that the writers take at the same time."""
-        entries = [Entry(read(encode(event), livemode=False, hash_key=None)) for event in events]
-        batches: list[list[Entry]] = []
+        entries = [ReceivedEvent(read(encode(event), livemode=False, hash_key=None)) for event in events]
+        batches: list[list[ReceivedEvent]] = []
         while entries:
             size = rng.choice((1, 1, 2, 5, 40))
             batches.append(entries[:size])
             entries = entries[size:]
         self.runner.run(self._record(iter(batches)))
 
-    async def _record(self, batches: Iterator[list[Entry]]) -> None:
+    async def _record(self, batches: Iterator[list[ReceivedEvent]]) -> None:
         async def work(database: Database) -> None:
             recorder = Recorder(database)
             for batch in batches:

@@ -33,7 +33,7 @@ from daemon.api.webhook import Webhook
 from daemon.ledger import money
 from daemon.ledger.batcher import Batcher
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import Entry, Recorded, Recorder
+from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
 from daemon.ledger.verification import verify
 from daemon.runtime.readiness import Follower, Readiness
 from daemon.simulator import sender
@@ -129,7 +129,7 @@ class Play:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Result:
     """What a play left behind: each reply's status, the stored rows by id, the replies by path, and verify's report."""
 
     statuses: list[tuple[str, int]]
@@ -173,7 +173,7 @@ class Site:
     def __init__(self, url: str, database: Database) -> None:
         self._url = url
         self._database = database
-        self._batcher = Batcher(Recorder(database), limit=1000)
+        self._batcher = Batcher(Recorder(database), limit=1000, observe=lambda _size, _newest_s: None)
         self._missing = 0  # deliveries of the present batch that have not arrived
         self._complete = asyncio.Event()
         self.client: Client
@@ -186,11 +186,11 @@ class Site:
         donations = Donations(Ledger(self._database), "USD")
         return build(webhook, donations, follower, deadline_s=DEADLINE_S, draining=asyncio.Event())
 
-    async def _record(self, entry: Entry, size: int) -> Recorded:
+    async def _record(self, received: ReceivedEvent, size: int) -> Outcome:
         """Records when the whole batch has arrived, so that the batcher writes it by one statement."""
         self._arrive()
         await self._complete.wait()
-        return await self._batcher.record(entry, size)
+        return await self._batcher.record(received, size)
 
     def _arrive(self) -> None:
         self._missing -= 1
@@ -206,7 +206,7 @@ class Site:
         await self._database.fetch(f"TRUNCATE {tables}")
         await self._database.fetch("INSERT INTO recording_tickets (id) SELECT unnest(%s)", [list(TICKETS)])
 
-    async def play(self, events: Sequence[Json], play: Play) -> Outcome:
+    async def play(self, events: Sequence[Json], play: Play) -> Result:
         """Delivers the events to an empty ledger, and collects everything that stands afterwards."""
         await self.clear()
         statuses: list[tuple[str, int]] = []
@@ -217,7 +217,7 @@ class Site:
         replies = {path: body for ticket in TICKETS for path, body in (await self._read(ticket)).items()}
         with snapshot(self._url, "donationd test") as moment:
             verified = [str(difference) for difference in verify(moment, lambda _done: None)]
-        return Outcome(statuses, rows, replies, verified)
+        return Result(statuses, rows, replies, verified)
 
     async def _deliver(self, event: Json) -> tuple[str, int]:
         body = json.dumps(event).encode()
@@ -271,7 +271,7 @@ async def site(postgres: str, template: str) -> AsyncIterator[Site]:
         yield site
 
 
-def judge(expected: Expected, outcome: Outcome) -> Iterator[str]:
+def judge(expected: Expected, outcome: Result) -> Iterator[str]:
     """A line for each difference between what a case expects and what a play left behind."""
     for event_id, status in sorted(set(outcome.statuses)):
         if status != expected.status_http:
@@ -388,7 +388,7 @@ def test_each_kind_of_difference_is_reported() -> None:
     totals = b'{"byCurrency": {"USD": {"breakdown": {"paid": 49.99}}, "JPY": {"breakdown": {"paid": 7}}}}'
     replies = {"/api/tickets/story-1/donations/total": totals}
     rows = {"pi_1": Row(status="REFUNDED", paid_at=5), "ch_3": Row()}
-    assert list(judge(expected, Outcome([("evt_1", 422), ("evt_2", 200)], rows, replies, ["a total is wrong"]))) == [
+    assert list(judge(expected, Result([("evt_1", 422), ("evt_2", 200)], rows, replies, ["a total is wrong"]))) == [
         "event evt_1 is answered 422, should be 200",
         "donation pi_1: status is 'REFUNDED', should be 'PAID'",
         "donation pi_1: paid_at is 5, should be None",

@@ -11,7 +11,7 @@ import pytest
 
 from daemon.cli.main import _ledger_line, _read_ledger, _total_lines
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import Entry, Recorder
+from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import read
 from daemon.simulator import scenarios, sender
 from sql import load
@@ -35,7 +35,9 @@ async def fill(database: Database, lives: list[scenarios.Life], *tickets: str) -
     for ticket in tickets:
         await database.fetch(load("add_ticket"), {"id": ticket, "title": None, "currency": None})
     entries = [
-        Entry(read(sender.encode(event), livemode=False, hash_key=None)) for life in lives for event in life.events
+        ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=None))
+        for life in lives
+        for event in life.events
     ]
     await Recorder(database).record(entries)
 

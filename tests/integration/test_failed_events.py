@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from daemon.cli.main import main
-from daemon.ledger.recorder import Entry, Recorder
+from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import StripeEvent
 from sql import load
 from tests.integration.test_operator import NOW, ask, rows
@@ -29,7 +29,7 @@ def donationd(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..
 def record(url: str, event_id: str, error: str | None) -> None:
     """Records a delivery of an event, which could not be applied if there is an error."""
     event = StripeEvent(event_id, "charge.dispute.updated", NOW, False, None)
-    ask(url, lambda database: Recorder(database).record([Entry(event, error)]))
+    ask(url, lambda database: Recorder(database).record([ReceivedEvent(event, error)]))
 
 
 def waiting(url: str) -> int:

@@ -12,7 +12,7 @@ import pytest
 from daemon.ledger import operator_actions
 from daemon.ledger.reader import Ledger
 from daemon.ledger.rebuild import count_rows, rebuild
-from daemon.ledger.recorder import Entry, Recorder
+from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import read
 from daemon.ledger.verification import verify
 from daemon.simulator import sender
@@ -53,8 +53,8 @@ def wild_lives(seed: int, count: int) -> list[Life]:
     return [wild_life(rng, TICKETS, key=f"{n}", start=AT) for n in range(count)]
 
 
-def entry(event: Json) -> Entry:
-    return Entry(read(sender.encode(event), livemode=False, hash_key=None))
+def entry(event: Json) -> ReceivedEvent:
+    return ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=None))
 
 
 async def write(writers: Sequence[Database], events: Sequence[Json], seed: int) -> None:

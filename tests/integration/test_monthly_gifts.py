@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from daemon.ledger.recorder import Entry, Recorder
+from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import read
 from daemon.ledger.verification import verify
 from daemon.simulator.sender import encode
@@ -34,7 +34,7 @@ class Statements(Database):
         self.bytes += len(str(params)) + len(str(rows))
         return rows
 
-    async def cost(self, entries: Sequence[Entry]) -> tuple[int, int]:
+    async def cost(self, entries: Sequence[ReceivedEvent]) -> tuple[int, int]:
         """Statements, and bytes sent and received, of recording these one by one."""
         before = self.calls, self.bytes
         for entry in entries:
@@ -52,26 +52,26 @@ async def statements(database_url: str) -> Any:
     await database.close()
 
 
-def event(event_type: str, at: int, stripe_object: Json) -> Entry:
+def event(event_type: str, at: int, stripe_object: Json) -> ReceivedEvent:
     """An event as it is recorded."""
     id_ = f"evt_{event_type}_{stripe_object['id']}_{at}".replace(".", "_")
     body = {"id": id_, "type": event_type, "created": at, "livemode": False, "data": {"object": stripe_object}}
-    return Entry(read(encode(body), livemode=False, hash_key=None))
+    return ReceivedEvent(read(encode(body), livemode=False, hash_key=None))
 
 
-def subscription(ticket: str | None, at: int = START, name: str = "created") -> Entry:
+def subscription(ticket: str | None, at: int = START, name: str = "created") -> ReceivedEvent:
     """The subscription says its ticket."""
     metadata = {} if ticket is None else {"ticketId": ticket}
     return event(f"customer.subscription.{name}", at, {"id": "sub_1", "metadata": metadata})
 
 
-def session(reference: str) -> Entry:
+def session(reference: str) -> ReceivedEvent:
     """The Checkout Session that began the subscription."""
     body = {"id": "cs_1", "mode": "subscription", "client_reference_id": reference, "metadata": {}}
     return event("checkout.session.completed", START + 7, {**body, "subscription": "sub_1", "payment_status": "paid"})
 
 
-def month(n: int, *, old: bool) -> list[Entry]:
+def month(n: int, *, old: bool) -> list[ReceivedEvent]:
     """The four events of a month, by the API before 2025-03-31 or since; no metadata but the subscription's own."""
     at, paid = START + n * MONTH_S, {"amount": 1500, "currency": "usd", "created": START + n * MONTH_S}
     intent: Json = {**paid, "id": f"pi_{n}", "amount_received": 1500, "status": "succeeded", "latest_charge": f"ch_{n}"}
@@ -118,7 +118,7 @@ async def clear(database: Database) -> None:
     "source", [lambda: subscription("story-1"), lambda: session("story-1")], ids=["own", "session"]
 )
 async def test_the_five_events_of_a_month_in_every_order(
-    database: Database, database_url: str, old: bool, source: Callable[[], Entry]
+    database: Database, database_url: str, old: bool, source: Callable[[], ReceivedEvent]
 ) -> None:
     """In all 120 orders the gift reaches the ticket that only its subscription, or that one's session, names."""
     events = [source(), *month(1, old=old)]
@@ -181,7 +181,7 @@ async def test_an_event_costs_as_much_after_ten_years(statements: Statements, da
 async def test_a_thousand_failed_attempts_cost_as_much_as_ten(statements: Statements, database_url: str) -> None:
     """Card testing on one PaymentIntent: neither statements nor bytes per attempt grow, and each is on record."""
 
-    def attempt(n: int) -> list[Entry]:
+    def attempt(n: int) -> list[ReceivedEvent]:
         at = START + n
         tried: Json = {"id": f"ch_{n:04}", "amount": 700, "amount_captured": 0, "amount_refunded": 0, "captured": False}
         tried |= {"paid": False, "status": "failed", "currency": "usd", "created": at, "payment_intent": "pi_1"}

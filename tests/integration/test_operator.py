@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from daemon.cli.main import main
 from daemon.ledger import privacy
-from daemon.ledger.recorder import Entry, Recorder
+from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import read
 from daemon.simulator import scenarios, sender
 from daemon.simulator.stripe_objects import Json
@@ -56,7 +56,7 @@ def rows(url: str, sql: str) -> list[Row]:
 
 
 def record(url: str, events: Sequence[Json]) -> None:
-    entries = [Entry(read(sender.encode(event), livemode=False, hash_key=KEY.encode())) for event in events]
+    entries = [ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=KEY.encode())) for event in events]
     ask(url, lambda database: Recorder(database).record(entries))
 
 

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from daemon.cli.main import main
 from daemon.ledger import projection
+from daemon.ledger.donation import Donation, Status
 from daemon.ledger.rebuild import count_rows, rebuild, set_wrong_totals
-from daemon.ledger.recorder import Entry, Recorder
+from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import read
 from daemon.ledger.verification import verify
 from daemon.simulator import scenarios, sender
@@ -36,24 +37,24 @@ FROM stripe_attributions ORDER BY id
 TOTALS = "SELECT * FROM ticket_totals WHERE paid + refunded + disputed > 0 ORDER BY 1, 2"
 
 
-def entries(lives: Sequence[Life], seed: int) -> list[Entry]:
+def entries(lives: Sequence[Life], seed: int) -> list[ReceivedEvent]:
     """All events of these lives, out of order and some twice."""
     events = scenarios.shuffled(lives, seed, duplicates=0.3)
-    return [Entry(read(sender.encode(event), livemode=False, hash_key=None)) for event in events]
+    return [ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=None)) for event in events]
 
 
 def use_former_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rules of an earlier release: half of what is lost in a dispute, and no refunds at all."""
     derive = projection.derive
 
-    def former(id_: str, objects: projection.Objects) -> projection.Donation:
+    def former(id_: str, objects: projection.Objects) -> Donation:
         donation = derive(id_, objects)
         return msgspec.structs.replace(
             donation,
             disputed=donation.disputed // 2,
             refunded=0,
             refunded_at=None,
-            status="PAID" if donation.status == "REFUNDED" else donation.status,
+            status=Status.PAID if donation.status == Status.REFUNDED else donation.status,
         )
 
     monkeypatch.setattr("daemon.ledger.projection.derive", former)
@@ -62,7 +63,7 @@ def use_former_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daemon.ledger.projection.RULES_VERSION", 0)
 
 
-async def record(database: Database, wanted: Sequence[Entry]) -> None:
+async def record(database: Database, wanted: Sequence[ReceivedEvent]) -> None:
     """In batches of twenty."""
     for begin in range(0, len(wanted), 20):
         await Recorder(database).record(wanted[begin : begin + 20])
@@ -166,7 +167,7 @@ async def test_facts_in_the_form_of_the_first_rules_are_read(database: Database,
     """A dispute that the first release stored as a number of its own counts on, and later events move it."""
     body = {"id": "ch_1", "amount": 5000, "amount_captured": 5000, "captured": True, "paid": True}
     paid = {**body, "status": "succeeded", "currency": "usd", "created": NOW, "metadata": {"ticketId": "story-1"}}
-    await record(database, [Entry(_read("charge.succeeded", paid, NOW))])
+    await record(database, [ReceivedEvent(_read("charge.succeeded", paid, NOW))])
     dispute = {"dp_1": {"seen": NOW, "charge": [NOW, "ch_1"], "state": [NOW + 9, [3, 5000]]}}
     await database.fetch(
         "UPDATE stripe_attributions SET facts = jsonb_set(facts::jsonb, '{dp}', %s)::json, rules_version = 0",
@@ -176,7 +177,7 @@ async def test_facts_in_the_form_of_the_first_rules_are_read(database: Database,
     assert await rebuild(database, lambda _done: None) == 1
     assert await database.fetch("SELECT status, disputed_minor FROM stripe_attributions") == [("DISPUTED", 5000)]
     won = {"id": "dp_1", "amount": 5000, "status": "won", "charge": "ch_1"}
-    await record(database, [Entry(_read("charge.dispute.closed", won, NOW + 20))])
+    await record(database, [ReceivedEvent(_read("charge.dispute.closed", won, NOW + 20))])
     assert await database.fetch("SELECT status, disputed_minor FROM stripe_attributions") == [("PAID", 0)]
     assert differences(database_url) == []
 

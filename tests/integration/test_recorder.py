@@ -5,8 +5,9 @@ import random
 
 import pytest
 
-from daemon.ledger.recorder import Entry, Recorder
-from daemon.ledger.stripe_events import Facts, StripeEvent, read
+from daemon.ledger.facts import FactName, Facts, Family, ObjectFacts
+from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder, Result
+from daemon.ledger.stripe_events import StripeEvent, read
 from daemon.simulator import scenarios, sender
 from sql.database import Database, Refused
 
@@ -16,6 +17,10 @@ TICKETS = ("story-1", "story-2")
 
 def reduced(event: dict[str, object]) -> StripeEvent:
     return read(sender.encode(event), livemode=False, hash_key=None)
+
+
+def results(outcomes: list[Outcome]) -> list[Result]:
+    return [outcome.result for outcome in outcomes]
 
 
 async def shown(database: Database) -> dict[str, tuple[object, ...]]:
@@ -60,13 +65,13 @@ async def test_any_order_duplicates_batches_and_writers_give_the_models_ledger(d
     lives = scenarios.lives(11, 120, TICKETS, now=NOW)
     events = scenarios.shuffled(lives, seed=3, duplicates=0.3)
     rng = random.Random(5)
-    writers: list[list[list[Entry]]] = [[], [], []]
+    writers: list[list[list[ReceivedEvent]]] = [[], [], []]
     while events:
         size = rng.randint(1, 40)
         batch, events = events[:size], events[size:]
-        writers[rng.randrange(3)].append([Entry(reduced(event)) for event in batch])
+        writers[rng.randrange(3)].append([ReceivedEvent(reduced(event)) for event in batch])
 
-    async def write(batches: list[list[Entry]]) -> None:
+    async def write(batches: list[list[ReceivedEvent]]) -> None:
         recorder = Recorder(database)
         for batch in batches:
             await recorder.record(batch)
@@ -81,7 +86,7 @@ async def test_a_session_and_its_payment_become_one_donation(database: Database)
     life = next(life for life in scenarios.lives(1, 40, TICKETS, now=NOW) if life.kind == "paid")
     recorder = Recorder(database)
     for event in life.events:
-        await recorder.record([Entry(reduced(event))])
+        await recorder.record([ReceivedEvent(reduced(event))])
         assert len(await shown(database)) == 1
     assert await shown(database) == expected([life])
 
@@ -89,11 +94,11 @@ async def test_a_session_and_its_payment_become_one_donation(database: Database)
 async def test_a_donation_that_was_lost_by_other_hands_is_made_again(database: Database) -> None:
     """A row that somebody deleted, whose objects are still named, keeps no event of its batch from being recorded."""
     lives = scenarios.lives(2, 2, TICKETS, now=NOW)
-    entries = [Entry(reduced(event)) for life in lives for event in life.events]
+    entries = [ReceivedEvent(reduced(event)) for life in lives for event in life.events]
     recorder = Recorder(database)
     await recorder.record(entries[:1])
     await database.fetch("DELETE FROM stripe_attributions")
-    assert (await recorder.record(entries)).new == {entry.event.id for entry in entries[1:]}
+    assert results(await recorder.record(entries)) == [Result.DUPLICATE, *[Result.APPLIED] * (len(entries) - 1)]
     assert await shown(database) == expected(lives)
 
 
@@ -101,34 +106,39 @@ async def test_null_is_an_id_like_any_other(database: Database) -> None:
     """Whatever word an id is, its donation is found again."""
     recorder = Recorder(database)
     for number, amount in enumerate((500, 700)):
-        facts: Facts = {"pi": {"NULL": {"seen": NOW, "amount": [NOW + number, amount]}}, "ch": {"null": {"seen": NOW}}}
-        facts["ch"]["null"]["payment_intent"] = [NOW, "NULL"]
+        payment: ObjectFacts = {FactName.SEEN: NOW, FactName.AMOUNT: [NOW + number, amount]}
+        charge: ObjectFacts = {FactName.SEEN: NOW, FactName.PAYMENT_INTENT: [NOW, "NULL"]}
+        facts: Facts = {Family.PAYMENT_INTENT: {"NULL": payment}, Family.CHARGE: {"null": charge}}
         event = StripeEvent(f"evt_{number}", "payment_intent.created", NOW + number, False, facts)
-        assert (await recorder.record([Entry(event)])).new == {event.id}
+        assert results(await recorder.record([ReceivedEvent(event)])) == [Result.APPLIED]
     assert [(id_, row[1]) for id_, row in (await shown(database)).items()] == [("NULL", 700)]
 
 
 async def test_an_event_the_database_refuses_fails_alone(database: Database) -> None:
     """One event in a batch that PostgreSQL does not take is kept as failed, the others are applied; later it is too."""
     lives = scenarios.lives(2, 12, TICKETS, now=NOW)
-    entries = [Entry(reduced(event)) for life in lives for event in life.events]
+    entries = [ReceivedEvent(reduced(event)) for life in lives for event in life.events]
     poisoned = lives[5]
     await database.fetch(
         f"ALTER TABLE stripe_attributions ADD CONSTRAINT poison CHECK (id <> '{poisoned.end.donation}')"
     )
     recorder = Recorder(database)
-    recorded = await recorder.record(entries)
-    assert recorded.new == {entry.event.id for entry in entries}
+    outcomes = await recorder.record(entries)
+    failures = {
+        entry.event.id: outcome.error
+        for entry, outcome in zip(entries, outcomes, strict=True)
+        if outcome.result is Result.FAILED
+    }
+    assert set(results(outcomes)) == {Result.APPLIED, Result.IGNORED, Result.FAILED}
     others = [life for life in lives if life is not poisoned]
     assert {id_: row for id_, row in (await shown(database)).items() if id_ in expected(others)} == expected(others)
-    assert recorded.refused
-    assert set(recorded.refused) <= {event["id"] for event in poisoned.events}
-    assert set(recorded.refused.values()) == {"the database refused it: check violation (poison)"}
+    assert set(failures) <= {event["id"] for event in poisoned.events}
+    assert set(failures.values()) == {"the database refused it: check violation (poison)"}
     failed = await database.fetch("SELECT id, error FROM stripe_events WHERE error IS NOT NULL")
-    assert dict(failed) == recorded.refused
+    assert dict(failed) == failures
     await database.fetch("ALTER TABLE stripe_attributions DROP CONSTRAINT poison")
-    again = await recorder.record(entries)
-    assert (again.new, again.refused) == (set(recorded.refused), {})
+    again = results(await recorder.record(entries))
+    assert again == [Result.APPLIED if entry.event.id in failures else Result.DUPLICATE for entry in entries]
     assert await shown(database) == expected(lives)
 
 
@@ -147,8 +157,8 @@ async def test_a_conflict_is_tried_again(database: Database, sqlstate: str) -> N
         CREATE TRIGGER conflict AFTER INSERT ON stripe_attributions FOR EACH ROW EXECUTE FUNCTION conflict();
         """
     )
-    recorded = await Recorder(database).record([Entry(reduced(event)) for event in life.events])
-    assert recorded.new == {event["id"] for event in life.events}
+    outcomes = await Recorder(database).record([ReceivedEvent(reduced(event)) for event in life.events])
+    assert set(results(outcomes)) == {Result.APPLIED}
     assert await database.fetch("SELECT last_value FROM attempts") == [(4,)]
     assert await shown(database) == expected([life])
 
@@ -158,7 +168,7 @@ async def test_a_schema_that_is_wrong_is_no_event_s_fault(database: Database) ->
     [life] = scenarios.lives(2, 1, TICKETS, now=NOW)
     await database.fetch("ALTER TABLE ticket_totals RENAME TO elsewhere")
     with pytest.raises(Refused, match="undefined table"):
-        await Recorder(database).record([Entry(reduced(event)) for event in life.events])
+        await Recorder(database).record([ReceivedEvent(reduced(event)) for event in life.events])
     assert await database.fetch("SELECT count(*) FROM stripe_events") == [(0,)]
 
 
@@ -167,10 +177,24 @@ async def test_an_event_is_new_once_and_a_failed_one_until_it_is_applied(databas
     event = reduced(scenarios.lives(1, 1, TICKETS, now=NOW)[0].events[0])
     failed = StripeEvent(event.id, event.type, event.created, event.livemode, None)
     recorder = Recorder(database)
-    assert (await recorder.record([Entry(failed, "scrubbed")])).new == {event.id}
+    assert await recorder.record([ReceivedEvent(failed, "scrubbed")]) == [Outcome(Result.FAILED, "scrubbed")]
     assert await database.fetch("SELECT error FROM stripe_events") == [("scrubbed",)]
-    assert (await recorder.record([Entry(event)])).new == {event.id}
+    assert results(await recorder.record([ReceivedEvent(event)])) == [Result.APPLIED]
     assert await database.fetch("SELECT error FROM stripe_events") == [(None,)]
-    assert (await recorder.record([Entry(event)])).new == set()
-    assert (await recorder.record([Entry(failed, "scrubbed")])).new == set()
+    assert results(await recorder.record([ReceivedEvent(event)])) == [Result.DUPLICATE]
+    assert results(await recorder.record([ReceivedEvent(failed, "scrubbed")])) == [Result.DUPLICATE]
     assert await database.fetch("SELECT error FROM stripe_events") == [(None,)]
+
+
+async def test_each_copy_of_an_event_in_one_batch_has_its_own_outcome(database: Database) -> None:
+    """The second copy of an event that is applied or changes nothing is a duplicate; each copy of one that can't be
+    applied fails, for it was not seen before."""
+    event = reduced(scenarios.lives(1, 1, TICKETS, now=NOW)[0].events[0])
+    ignored = StripeEvent("evt_ignored", "charge.expired", NOW, False, None, "this type changes nothing")
+    failed = ReceivedEvent(StripeEvent("evt_failed", "charge.updated", NOW, False, None), "scrubbed")
+    batch = [ReceivedEvent(event), failed, ReceivedEvent(ignored)]
+    failure = Outcome(Result.FAILED, "scrubbed")
+    assert await Recorder(database).record([*batch, *batch]) == [
+        *(Outcome(Result.APPLIED), failure, Outcome(Result.IGNORED)),
+        *(Outcome(Result.DUPLICATE), failure, Outcome(Result.DUPLICATE)),
+    ]

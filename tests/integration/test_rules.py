@@ -8,9 +8,11 @@ import pytest
 
 from daemon.api.tickets import Donations
 from daemon.ledger import operator_actions, projection
+from daemon.ledger.donation import Donation
+from daemon.ledger.facts import DISPUTE_STAGES, merge
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import Entry, Recorder
-from daemon.ledger.stripe_events import DISPUTE_STAGES, StripeEvent, read
+from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.stripe_events import StripeEvent, read
 from daemon.simulator.sender import encode
 from sql.database import Database
 
@@ -32,10 +34,10 @@ def event(event_type: str, created: int, stripe_object: Json) -> StripeEvent:
     return read(encode(body), livemode=False, hash_key=None)
 
 
-def derived(events: Sequence[StripeEvent]) -> projection.Donation:
+def derived(events: Sequence[StripeEvent]) -> Donation:
     """The one donation that these events add up to, the same in every order."""
     found = {
-        tuple(projection.donations(projection.forget(projection.merge({}, *(each.facts or {} for each in order)))))
+        tuple(projection.donations(projection.redact(merge({}, *(each.facts or {} for each in order)))))
         for order in itertools.permutations(events)
     }
     [[donation]] = found
@@ -160,7 +162,9 @@ async def test_the_bytes_of_totals_forget_a_donation_that_was_assigned_away(data
         return [await donations._ledger.totals(ticket) for ticket in ("story-1", "story-2")]
 
     none = await totals()
-    await recorder.record([Entry(event("charge.succeeded", AT, TOOK)), Entry(event("charge.updated", AT, TOOK))])
+    await recorder.record(
+        [ReceivedEvent(event("charge.succeeded", AT, TOOK)), ReceivedEvent(event("charge.updated", AT, TOOK))]
+    )
     unassigned = await totals()
     assert unassigned == none
     facts = await Ledger(database).facts_of("pi_1")

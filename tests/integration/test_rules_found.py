@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daemon.ledger.recorder import Entry, Recorder
+from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import CannotApply, read
 from daemon.ledger.verification import verify
 from daemon.simulator.sender import encode
@@ -25,24 +25,24 @@ TICKETS = "SELECT id, ticket_id FROM stripe_attributions ORDER BY id"
 WAIT_S = 10.0
 
 
-def event(event_type: str, second: int, stripe_object: dict[str, Any]) -> Entry:
+def event(event_type: str, second: int, stripe_object: dict[str, Any]) -> ReceivedEvent:
     """An event as it is recorded."""
     id_ = f"evt_{event_type}_{stripe_object['id']}_{second}".replace(".", "_")
     body = {"id": id_, "type": event_type, "created": START + second, "livemode": False}
-    return Entry(read(encode({**body, "data": {"object": stripe_object}}), livemode=False, hash_key=None))
+    return ReceivedEvent(read(encode({**body, "data": {"object": stripe_object}}), livemode=False, hash_key=None))
 
 
-def subscription(id_: str, ticket: str, second: int) -> Entry:
+def subscription(id_: str, ticket: str, second: int) -> ReceivedEvent:
     """A subscription names its ticket."""
     return event("customer.subscription.updated", second, {"id": id_, "metadata": {"ticketId": ticket}})
 
 
-def invoice(id_: str, subscription_id: str, **fields: object) -> Entry:
+def invoice(id_: str, subscription_id: str, **fields: object) -> ReceivedEvent:
     """A paid invoice of a subscription; it names its PaymentIntent only where `fields` do."""
     return event("invoice.paid", 1, {"id": id_, "subscription": subscription_id, **fields})
 
 
-def payment(id_: str, second: int = 1, **fields: object) -> Entry:
+def payment(id_: str, second: int = 1, **fields: object) -> ReceivedEvent:
     """A PaymentIntent that succeeded."""
     return event("payment_intent.succeeded", second, {"id": id_, "amount_received": 500, "currency": "usd", **fields})
 
@@ -60,7 +60,7 @@ async def clear(database: Database) -> None:
     )
 
 
-async def rows_in_every_order(database: Database, url: str, events: list[Entry], rows: str = ROWS) -> list[Row]:
+async def rows_in_every_order(database: Database, url: str, events: list[ReceivedEvent], rows: str = ROWS) -> list[Row]:
     """What stands after the events, which must be the same in every order, and agree with the facts."""
     results: set[tuple[Row, ...]] = set()
     for order in itertools.permutations(events):
@@ -97,7 +97,9 @@ class PausingDatabase(Database):
 
 
 @asynccontextmanager
-async def writer_that_has_read(url: str, entry: Entry) -> AsyncIterator[tuple[asyncio.Event, asyncio.Task[object]]]:
+async def writer_that_has_read(
+    url: str, entry: ReceivedEvent
+) -> AsyncIterator[tuple[asyncio.Event, asyncio.Task[object]]]:
     """A writer that has read what the ledger holds, and writes when it is released."""
     database = PausingDatabase(url)
     async with asyncio.timeout(WAIT_S):

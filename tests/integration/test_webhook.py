@@ -13,12 +13,13 @@ from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient
 from structlog.testing import capture_logs
 
+from daemon.api import metrics
 from daemon.api.app import build
 from daemon.api.tickets import Donations
 from daemon.api.webhook import BODY_LIMIT, Webhook
 from daemon.ledger.batcher import Batcher
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import Entry, Recorded, Recorder
+from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
 from daemon.runtime.readiness import Follower, Readiness
 from daemon.simulator import scenarios, sender
 from sql.database import Database, DatabaseDown
@@ -37,7 +38,7 @@ def follower(ready: bool = True) -> Follower:
 
 def application(database: Database, follows: Follower) -> web.Application:
     ledger = Ledger(database)
-    batcher = Batcher(Recorder(database), limit=100)
+    batcher = Batcher(Recorder(database), limit=100, observe=metrics.batch_observer())
     webhook = Webhook(
         batcher.record, secrets=(OLD_SECRET, SECRET), livemode=False, hash_key=None, clock=lambda: float(NOW)
     )
@@ -252,7 +253,7 @@ async def test_the_lines_of_a_delivery_bear_its_request_and_its_event(client: Cl
 async def test_a_fault_while_an_event_is_written_names_the_event(aiohttp_client: MakeClient, event: Any) -> None:
     """The line of a trouble says which delivery met it first; the next that meets it has no line of its own."""
 
-    async def fail(_entry: Entry, _size: int) -> Recorded:
+    async def fail(_received: ReceivedEvent, _size: int) -> Outcome:
         raise DatabaseDown("timeout")
 
     webhook = Webhook(fail, secrets=(SECRET,), livemode=False, hash_key=None, clock=lambda: float(NOW))

@@ -4,8 +4,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from daemon.ledger.projection import Donation, donations, forget, merge
-from daemon.ledger.stripe_events import Facts, read
+from daemon.ledger.donation import Donation
+from daemon.ledger.facts import Facts, Family, merge
+from daemon.ledger.projection import donations, redact
+from daemon.ledger.stripe_events import read
 from daemon.simulator.oracle import Expected
 from daemon.simulator.sender import encode
 from daemon.simulator.stripe_objects import Json
@@ -28,8 +30,8 @@ def derived(events: Iterable[Json]) -> list[Row]:
     facts: Facts = {}
     for event in events:
         facts = merge(facts, read(encode(event), livemode=False, hash_key=None).facts or {})
-    subscriptions = facts.pop("sub", {})
-    return [_row_of(donation) for donation in donations(forget(facts), subscriptions)]
+    subscriptions = facts.pop(Family.SUBSCRIPTION, {})
+    return [_row_of(donation) for donation in donations(redact(facts), subscriptions)]
 
 
 def _row_of(of: Donation) -> Row:

@@ -7,32 +7,33 @@ import pytest
 
 from daemon.api import metrics
 from daemon.ledger.batcher import BATCH_BYTES, BATCH_EVENTS, Batcher, Overloaded
-from daemon.ledger.recorder import Entry, Recorded
-from daemon.ledger.stripe_events import Facts, StripeEvent
+from daemon.ledger.facts import Facts, Family
+from daemon.ledger.recorder import Outcome, ReceivedEvent, Result
+from daemon.ledger.stripe_events import StripeEvent
 from sql.database import DatabaseDown
 
 
 class Writer:
-    """Keeps each batch, and holds it until `release`."""
+    """Keeps each batch until `release`. An event without facts fails with its own id as the reason."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.error: Exception | None = None
         self._releases: asyncio.Semaphore = asyncio.Semaphore(0)
 
-    async def record(self, changes: Sequence[Entry]) -> Recorded:
-        self.batches.append([entry.event.id for entry in changes])
+    async def record(self, changes: Sequence[ReceivedEvent]) -> list[Outcome]:
+        self.batches.append([received.event.id for received in changes])
         await self._releases.acquire()
         if self.error is not None:
             raise self.error
-        return Recorded(new=set(self.batches[-1]))
+        return [Outcome(Result.APPLIED) if each.facts else Outcome(Result.FAILED, each.event.id) for each in changes]
 
     def release(self) -> None:
         self._releases.release()
 
 
-def start(batcher: Batcher, *names: str, size: int = 1) -> list[asyncio.Task[Recorded]]:
-    entries = [Entry(StripeEvent(name, "charge.succeeded", 0, False, None)) for name in names]
+def start(batcher: Batcher, *names: str, size: int = 1) -> list[asyncio.Task[Outcome]]:
+    entries = [ReceivedEvent(StripeEvent(name, "charge.succeeded", 0, False, None)) for name in names]
     return [asyncio.create_task(batcher.record(entry, size)) for entry in entries]
 
 
@@ -45,25 +46,26 @@ async def settle() -> None:
 async def test_an_idle_writer_takes_an_event_at_once() -> None:
     """No timer: the first event goes out by itself, and again when all is quiet."""
     writer = Writer()
-    batcher = Batcher(writer, limit=10)
+    batcher = Batcher(writer, limit=10, observe=metrics.batch_observer())
     for name in ("a", "b"):
         [request] = start(batcher, name)
         await settle()
         assert writer.batches[-1] == [name]
         assert not request.done()
         writer.release()
-        assert (await request).new == {name}
+        assert (await request).error == name
 
 
 async def test_a_batch_is_one_observation_and_the_newest_applied_event_only_rises() -> None:
     """Batch sizes are counted once per statement; a late event makes the newest no older, one without effect newer."""
     writer = Writer()
-    batcher = Batcher(writer, limit=10)
+    batcher = Batcher(writer, limit=10, observe=metrics.batch_observer())
     newest = 4_000_000_000  # beyond what other tests leave
-    for created, facts in ((newest, Facts()), (newest - 5, Facts()), (newest + 5, None)):
+    stated: Facts = {Family.CHARGE: {"ch_1": {}}}
+    for created, facts in ((newest, stated), (newest - 5, stated), (newest + 5, None)):
         before = _batches()
         events = [StripeEvent(f"{created}-{n}", "charge.succeeded", created, False, facts) for n in range(3)]
-        requests = [asyncio.create_task(batcher.record(Entry(event), 1)) for event in events]
+        requests = [asyncio.create_task(batcher.record(ReceivedEvent(event), 1)) for event in events]
         await settle()
         assert batcher.waiting == 0
         writer.release()
@@ -80,7 +82,7 @@ def _batches() -> float:
 async def test_events_gather_while_a_statement_is_in_flight() -> None:
     """What arrives meanwhile goes out together; each is answered after its own batch only."""
     writer = Writer()
-    batcher = Batcher(writer, limit=10)
+    batcher = Batcher(writer, limit=10, observe=metrics.batch_observer())
     first, *others = [*start(batcher, "a"), *start(batcher, "b", "c", "d")]
     await settle()
     assert writer.batches == [["a", "b", "c", "d"]]
@@ -99,7 +101,7 @@ async def test_events_gather_while_a_statement_is_in_flight() -> None:
 async def test_a_batch_is_bounded_in_number_and_bytes() -> None:
     """However many wait, one statement takes at most so many events and so many bytes."""
     writer = Writer()
-    batcher = Batcher(writer, limit=1000)
+    batcher = Batcher(writer, limit=1000, observe=metrics.batch_observer())
     many = start(batcher, *(str(n) for n in range(BATCH_EVENTS + 1)))
     large = start(batcher, "x", "y", "z", size=BATCH_BYTES // 2)
     for _ in range(4):
@@ -113,7 +115,7 @@ async def test_a_batch_is_bounded_in_number_and_bytes() -> None:
 async def test_too_many_waiting_are_refused_at_once() -> None:
     """Beyond the limit the answer is immediate, and those who wait are served all the same."""
     writer = Writer()
-    batcher = Batcher(writer, limit=2)
+    batcher = Batcher(writer, limit=2, observe=metrics.batch_observer())
     served = start(batcher, "a")
     await settle()
     served += start(batcher, "b", "c")
@@ -128,9 +130,9 @@ async def test_too_many_waiting_are_refused_at_once() -> None:
 
 
 async def test_a_failed_batch_fails_its_own_only() -> None:
-    """Everybody in the batch hears of it; the next batch is tried as if nothing had been."""
+    """Each request of the batch gets the error; the next batch is written as if nothing had happened."""
     writer = Writer()
-    batcher = Batcher(writer, limit=10)
+    batcher = Batcher(writer, limit=10, observe=metrics.batch_observer())
     writer.error = DatabaseDown("timeout")
     requests = start(batcher, "a", "b")
     await settle()
@@ -140,13 +142,13 @@ async def test_a_failed_batch_fails_its_own_only() -> None:
     writer.error = None
     [again] = start(batcher, "a")
     writer.release()
-    assert (await again).new == {"a"}
+    assert (await again).error == "a"
 
 
 async def test_a_client_that_goes_away_takes_nobody_along() -> None:
     """A cancelled request leaves the others of its batch untouched, waiting or in flight."""
     writer = Writer()
-    batcher = Batcher(writer, limit=10)
+    batcher = Batcher(writer, limit=10, observe=metrics.batch_observer())
     gone, stays = start(batcher, "a", "b")
     await settle()
     later, gone_too = start(batcher, "c", "d")
@@ -155,14 +157,4 @@ async def test_a_client_that_goes_away_takes_nobody_along() -> None:
     gone_too.cancel()
     writer.release()
     writer.release()
-    assert (await stays).new >= {"b"}
-    assert (await later).new >= {"c"}
-
-
-async def test_an_event_that_came_twice_in_one_batch_is_new_once() -> None:
-    """The second delivery of one event hears that it was seen before."""
-    writer = Writer()
-    first, second = start(Batcher(writer, limit=10), "a", "a")
-    await settle()
-    writer.release()
-    assert ((await first).new, (await second).new) == ({"a"}, set())
+    assert [(await stays).error, (await later).error] == ["b", "c"]

@@ -3,12 +3,16 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.ledger.projection import donations, merge, owners
-from daemon.ledger.stripe_events import HANDLERS, CannotApply, Fact, Facts, NotAnEvent, read
+from daemon.ledger.facts import NEWEST, RULES, FactName, Facts, Family, ObjectFacts, checked, merge, owners
+from daemon.ledger.projection import SOURCES, donations
+from daemon.ledger.stripe_events import HANDLERS, CannotApply, NotAnEvent, read
+from daemon.simulator import scenarios
+from daemon.simulator.sender import encode
 
 AT = 1_760_000_000
 EVENT = {"id": "evt_1", "object": "event", "type": "payment_intent.created", "created": AT, "livemode": False}
@@ -98,12 +102,17 @@ def test_a_reason_names_no_byte_of_the_body(field: str) -> None:
 @given(st.permutations(["re_1", "x_1"]))
 def test_no_order_decides_even_where_ids_are_the_same(ids: list[str]) -> None:
     """A refund with the id of another refund's charge, as at Stripe none has: no order of keys decides."""
-    refunds: dict[str, dict[str, Fact]] = {
-        "re_1": {"seen": AT, "charge": [AT, "x_1"]},
-        "x_1": {"seen": AT, "payment_intent": [AT, "pi_1"]},
+    refunds: dict[str, ObjectFacts] = {
+        "re_1": {FactName.SEEN: AT, FactName.CHARGE: [AT, "x_1"]},
+        "x_1": {FactName.SEEN: AT, FactName.PAYMENT_INTENT: [AT, "pi_1"]},
     }
+    named: ObjectFacts = {FactName.SEEN: AT}
     found = owners(
-        {"pi": {"pi_1": {"seen": AT}}, "ch": {"x_1": {"seen": AT}}, "re": {id_: refunds[id_] for id_ in ids}}
+        {
+            Family.PAYMENT_INTENT: {"pi_1": named},
+            Family.CHARGE: {"x_1": named},
+            Family.REFUND: {id_: refunds[id_] for id_ in ids},
+        }
     )
     assert found == {"pi_1": "pi_1", "x_1": "pi_1", "re_1": "x_1"}
 
@@ -126,3 +135,62 @@ def test_any_object_is_applied_or_refused(event_type: str, mode: object, amount:
     assert bool(donations(facts)) is bool(facts)
     for donation in donations(facts):
         assert donation.amount is None or 0 <= donation.refunded + donation.disputed <= donation.amount
+
+
+def test_facts_are_stored_under_the_names_and_in_the_order_of_the_first_release() -> None:
+    """What stands in the database is this text, byte for byte, whatever the names are called in the code."""
+    named = {
+        "billing_details": {"name": "Ada Byron", "address": {"country": "gb"}},
+        "metadata": {"ticketId": "story-1"},
+    }
+    refunded = {**charge("ch_1", paid=True), **named, "amount_refunded": 200, "invoice": "in_1"}
+    facts = facts_of("charge.refunded", {**refunded, "payment_intent": "pi_1"})
+    assert msgspec.json.encode(facts).decode() == (
+        '{"pi":{"pi_1":{"seen":1760000000}},"ch":{"ch_1":{"seen":1760000000,"payment_intent":[1760000000,"pi_1"],'
+        '"amount":[1760000000,500],"taken":[1760000000,500],"returned":[1760000000,200],"flag":[1760000000,true],'
+        '"status":[1760000000,"succeeded"],"created":[1760000000,1760000000],"currency":[1760000000,"USD"],'
+        '"ticket":[1760000000,"story-1"],"last_name":[1760000000,"Byron"],"country":[1760000000,"GB"],'
+        '"invoice":[1760000000,"in_1"],"captured":1760000000,"captures":{"500":1760000000},"returned_least":200,'
+        '"refunds":{"200":1760000000},"refund_events":{"200":1760000000}}},"in":{"in_1":{}}}'
+    )
+
+
+def test_each_fact_of_each_event_has_a_rule_and_the_form_that_it_asks_for() -> None:
+    """The table of rules is complete for whatever scenarios send, and `verify` accepts all of it."""
+    for payment in scenarios.lives(3, 200, ["story-1"], now=AT):
+        for event in payment.events:
+            facts = read(encode(event), livemode=False, hash_key=None).facts or {}
+            for family, objects in facts.items():
+                assert not [name for known in objects.values() for name in known if name not in RULES[family]]
+            assert checked(msgspec.json.decode(msgspec.json.encode(facts))) == facts
+
+
+def test_what_is_derived_comes_from_facts_that_have_a_rule() -> None:
+    """No source of a donation's fields is a fact that its family never has."""
+    sources = {source for of_field in SOURCES.values() for source in of_field} - {(Family.OPERATOR, FactName.ASSIGNED)}
+    assert not [(family, name) for family, name in sources if RULES[family].get(name) is not NEWEST]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "in_the_place_of"),
+    [
+        (7, FactName.AMOUNT),
+        ([AT, 1], FactName.PAID),
+        ([1, 2, 3], FactName.STATUS),
+        ({"500": [AT, 1]}, FactName.CAPTURES),
+    ],
+)
+def test_a_stored_fact_of_another_form_is_malformed(wrong: object, in_the_place_of: FactName) -> None:
+    """A number where a pair belongs, a pair where a time belongs, a list that is too long, a map of other facts."""
+    with pytest.raises(ValueError, match="Expected"):
+        checked({"ch": {"ch_1": {in_the_place_of: wrong}}})
+
+
+def test_facts_that_only_a_newer_release_knows_are_kept_and_merged_in_any_order() -> None:
+    """Returning to this release after an upgrade loses nothing of what the newer one has stored meanwhile."""
+    stored: Any = {"ch": {"ch_1": {"new": [AT, 1], "since": AT, "per": {"a": AT}}}, "wr": {"wr_1": {"x": [AT, 2]}}}
+    later: Any = {"ch": {"ch_1": {"new": [AT + 1, 0], "since": AT - 1, "per": {"a": AT - 1, "b": AT}}}}
+    merged = merge(stored, later)
+    assert merged == merge(later, stored) == merge(merged, stored, later)
+    assert merged == {**later, "wr": {"wr_1": {"x": [AT, 2]}}}
+    assert checked(merged) == merged

@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daemon.ledger import journal, projection
-from daemon.ledger.stripe_events import Facts, read
+from daemon.ledger.donation import Donation
+from daemon.ledger.facts import Facts, Family, merge
+from daemon.ledger.stripe_events import read
 from daemon.simulator.oracle import FAMILIES
 from daemon.simulator.random_payments import wild_life
 from daemon.simulator.scenarios import Life, shuffled
@@ -24,14 +26,14 @@ WORLD = settings(max_examples=300, deadline=None, suppress_health_check=[HealthC
 
 
 def merged(events: Iterable[Json]) -> Facts:
-    return projection.merge({}, *(read(encode(event), livemode=False, hash_key=None).facts or {} for event in events))
+    return merge({}, *(read(encode(event), livemode=False, hash_key=None).facts or {} for event in events))
 
 
-def booked(facts: Facts) -> dict[str, tuple[projection.Donation, Sums]]:
+def booked(facts: Facts) -> dict[str, tuple[Donation, Sums]]:
     """Each donation with the sums of its entries, by id."""
-    lent = facts.get("sub", {})
+    lent = facts.get(Family.SUBSCRIPTION, {})
     own, _ = projection.split_attempts(
-        projection.forget({family: of for family, of in facts.items() if family != "sub"})
+        projection.redact({family: of for family, of in facts.items() if family != Family.SUBSCRIPTION})
     )
     result = {}
     for id_, objects in projection.by_donation(own, lent).items():
@@ -41,7 +43,7 @@ def booked(facts: Facts) -> dict[str, tuple[projection.Donation, Sums]]:
     return result
 
 
-def assert_figures(donation: projection.Donation, entries: Sums) -> None:
+def assert_figures(donation: Donation, entries: Sums) -> None:
     """The entries of a donation add up to what it contributes to its ticket's totals."""
     paid = donation.amount or 0, donation.refunded, donation.disputed
     sums = [sum(amount for (of, _, _), amount in entries.items() if of == kind) for kind in journal.KINDS]

@@ -3,13 +3,14 @@
 import ast
 import inspect
 import re
+from types import ModuleType
 from typing import get_args
 
 import pytest
 import stripe
 from stripe.params import WebhookEndpointCreateParams
 
-from daemon.ledger import stripe_events
+from daemon.ledger import facts, stripe_events
 
 # Sent by API versions before 2014-11-20 only: https://docs.stripe.com/changelog
 RETIRED_DISPUTE_STATUSES = {"charge_refunded"}
@@ -45,24 +46,24 @@ def test_the_librarys_lists_are_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "known", "retired"),
+    ("module", "name", "known", "retired"),
     [
-        ("DISPUTE_STAGES", DISPUTE_STATUSES, RETIRED_DISPUTE_STATUSES),
-        ("REFUND_STATUSES", REFUND_STATUSES, set[str]()),
+        (facts, "DISPUTE_STAGES", DISPUTE_STATUSES, RETIRED_DISPUTE_STATUSES),
+        (stripe_events, "REFUND_STATUSES", REFUND_STATUSES, set[str]()),
     ],
 )
-def test_every_status_of_the_library_is_in_our_list(name: str, known: set[str], retired: set[str]) -> None:
+def test_every_status_of_the_library_is_in_our_list(
+    module: ModuleType, name: str, known: set[str], retired: set[str]
+) -> None:
     """A status that Stripe adds is noticed with the library's next version; one that we misspell at once."""
-    listed = set(getattr(stripe_events, name))
+    listed = set(getattr(module, name))
     unlisted, unknown = sorted(known - listed), sorted(listed - known - retired)
     assert not unlisted, (
-        f"stripe {stripe.VERSION} has statuses that daemon.ledger.stripe_events.{name} does not list: {unlisted}. "
+        f"stripe {stripe.VERSION} has statuses that {module.__name__}.{name} does not list: {unlisted}. "
         f"Decide what each means for the money (https://docs.stripe.com/changelog), then add it to the list and "
         f"to its rule"
     )
-    assert not unknown, (
-        f"daemon.ledger.stripe_events.{name} lists statuses that stripe {stripe.VERSION} does not have: {unknown}"
-    )
+    assert not unknown, f"{module.__name__}.{name} lists statuses that stripe {stripe.VERSION} does not have: {unknown}"
 
 
 def test_every_handled_type_can_be_subscribed_to() -> None:
