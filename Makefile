@@ -18,12 +18,12 @@ help:
 	@echo 'make overload shows what too many deliveries and 1,000 hostile clients of each kind do to a process, eight minutes;'
 	@echo '              KIND=slow-heads,cut-bodies THROUGH=haproxy measures a part, SHORT=1 takes three (needs wrk, haproxy)'
 	@echo 'make chaos   200 faults under load, about half an hour; FAULTS=20 SEED=7 does fewer, and others'
-	@echo 'make fuzz    20,000 inputs that nobody would think of, in a minute; N=1000000 SEED=7 tries more, and others'
+	@echo 'make fuzz    20,000 unforeseen inputs, in a minute; N=1000000 SEED=7 tries more, and others'
 	@echo 'make format  puts the code into shape'
 	@echo 'make mutants shows that the suite finds faults put into the code (SAMPLE=n: every nth)'
-	@echo 'make diagram draws the picture of the facts in README'
+	@echo 'make diagram draws the diagram of the facts in deploy/docs/explanation.md'
 	@echo 'make dashboards writes deploy/grafana/*.json'
-	@echo 'make picture draws the README'"'"'s picture of a dashboard from real data, three minutes (needs prometheus)'
+	@echo 'make picture draws deploy/grafana/on-call.svg from real data, three minutes (needs prometheus)'
 	@echo 'make lock    renews the locked versions, and the list of them in deploy/sbom.json (needs uv)'
 	@echo 'make sbom    renews that list alone (needs uv)'
 	@echo 'make clean   removes what make installed; the data in .donationd/ stays'
@@ -75,7 +75,7 @@ lock:
 	    --extra test setup.py -o tests/requirements.lock
 	$(MAKE) sbom
 
-# From what the lock installs, not from the lock alone: only the packages themselves tell licences and dependencies.
+# From what the lock installs, not only from the lock: licences and dependencies are in the packages themselves.
 sbom:
 	uv venv --quiet --clear --python $(PYTHON) build/sbom
 	uv pip sync --quiet --python build/sbom/bin/python --require-hashes deploy/requirements.lock

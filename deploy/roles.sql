@@ -10,7 +10,7 @@
 --   host  <the ledger's database>  donationd  <the API's address>  scram-sha-256
 DO $roles$
 DECLARE
-    -- Who makes the ledger's tables: the role that migrated, or, before the first migration, whoever may.
+    -- Who makes the ledger's tables: the role that migrated, or, before the first migration, the roles that may.
     owners name[];
     owner name;
     setting text[];
@@ -85,7 +85,7 @@ BEGIN
         ];
     END LOOP;
 
-    -- PostgreSQL's log. A statement of ours has donors' last names, countries and hashes in it, and PostgreSQL logs the
+    -- PostgreSQL's log. A statement of donationd has donors' last names, countries and hashes in it, and PostgreSQL logs the
     -- text of each statement that fails. These settings keep statements, rows and values out of the log, for the sessions
     -- of these roles in this database only. Other extensions that log statements, such as pgaudit, have settings of their
     -- own.

@@ -23,23 +23,25 @@ from aiohttp.log import server_logger
 
 from daemon.runtime import lifecycle
 from daemon.runtime import logging as logs
-from daemon.runtime.config import Config, ConfigError
+from daemon.runtime.config import ConfigError
 from daemon.runtime.heartbeat import Heartbeat
 from daemon.runtime.http.limits import Limits, reserve_descriptors
 from daemon.runtime.http.server import HttpServer, opened
-from daemon.runtime.logging import ToldOnce
-from daemon.runtime.readiness import GATE_FAILED, HEALTHY, UNAVAILABLE, Publisher, Readiness
+from daemon.runtime.rate_limited_log import OnChangeLog
+from daemon.runtime.readiness import GATE_FAILED, HEALTHY, UNAVAILABLE, Readiness
 from health_sidecar import process_states, report
 from health_sidecar.backlog import count_backlog
+from health_sidecar.config import Config
 from health_sidecar.endpoints import build_app, report_routes
 from health_sidecar.event_rates import Tally, by_outcome
 from health_sidecar.gate import OUT_OF_SYNC, SCHEMA_REFUSED, Verdict, open_probe, report_config, run_gate
 from health_sidecar.history import History, Run
 from health_sidecar.metrics import ApiSums, Metrics, build_registry
 from health_sidecar.probe import SLOW_KINDS, Probe
+from health_sidecar.publisher import ReadinessServer
 from health_sidecar.supervision import Supervision
 from health_sidecar.watchdog import Outcome, Rules, Watch, describe, watch_database
-from sql.database import DatabaseDown, Refused, remedy
+from sql.errors import DatabaseUnavailable, StatementRejected, remedy
 
 log = structlog.get_logger()
 
@@ -61,7 +63,7 @@ STATE_AFTER = {
 class Sidecar:
     """The parts that hear of everything that happens to the database."""
 
-    publisher: Publisher
+    publisher: ReadinessServer
     metrics: Metrics
     history: History
     probe: Probe
@@ -73,9 +75,11 @@ class Sidecar:
     gate_passed: asyncio.Event = field(default_factory=asyncio.Event)
     # An API process said that a query failed, and no check of everything has passed since.
     is_doubted: bool = False
-    schema_problems: ToldOnce = field(default_factory=lambda: ToldOnce("error", "[DB Watchdog] ❌ Schema out of sync"))
-    newer_schema: ToldOnce = field(
-        default_factory=lambda: ToldOnce("warning", "[DB Watchdog] ⚠️ The database has migrations of a newer version")
+    schema_problems: OnChangeLog = field(
+        default_factory=lambda: OnChangeLog("error", "[DB Watchdog] ❌ Schema out of sync")
+    )
+    newer_schema: OnChangeLog = field(
+        default_factory=lambda: OnChangeLog("warning", "[DB Watchdog] ⚠️ The database has migrations of a newer version")
     )
 
     def attempt_failed(self, kind: str) -> None:
@@ -128,7 +132,7 @@ class Sidecar:
             self.history.wake()
 
     async def ping(self) -> None:
-        """A measured ping, and whether what answers is of use. Raises DatabaseDown."""
+        """A measured ping, and whether what answers is of use. Raises DatabaseUnavailable."""
         began_s = time.monotonic()
         ok = False
         try:
@@ -139,27 +143,27 @@ class Sidecar:
         await self.check()
 
     async def reconnect(self) -> None:
-        """A ping over new connections, and whether what answers is of use. Raises DatabaseDown."""
+        """A ping over new connections, and whether what answers is of use. Raises DatabaseUnavailable."""
         await self.probe.reconnect()
         await self.check()
 
     async def check(self) -> None:
-        """Raises DatabaseDown if a database that answers lets nobody in, or has not the schema that requests need."""
+        """Raises DatabaseUnavailable if the database accepts no new connection, or its schema cannot serve requests."""
         if self.is_doubted:
-            await self.probe.knock()
+            await self.probe.ping_new_connection()
         try:
             schema = await self.probe.schema()
-        except DatabaseDown as down:
+        except DatabaseUnavailable as down:
             if down.kind not in SLOW_KINDS:
                 raise
             return  # a lock is in its way, perhaps; the ping was answered
-        except Refused as refusal:
-            self.schema_problems.met(str(refusal))
-            raise DatabaseDown(SCHEMA_REFUSED) from None
+        except StatementRejected as refusal:
+            self.schema_problems.report(str(refusal))
+            raise DatabaseUnavailable(SCHEMA_REFUSED) from None
         tell(self.newer_schema, ", ".join(schema.drift.unknown))
         tell(self.schema_problems, "; ".join(schema.problems()))
         if not schema.serves:
-            raise DatabaseDown(OUT_OF_SYNC)
+            raise DatabaseUnavailable(OUT_OF_SYNC)
         self.is_doubted = False
 
     async def count(self) -> None:
@@ -195,12 +199,12 @@ class Sidecar:
         return True
 
 
-def tell(what: ToldOnce, reason: str) -> None:
+def tell(what: OnChangeLog, reason: str) -> None:
     """It lasts as long as there is a reason."""
     if reason:
-        what.met(reason)
+        what.report(reason)
     else:
-        what.over()
+        what.clear()
 
 
 def watchdog_rules(config: Config) -> Rules:
@@ -224,7 +228,7 @@ async def open_sidecar(config: Config, environ: Mapping[str, str]) -> AsyncItera
     history = History(beside.with_name("health-check-runs.jsonl"), probe.fetch)
     reported = asyncio.Event()
     tally = Tally(lambda: by_outcome(ApiSums(config.metrics_dir)) if config.metrics_dir else {})
-    async with Publisher(beside, GATE_PENDING, reported.set) as publisher:
+    async with ReadinessServer(beside, GATE_PENDING, reported.set) as publisher:
         processes_file = beside.with_name(process_states.FILE)
         supervision = Supervision(environ.get("SUPERVISOR_SERVER_URL", ""), metrics)
         sidecar = Sidecar(publisher, metrics, history, probe, tally, processes_file, counter, supervision, reported)
@@ -266,7 +270,7 @@ async def guard(sidecar: Sidecar, config: Config) -> int:
         reconnect=sidecar.reconnect,
         wait_report=sidecar.wait_report,
         clock=time.monotonic,
-        tell=partial(sidecar.pinged, rules),
+        on_result=partial(sidecar.pinged, rules),
     )
     return 1
 
@@ -274,7 +278,7 @@ async def guard(sidecar: Sidecar, config: Config) -> int:
 async def serve(config: Config, environ: Mapping[str, str], started_s: float, heartbeat: Heartbeat) -> int:
     """The whole life after the configuration. Returns the exit status.
 
-    A life that failed goes on answering health checks until it may end (see life.MIN_FAILED_LIFE_S).
+    A life that failed goes on answering health checks until it may end (see life.MIN_UPTIME_S).
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -343,7 +347,7 @@ def main(environ: Mapping[str, str]) -> int:
     except ConfigError as error:
         logs.configure("text", "INFO")
         report_config(error)
-        lifecycle.linger(started_s)
+        lifecycle.wait_min_uptime(started_s)
         return 1
     logs.configure_serving(config.log_format, config.log_level)
     server_logger.addFilter(logs.NoBadRequests())
@@ -351,7 +355,7 @@ def main(environ: Mapping[str, str]) -> int:
         return asyncio.run(serve(config, environ, started_s, heartbeat))
     except OSError as error:
         log.critical(f"🚨 The sidecar cannot start: {error.strerror or error}", file=error.filename)
-        lifecycle.linger(started_s)
+        lifecycle.wait_min_uptime(started_s)
         return 1
 
 

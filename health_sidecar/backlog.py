@@ -11,7 +11,8 @@ import structlog
 
 from health_sidecar.metrics import Metrics
 from sql import load
-from sql.database import DatabaseDown, Refused, Row
+from sql.connection import Row
+from sql.errors import DatabaseUnavailable, StatementRejected
 
 log = structlog.get_logger()
 
@@ -30,6 +31,6 @@ async def count_backlog(
             try:
                 [(unassigned, failed)] = await fetch(load("count_backlog"))
                 metrics.backlog(unassigned=unassigned, failed=failed)
-            except (DatabaseDown, Refused) as error:
+            except (DatabaseUnavailable, StatementRejected) as error:
                 log.debug("backlog not counted", reason=str(error))
         await sleep(INTERVAL_S if is_ready() else 1.0)

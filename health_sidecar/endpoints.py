@@ -1,11 +1,6 @@
-"""GET /health/live, /health/db, /health; on the sidecar also /health/history, /health/status and /metrics.
-
-None of them touches the database.
-"""
+"""The sidecar's application: GET /health/history, /health/status and /metrics. None of them touches the database."""
 
 import asyncio
-import os
-import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -16,8 +11,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from daemon.runtime.http.errors import Busy, unavailable
+from daemon.runtime.http.health_routes import health_routes
 from daemon.runtime.http.limits import Places
-from daemon.runtime.readiness import Readiness, utc_text
+from daemon.runtime.readiness import Readiness
 
 # A health check answered from a cache is none.
 _HEADERS = {"Cache-Control": "no-store"}
@@ -26,39 +22,6 @@ HISTORY_WINDOW = timedelta(days=1)
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 Report = dict[str, object]
-
-
-def health_routes(state: Callable[[], Readiness]) -> list[web.RouteDef]:
-    """The three health endpoints, for the sidecar and the API alike; `state` gives the current readiness.
-
-    /health/db and /health answer 200 when ready, else 503; /health/live always 200.
-    """
-    started_s = time.monotonic()
-
-    def alive() -> dict[str, object]:
-        return {
-            "status": "alive",
-            "timestamp": utc_text(datetime.now(UTC)),
-            "uptime": int(time.monotonic() - started_s),
-            "pid": os.getpid(),
-        }
-
-    async def live(_request: web.Request) -> web.Response:
-        return web.json_response(alive(), headers=_HEADERS)
-
-    async def database(_request: web.Request) -> web.Response:
-        now = state()
-        return web.json_response(now.to_json(), status=_status(now), headers=_HEADERS)
-
-    async def health(_request: web.Request) -> web.Response:
-        now = state()
-        return web.json_response(alive() | now.to_json(), status=_status(now), headers=_HEADERS)
-
-    return [web.get("/health/live", live), web.get("/health/db", database), web.get("/health", health)]
-
-
-def _status(state: Readiness) -> int:
-    return 200 if state.ready else 503
 
 
 def metrics_route(registry: CollectorRegistry) -> web.RouteDef:

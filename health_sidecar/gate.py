@@ -17,10 +17,12 @@ from structlog.typing import FilteringBoundLogger
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from daemon.runtime import logging as logs
-from daemon.runtime.config import Config, ConfigError
+from daemon.runtime.config import ConfigError
+from health_sidecar.config import Config
 from health_sidecar.history import History, Run
 from health_sidecar.probe import Probe, Schema
-from sql.database import Database, DatabaseDown, Refused
+from sql.database import Database
+from sql.errors import DatabaseUnavailable, StatementRejected
 from sql.servers import Server, Servers
 
 SCHEME = "postgresql://"
@@ -156,7 +158,7 @@ async def _connect(
 
     def warn(state: RetryCallState) -> None:
         down = state.outcome.exception() if state.outcome else None
-        kind = down.kind if isinstance(down, DatabaseDown) else "other"
+        kind = down.kind if isinstance(down, DatabaseUnavailable) else "other"
         failed_attempt(kind)
         pause_ms = round((state.next_action.sleep if state.next_action else 0) * 1000)
         log.warning(f"[DB Startup] ❌ Connection failed, retrying in {pause_ms}ms...", error=kind)
@@ -164,7 +166,7 @@ async def _connect(
     retrying = AsyncRetrying(
         stop=stop_after_attempt(attempts),
         wait=wait_exponential(multiplier=retry_delay_s, max=max(MAX_RETRY_DELAY_S, retry_delay_s)),
-        retry=retry_if_exception_type(DatabaseDown),
+        retry=retry_if_exception_type(DatabaseUnavailable),
         before_sleep=warn,
         sleep=sleep,
         reraise=True,
@@ -175,7 +177,7 @@ async def _connect(
                 number = attempt.retry_state.attempt_number
                 log.info(f"[DB Startup] Attempting connection (attempt {number}/{attempts})...")
                 await probe.ping()
-    except DatabaseDown as down:
+    except DatabaseUnavailable as down:
         raise GateClosed("❌ Database connection failed", down.kind, down.kind) from None
     log.info("[DB Startup] ✅ Connection successful")
 
@@ -186,9 +188,9 @@ async def _check_schema(probe: Probe, log: FilteringBoundLogger) -> None:
     headline = "❌ Schema integrity check failed"
     try:
         schema: Schema = await probe.schema()
-    except DatabaseDown as down:
+    except DatabaseUnavailable as down:
         raise GateClosed(headline, down.kind, down.kind) from None
-    except Refused as refusal:
+    except StatementRejected as refusal:
         reason = f"Integrity check failed: {refusal}"
         raise GateClosed(headline, reason, SCHEMA_REFUSED, reached=True) from None
     if schema.drift.unknown:
@@ -217,9 +219,9 @@ async def _check_server(probe: Probe, log: FilteringBoundLogger, *, allow_logged
     headline = "❌ Server settings check failed"
     try:
         settings = await probe.server_settings()
-    except DatabaseDown as down:
+    except DatabaseUnavailable as down:
         raise GateClosed(headline, down.kind, down.kind) from None
-    except Refused as refusal:
+    except StatementRejected as refusal:
         raise GateClosed(headline, f"Settings check failed: {refusal}", UNSAFE_SETTINGS, reached=True) from None
     for warning in settings.warnings():
         log.warning(f"[DB Startup] ⚠️ {warning}")
@@ -244,7 +246,7 @@ async def _check_server(probe: Probe, log: FilteringBoundLogger, *, allow_logged
 
 async def _look_for_pooler(probe: Probe, log: FilteringBoundLogger) -> None:
     """Warns of a pooler that gives a session to several clients in turn; whether there is one may stay unknown."""
-    with contextlib.suppress(DatabaseDown, Refused):
+    with contextlib.suppress(DatabaseUnavailable, StatementRejected):
         if await probe.shares_sessions():
             log.warning(
                 "[DB Startup] ⚠️ DATABASE_URL leads to a pooler in transaction mode, which loses prepared statements "

@@ -16,9 +16,9 @@ import msgspec
 
 from daemon.runtime import files
 from daemon.runtime.files import DamagedFile
-from daemon.runtime.logging import ToldOnce
+from daemon.runtime.rate_limited_log import OnChangeLog
 from sql import load
-from sql.database import DatabaseDown, Refused
+from sql.errors import DatabaseUnavailable, StatementRejected
 
 # About 60 kB on disk. When full, the first half stays (how the outage began) and the newest follow.
 MAX_WAITING = 400
@@ -48,9 +48,9 @@ class History:
         self._path = path
         self._execute = execute
         self._wake = asyncio.Event()
-        self._unwritten = ToldOnce("warning", "[DB Watchdog] cannot write health_check_runs")
-        self._unread = ToldOnce("warning", "[DB Watchdog] cannot read health_check_runs")
-        self._unsaved = ToldOnce("warning", "[DB Watchdog] cannot keep the history file")
+        self._unwritten = OnChangeLog("warning", "[DB Watchdog] cannot write health_check_runs")
+        self._unread = OnChangeLog("warning", "[DB Watchdog] cannot read health_check_runs")
+        self._unsaved = OnChangeLog("warning", "[DB Watchdog] cannot keep the history file")
         self._recalled = False
         self.waiting: list[Run] = _load(path) if path else []
         self.recent: deque[Run] = deque(self.waiting, MAX_RECENT)
@@ -83,10 +83,10 @@ class History:
             row = self.waiting[0]
             try:
                 await self._execute(load("record_run"), msgspec.structs.asdict(row))
-            except (DatabaseDown, Refused) as error:
-                self._unwritten.met(str(error))
+            except (DatabaseUnavailable, StatementRejected) as error:
+                self._unwritten.report(str(error))
                 return
-            self._unwritten.over()
+            self._unwritten.clear()
             # `record` may have dropped or added rows meanwhile
             with contextlib.suppress(ValueError):
                 self.waiting.remove(row)
@@ -98,8 +98,8 @@ class History:
             return
         try:
             rows = await self._execute(load("recent_runs"), {"limit": MAX_RECENT})
-        except (DatabaseDown, Refused) as error:
-            self._unread.met(str(error))
+        except (DatabaseUnavailable, StatementRejected) as error:
+            self._unread.report(str(error))
             return
         written = [Run(kind=kind, ok=ok, state=state, detail=detail, at=at) for kind, ok, state, detail, at in rows]
         self.recent = deque([*reversed(written), *self.waiting], MAX_RECENT)
@@ -115,9 +115,9 @@ class History:
             else:
                 self._path.unlink(missing_ok=True)
                 files.report(self._path, None)
-            self._unsaved.over()
+            self._unsaved.clear()
         except OSError as error:
-            self._unsaved.met(str(error.strerror), path=str(self._path))
+            self._unsaved.report(str(error.strerror), path=str(self._path))
 
 
 def _load(path: Path) -> list[Run]:

@@ -24,8 +24,8 @@ from prometheus_client.registry import Collector
 
 from daemon.runtime import files
 from daemon.runtime import logging as logs
-from daemon.runtime.logging import ToldOnce
 from daemon.runtime.metrics_format import check_file
+from daemon.runtime.rate_limited_log import OnChangeLog
 from daemon.runtime.readiness import Readiness
 from health_sidecar import process_states
 
@@ -61,7 +61,7 @@ class Metrics(Collector):
         self._state = Readiness(ready=False)
         self._ping_counts = [0] * (len(PING_BUCKETS_S) + 1)
         self._ping_sum_s = 0.0
-        self._unsaved = ToldOnce("warning", "cannot keep the counters")
+        self._unsaved = OnChangeLog("warning", "cannot keep the counters")
         self.waiting: dict[str, int] = {}
         self.supervisord_reachable: bool | None = None
 
@@ -147,9 +147,9 @@ class Metrics(Collector):
             return
         try:
             files.write(self._path, msgspec.json.encode(self._totals))
-            self._unsaved.over()
+            self._unsaved.clear()
         except OSError as error:
-            self._unsaved.met(str(error.strerror), path=str(self._path))
+            self._unsaved.report(str(error.strerror), path=str(self._path))
 
 
 def _by_outcome(name: str, text: str, counts: dict[str, int]) -> CounterMetricFamily:

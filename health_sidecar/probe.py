@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sql import load
-from sql.database import DatabaseDown, Refused
+from sql.errors import DatabaseUnavailable, StatementRejected
 from sql.migrate import Drift, compare, discover
 from sql.server_settings import NAMES, ServerSettings
 
@@ -84,16 +84,16 @@ class Probe:
         self._known = discover()  # read now: an upgrade may replace the files while this version still runs
 
     async def ping(self) -> None:
-        """SELECT 1. Raises DatabaseDown, of kind "timeout" for a server that accepts but does not answer."""
+        """SELECT 1. Raises DatabaseUnavailable, of kind "timeout" for a server that accepts but does not answer."""
         await self.fetch(load("ping"))
 
     async def reconnect(self) -> None:
-        """Drop every connection and ping over a new one. Raises DatabaseDown."""
+        """Drop every connection and ping over a new one. Raises DatabaseUnavailable."""
         await self.close()
         await self.ping()
 
     async def shares_sessions(self) -> bool:
-        """Whether two connections of ours, both open, have the same session of PostgreSQL. Raises DatabaseDown."""
+        """Whether two open connections of ours share one session of PostgreSQL. Raises DatabaseUnavailable."""
         ours = await self.fetch(load("server_process"))
         beside = self._open()
         try:
@@ -101,22 +101,22 @@ class Probe:
         finally:
             await self._give_up(beside)
 
-    async def knock(self) -> None:
+    async def ping_new_connection(self) -> None:
         """SELECT 1 over one more connection: a server may serve who is connected and let in nobody else.
 
-        Raises DatabaseDown, but not where there is only no room for one more just now.
+        Raises DatabaseUnavailable, but not where there is only no room for one more just now.
         """
         beside = self._open()
         try:
             await self._ask(beside, load("ping"))
-        except DatabaseDown as down:
+        except DatabaseUnavailable as down:
             if down.kind not in ONLY_FOR_NEWCOMERS:
                 raise
         finally:
             await self._give_up(beside)
 
     async def schema(self) -> Schema:
-        """Hold the database's tables and migrations against what this version needs. Raises DatabaseDown."""
+        """Hold the database's tables and migrations against what this version needs. Raises DatabaseUnavailable."""
         names = [*REQUIRED_TABLES, MIGRATIONS_TABLE]
         rows = await self.fetch(load("check_tables"), {"names": names})
         missing = {str(name) for name, exists, _readable in rows if not exists}
@@ -135,17 +135,17 @@ class Probe:
 
     async def has_older_rows(self) -> bool:
         """Whether an older release derived any stored row by other rules; False where it can't be known now."""
-        with contextlib.suppress(DatabaseDown, Refused):
+        with contextlib.suppress(DatabaseUnavailable, StatementRejected):
             [(found,)] = await self.fetch(load("has_older_rows"))
             return bool(found)
         return False
 
     async def server_settings(self) -> ServerSettings:
-        """The server's settings for sessions of our role. Raises DatabaseDown."""
+        """The server's settings for sessions of our role. Raises DatabaseUnavailable."""
         return ServerSettings(await self.fetch(load("server_settings"), {"names": NAMES}))
 
     async def fetch(self, sql: str, params: Mapping[str, object] | Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """One statement within the ping's time limit. Raises DatabaseDown."""
+        """One statement within the ping's time limit. Raises DatabaseUnavailable."""
         if self._database is None:
             self._database = self._open()
         return await self._ask(self._database, sql, params)
@@ -163,10 +163,10 @@ class Probe:
             async with asyncio.timeout(self._timeout_s):
                 return await database.fetch(sql, params)
         except TimeoutError:
-            raise DatabaseDown("timeout") from None
+            raise DatabaseUnavailable("timeout") from None
 
     async def _give_up(self, database: Connection) -> None:
         # A dead server must not hold up the attempt to reach it anew.
-        with contextlib.suppress(TimeoutError, DatabaseDown):
+        with contextlib.suppress(TimeoutError, DatabaseUnavailable):
             async with asyncio.timeout(self._timeout_s):
                 await database.close()

@@ -18,12 +18,13 @@ from typing import TextIO
 import structlog
 from supervisor import childutils
 
-from daemon.runtime import heartbeat, lifecycle
+from daemon.runtime import lifecycle
 from daemon.runtime import logging as logs
 from daemon.runtime.config import Basics, ConfigError
-from daemon.runtime.heartbeat import Heartbeat
-from daemon.runtime.logging import ToldOnce
-from health_sidecar import process_states
+from daemon.runtime.heartbeat import BEAT_S, Heartbeat
+from daemon.runtime.rate_limited_log import OnChangeLog
+from daemon.runtime.supervisor_rpc import SupervisordUnreachable, process_name, supervisord
+from health_sidecar import hang_detection, process_states
 from health_sidecar.process_states import Process
 
 log = structlog.get_logger()
@@ -47,9 +48,9 @@ class Listener:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.known = process_states.load(path)
-        self._watch = heartbeat.Watch()
-        self._unwatched = ToldOnce("warning", "[Supervisor] ⚠️ No process that hangs can be found")
-        self._unsaved = ToldOnce("warning", "[Supervisor] ⚠️ cannot keep the processes' states")
+        self._watch = hang_detection.Watch()
+        self._unwatched = OnChangeLog("warning", "[Supervisor] ⚠️ No process that hangs can be found")
+        self._unsaved = OnChangeLog("warning", "[Supervisor] ⚠️ cannot keep the processes' states")
         self._is_saved = True
 
     def begin(self, infos: Sequence[Mapping[str, object]]) -> None:
@@ -60,7 +61,7 @@ class Listener:
     def heard(self, event: str, payload: str, now_s: float) -> None:
         """A process has changed its state: `PROCESS_STATE_RUNNING` and its `processname:… groupname:…` line."""
         values = childutils.get_headers(payload)
-        name = process_states.name(values["groupname"], values["processname"])
+        name = process_name(values["groupname"], values["processname"])
         state = event.removeprefix("PROCESS_STATE_")
         before = self.known.get(name)
         expected = values.get("expected") == "1"
@@ -74,13 +75,13 @@ class Listener:
         supervisord is stopped: it could not start it again.
         """
         try:
-            found = self._watch.look(heartbeat.find(WATCHED), now_s)
+            found = self._watch.look(hang_detection.find(WATCHED), now_s)
         except OSError as error:
-            self._unwatched.met(str(error))
+            self._unwatched.report(str(error))
             return
-        self._unwatched.over()
+        self._unwatched.clear()
         if found:
-            heartbeat.kill(found)
+            hang_detection.kill(found)
             self.known[found.name] = process_states.hung(self.known.get(found.name))
         if found or not self._is_saved:
             self._save()
@@ -91,10 +92,10 @@ class Listener:
             process_states.save(self._path, self.known)
         except OSError as error:
             self._is_saved = False
-            self._unsaved.met(str(error.strerror), path=str(self._path))
+            self._unsaved.report(str(error.strerror), path=str(self._path))
         else:
             self._is_saved = True
-            self._unsaved.over()
+            self._unsaved.clear()
 
 
 def _say(name: str, before: Process | None, after: Process, now_s: float) -> None:
@@ -131,16 +132,16 @@ def listen(listener: Listener, stdin: TextIO, stdout: TextIO, wait: Callable[[],
 def _wait(own: Heartbeat, stdin: TextIO) -> None:
     """Beats until there is something to read."""
     own.beat()
-    while not select.select([stdin], [], [], heartbeat.BEAT_S)[0]:
+    while not select.select([stdin], [], [], BEAT_S)[0]:
         own.beat()
 
 
 def _begin(listener: Listener, address: str) -> None:
     """Asks for the present states. Where supervisord can't be asked those of the file have to do; each change comes."""
     try:
-        with lifecycle.supervisord(address) as supervisor:
+        with supervisord(address) as supervisor:
             listener.begin(supervisor.getAllProcessInfo())
-    except (lifecycle.SupervisordUnreachable, xmlrpc.client.Fault) as error:
+    except (SupervisordUnreachable, xmlrpc.client.Fault) as error:
         log.warning("[Supervisor] ⚠️ Changes of a process from before now are not known", reason=str(error))
 
 
@@ -155,7 +156,7 @@ def main(environ: Mapping[str, str]) -> int:
     except ConfigError as error:
         logs.configure("text", "INFO", stream=sys.stderr)
         log.error(f"❌ Configuration: {error}")  # noqa: TRY400 - the sidecar says it too; no trace is needed
-        lifecycle.linger(started_s)
+        lifecycle.wait_min_uptime(started_s)
         return 1
     logs.configure_serving(config.log_format, config.log_level, stdout_is_protocol=True)
     listener = Listener(config.readiness_socket.with_name(process_states.FILE))
@@ -164,7 +165,7 @@ def main(environ: Mapping[str, str]) -> int:
         listen(listener, sys.stdin, sys.stdout, partial(_wait, own, sys.stdin))
     except OSError as error:
         log.critical("🚨 The listener cannot go on", file=error.filename, error=error.strerror)
-        lifecycle.linger(started_s)
+        lifecycle.wait_min_uptime(started_s)
         return 1
     return 0
 

@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from daemon.runtime import files
+from daemon.runtime.supervisor_rpc import process_name
 
 FILE = "processes.json"  # beside the readiness socket
 MAX_BYTES = 1024 * 1024  # thousands of processes
@@ -37,16 +38,11 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 Processes = Mapping[str, Process]  # by supervisor's name: sidecar, api:api_00
 
 
-def name(group: str, process: str) -> str:
-    """The name supervisorctl shows and takes."""
-    return process if group == process else f"{group}:{process}"
-
-
 def seen(before: Processes, infos: Iterable[Mapping[str, Any]]) -> dict[str, Process]:
     """The processes as supervisord describes them (getAllProcessInfo); `before` knows their counts."""
     found = {}
     for info in infos:
-        key = name(info["group"], info["name"])
+        key = process_name(info["group"], info["name"])
         runs = info["statename"] in ("RUNNING", "STARTING")
         started_s = float(info["start"]) if runs else None
         found[key] = replace(before.get(key) or Process(state="UNKNOWN"), state=info["statename"], started_s=started_s)

@@ -11,8 +11,9 @@ import xmlrpc.client
 import structlog
 from supervisor.xmlrpc import Faults
 
-from daemon.runtime import heartbeat, lifecycle
-from daemon.runtime.logging import ToldOnce
+from daemon.runtime import supervisor_rpc
+from daemon.runtime.rate_limited_log import OnChangeLog
+from health_sidecar import hang_detection
 from health_sidecar.metrics import LISTENER, Metrics
 
 log = structlog.get_logger()
@@ -34,8 +35,8 @@ class Supervision:
         self._metrics = metrics
         self._has_started = False
         self._lost_s: float | None = None
-        self._lost = ToldOnce("warning", "[Supervisor] ⚠️ supervisord can't be asked")
-        self._unwatched = ToldOnce("warning", "[Supervisor] ⚠️ No process that hangs can be found")
+        self._lost = OnChangeLog("warning", "[Supervisor] ⚠️ supervisord can't be asked")
+        self._unwatched = OnChangeLog("warning", "[Supervisor] ⚠️ No process that hangs can be found")
 
     async def run(self, gate_passed: asyncio.Event) -> None:
         """After the gate: have the API started, however late; then see whether supervisord answers, for ever."""
@@ -44,7 +45,7 @@ class Supervision:
         while True:
             try:
                 await asyncio.to_thread(self._ask)
-            except lifecycle.SupervisordUnreachable as error:
+            except supervisor_rpc.SupervisordUnreachable as error:
                 self._failed(error)
             except xmlrpc.client.Fault as fault:
                 if fault.faultCode != Faults.SHUTDOWN_STATE:  # then we are about to be stopped, too
@@ -59,10 +60,10 @@ class Supervision:
         operator stops later stays so.
         """
         if self._has_started:
-            with lifecycle.supervisord(self._address) as supervisor:
+            with supervisor_rpc.supervisord(self._address) as supervisor:
                 supervisor.getState()
             return
-        if lifecycle.start_group(self._address, API_GROUP):
+        if supervisor_rpc.start_group(self._address, API_GROUP):
             log.info("API processes started", group=API_GROUP)
         else:
             log.error("supervisord knows no such group: the API was not started", group=API_GROUP)
@@ -71,16 +72,16 @@ class Supervision:
     def _answered(self) -> None:
         if self._lost_s is not None:
             log.info("[Supervisor] ✅ supervisord answers again")
-        self._lost.over()
+        self._lost.clear()
         self._lost_s = self.problem = None
         self._metrics.supervisord_reachable = True
 
     def _failed(self, error: Exception) -> None:
         now_s = time.monotonic()
         self._lost_s = now_s if self._lost_s is None else self._lost_s
-        is_lost = isinstance(error, lifecycle.SocketLost)
-        self.problem = f"{error}; {lifecycle.socket_remedy(os.getppid())}" if is_lost else str(error)
-        self._lost.met(self.problem)
+        is_lost = isinstance(error, supervisor_rpc.SocketLost)
+        self.problem = f"{error}; {supervisor_rpc.socket_remedy(os.getppid())}" if is_lost else str(error)
+        self._lost.report(self.problem)
         self._metrics.supervisord_reachable = False
         if is_lost and not self._has_started and now_s > self._lost_s + RESTART_AFTER_S:
             self._lost_s = now_s  # supervisord gets as long again
@@ -89,7 +90,7 @@ class Supervision:
     def _restart_supervisord(self) -> None:
         """Where no API process runs there is nothing to lose; where that can't be seen there may be."""
         try:
-            if heartbeat.find({API_GROUP}):
+            if hang_detection.find({API_GROUP}):
                 return
         except OSError:
             return
@@ -98,15 +99,15 @@ class Supervision:
 
     async def watch(self) -> None:
         """Replace a listener that hangs, for ever."""
-        watch = heartbeat.Watch()
+        watch = hang_detection.Watch()
         while True:
-            await asyncio.sleep(heartbeat.LOOK_S)
+            await asyncio.sleep(hang_detection.LOOK_S)
             try:
-                hung = watch.look(heartbeat.find({LISTENER}), time.monotonic())
+                hung = watch.look(hang_detection.find({LISTENER}), time.monotonic())
             except OSError as error:
-                self._unwatched.met(str(error))
+                self._unwatched.report(str(error))
                 continue
-            self._unwatched.over()
+            self._unwatched.clear()
             if hung:
-                heartbeat.kill(hung)
+                hang_detection.kill(hung)
                 self._metrics.listener_hung()

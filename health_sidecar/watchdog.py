@@ -13,7 +13,7 @@ import enum
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from sql.database import DatabaseDown
+from sql.errors import DatabaseUnavailable
 
 # The original closes its connection and breathes for a second before its first attempt to reconnect.
 RECONNECT_PAUSE_S = 1.0
@@ -146,12 +146,12 @@ async def watch_database(
     reconnect: Callable[[], Awaitable[None]],
     wait_report: Callable[[float], Awaitable[bool]],
     clock: Callable[[], float],
-    tell: Callable[[Watch, Outcome, str | None], None],
+    on_result: Callable[[Watch, Outcome, str | None], None],
 ) -> None:
     """Drive the state machine until it gives up.
 
-    `ping` and `reconnect` raise DatabaseDown; `wait_report(seconds)` returns True as soon as an API process reports a
-    failed query, False after that time; `tell` hears every result with the class of its error.
+    `ping` and `reconnect` raise DatabaseUnavailable; `wait_report(seconds)` returns True as soon as an API process
+    reports a failed query, False after that time; `on_result` is called with every result and the class of its error.
     """
     watch = begin(rules, clock())
     while watch.phase is not Phase.GONE:
@@ -162,9 +162,9 @@ async def watch_database(
             continue
         try:
             await (ping() if watch.phase is Phase.WATCHING else reconnect())
-        except DatabaseDown as down:
+        except DatabaseUnavailable as down:
             watch, outcome = failed(watch, rules, clock())
-            tell(watch, outcome, down.kind)
+            on_result(watch, outcome, down.kind)
         else:
             watch, outcome = succeeded(watch, rules, clock())
-            tell(watch, outcome, None)
+            on_result(watch, outcome, None)

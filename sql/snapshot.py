@@ -7,7 +7,8 @@ import psycopg2
 from psycopg2.extensions import connection as Connection
 
 from sql import load
-from sql.database import Row, judge
+from sql.connection import Row
+from sql.errors import judge
 
 CONNECT_TIMEOUT_S = 5
 FETCH_ROWS = 1000  # per round trip: what is held in memory at a time
@@ -40,8 +41,8 @@ def snapshot(url: str, application_name: str) -> Iterator[Snapshot]:
     """Opens a snapshot of the database at a libpq URL.
 
     Raises:
-        DatabaseDown: it can't be reached, or went away while it was read.
-        Refused: it does not take a statement.
+        DatabaseUnavailable: it can't be reached, or went away while it was read.
+        StatementRejected: it does not take a statement.
     """
     try:
         connection = psycopg2.connect(url, connect_timeout=CONNECT_TIMEOUT_S, application_name=application_name)

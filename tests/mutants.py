@@ -19,7 +19,7 @@ TESTS = (
     "tests/unit/test_facts.py",
     "tests/integration/test_rules.py",
     "tests/integration/test_rules_found.py",
-    "tests/integration/test_monthly_gifts.py",
+    "tests/integration/test_subscriptions.py",
     "tests/integration/test_rebuild.py",
     "tests/unit/test_simulate.py",
     "tests/integration/test_any_order.py",

@@ -21,9 +21,9 @@ from aiohttp import web
 from aiohttp.log import server_logger
 from pydantic import SecretStr
 
-from daemon.api import metrics
 from daemon.api.app import WorkLimits, build
 from daemon.api.config import Config
+from daemon.api.metrics import ApiMetrics, open_metrics
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.batcher import Batcher
@@ -35,9 +35,9 @@ from daemon.runtime.heartbeat import Heartbeat
 from daemon.runtime.http.auth import OperatorAuthentication
 from daemon.runtime.http.limits import Limits, Places, reserve_descriptors
 from daemon.runtime.http.server import HttpServer, opened
-from daemon.runtime.lifecycle import die_with_parent, forbid_core_dumps, linger, supervised
-from daemon.runtime.rate_limited_log import CountedLog
-from daemon.runtime.readiness import Follower
+from daemon.runtime.lifecycle import die_with_parent, forbid_core_dumps, supervised, wait_min_uptime
+from daemon.runtime.rate_limited_log import CountingLog
+from daemon.runtime.readiness import ReadinessClient
 from sql.database import Database
 
 log = structlog.get_logger()
@@ -64,7 +64,7 @@ def main(environ: Mapping[str, str]) -> int:
         die_with_parent()
     status = _run(environ)
     if status:
-        linger(started_s)
+        wait_min_uptime(started_s)
     return status
 
 
@@ -77,50 +77,51 @@ def _run(environ: Mapping[str, str]) -> int:
         print("\n".join(f"donationd: {problem}" for problem in error.problems), file=sys.stderr)
         return 1
     logs.configure_serving(config.log_format, config.log_level)
-    server_logger.addFilter(logs.NoBadRequests(_bad_request_counter()))
+    metrics = open_metrics(config.prometheus_multiproc_dir, str(config.api_slot))
+    server_logger.addFilter(logs.NoBadRequests(_bad_request_counter(metrics)))
     try:
-        return asyncio.run(_serve(config, heartbeat))
+        return asyncio.run(_serve(config, heartbeat, metrics))
     except OSError as error:
         log.critical("🚨 The API can't listen", host=config.host, port=config.port, error=error.strerror)
         return 1
 
 
-def _bad_request_counter() -> Callable[[], None]:
-    tally = CountedLog("[API] ❌ Refused what is no HTTP request")
+def _bad_request_counter(metrics: ApiMetrics) -> Callable[[], None]:
+    tally = CountingLog("[API] ❌ Refused what is no HTTP request")
 
     def count() -> None:
-        metrics.request("none", "other", 400, 0.0)  # nobody knows its route, method or duration
+        metrics.request_answered("none", "other", 400, 0.0)  # nobody knows its route, method or duration
         tally.count("bad request")
 
     return count
 
 
-async def _serve(config: Config, heartbeat: Heartbeat) -> int:
+async def _serve(config: Config, heartbeat: Heartbeat, metrics: ApiMetrics) -> int:
     """Everything between the configuration and the exit status."""
     beating = asyncio.create_task(heartbeat.run())
     stop, draining = asyncio.Event(), asyncio.Event()
     for sig in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sig, stop.set)
-    follower = Follower(config.readiness_socket)
-    following = asyncio.create_task(follower.run())
+    readiness = ReadinessClient(config.readiness_socket)
+    following = asyncio.create_task(readiness.run())
     following.add_done_callback(lambda _task: stop.set())
     # Writes go out one batch at a time; reads have connections of their own, and never wait behind them.
     writer = _database(config, config.database_url, pool_size=1)
     reader = _database(config, config.read_database_url or config.database_url, pool_size=config.db_pool_size)
-    batcher = Batcher(Recorder(writer), config.webhook_queue_limit, metrics.batch_observer())
+    batcher = Batcher(Recorder(writer), config.webhook_queue_limit, metrics.batch_written)
     metrics.begin()
     sampling = asyncio.create_task(metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats)))
-    runner = _runner(config, batcher, Ledger(reader), follower, draining)
+    runner = _runner(config, batcher, Ledger(reader), readiness, metrics=metrics, draining=draining)
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     try:
         async with opened(
-            runner, _limits(config), CountedLog("[API] Connections were ended because a limit was reached").count
+            runner, _limits(config), CountingLog("[API] Connections were ended because a limit was reached").count
         ) as server:
             watching = asyncio.create_task(server.watch())
             watching.add_done_callback(lambda _task: stop.set())
             inherited = _inherited_socket()
-            if await _open_port(config, server, follower, stop, inherited):
+            if await _open_port(config, server, readiness, stop, inherited):
                 await stop.wait()
                 _end_at_the_latest(config)
                 draining.set()
@@ -155,7 +156,13 @@ def _database(config: Config, url: SecretStr, *, pool_size: int) -> Database:
 
 
 def _runner(
-    config: Config, batcher: Batcher, ledger: Ledger, follower: Follower, draining: asyncio.Event
+    config: Config,
+    batcher: Batcher,
+    ledger: Ledger,
+    readiness: ReadinessClient,
+    *,
+    metrics: ApiMetrics,
+    draining: asyncio.Event,
 ) -> web.AppRunner:
     places = Places("deliveries", config.webhook_places)
 
@@ -163,11 +170,18 @@ def _runner(
         async with places:
             return await batcher.record(received, size)
 
-    webhook = Webhook(record, secrets=config.signing_secrets, livemode=config.stripe_livemode, hash_key=config.hash_key)
+    webhook = Webhook(
+        record,
+        metrics,
+        secrets=config.signing_secrets,
+        livemode=config.stripe_livemode,
+        hash_key=config.hash_key,
+    )
     app = build(
         webhook,
         Donations(ledger, config.default_currency),
-        follower,
+        readiness,
+        metrics,
         deadline_s=config.request_deadline_ms / 1000,
         draining=draining,
         work=WorkLimits(pages=config.page_places, reads=config.read_places),
@@ -188,16 +202,16 @@ def _limits(config: Config) -> Limits:
 
 
 async def _open_port(
-    config: Config, server: HttpServer, follower: Follower, stop: asyncio.Event, inherited: socket.socket | None
+    config: Config, server: HttpServer, readiness: ReadinessClient, stop: asyncio.Event, inherited: socket.socket | None
 ) -> bool:
     """Starts to serve: at once on an inherited socket, else when a gate has passed. False if told to stop before."""
     if inherited:
-        await follower.wait_word(FIRST_WORD_S)
+        await readiness.wait_first_state(FIRST_WORD_S)
         await server.listen(sock=inherited)
         log.info("🚀 HTTP Server accepting connections", socket="inherited", pid=os.getpid())
         return True
     log.info("Waiting for the startup gate", socket=str(config.readiness_socket))
-    waits = [asyncio.create_task(follower.wait_gate()), asyncio.create_task(stop.wait())]
+    waits = [asyncio.create_task(readiness.wait_gate()), asyncio.create_task(stop.wait())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
         wait.cancel()

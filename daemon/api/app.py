@@ -9,19 +9,18 @@ from http import HTTPStatus
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
-from daemon.api import metrics
+from daemon.api.metrics import ApiMetrics
 from daemon.api.request_context import ids
 from daemon.api.tickets import TOTAL_PATH, Donations
 from daemon.api.webhook import BODY_LIMIT, Webhook
 from daemon.ledger.batcher import Overloaded
 from daemon.runtime.http.auth import OperatorAuthentication, Scope
 from daemon.runtime.http.errors import BodyTimeout, Busy, NoMemory, unavailable
+from daemon.runtime.http.health_routes import health_routes, is_health_check
 from daemon.runtime.http.limits import Places
-from daemon.runtime.http.server import is_health_check
-from daemon.runtime.rate_limited_log import TroubleLog
-from daemon.runtime.readiness import Follower
-from health_sidecar.endpoints import health_routes
-from sql.database import DatabaseDown, Refused, remedy
+from daemon.runtime.rate_limited_log import IncidentLog
+from daemon.runtime.readiness import ReadinessClient
+from sql.errors import DatabaseUnavailable, StatementRejected, remedy
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -34,7 +33,7 @@ FAULTS = {
     "slow": ("warning", "[API] Request took too long"),
     "unexpected": ("error", "[API] Unexpected error"),
 }
-Faults = dict[str, TroubleLog]
+Faults = dict[str, IncidentLog]
 
 NOT_READY = "Database connection is currently unavailable"
 
@@ -53,7 +52,8 @@ class WorkLimits:
 def build(
     webhook: Webhook,
     donations: Donations,
-    follower: Follower,
+    readiness: ReadinessClient,
+    metrics: ApiMetrics,
     *,
     deadline_s: float,
     draining: asyncio.Event,
@@ -63,7 +63,7 @@ def build(
     """The application of an API process.
 
     Args:
-        follower: what the sidecar says; looked at before anything else, but for the health checks.
+        readiness: what the sidecar says; looked at before anything else, but for the health checks.
         deadline_s: everything that one request may take.
         draining: once set, each reply closes its connection, so that clients go on to another process.
         ledger_access: who may read the ledger; None if it is public. Totals always are.
@@ -71,8 +71,8 @@ def build(
     page = _within(Places("ledger pages", work.pages), donations.page)
     if ledger_access:
         page = ledger_access.require(Scope.READ, page)
-    app = web.Application(client_max_size=BODY_LIMIT, middlewares=[_gateway(follower, deadline_s, draining)])
-    app.add_routes(health_routes(lambda: follower.state))
+    app = web.Application(client_max_size=BODY_LIMIT, middlewares=[_gateway(readiness, metrics, deadline_s, draining)])
+    app.add_routes(health_routes(lambda: readiness.state))
     app.add_routes(
         [
             web.post("/webhooks/stripe", webhook.receive),
@@ -93,28 +93,28 @@ def _within(places: Places, handler: Handler) -> Handler:
     return handle
 
 
-def _gateway(follower: Follower, deadline_s: float, draining: asyncio.Event) -> Middleware:
-    faults = {name: TroubleLog(level, text) for name, (level, text) in FAULTS.items()}
+def _gateway(readiness: ReadinessClient, metrics: ApiMetrics, deadline_s: float, draining: asyncio.Event) -> Middleware:
+    faults = {name: IncidentLog(level, text) for name, (level, text) in FAULTS.items()}
 
     @web.middleware
     async def gateway(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
-        if follower.ready or is_health_check(request):
-            response = await _answer(request, handler, follower, deadline_s, faults)
+        if readiness.ready or is_health_check(request):
+            response = await _answer(request, handler, readiness, deadline_s, faults)
         else:
             response = unavailable(NOT_READY)
         if _route(request) == TOTAL_PATH:  # errors too: a browser hides them from the page that asked, otherwise
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*"
         if draining.is_set():
             response.force_close()
-        metrics.request(_route(request), request.method, response.status, time.perf_counter() - started)
+        metrics.request_answered(_route(request), request.method, response.status, time.perf_counter() - started)
         return response
 
     return gateway
 
 
 async def _answer(
-    request: web.Request, handler: Handler, follower: Follower, deadline_s: float, faults: Faults
+    request: web.Request, handler: Handler, readiness: ReadinessClient, deadline_s: float, faults: Faults
 ) -> web.StreamResponse:
     try:
         async with asyncio.timeout(deadline_s):
@@ -122,7 +122,7 @@ async def _answer(
     except web.HTTPException as error:
         return refusal(error)
     except Busy as limit:
-        faults["busy"].met(limit.kind)
+        faults["busy"].report(limit.kind)
         return unavailable("More requests of this kind arrive than can be worked on")
     except NoMemory:
         return unavailable("More requests arrive than there is memory for")
@@ -130,22 +130,22 @@ async def _answer(
         return refusal(web.HTTPRequestTimeout())
     except (web.RequestPayloadError, ConnectionError):
         return refusal(web.HTTPBadRequest(text="the body did not arrive whole"))
-    except DatabaseDown as down:
-        follower.report_failure()
-        faults["down"].met(down.kind, **remedy(down.kind), **ids(request))
+    except DatabaseUnavailable as down:
+        readiness.report_failure()
+        faults["down"].report(down.kind, **remedy(down.kind), **ids(request))
         return unavailable(NOT_READY)
     except Overloaded:
         return unavailable("More events wait than can be taken")
-    except Refused as refused:
-        follower.report_failure()
-        faults["schema"].met(str(refused), route=_route(request), **ids(request))
+    except StatementRejected as refused:
+        readiness.report_failure()
+        faults["schema"].report(str(refused), route=_route(request), **ids(request))
         return unavailable(NOT_READY)
     except TimeoutError:
-        faults["slow"].met(_route(request), **ids(request))
+        faults["slow"].report(_route(request), **ids(request))
         return unavailable(NOT_READY)
     except Exception as error:
         # The error's text and trace may hold anything; its type and place are enough to find it.
-        faults["unexpected"].met(f"{type(error).__name__} at {_place(error)}", route=_route(request), **ids(request))
+        faults["unexpected"].report(f"{type(error).__name__} at {_place(error)}", route=_route(request), **ids(request))
         return refusal(web.HTTPInternalServerError(text="unexpected error; it is in the log"))
 
 

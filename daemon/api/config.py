@@ -1,6 +1,7 @@
 """The configurations of an API process and of the commands (SPEC 2)."""
 
 import re
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
@@ -84,6 +85,8 @@ class CommandConfig(Settings):
 class Config(CommandConfig):
     """Every setting of an API process."""
 
+    prometheus_multiproc_dir: Path | None = None  # these two are set by supervisord.conf
+    api_slot: WholeNumber = Field(0, ge=0)
     stripe_webhook_secret: Secrets
     read_database_url: SecretStr | None = None  # a replica, for queries that may lag
     operator_tokens: Annotated[tuple[OperatorToken, ...], BeforeValidator(parse_tokens)] = ()

@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 from aiohttp import web
 
-from daemon.api import metrics
+from daemon.api.metrics import SAMPLE_INTERVAL_S, ApiMetrics
 from daemon.api.request_context import brings, ids
 from daemon.api.signature import BadSignature, verify
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Result
 from daemon.ledger.stripe_events import CannotApply, NotAnEvent, StripeEvent, read
 from daemon.runtime.http.limits import read_body
-from daemon.runtime.rate_limited_log import CountedLog, LimitedLog
+from daemon.runtime.rate_limited_log import CountingLog, RateLimitedLog
 
 BODY_LIMIT = 1024 * 1024  # Stripe's events have a few kB
 
@@ -33,6 +33,7 @@ class Webhook:
     def __init__(
         self,
         record: Record,
+        metrics: ApiMetrics,
         *,
         secrets: Sequence[str],
         livemode: bool,
@@ -40,14 +41,15 @@ class Webhook:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._record = record
+        self._metrics = metrics
         self._secrets = [secret.encode() for secret in secrets]
         self._livemode = livemode
         self._hash_key = hash_key
         self._clock = clock
         self._skew_due_s = 0.0
-        self._refusals = CountedLog("[Webhook] ❌ Refused what is no event that Stripe signed")
+        self._refusals = CountingLog("[Webhook] ❌ Refused what is no event that Stripe signed")
         self._lines = {
-            result: LimitedLog(level, wording, f"[Webhook] … and {{}} more events {result}")
+            result: RateLimitedLog(level, wording, f"[Webhook] … and {{}} more events {result}")
             for result, (level, wording) in WORDING.items()
         }
 
@@ -59,8 +61,8 @@ class Webhook:
             now = self._clock()
             signed_s = verify(body, request.headers.get("Stripe-Signature", ""), self._secrets, now)
             if now >= self._skew_due_s:
-                self._skew_due_s = now + metrics.SAMPLE_INTERVAL_S
-                metrics.clock_skew(now - signed_s)
+                self._skew_due_s = now + SAMPLE_INTERVAL_S
+                self._metrics.clock_skew(now - signed_s)
             event, error = self._reduce(body)
         except web.HTTPRequestEntityTooLarge:
             self._refuse("too large")
@@ -73,9 +75,9 @@ class Webhook:
             raise web.HTTPBadRequest(text=str(refusal)) from None
         brings(request, event.id)
         result, error = await self._record(ReceivedEvent(event, error), len(body))
-        metrics.webhook(event.type, result, time.perf_counter() - started)
+        self._metrics.event_answered(event.type, result, time.perf_counter() - started)
         if event.unknown_status and result is Result.APPLIED:
-            metrics.unknown_status(event.unknown_status)
+            self._metrics.unknown_status(event.unknown_status)
         self._log(request, event, result, error)
         if result is Result.FAILED:
             raise web.HTTPUnprocessableEntity(text=f"event {event.id} can't be applied: {error}")
@@ -90,7 +92,7 @@ class Webhook:
             return failure.event, failure.reason
 
     def _refuse(self, reason: str) -> None:
-        metrics.refused(reason)
+        self._metrics.body_rejected(reason)
         self._refusals.count(reason)
 
     def _log(self, request: web.Request, event: StripeEvent, result: Result, error: str | None) -> None:

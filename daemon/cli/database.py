@@ -14,7 +14,8 @@ from daemon.instance import up
 from daemon.ledger.facts import TICKET_PATTERN
 from daemon.runtime.config import Basics, ConfigError
 from sql import load
-from sql.database import Database, DatabaseDown, Refused
+from sql.database import Database
+from sql.errors import DatabaseUnavailable, StatementRejected
 from sql.server_settings import NAMES, ServerSettings
 
 T = TypeVar("T")
@@ -83,9 +84,9 @@ def ask(question: Callable[[Database], Awaitable[T]], timeout_s: float = 60, *, 
 
     try:
         return asyncio.run(answer())
-    except DatabaseDown as error:
+    except DatabaseUnavailable as error:
         raise Failure(f"{error}; `donationd gate` says more") from None
-    except Refused as refusal:
+    except StatementRejected as refusal:
         raise Failure(f"{refusal}; is the schema up to date? See: donationd migrate --status") from None
 
 

@@ -19,7 +19,9 @@ from daemon.ledger.rebuild import count_rows, rebuild, set_wrong_totals
 from daemon.ledger.recorder import Recorder
 from daemon.ledger.verification import verify
 from sql import load
-from sql.database import Database, DatabaseDown, Refused, Row
+from sql.connection import Row
+from sql.database import Database
+from sql.errors import DatabaseUnavailable, StatementRejected
 from sql.snapshot import snapshot
 
 LONG_S = 3600.0  # for statements that read the whole ledger
@@ -241,7 +243,7 @@ def _differences(url: str) -> Iterator[str]:
             [(donations, _objects)] = moment.rows("verify_size")
             with click.progressbar(length=donations, label="verifying", file=sys.stderr) as bar:
                 yield from verify(moment, bar.update)
-    except (DatabaseDown, Refused) as error:
+    except (DatabaseUnavailable, StatementRejected) as error:
         raise Failure(f"{error}; `donationd gate` says more") from None
 
 

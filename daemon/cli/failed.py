@@ -12,7 +12,7 @@ from daemon.cli.database import Failure, ask, minute
 from daemon.cli.donations import MOST_ROWS, by_option
 from daemon.ledger.facts import ID_PATTERN
 from sql import load
-from sql.database import Row
+from sql.connection import Row
 
 
 class _FailedEvent(NamedTuple):

@@ -27,7 +27,8 @@ from daemon.runtime.lifecycle import forbid_core_dumps
 from daemon.simulator import scenarios, sender
 from health_sidecar import gate
 from sql import load, migrate
-from sql.database import Row, classify
+from sql.connection import Row
+from sql.errors import classify
 
 PAGE = 1000
 FIRST_REPLY_S = 5.0  # of the API, before `simulate` sends anything
@@ -338,9 +339,9 @@ def simulate_command(payments: int, seed: int | None, url: str | None) -> None:
             f"no API replies at {base} ({reason}): start it there with `donationd up`, or name its address with --url"
         )
     chosen = seed if seed is not None else time.time_ns() % 2**31
-    lives = scenarios.lives(chosen, payments, names, now=int(time.time()))
+    lives = scenarios.generate(chosen, payments, names, now=int(time.time()))
     outcome = asyncio.run(
-        sender.play(base, config.signing_secrets[0], scenarios.shuffled(lives, chosen), progress=_progress)
+        sender.deliver(base, config.signing_secrets[0], scenarios.shuffled(lives, chosen), progress=_progress)
     )
     click.echo(err=True)
     click.echo(

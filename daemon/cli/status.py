@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from daemon.cli.database import settings
-from daemon.runtime.config import SidecarAddress
+from health_sidecar.config import SidecarAddress
 
 HTTP_TIMEOUT_S = 10.0
 OUTCOMES = ("applied", "duplicate", "ignored", "failed", "refused")

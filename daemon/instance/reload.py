@@ -18,7 +18,7 @@ from typing import Any
 from supervisor.xmlrpc import Faults
 
 from daemon.instance.up import health
-from daemon.runtime.lifecycle import SocketLost, SupervisordUnreachable, socket_remedy, supervisord
+from daemon.runtime.supervisor_rpc import SocketLost, SupervisordUnreachable, socket_remedy, supervisord
 
 GROUP = "api"
 START_TIMEOUT_S = 30.0  # a new process answers in about a second

@@ -40,11 +40,11 @@ from typing import IO, Any, NoReturn
 
 from daemon.api.config import Config
 from daemon.instance.postgres import ROLE, CannotStart, new_password, prepare
-from daemon.runtime.config import Config as SidecarConfig
 from daemon.runtime.config import ConfigError
 from daemon.runtime.lifecycle import die_with_parent, forbid_core_dumps
 from daemon.runtime.readiness import GATE_FAILED
-from sql.database import REMEDIES
+from health_sidecar.config import Config as SidecarConfig
+from sql.errors import REMEDIES
 
 ROOT = Path(__file__).resolve().parents[2]  # the checkout: supervisord.conf lies next to the packages
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -582,7 +582,7 @@ def _real_steps(donationd: str, api: str) -> str:
   {donationd} ledger story-1
 
 Stripe delivers to your webhook endpoint, https://YOUR-HOST/webhooks/stripe: a proxy with TLS passes it on to
-http://{api}/webhooks/stripe (README.md, "With your Stripe account")."""
+http://{api}/webhooks/stripe (deploy/docs/stripe-account.md)."""
 
 
 def _command(name: str) -> str:

@@ -7,7 +7,7 @@ from daemon.ledger import journal, projection
 from daemon.ledger.donation import Donation
 from daemon.ledger.facts import Facts
 from daemon.ledger.journal import JournalEntry
-from sql.database import Row
+from sql.connection import Row
 from sql.snapshot import Snapshot
 
 Entries = list[tuple[Donation, list[JournalEntry]]]  # of each donation of a row

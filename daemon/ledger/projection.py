@@ -2,7 +2,7 @@
 
 `merge` is commutative, associative and idempotent, so retries, duplicates, reordering and batches need no code of
 their own. `donations` derives everything that is shown from the merged facts, by the precedence written down in
-SOURCES and STATUSES; README's diagram is drawn from these two.
+SOURCES and STATUSES; the diagram of deploy/docs/explanation.md is drawn from these two.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -594,7 +594,7 @@ def _is_failed(of: Objects, _money: _Money) -> bool:
 
 Holds = Callable[[Objects, _Money], bool]
 
-# A donation's status is the first whose rule holds; each has the sentence that README shows.
+# A donation's status is the first whose rule holds; each has the sentence that the diagram shows.
 STATUSES: tuple[tuple[Status, str, Holds], ...] = (
     (Status.DISPUTED, "a dispute, an inquiry or an appeal is open, or a dispute was lost", _is_disputed),
     (Status.REFUNDED, "paid, and the whole amount went back", lambda _of, money: money.is_refunded),

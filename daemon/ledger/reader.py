@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from daemon.ledger import money
 from daemon.ledger.facts import Facts, Family, merge
 from sql import load
-from sql.database import Database, Row
+from sql.connection import Row
+from sql.database import Database
 
 ZERO_DECIMAL, THREE_DECIMAL = sorted(money.ZERO_DECIMAL), sorted(money.THREE_DECIMAL)  # as the driver takes them
 # Times have no more digits than PostgreSQL's timestamps take, and an id is one of Stripe's.

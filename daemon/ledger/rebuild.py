@@ -35,7 +35,7 @@ async def rebuild(database: Database, progress: Callable[[int], None]) -> int:
         How many rows were derived again.
 
     Raises:
-        DatabaseDown, Refused: as Recorder.record; what was done until then stays.
+        DatabaseUnavailable, StatementRejected: as Recorder.record; what was done until then stays.
     """
     recorder, after, rebuilt = Recorder(database), "", 0
     while True:
@@ -56,7 +56,7 @@ async def set_wrong_totals(database: Database) -> list[str]:
         The tickets concerned; '' stands for the donations without a ticket.
 
     Raises:
-        DatabaseDown, Refused: as Database.fetch; what was set until then stays.
+        DatabaseUnavailable, StatementRejected: as Database.fetch; what was set until then stays.
     """
     tickets = sorted(str(ticket) for (ticket,) in await database.fetch(load("wrong_totals")))
     for ticket in tickets:

@@ -33,15 +33,21 @@ from daemon.ledger.journal import JournalEntry
 from daemon.ledger.operator_actions import OperatorAction
 from daemon.ledger.stripe_events import StripeEvent
 from sql import load
-from sql.database import Database, DatabaseDown, Refused, Row
+from sql.connection import Row
+from sql.database import Database
+from sql.errors import DatabaseUnavailable, StatementRejected
 
 # Each round either writes a donation or learns what another process has just written. More rounds than this mean
 # that others write the same donations all the time: Stripe shall deliver again.
 ROUNDS = 20
 
-# The statements only look rows up by their keys. Said once per connection, so that a plan made while the tables were
-# small is no worse when they are large.
+# The statements look rows up by their keys. They are planned once per connection, because a plan costs more than a
+# batch. But for tables that are analysed while empty PostgreSQL plans to read a whole index for each row, and keeps to
+# that plan until the next ANALYZE; so they are planned again when the ledger has grown by GROWTH. (A plan of a new
+# preparation uses the tables' present size, also where their statistics are old.)
+FIRST_GROWTH, GROWTH = 1000, 10
 PREPARE = f"""
+DEALLOCATE ALL;
 SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
 SET plan_cache_mode = force_generic_plan;
 PREPARE find_stored AS {load("find_stored")};
@@ -336,6 +342,9 @@ class Recorder:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._prepare = PREPARE
+        self._written = 0  # events and actions
+        self._planned_until = FIRST_GROWTH
 
     async def record(self, changes: Sequence[Change]) -> list[Outcome]:
         """Records events and operator actions and merges their facts, durably when it returns.
@@ -346,15 +355,15 @@ class Recorder:
             One outcome per change, in their order.
 
         Raises:
-            DatabaseDown: nothing is known to be written of what is not yet recorded; deliver it again.
-            Refused: the database rejects every statement (its schema or permissions are wrong), or this operator
-                action.
+            DatabaseUnavailable: nothing is known to be written of what is not yet recorded; deliver it again.
+            StatementRejected: the database rejects every statement (its schema or permissions are wrong), or
+                this operator action.
         """
         recorded = _Recorded()
         await self._merge(changes, recorded)
         return recorded.outcomes(changes)
 
-    async def _isolate(self, changes: Sequence[Change], refusal: Refused, recorded: _Recorded) -> None:
+    async def _isolate(self, changes: Sequence[Change], refusal: StatementRejected, recorded: _Recorded) -> None:
         """Finds the event that the database rejects, by halves, and records it as failed."""
         if len(changes) > 1:
             half = len(changes) // 2
@@ -375,20 +384,28 @@ class Recorder:
             try:
                 batch = await self._read([change for change in pending if change.facts or change.ids])
                 new, conflicting = await self._write(batch, pending)
-            except DatabaseDown as down:
+            except DatabaseUnavailable as down:
                 if down.kind != "conflict":
                     raise
                 continue
-            except Refused as refusal:
+            except StatementRejected as refusal:
                 if not refusal.for_its_values:
                     raise
                 await self._isolate(pending, refusal, recorded)
                 return
             recorded.new.update(new)
+            self._plan_again(len(new))
             pending = [change for n in conflicting for change in batch.groups[n].changes]
             if not pending:
                 return
-        raise DatabaseDown("too much contention")
+        raise DatabaseUnavailable("too much contention")
+
+    def _plan_again(self, written: int) -> None:
+        """Where so many more events make the ledger much larger, each connection prepares its statements again."""
+        self._written += written
+        if self._written >= self._planned_until:
+            self._prepare = f"{PREPARE} -- for {self._written} events"
+            self._planned_until = self._written * GROWTH
 
     async def _read(self, changes: Sequence[Change]) -> "_Batch":
         """Reads what the ledger holds of the changes' objects, and derives what they make of it."""
@@ -462,7 +479,7 @@ class Recorder:
         """The rows that a statement finds for ids; without ids there is nothing to ask."""
         # Quoted, for `null` may be an id too; an id holds neither quotes nor backslashes.
         array = ",".join(f'"{id_}"' for id_ in ids)
-        return await self._database.fetch(statement, ["{" + array + "}"], prepare=PREPARE) if array else []
+        return await self._database.fetch(statement, ["{" + array + "}"], prepare=self._prepare) if array else []
 
     async def _write(self, batch: "_Batch", changes: Sequence[Change]) -> tuple[list[str], list[int]]:
         """One statement. Returns the events recorded, and the numbers of the groups that were not written."""
@@ -479,7 +496,7 @@ class Recorder:
             [row for n, part in parts for row in part.charge_rows(n)],
         )
         params = [msgspec.json.encode(array).decode() for array in arrays]
-        [(recorded, conflicting)] = await self._database.fetch(EXECUTE, params, prepare=PREPARE)
+        [(recorded, conflicting)] = await self._database.fetch(EXECUTE, params, prepare=self._prepare)
         return recorded, conflicting
 
 

@@ -14,7 +14,7 @@ from daemon.ledger import journal, projection
 from daemon.ledger.donation import Donation
 from daemon.ledger.facts import DONOR_FIELDS, Facts, Family, ObjectFacts, checked, object_ids, upgrade
 from daemon.ledger.journal_verification import Entries, JournalSums
-from sql.database import Row
+from sql.connection import Row
 from sql.snapshot import Snapshot
 
 BATCH = 500  # donations per look at stripe_objects

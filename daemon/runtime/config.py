@@ -1,8 +1,8 @@
 """Configuration: environment variables read once into one frozen value, every mistake reported at once.
 
 Each process and each command has a class of the settings that it reads; classes share fields by inheritance, so that a
-value means the same to all of them. `Basics` is what every process reads, `Settings` what needs the database, and
-`Config` is the sidecar's own.
+value means the same to all of them. `Basics` is what every process reads, `Settings` what needs the database; each
+process has its own class beside its code.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -113,29 +112,6 @@ class Settings(Basics):
 
     database_url: SecretStr
     allow_logged_statements: bool = False  # by PostgreSQL, with donors' data
-
-
-class SidecarAddress(Basics):
-    """Where the sidecar listens."""
-
-    metrics_host: str = "127.0.0.1"
-    metrics_port: Annotated[WholeNumber, Field(ge=0, le=65535)] = 9464
-
-
-class Config(SidecarAddress, Settings):
-    """Every setting of the sidecar."""
-
-    metrics_dir: Path | None = Field(
-        default=None, validation_alias=AliasChoices("metrics_dir", "prometheus_multiproc_dir")
-    )
-    gate_attempts: Count = 3
-    gate_retry_delay_ms: Milliseconds = 2000
-    watchdog_interval_ms: Milliseconds = 30000
-    watchdog_max_failures: Count = 3
-    watchdog_retry_ms: Milliseconds = 200
-    reconnect_attempts: Count = 5
-    reconnect_delay_ms: Milliseconds = 5000
-    db_ping_timeout_ms: Milliseconds = 5000
 
 
 def _not_supported(given: Mapping[str, str]) -> list[str]:

@@ -17,8 +17,6 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from daemon.runtime.log_output import LogOutput
 
-log = structlog.get_logger()
-
 Format = Literal["text", "json"]
 
 # Stands in a log where lines are missing.
@@ -86,25 +84,6 @@ def configure(fmt: Format, level: str, *, timestamps: bool = True, stream: TextI
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(numeric_level)
-
-
-class ToldOnce:
-    """A line about what lasts: written when it begins and when its reason changes, not each time it is met."""
-
-    def __init__(self, level: str, text: str) -> None:
-        self._level = level
-        self._text = text
-        self._reason: str | None = None
-
-    def met(self, reason: str, **values: object) -> None:
-        """It was met, for this reason."""
-        if reason != self._reason:
-            self._reason = reason
-            getattr(log, self._level)(self._text, reason=reason, **values)
-
-    def over(self) -> None:
-        """It is over: the next time is a new one."""
-        self._reason = None
 
 
 class NoBadRequests(logging.Filter):

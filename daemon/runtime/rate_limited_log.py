@@ -18,7 +18,7 @@ LINES_PER_S = 10  # a person reads no faster, and a flood must not fill the disk
 TALLY_S = 10.0  # soon enough to see a wrong secret at the first event, and no more than a megabyte a day
 
 
-class LimitedLog:
+class RateLimitedLog:
     """Writes a line at most some times a second, and then one that counts the rest. Each line has its own limit, so
     that a flood of one hides no other.
 
@@ -65,12 +65,12 @@ class LimitedLog:
         self._left_out = 0
 
 
-class TroubleLog:
+class IncidentLog:
     """Tells of a trouble when it begins, with all that is known of it, and then in one line every TALLY_S seconds how
     often it was met again; when it was not, it is over. Different troubles hide no other.
 
     Args:
-        later: as for LimitedLog.
+        later: as for RateLimitedLog.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class TroubleLog:
         self._later = later
         self._again = Counter[str]()
 
-    def met(self, trouble: str, **values: object) -> None:
+    def report(self, trouble: str, **values: object) -> None:
         """It was met; `trouble` is one of a few phrases, and nothing a client said."""
         if trouble in self._again:
             self._again[trouble] += 1
@@ -101,12 +101,12 @@ class TroubleLog:
             self._look_later(trouble)
 
 
-class CountedLog:
+class CountingLog:
     """Counts what is refused, and says it in one line at most every TALLY_S seconds; none while there is nothing.
 
     Args:
         wording: the line's message; the counts by reason follow it.
-        later: as for LimitedLog.
+        later: as for RateLimitedLog.
     """
 
     def __init__(self, wording: str, later: Callable[[float, Callable[[], None]], object] | None = None) -> None:
@@ -124,3 +124,22 @@ class CountedLog:
         counts = {reason.replace(" ", "_"): count for reason, count in sorted(self._counts.items())}
         log.warning(self._wording, **counts)
         self._counts.clear()
+
+
+class OnChangeLog:
+    """A line about what lasts: written when it begins and when its reason changes, not each time it is met."""
+
+    def __init__(self, level: str, text: str) -> None:
+        self._level = level
+        self._text = text
+        self._reason: str | None = None
+
+    def report(self, reason: str, **values: object) -> None:
+        """It was met, for this reason."""
+        if reason != self._reason:
+            self._reason = reason
+            getattr(log, self._level)(self._text, reason=reason, **values)
+
+    def clear(self) -> None:
+        """It is over: the next time is a new one."""
+        self._reason = None

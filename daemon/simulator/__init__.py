@@ -1,7 +1,6 @@
-"""Payments as Stripe reports them, for the demo, tests, the benchmark and the fault harness.
+"""Payments as Stripe reports them, for the demo, the tests, the benchmark and the fault harness.
 
-`stripe_model` and `stripe_invoices` know Stripe's objects and how each API version renders them, `state` what Stripe
-holds of one payment; `payment_steps` and `monthly_steps` change it and send the events. `payment_lives` has the
-repeatable kinds of the demo, `wild_lives` walks everywhere at random; `expectations` says what the ledger must show;
-`player` signs and delivers. Nothing here knows the fold.
+`stripe_objects` and `stripe_invoices` contain Stripe's objects and how each API version renders them, `state` what
+Stripe holds of one payment. The steps in `payment` and `monthly_payment` change it and send the events. `scenarios`
+generates typical payments, and `sender` signs and delivers their events. Nothing here imports the rest of donationd.
 """

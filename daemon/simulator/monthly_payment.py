@@ -1,6 +1,6 @@
-"""The steps of a monthly gift: a subscription, and for each month an invoice with a payment of its own."""
+"""The steps of a monthly donation: a subscription, and for each month an invoice with a payment of its own."""
 
-from daemon.simulator.payment import Inputs, Payment
+from daemon.simulator.payment import Payment
 from daemon.simulator.state import Endpoint
 from daemon.simulator.stripe_invoices import Invoice, Subscription
 from daemon.simulator.stripe_objects import Metadata, Report, Session
@@ -15,34 +15,29 @@ def subscribe(endpoint: Endpoint, session: Session, metadata: Metadata) -> Subsc
 
 
 def bill(
-    endpoint: Endpoint,
+    payment: Payment,
     subscription: Subscription | None,
-    inputs: Inputs,
     *,
-    amount: int,
-    currency: str,
     line_metadata: Metadata | None = None,
     method: str = "card",
-) -> Payment:
-    """The next month's invoice is finalised, or one without a subscription; the payment is still to be attempted.
+) -> None:
+    """The invoice that a new payment is to pay is finalised: the next month's, or one without a subscription.
 
     `line_metadata` is that of the invoice's line, which is the subscription's unless given.
     """
     metadata = dict(subscription.metadata) if subscription else {}
-    payment = Payment(endpoint, inputs, amount=amount, currency=currency)
     payment.state.invoice = Invoice(
-        endpoint.new_id("in_1"),
-        endpoint.at,
-        amount,
-        currency,
+        payment.endpoint.new_id("in_1"),
+        payment.at,
+        payment.amount,
+        payment.currency,
         subscription,
         metadata,
         metadata if line_metadata is None else line_metadata,
-        inputs.customer,
-        endpoint.livemode,
+        payment.inputs.customer,
+        payment.endpoint.livemode,
     )
     payment.create_intent(method)
-    return payment
 
 
 def retag(endpoint: Endpoint, subscription: Subscription, metadata: Metadata) -> None:
@@ -53,7 +48,7 @@ def retag(endpoint: Endpoint, subscription: Subscription, metadata: Metadata) ->
 
 
 def end(endpoint: Endpoint, subscription: Subscription) -> None:
-    """The donor gives no more."""
+    """The donor ends the monthly donation."""
     subscription.status = "canceled"
     _report(endpoint, "deleted", subscription)
 

@@ -1,13 +1,12 @@
 """The steps of one payment: each changes Stripe's state and sends the events that Stripe would send.
 
-The order of steps, the waits between them and every choice are the caller's (`payment_lives`, `wild_lives`).
-`monthly_steps` has those of a subscription.
+The order of steps, the waits between them and every choice are the caller's (`scenarios`). `monthly_payment` has the
+steps of a subscription.
 """
 
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from daemon.simulator.oracle import Most
 from daemon.simulator.state import Endpoint, State
 from daemon.simulator.stripe_invoices import Invoice
 from daemon.simulator.stripe_objects import (
@@ -32,7 +31,9 @@ class _Rendered(Protocol):
     def render(self, api: Api) -> Json: ...
 
 
-class _Reported(_Rendered, Protocol):
+class Reported(_Rendered, Protocol):
+    """An object that keeps what the endpoint received of it."""
+
     reports: Reports
 
 
@@ -56,7 +57,6 @@ class Payment:
         self.endpoint, self.inputs = endpoint, inputs
         self.amount, self.currency = amount, currency
         self.state = State(endpoint)
-        self.most = Most()
 
     @property
     def at(self) -> int:
@@ -272,7 +272,6 @@ class Payment:
         if charge.refund_failed_at == self.at:
             self.at += 1
         refund = Refund(self.endpoint.new_id("re_3"), self.at, amount, charge.currency, charge, status)
-        refund.is_ambiguous = charge.released > 0 and charge.reported_at == self.at
         before = charge.amount_refunded
         charge.refunds.append(refund)
         if self.endpoint.api.sends_refunds:
@@ -459,11 +458,9 @@ class Payment:
     def report_dispute(self, suffix: str, dispute: Dispute, previous: Json | None = None) -> None:
         self.report(f"charge.dispute.{suffix}", dispute, previous)
 
-    def report(self, event_type: str, thing: _Reported, previous: Json | None = None, donor: Donor = NO_DONOR) -> None:
+    def report(self, event_type: str, thing: Reported, previous: Json | None = None, donor: Donor = NO_DONOR) -> None:
         """Sends the event if the endpoint is subscribed to its type, and notes what it carried."""
         if self.endpoint.receives(event_type):
             shown = thing.render(self.endpoint.api)
             thing.reports.append(Report(self.at, event_type, shown, donor))
             self.endpoint.send(event_type, shown, previous)
-            if self.state.is_paid:
-                self.most.look(self.state)

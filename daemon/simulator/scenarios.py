@@ -1,18 +1,17 @@
-"""Kinds of payment lives, dealt from a deck: for the demo, the benchmark and the fault harness.
+"""Typical payments, drawn from a fixed distribution of kinds: for the demo, the benchmark and the fault harness.
 
-Every life is of today's API version and repeatable from its seed. `wild_lives` walks wherever Stripe can go.
+Every scenario is of today's API version, and the same seed gives the same scenarios.
 """
 
 import random
 import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from daemon.simulator import monthly_payment
-from daemon.simulator.oracle import FAMILIES, Expected, Most, dispensable, expect
 from daemon.simulator.payment import Inputs, Payment
-from daemon.simulator.state import Endpoint
+from daemon.simulator.state import Endpoint, State
 from daemon.simulator.stripe_objects import DAY_S, NO_DONOR, Charge, Dispute, Donor, Json, Session
 
 MINUTE_S, HOUR_S = 60, 3600
@@ -34,50 +33,24 @@ DONORS = (
 
 
 @dataclass(frozen=True)
-class Life:
-    """One payment, or the months of one gift: its events in Stripe's order, and what the ledger must show in the end.
-
-    `ends` has one element for each donation, and none where nothing becomes one. `most` has the largest amounts that
-    each ever had, `dispensable` the families of events without which the end is the same, `steps` the way it went.
-    """
+class Scenario:
+    """One payment, or the months of one subscription: its events in Stripe's order, and what Stripe then holds."""
 
     kind: str
     events: tuple[Json, ...]
-    ends: tuple[Expected, ...]
-    most: Mapping[str, Most]
-    dispensable: frozenset[frozenset[str]]
-    steps: tuple[str, ...] = ()
+    states: tuple[State, ...] = field(compare=False, repr=False)  # of each payment
 
     @classmethod
-    def of(cls, kind: str, payments: Sequence[Payment], steps: tuple[str, ...] = ()) -> "Life":
+    def of(cls, kind: str, payments: Sequence[Payment]) -> "Scenario":
         """The payments of one endpoint so far."""
-        ends = {payment: expect(payment.state) for payment in payments}
-        most = {end.donation: payment.most for payment, end in ends.items() if end}
-        spared = frozenset(FAMILIES).intersection(*(dispensable(of.state, end) for of, end in ends.items()))
-        return cls(kind, tuple(payments[0].endpoint.events), tuple(filter(None, ends.values())), most, spared, steps)
-
-    @property
-    def end(self) -> Expected:
-        """What the ledger must show of a life that made one donation. Raises ValueError for any other number."""
-        [end] = self.ends
-        return end
-
-    def without(self, family: frozenset[str]) -> "Life | None":
-        """The same life for an endpoint that is not sent these types; None where the end could not be known.
-
-        One family at a time: what remains is dispensable only as long as the rest is received.
-        """
-        if family not in self.dispensable:
-            return None
-        events = tuple(event for event in self.events if event["type"] not in family)
-        return replace(self, events=events, dispensable=frozenset())
+        return cls(kind, tuple(payments[0].endpoint.events), tuple(payment.state for payment in payments))
 
 
 # --- Kinds
 
 
-class _Gift:
-    """A payment by today's API, with the random choices of its kind."""
+class _Builder:
+    """Makes one scenario: a payment by today's API, with the random choices of its kind."""
 
     def __init__(
         self,
@@ -113,165 +86,166 @@ class _Gift:
         return prefix + "".join(self.rng.choices(ALPHABET, k=length))
 
     def wait(self, at_least_s: int, at_most_s: int) -> None:
-        """Lets time pass."""
+        """Moves the clock."""
         self.endpoint.at += self.rng.randint(at_least_s, at_most_s)
 
 
-def _by_checkout(gift: _Gift) -> Charge:
-    """Checkout, paid by card: the opening of most lives."""
-    session = gift.payment.open_session()
-    gift.wait(20, 15 * MINUTE_S)
-    gift.payment.create_intent()
-    gift.wait(0, 3)
-    charge = gift.payment.succeed()
-    gift.wait(0, 1)
-    gift.payment.complete_session(session)
-    gift.wait(1, 5)
-    gift.payment.settle(charge)
+def _by_checkout(builder: _Builder) -> Charge:
+    """Checkout, paid by card: the beginning of most scenarios."""
+    session = builder.payment.open_session()
+    builder.wait(20, 15 * MINUTE_S)
+    builder.payment.create_intent()
+    builder.wait(0, 3)
+    charge = builder.payment.succeed()
+    builder.wait(0, 1)
+    builder.payment.complete_session(session)
+    builder.wait(1, 5)
+    builder.payment.settle(charge)
     return charge
 
 
-def _paid(gift: _Gift) -> None:
-    _by_checkout(gift)
+def _paid(builder: _Builder) -> None:
+    _by_checkout(builder)
 
 
-def _debit(gift: _Gift) -> Charge:
+def _debit(builder: _Builder) -> Charge:
     """Checkout with a bank debit, up to the days of waiting."""
-    session = gift.payment.open_session()
-    gift.wait(60, 15 * MINUTE_S)
-    gift.payment.create_intent("us_bank_account")
-    charge = gift.payment.start_debit()
-    gift.payment.complete_session(session)
-    gift.wait(2 * DAY_S, 4 * DAY_S)
+    session = builder.payment.open_session()
+    builder.wait(60, 15 * MINUTE_S)
+    builder.payment.create_intent("us_bank_account")
+    charge = builder.payment.start_debit()
+    builder.payment.complete_session(session)
+    builder.wait(2 * DAY_S, 4 * DAY_S)
     return charge
 
 
-def _paid_late(gift: _Gift) -> None:
-    gift.payment.clear_debit(_debit(gift))
+def _paid_late(builder: _Builder) -> None:
+    builder.payment.clear_debit(_debit(builder))
 
 
-def _debit_failed(gift: _Gift) -> None:
-    gift.payment.bounce_debit(_debit(gift))
+def _debit_failed(builder: _Builder) -> None:
+    builder.payment.bounce_debit(_debit(builder))
 
 
-def _debit_returned(gift: _Gift) -> None:
+def _debit_returned(builder: _Builder) -> None:
     """The bank calls a debit back that had succeeded days ago."""
-    charge = _debit(gift)
-    gift.payment.clear_debit(charge)
-    gift.wait(2 * DAY_S, 20 * DAY_S)
-    gift.payment.return_debit(charge)
+    charge = _debit(builder)
+    builder.payment.clear_debit(charge)
+    builder.wait(2 * DAY_S, 20 * DAY_S)
+    builder.payment.return_debit(charge)
 
 
-def _monthly(gift: _Gift) -> None:
+def _monthly(builder: _Builder) -> None:
     """Three months; the second is declined once and charged again. The ticket is named at the beginning only."""
-    session = gift.payment.open_session("subscription")
-    gift.wait(20, 15 * MINUTE_S)
-    subscription = monthly_payment.subscribe(gift.endpoint, session, gift.metadata)
+    session = builder.payment.open_session("subscription")
+    builder.wait(20, 15 * MINUTE_S)
+    subscription = monthly_payment.subscribe(builder.endpoint, session, builder.metadata)
     for month in range(3):
-        gift.endpoint.at = subscription.created + month * 30 * DAY_S
-        inputs = replace(gift.inputs, intent_metadata={}, charge_metadata={})
-        amount, currency = gift.payment.amount, gift.payment.currency
-        payment = monthly_payment.bill(gift.endpoint, subscription, inputs, amount=amount, currency=currency)
-        gift.payments.append(payment)
+        builder.endpoint.at = subscription.created + month * 30 * DAY_S
+        inputs = replace(builder.inputs, intent_metadata={}, charge_metadata={})
+        amount, currency = builder.payment.amount, builder.payment.currency
+        payment = Payment(builder.endpoint, inputs, amount=amount, currency=currency)
+        monthly_payment.bill(payment, subscription)
+        builder.payments.append(payment)
         if month == 1:
             payment.decline()
-            gift.wait(2 * DAY_S, 3 * DAY_S)
+            builder.wait(2 * DAY_S, 3 * DAY_S)
         charge = payment.succeed()
         if month == 0:
-            gift.payment.complete_session(session)
-        gift.wait(1, 5)
+            builder.payment.complete_session(session)
+        builder.wait(1, 5)
         payment.settle(charge)
 
 
-def _refunded(gift: _Gift) -> None:
-    charge = _by_checkout(gift)
-    gift.wait(HOUR_S, 3 * DAY_S)
-    refund = gift.payment.refund(charge, charge.amount)
-    gift.wait(MINUTE_S, DAY_S)
-    gift.payment.change_refund(refund, "succeeded")
+def _refunded(builder: _Builder) -> None:
+    charge = _by_checkout(builder)
+    builder.wait(HOUR_S, 3 * DAY_S)
+    refund = builder.payment.refund(charge, charge.amount)
+    builder.wait(MINUTE_S, DAY_S)
+    builder.payment.change_refund(refund, "succeeded")
 
 
-def _partially_refunded(gift: _Gift) -> None:
+def _partially_refunded(builder: _Builder) -> None:
     """One to three refunds, the first perhaps pending; never the whole amount."""
-    charge = _by_checkout(gift)
-    for _ in range(gift.rng.randint(1, 3)):
-        gift.wait(HOUR_S, DAY_S)
-        pending = gift.rng.random() < 0.3
-        refund = gift.payment.refund(charge, charge.amount // 100 * 30, "pending" if pending else "succeeded")
-        if gift.rng.random() < 0.5:
-            gift.wait(MINUTE_S, HOUR_S)
-            gift.payment.change_refund(refund, "succeeded")
+    charge = _by_checkout(builder)
+    for _ in range(builder.rng.randint(1, 3)):
+        builder.wait(HOUR_S, DAY_S)
+        pending = builder.rng.random() < 0.3
+        refund = builder.payment.refund(charge, charge.amount // 100 * 30, "pending" if pending else "succeeded")
+        if builder.rng.random() < 0.5:
+            builder.wait(MINUTE_S, HOUR_S)
+            builder.payment.change_refund(refund, "succeeded")
 
 
-def _refund_failed(gift: _Gift) -> None:
-    charge = _by_checkout(gift)
-    gift.wait(HOUR_S, DAY_S)
-    refund = gift.payment.refund(charge, charge.amount)
-    gift.wait(HOUR_S, 2 * DAY_S)
-    gift.payment.change_refund(refund, "failed")
+def _refund_failed(builder: _Builder) -> None:
+    charge = _by_checkout(builder)
+    builder.wait(HOUR_S, DAY_S)
+    refund = builder.payment.refund(charge, charge.amount)
+    builder.wait(HOUR_S, 2 * DAY_S)
+    builder.payment.change_refund(refund, "failed")
 
 
-def _dispute_open(gift: _Gift) -> Dispute:
-    charge = _by_checkout(gift)
-    gift.wait(HOUR_S, 3 * DAY_S)
-    return gift.payment.dispute(charge, charge.amount)
+def _dispute_open(builder: _Builder) -> Dispute:
+    charge = _by_checkout(builder)
+    builder.wait(HOUR_S, 3 * DAY_S)
+    return builder.payment.dispute(charge, charge.amount)
 
 
-def _dispute_decided(gift: _Gift, status: str) -> None:
-    dispute = _dispute_open(gift)
-    gift.wait(HOUR_S, DAY_S)
-    gift.payment.change_dispute(dispute, "under_review")
-    gift.wait(HOUR_S, 2 * DAY_S)
-    gift.payment.change_dispute(dispute, status)
+def _dispute_decided(builder: _Builder, status: str) -> None:
+    dispute = _dispute_open(builder)
+    builder.wait(HOUR_S, DAY_S)
+    builder.payment.change_dispute(dispute, "under_review")
+    builder.wait(HOUR_S, 2 * DAY_S)
+    builder.payment.change_dispute(dispute, status)
 
 
-def _dispute_won(gift: _Gift) -> None:
-    _dispute_decided(gift, "won")
+def _dispute_won(builder: _Builder) -> None:
+    _dispute_decided(builder, "won")
 
 
-def _dispute_lost(gift: _Gift) -> None:
-    _dispute_decided(gift, "lost")
+def _dispute_lost(builder: _Builder) -> None:
+    _dispute_decided(builder, "lost")
 
 
-def _inquiry(gift: _Gift) -> None:
-    """The bank asks; it is satisfied, or disputes."""
-    charge = _by_checkout(gift)
-    gift.wait(HOUR_S, 3 * DAY_S)
-    inquiry = gift.payment.dispute(charge, charge.amount, "warning_needs_response")
-    gift.wait(HOUR_S, DAY_S)
-    gift.payment.change_dispute(inquiry, gift.rng.choice(["warning_closed", "needs_response"]))
+def _inquiry(builder: _Builder) -> None:
+    """The bank asks; the answer satisfies it, or it disputes the payment."""
+    charge = _by_checkout(builder)
+    builder.wait(HOUR_S, 3 * DAY_S)
+    inquiry = builder.payment.dispute(charge, charge.amount, "warning_needs_response")
+    builder.wait(HOUR_S, DAY_S)
+    builder.payment.change_dispute(inquiry, builder.rng.choice(["warning_closed", "needs_response"]))
 
 
-def _expired(gift: _Gift) -> None:
-    session = gift.payment.open_session()
-    gift.wait(DAY_S, DAY_S + HOUR_S)
-    gift.payment.expire_session(session)
+def _expired(builder: _Builder) -> None:
+    session = builder.payment.open_session()
+    builder.wait(DAY_S, DAY_S + HOUR_S)
+    builder.payment.expire_session(session)
 
 
-def _failed_then_paid(gift: _Gift) -> None:
+def _failed_then_paid(builder: _Builder) -> None:
     """One or two declined attempts, then success; in Checkout, or in a site's own form."""
     session: Session | None = None
-    if gift.rng.random() < 0.5 or not gift.in_metadata:
-        session = gift.payment.open_session()
-        gift.wait(20, 15 * MINUTE_S)
-    gift.payment.create_intent()
-    for _ in range(gift.rng.randint(1, 2)):
-        gift.wait(1, 3)
-        gift.payment.decline()
-    gift.wait(5, 10 * MINUTE_S)
-    charge = gift.payment.succeed()
+    if builder.rng.random() < 0.5 or not builder.in_metadata:
+        session = builder.payment.open_session()
+        builder.wait(20, 15 * MINUTE_S)
+    builder.payment.create_intent()
+    for _ in range(builder.rng.randint(1, 2)):
+        builder.wait(1, 3)
+        builder.payment.decline()
+    builder.wait(5, 10 * MINUTE_S)
+    charge = builder.payment.succeed()
     if session is not None:
-        gift.payment.complete_session(session)
-    gift.wait(1, 5)
-    gift.payment.settle(charge)
+        builder.payment.complete_session(session)
+    builder.wait(1, 5)
+    builder.payment.settle(charge)
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """A way a payment can go: its steps, how many of twenty lives it is, and the days it takes at most."""
+    """A way a payment can go: its steps, its share of twenty scenarios, and the longest time that it takes."""
 
     name: str
-    steps: Callable[[_Gift], object]
+    steps: Callable[[_Builder], object]
     share: int
     longest_days: int = 1
     has_ticket: bool = True
@@ -294,9 +268,9 @@ KINDS = (
     _Kind("debit_returned", _debit_returned, 1, longest_days=25),
     _Kind("monthly", _monthly, 1, longest_days=62),
 )
-DECK = tuple(kind for kind in KINDS for _ in range(kind.share))
+DISTRIBUTION = tuple(kind for kind in KINDS for _ in range(kind.share))
 
-# How often each currency is drawn, and its usual gifts in minor units (0, 2 and 3 decimals: JPY, most, KWD).
+# How often each currency is drawn, and its usual amounts in minor units (0, 2 and 3 decimals: JPY, most, KWD).
 CURRENCIES: Mapping[str, tuple[int, tuple[int, ...]]] = {
     "usd": (80, (500, 1000, 2500, 5000, 7512, 10_000, 12_500, 100_000)),
     "eur": (9, (1000, 2000, 5000, 9999)),
@@ -306,26 +280,26 @@ CURRENCIES: Mapping[str, tuple[int, tuple[int, ...]]] = {
 }
 
 
-# --- Worlds
+# --- Scenarios
 
 
-def lives(seed: int, payments: int, tickets: Sequence[str], *, livemode: bool = False, now: int) -> list[Life]:
-    """Payment lives, each begun in the 30 days before `now` (Unix seconds; monthly gifts in 62) and ended by then.
+def generate(seed: int, payments: int, tickets: Sequence[str], *, livemode: bool = False, now: int) -> list[Scenario]:
+    """Scenarios, each begun in the 30 days before `now` (Unix seconds; subscriptions in 62) and ended by then.
 
-    The same arguments give the same lives, and fewer payments a prefix of more. Any twenty payments that start at
-    a multiple of twenty hold every kind. Raises ValueError when there is no ticket to give to.
+    The same arguments give the same scenarios, and a smaller number of payments gives the first of a larger number.
+    Twenty payments that start at a multiple of twenty contain every kind. Raises ValueError if `tickets` is empty.
     """
     if not tickets:
-        raise ValueError("no ticket to give to")
-    return [_life(seed, index, tickets, livemode, now) for index in range(payments)]
+        raise ValueError("there is no ticket to donate to")
+    return [_scenario(seed, index, tickets, livemode, now) for index in range(payments)]
 
 
-def _life(seed: int, index: int, tickets: Sequence[str], livemode: bool, now: int) -> Life:
-    round_, place = divmod(index, len(DECK))
-    kind = _seeded(f"{seed} deck {round_}").sample(DECK, len(DECK))[place]
+def _scenario(seed: int, index: int, tickets: Sequence[str], livemode: bool, now: int) -> Scenario:
+    round_, place = divmod(index, len(DISTRIBUTION))
+    kind = _seeded(f"{seed} deck {round_}").sample(DISTRIBUTION, len(DISTRIBUTION))[place]
     rng = _seeded(f"{seed} life {index}")
     currency = rng.choices(list(CURRENCIES), [weight for weight, _ in CURRENCIES.values()])[0]
-    gift = _Gift(
+    builder = _Builder(
         rng,
         rng.choice(DONORS),
         rng.choice(tickets) if kind.has_ticket else None,
@@ -336,33 +310,33 @@ def _life(seed: int, index: int, tickets: Sequence[str], livemode: bool, now: in
         billing=rng.random() < 0.8,
         livemode=livemode,
     )
-    kind.steps(gift)
-    return Life.of(kind.name, gift.payments)
+    kind.steps(builder)
+    return Scenario.of(kind.name, builder.payments)
 
 
-def card_testing(attempts: int, ticket: str, *, at: int, seed: int = 1, paid: bool = True) -> Life:
-    """So many declined attempts on one PaymentIntent, each with another person's card; the last may succeed."""
-    gift = _Gift(_seeded(f"{seed} card testing"), NO_DONOR, ticket, at=at, amount=100, currency="usd")
-    gift.payment.create_intent()
+def card_testing(attempts: int, ticket: str, *, at: int, seed: int = 1, paid: bool = True) -> Scenario:
+    """This number of declined attempts on one PaymentIntent, each with another person's card; then one may succeed."""
+    builder = _Builder(_seeded(f"{seed} card testing"), NO_DONOR, ticket, at=at, amount=100, currency="usd")
+    builder.payment.create_intent()
     for _ in range(attempts):
-        gift.inputs.billing = gift.rng.choice(DONORS)
-        gift.payment.decline()
-        gift.wait(0, 2)
+        builder.inputs.billing = builder.rng.choice(DONORS)
+        builder.payment.decline()
+        builder.wait(0, 2)
     if paid:
-        gift.payment.succeed()
-    return Life.of("card_testing", gift.payments)
+        builder.payment.succeed()
+    return Scenario.of("card_testing", builder.payments)
 
 
-def shuffled(lives: Sequence[Life], seed: int, duplicates: float = 0.1) -> list[Json]:
-    """All events of the lives out of order, with that share of them sent again."""
+def shuffled(scenarios: Sequence[Scenario], seed: int, duplicates: float = 0.1) -> list[Json]:
+    """All events of the scenarios out of order, with that share of them sent again."""
     rng = _seeded(f"{seed} order")
-    events = [event for life in lives for event in life.events]
+    events = [event for scenario in scenarios for event in scenario.events]
     events += rng.choices(events, k=round(len(events) * duplicates)) if events else []
     rng.shuffle(events)
     return events
 
 
-def seed_example(ticket: str = "ticket_abc123") -> list[Life]:
+def seed_example(ticket: str = "ticket_abc123") -> list[Scenario]:
     """The four donations of the original design's ledger view; the first two are those of its JSON example."""
     smith = Donor("John Smith", "Smith", "US", "john.smith@example.com", "+12025550101", "1 Main St", "Troy", "12180")
     johnson = Donor("Eve Johnson", "Johnson", "CA", "eve.j@example.ca", None, "8 King St", "Toronto", "M5H 1A1")
@@ -375,9 +349,11 @@ def seed_example(ticket: str = "ticket_abc123") -> list[Life]:
     ]
 
 
-def _example(ticket: str, donor: Donor, amount: int, opened: str, paid: str, *, refunded: str | None = None) -> Life:
-    gift = _Gift(_seeded(f"example {opened}"), donor, ticket, at=_second(opened), amount=amount, currency="usd")
-    payment = gift.payment
+def _example(
+    ticket: str, donor: Donor, amount: int, opened: str, paid: str, *, refunded: str | None = None
+) -> Scenario:
+    builder = _Builder(_seeded(f"example {opened}"), donor, ticket, at=_second(opened), amount=amount, currency="usd")
+    payment = builder.payment
     session = payment.open_session()
     payment.at = _second(paid)
     payment.create_intent()
@@ -386,7 +362,7 @@ def _example(ticket: str, donor: Donor, amount: int, opened: str, paid: str, *, 
     if refunded is not None:
         payment.at = _second(refunded)
         payment.refund(charge, amount)
-    return Life.of("refunded" if refunded else "paid", gift.payments)
+    return Scenario.of("refunded" if refunded else "paid", builder.payments)
 
 
 def _second(utc: str) -> int:

@@ -1,7 +1,4 @@
-"""The player: posts events to the API, signed and tried again, as Stripe's delivery does.
-
-The events come from `payment_lives` (the demo's deck) or `wild_lives` (everything at random).
-"""
+"""Posts events to the API, signed and repeated until they are accepted, as Stripe's delivery does."""
 
 import asyncio
 import hashlib
@@ -19,7 +16,7 @@ from daemon.simulator.stripe_objects import Json
 
 @dataclass(frozen=True)
 class Retry:
-    """How a delivery that met 503, a proxy's error or a lost connection is tried again."""
+    """How a delivery is repeated after a 503, a proxy's error or a lost connection."""
 
     attempts: int = 6  # posts of one event, the first included
     delay_s: float = 1.0  # where the reply names no Retry-After; doubles each time
@@ -32,7 +29,7 @@ class Retry:
 
 
 NO_REPLY = 0
-WORTH_ANOTHER_TRY = frozenset({NO_REPLY, 429, 502, 503, 504})
+REPEATED_STATUSES = frozenset({NO_REPLY, 429, 502, 503, 504})
 REPLY_TIMEOUT_S = 30.0  # as long as Stripe waits, at most
 
 
@@ -80,7 +77,7 @@ async def no_reply_reason(base_url: str, timeout_s: float) -> str | None:
         return "it is not the address of an HTTP server"
 
 
-async def play(
+async def deliver(
     base_url: str,
     secret: str,
     events: Sequence[Json],
@@ -91,11 +88,11 @@ async def play(
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Outcome:
-    """Posts the events, signed, to {base_url}/webhooks/stripe, and says what became of them.
+    """Posts the events, signed, to {base_url}/webhooks/stripe, and returns what became of them.
 
     `progress` is called after every post with the outcome so far. Cancelling (Ctrl-C under asyncio.run) stops the
-    play and returns what was counted, marked `interrupted`. A delivery that was in flight then counts as remaining;
-    playing it again is harmless.
+    delivery and returns what was counted, marked `interrupted`. An event that was in flight then counts as remaining;
+    delivering it again changes nothing.
     """
     outcome = Outcome(len(events))
     waiting = iter(events)
@@ -135,7 +132,7 @@ class _Sender:
         for attempt in range(1, self.retry.attempts + 1):
             status, retry_after, reply = await self._post(body)
             outcome.replies[str(status) if status != NO_REPLY else "no reply"] += 1
-            again = status in WORTH_ANOTHER_TRY
+            again = status in REPEATED_STATUSES
             if not again:
                 _count(outcome, event, status, reply)
             elif attempt == self.retry.attempts:

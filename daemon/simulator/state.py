@@ -54,7 +54,7 @@ class State:
     intent: PaymentIntent | None = None
     charges: list[Charge] = field(default_factory=list)
     invoice: Invoice | None = None
-    subscription: Subscription | None = None  # the monthly gift that its session began
+    subscription: Subscription | None = None  # the monthly donation that its session began
 
     @property
     def refunds(self) -> list[Refund]:

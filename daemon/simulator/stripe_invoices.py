@@ -7,7 +7,7 @@ from daemon.simulator.stripe_objects import Api, Donor, Json, Metadata, Reports,
 
 @dataclass
 class Subscription:
-    """A monthly gift; each month Stripe makes an invoice and copies the metadata into it."""
+    """A monthly donation; each month Stripe makes an invoice and copies the metadata into it."""
 
     id: str
     created: int

@@ -245,11 +245,6 @@ class Charge:
         """What can still be sent back."""
         return self.amount_captured - self.sent_back if self.holds_money else 0
 
-    @property
-    def reported_at(self) -> int | None:
-        """When an event last carried it."""
-        return self.reports[-1].at if self.reports else None
-
     def render(self, api: Api) -> Json:
         """The object as an event carries it."""
         amount_captured = {"amount_captured": self.amount_captured} if api.says_captured else {}
@@ -457,8 +452,6 @@ class Refund:
     charge: Charge | None
     status: str
     failure_reason: str | None = None
-    # Its second has an earlier snapshot of the charge, in which the released part looks like this refund.
-    is_ambiguous: bool = False
     reports: Reports = field(default_factory=list)  # of itself, not of its charge's sum
 
     @property

@@ -17,8 +17,8 @@ import msgspec
 
 from tests.bench import figures, rounds
 from tests.bench.machine import ROOT, SHARE, Broken, postgres, query
-from tests.conftest import Server
 from tests.support.guard import guarded
+from tests.support.postgres import Server
 
 ROUNDS = 5
 RESULT = ROOT / "build" / "bench.json"

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from daemon.simulator import sender
-from tests.bench.haproxy import client_context
 from tests.bench.machine import SECRET
+from tests.support.tls import client_context
 
 PER_S = 20
 HEALTH_PER_S = 20

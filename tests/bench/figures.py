@@ -1,4 +1,4 @@
-"""Pure: samples of a run -> the table of issue and README, with what is required and what is aimed at."""
+"""Pure: samples of a run -> the table of deploy/docs/figures.md, with what is required and what is aimed at."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -23,8 +23,8 @@ from typing import NoReturn
 
 import msgspec
 
-from tests.bench.haproxy import client_context
 from tests.bench.machine import ROOT, Broken
+from tests.support.tls import client_context
 
 BODY_LIMIT = 1024 * 1024
 SMALL_BODY = 3000

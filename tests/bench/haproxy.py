@@ -1,8 +1,6 @@
 """HAProxy with deploy/haproxy.cfg on ports of 127.0.0.1, in front of an API under test."""
 
 import socket
-import ssl
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +10,7 @@ from pathlib import Path
 from tests.bench.machine import POLL_S, ROOT, START_TIMEOUT_S, Broken, running
 from tests.support.debian import find
 from tests.support.instance import get
+from tests.support.tls import certificate
 
 CONFIGURATION = ROOT / "deploy" / "haproxy.cfg"
 # Twice as many file descriptors are needed, and an ordinary user may have no more than 4,096.
@@ -69,21 +68,3 @@ def _await_figures(proxy: Proxy, log: Path) -> None:
         if time.monotonic() > deadline_s:
             raise Broken(f"HAProxy does not start: {log.read_text()}")
         time.sleep(POLL_S)
-
-
-def certificate(folder: Path) -> Path:
-    """A new self-signed certificate for 127.0.0.1 and its key, in one file."""
-    key, chain, both = (folder / name for name in ("key.pem", "chain.pem", "both.pem"))
-    words = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1".split()
-    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(chain)]
-    subprocess.run(["openssl", "req", "-x509", *words, *names], check=True, capture_output=True)
-    both.write_text(chain.read_text() + key.read_text())
-    return both
-
-
-def client_context() -> ssl.SSLContext:
-    """TLS for a client that accepts any certificate: ours are made for one test."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context

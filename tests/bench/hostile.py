@@ -15,7 +15,7 @@ from tests.bench.flood import KINDS, Flood, Flooded, flooding
 from tests.bench.haproxy import haproxy
 from tests.bench.machine import API, SHARE, Broken, Site, Stored, forget_peak, peak_mb, query, site, stored
 from tests.bench.stream import Pool, Stream
-from tests.conftest import Server
+from tests.support.postgres import Server
 
 HAPROXY, DIRECT = "haproxy", "direct"
 NONE = "none"  # the row of this machine without hostile clients

@@ -20,8 +20,8 @@ import psycopg2
 
 from daemon.runtime.lifecycle import die_with_parent
 from sql import migrate
-from tests.conftest import PRIVATE_LOG, USER, Server
 from tests.support.guard import base_environ
+from tests.support.postgres import PRIVATE_LOG, USER, Server
 
 SECRET = "whsec_" + "bench" * 8
 API, ONE_BY_ONE, EMPTY = "daemon.api", "tests.bench.one_by_one", "tests.bench.empty"

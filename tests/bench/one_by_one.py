@@ -10,16 +10,17 @@ from aiohttp import web
 from daemon.api.__main__ import CONNECT_TIMEOUT_S
 from daemon.api.app import build
 from daemon.api.config import Config
+from daemon.api.metrics import open_metrics
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
 from daemon.runtime import logging as logs
-from daemon.runtime.readiness import Follower
+from daemon.runtime.readiness import ReadinessClient
 from sql.database import Database
 
 
-def application(config: Config, database: Database, follower: Follower) -> web.Application:
+def application(config: Config, database: Database, follower: ReadinessClient) -> web.Application:
     """The API, with the ledger itself behind the webhook and nothing that gathers events."""
     recorder = Recorder(database)
 
@@ -27,11 +28,19 @@ def application(config: Config, database: Database, follower: Follower) -> web.A
         [outcome] = await recorder.record([received])
         return outcome
 
-    webhook = Webhook(record, secrets=config.signing_secrets, livemode=config.stripe_livemode, hash_key=config.hash_key)
+    metrics = open_metrics(config.prometheus_multiproc_dir, str(config.api_slot))
+    webhook = Webhook(
+        record,
+        metrics,
+        secrets=config.signing_secrets,
+        livemode=config.stripe_livemode,
+        hash_key=config.hash_key,
+    )
     return build(
         webhook,
         Donations(Ledger(database), config.default_currency),
         follower,
+        metrics,
         deadline_s=config.request_deadline_ms / 1000,
         draining=asyncio.Event(),
     )
@@ -48,7 +57,7 @@ async def serve(config: Config) -> None:
         connect_timeout_s=CONNECT_TIMEOUT_S,
         application_name="donationd one by one",
     )
-    follower = Follower(config.readiness_socket)
+    follower = ReadinessClient(config.readiness_socket)
     following = asyncio.create_task(follower.run())
     runner = web.AppRunner(application(config, database, follower), access_log=None)
     await runner.setup()

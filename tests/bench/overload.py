@@ -24,8 +24,8 @@ from tests.bench import hostile
 from tests.bench.load import Measured, post_new
 from tests.bench.machine import API, SHARE, Broken, Site, forget_peak, peak_mb, postgres, resident_mb, site, stored
 from tests.bench.stream import Pool, Stream
-from tests.conftest import Server
 from tests.support.guard import guarded
+from tests.support.postgres import Server
 
 CONNECTIONS = (64, 128, 256)  # one of them gives the best throughput
 OVERLOAD = 2560

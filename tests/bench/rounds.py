@@ -11,12 +11,12 @@ from pathlib import Path
 
 import msgspec
 
-from daemon.runtime.readiness import Follower
+from daemon.runtime.readiness import ReadinessClient
 from tests.bench import disk, fill
 from tests.bench.load import Measured, get, post_again, post_new
 from tests.bench.machine import API, EMPTY, ONE_BY_ONE, SHARE, Broken, Site, Stored, query, resident_mb, site, stored
 from tests.bench.stream import Pool, Stream
-from tests.conftest import Server
+from tests.support.postgres import Server
 
 SECONDS = 4 if SHARE == 1 else 2  # of each measurement
 CONNECTIONS, MANY_CONNECTIONS = 64, 256
@@ -151,7 +151,7 @@ class Bench:
 def bench(server: Server, folder: Path, say: Say) -> Iterator[Bench]:
     """Everything up and filled."""
     with ExitStack() as stack:
-        say("making payment lives")
+        say("generating payments")
         pool = Pool()
         small = stack.enter_context(stored(server, "small", folder))
         full = stack.enter_context(stored(server, "large", folder))
@@ -208,7 +208,7 @@ class _Page(msgspec.Struct, rename="camel"):
 
 async def _look_us(readiness: Path) -> float:
     """What the gateway's look costs, in a process that follows a real sidecar."""
-    follower = Follower(readiness)
+    follower = ReadinessClient(readiness)
     following = asyncio.create_task(follower.run())
     await follower.wait_gate()
     took_s = timeit.timeit("follower.ready", globals={"follower": follower}, number=LOOKS)

@@ -1,6 +1,6 @@
 """An endless stream of new Stripe events, in the order and density of Stripe's record minute.
 
-A few thousand lives of the simulator are rendered once, with their random ids and their ticket as gaps; each pass
+A few thousand payments of the simulator are rendered once, with their random ids and their ticket as gaps; each pass
 over them fills the gaps with ids that are as random and were never used before. So an event costs microseconds,
 and no event is ever sent twice.
 """
@@ -17,11 +17,11 @@ from daemon.simulator import scenarios, sender
 from daemon.simulator.stripe_objects import Json
 
 # Stripe's record minute: 2,283 transactions a second.
-LIVES_PER_S = 2283
-# Lives go on for days; here what takes longer than this takes this long, so that the stream soon holds every kind of
+PAYMENTS_PER_S = 2283
+# Payments go on for days; here what takes longer than this takes this long, so that the stream soon holds every kind of
 # event. It is still thousands of other events, more than any batch.
 LONGEST_WAIT_S = 1.0
-# Events of one life in the same second are sent one after the other.
+# Events of one payment in the same second are sent one after the other.
 SAME_SECOND_S = 0.01
 
 _TICKET = "ticket_bench"
@@ -34,29 +34,29 @@ _LETTERS = bytes(scenarios.ALPHABET[byte % len(scenarios.ALPHABET)].encode()[0] 
 class _Gapped:
     """An event's body: `parts` with a gap between each two, `gaps` the tokens that stood there.
 
-    It belongs to the life of that number in the pool which began `passes_late` passes ago.
+    It belongs to the payment of that number in the pool which began `passes_late` passes ago.
     """
 
     parts: tuple[bytes, ...]
     gaps: tuple[bytes, ...]
-    life: int
+    payment: int
     passes_late: int
 
 
 class Pool:
-    """The lives that every stream repeats under new ids.
+    """The payments that every stream repeats under new ids.
 
     Args:
-        payments: how many lives.
+        payments: their number.
         seed: of the simulator.
     """
 
     def __init__(self, payments: int = 1000, seed: int = 1) -> None:
-        length_s = payments / LIVES_PER_S
+        length_s = payments / PAYMENTS_PER_S
         arrivals = [
-            (number / LIVES_PER_S + wait_s, number, event)
-            for number, life in enumerate(scenarios.lives(seed, payments, [_TICKET], now=int(time.time())))
-            for wait_s, event in _waits(life.events)
+            (number / PAYMENTS_PER_S + wait_s, number, event)
+            for number, payment in enumerate(scenarios.generate(seed, payments, [_TICKET], now=int(time.time())))
+            for wait_s, event in _waits(payment.events)
         ]
         arrivals.sort(key=lambda arrival: arrival[0] % length_s)
         self.payments = payments
@@ -64,7 +64,7 @@ class Pool:
 
 
 def _waits(events: Sequence[Json]) -> Iterator[tuple[float, Json]]:
-    """Seconds after the life's first event at which each one is sent."""
+    """Seconds after the payment's first event at which each one is sent."""
     at_s, before = 0.0, events[0]["created"]
     for event in events:
         at_s += min(event["created"] - before, LONGEST_WAIT_S) or SAME_SECOND_S
@@ -72,17 +72,17 @@ def _waits(events: Sequence[Json]) -> Iterator[tuple[float, Json]]:
         yield at_s, event
 
 
-def _gapped(body: bytes, life: int, passes_late: int) -> _Gapped:
+def _gapped(body: bytes, payment: int, passes_late: int) -> _Gapped:
     tokens = {*_TOKEN.findall(body), _TICKET.encode()}
     pieces = re.split(b"(" + b"|".join(sorted(tokens)) + b")", body)
-    return _Gapped(tuple(pieces[0::2]), tuple(pieces[1::2]), life, passes_late)
+    return _Gapped(tuple(pieces[0::2]), tuple(pieces[1::2]), payment, passes_late)
 
 
 class Stream:
     """Bodies of events, each new.
 
     Args:
-        pool: the lives.
+        pool: the payments.
         tickets: what the donations are for.
     """
 
@@ -111,20 +111,20 @@ class Stream:
     def _bodies(self) -> Iterator[bytes]:
         for number in itertools.count():
             for event in self._pool.events:
-                yield self._filled(event, (number - event.passes_late) * self._pool.payments + event.life)
+                yield self._filled(event, (number - event.passes_late) * self._pool.payments + event.payment)
 
-    def _filled(self, event: _Gapped, life: int) -> bytes:
-        fresh = {token: self._fresh(token, life) for token in set(event.gaps)}
+    def _filled(self, event: _Gapped, payment: int) -> bytes:
+        fresh = {token: self._fresh(token, payment) for token in set(event.gaps)}
         pieces = [b""] * (2 * len(event.gaps) + 1)
         pieces[0::2] = event.parts
         pieces[1::2] = [fresh[token] for token in event.gaps]
         return b"".join(pieces)
 
-    def _fresh(self, token: bytes, life: int) -> bytes:
-        """What stands for a token in that life of the stream: always the same there, and nowhere else."""
+    def _fresh(self, token: bytes, payment: int) -> bytes:
+        """What stands for a token in that payment of the stream: always the same there, and nowhere else."""
         if token == _TICKET.encode():
-            return self._tickets[life % len(self._tickets)]
-        digest = hashlib.blake2b(b"%d %b" % (life, token), digest_size=len(token), key=self._salt).digest()
+            return self._tickets[payment % len(self._tickets)]
+        digest = hashlib.blake2b(b"%d %b" % (payment, token), digest_size=len(token), key=self._salt).digest()
         return digest.translate(_LETTERS)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 
-from daemon.runtime.readiness import Follower
+from daemon.runtime.readiness import ReadinessClient
 from tests.chaos.audit import (
     MARGIN_S,
     Incident,
@@ -81,7 +81,7 @@ async def _at(
     async with opening as site:
         secret = site.instance.signing_secret
         load = Load(site.instance.api, secret, TICKETS, seed, patience_s=DEADLINE_S + MARGIN_S)
-        record = Record([], load.replies, load.lives, [], whole=False)
+        record = Record([], load.replies, load.scenarios, [], whole=False)
         records.append(record)
         delivering = asyncio.create_task(load.run())
         watching = asyncio.create_task(_watch(site, record))
@@ -124,7 +124,7 @@ async def _inject(site: Site, faults: Sequence[Fault], rng: random.Random, recor
 
 async def _watch(site: Site, record: Record) -> None:
     """Follows the sidecar as an API process does, for ever, and notes when it would become not ready."""
-    follower = Follower(Path(site.instance.environ["READINESS_SOCKET"]))
+    follower = ReadinessClient(Path(site.instance.environ["READINESS_SOCKET"]))
     following = asyncio.create_task(follower.run())
     was_ready = False
     try:

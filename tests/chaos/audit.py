@@ -11,12 +11,13 @@ from pathlib import Path
 import psycopg2
 
 from daemon.ledger.verification import verify
-from daemon.simulator.scenarios import Life
-from sql.database import Row
+from daemon.simulator.scenarios import Scenario
+from sql.connection import Row
 from sql.snapshot import snapshot
 from tests.chaos.faults import Fault
 from tests.chaos.load import NO_REPLY, Reply
 from tests.chaos.site import DEADLINE_S
+from tests.simulator.oracle import expected_donations
 from tests.support.model_ledger import SHOWN, TOTALS, as_row, totals_of
 
 MARGIN_S = 3.0  # beyond the deadline: client, proxies and faults share the processors with what they test
@@ -71,9 +72,9 @@ class Record:
 
     incidents: list[Incident]
     replies: list[Reply]
-    lives: list[Life]
+    scenarios: list[Scenario]
     unready_s: list[float]  # the moments when an API process would have stopped to believe the sidecar
-    whole: bool  # whether every event was delivered in the end, so that the lives can be held against the ledger
+    whole: bool  # whether every event was delivered in the end, so that the scenarios can be held against the ledger
 
 
 def judge_replies(record: Record, verdict: Verdict) -> None:
@@ -98,7 +99,7 @@ def judge_ledger(record: Record, url: str, verdict: Verdict) -> None:
         verdict.count("acknowledged and missing", acknowledged - known)
         if not record.whole:
             return
-        ends = [end for life in record.lives for end in life.ends]
+        ends = [end for scenario in record.scenarios for end in expected_donations(scenario)]
         verdict.count("wrong donations", _differences(rows(SHOWN), [as_row(end) for end in ends]))
         verdict.count("wrong totals", _differences(rows(TOTALS), totals_of(ends)))
     with snapshot(url, "donationd chaos") as moment:

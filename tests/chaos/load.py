@@ -1,4 +1,4 @@
-"""A steady load: whole payment lives, out of order and with duplicates, each event delivered until it is taken."""
+"""A steady load: whole payments, out of order and with duplicates, each event delivered until it is taken."""
 
 import asyncio
 import random
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from daemon.simulator.scenarios import Life, lives
+from daemon.simulator.scenarios import Scenario, generate
 from daemon.simulator.sender import encode, sign
 from daemon.simulator.stripe_objects import Json
 
@@ -34,7 +34,7 @@ class Reply:
 
 @dataclass
 class Load:
-    """Delivers without end; `finish` lets the lives that have begun come to their end.
+    """Delivers without end; `finish` lets the scenarios that have begun come to their end.
 
     Args:
         patience_s: how long a client waits for a reply.
@@ -45,7 +45,7 @@ class Load:
     tickets: tuple[str, ...]
     seed: int
     patience_s: float
-    lives: list[Life] = field(default_factory=list)  # those begun
+    scenarios: list[Scenario] = field(default_factory=list)  # those begun
     replies: list[Reply] = field(default_factory=list)
     _finishing: bool = False
 
@@ -62,21 +62,21 @@ class Load:
                 workers.create_task(self._work(http, endless, random.Random(f"{self.seed} worker {number}")))
 
     def finish(self) -> None:
-        """No life is begun any more."""
+        """No scenario is begun any more."""
         self._finishing = True
 
-    def _endless(self) -> Iterator[Life]:
-        """Lives of which no two are the same."""
+    def _endless(self) -> Iterator[Scenario]:
+        """Scenarios of which no two are the same."""
         number = 0
         while True:
-            yield from lives(self.seed * 1_000_000 + number, 20, self.tickets, now=int(time.time()))
+            yield from generate(self.seed * 1_000_000 + number, 20, self.tickets, now=int(time.time()))
             number += 1
 
-    async def _work(self, http: aiohttp.ClientSession, endless: Iterator[Life], rng: random.Random) -> None:
+    async def _work(self, http: aiohttp.ClientSession, endless: Iterator[Scenario], rng: random.Random) -> None:
         while not self._finishing:
-            life = next(endless)
-            self.lives.append(life)
-            for event in rng.sample(life.events, len(life.events)):
+            scenario = next(endless)
+            self.scenarios.append(scenario)
+            for event in rng.sample(scenario.events, len(scenario.events)):
                 copies = 2 if rng.random() < 0.1 else 1
                 await asyncio.gather(*(self._deliver(http, event, rng) for _ in range(copies)))
                 if rng.random() < 0.1:

@@ -23,8 +23,8 @@ import psycopg2
 from daemon.instance.up import health
 from sql import migrate
 from tests.chaos.proxy import HOST, Proxy
-from tests.conftest import PRIVATE_LOG, USER, Server
 from tests.support.instance import Instance, instance_of_its_own
+from tests.support.postgres import PRIVATE_LOG, USER, Server
 
 API_PROCESSES = 3
 TICKETS = ("chaos-1", "chaos-2", "chaos-3")

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from daemon.simulator.scenarios import lives
+from daemon.simulator.scenarios import generate
 from tests.chaos.audit import Incident, Record, Verdict, judge_ledger, judge_replies, table
 from tests.chaos.faults import FAULTS, Fault, deal
 from tests.chaos.load import NO_REPLY, Reply
@@ -56,8 +56,8 @@ def test_recovery_has_a_bound() -> None:
 
 
 def test_the_ledger_is_held_against_what_was_acknowledged(database_url: str) -> None:
-    """An acknowledged event that the ledger lacks, and lives that it does not show, are found; the table says so."""
-    begun = lives(1, 1, ["story-1"], now=int(time.time()))
+    """An acknowledged event and donations that the ledger lacks are found; the table shows it."""
+    begun = generate(1, 1, ["story-1"], now=int(time.time()))
     verdict = Verdict()
     record = Record(INCIDENTS, [Reply(begun[0].events[0]["id"], 1, 1.1, 200, False)], begun, [], whole=True)
     judge_ledger(record, database_url, verdict)

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.fuzz import asking, drawn, guided, living, surface
+from tests.fuzz import asking, drawn, guided, surface, whole_payments
 from tests.fuzz.outcome import Outcome
 from tests.fuzz.site import site
 from tests.fuzz.target import TARGETS, load
@@ -71,7 +71,7 @@ def _run(cases: int, seed: int, outcomes: list[Outcome]) -> None:
 
     for name, thousandths in DRAWN.items():
         drawn.run_target(part(name, "Hypothesis", thousandths), seed, say)
-    drawn.run(part("living", "Hypothesis", LIVING), living.WORLDS, living.check, seed, say)
+    drawn.run(part("whole_payments", "Hypothesis", LIVING), whole_payments.WORLDS, whole_payments.check, seed, say)
     if guided.possible():
         for name, thousandths in GUIDED.items():
             guided.run(part(name, "atheris", thousandths), seed, say)

@@ -17,10 +17,11 @@ import msgspec
 
 from daemon.api.config import Config as ApiConfig
 from daemon.ledger.reader import Cursor
-from daemon.runtime.config import Config as SidecarConfig
 from daemon.runtime.config import ConfigError
-from daemon.runtime.readiness import MAX_LINE_BYTES, Publisher, Readiness, decode, encode
+from daemon.runtime.readiness import MAX_LINE_BYTES, Readiness, decode, encode
+from health_sidecar.config import Config as SidecarConfig
 from health_sidecar.history import History
+from health_sidecar.publisher import ReadinessServer
 from tests.fuzz import mutation
 from tests.fuzz.mutation import CANARY
 from tests.fuzz.target import Target
@@ -64,7 +65,7 @@ def report(line: bytes) -> None:
 
 async def _heard(said: bytes) -> None:
     """A follower's connection that says this; the publisher must end it in peace, and a follower's must go on."""
-    publisher = Publisher(Path("nowhere"), Readiness(ready=True), lambda: None)
+    publisher = ReadinessServer(Path("nowhere"), Readiness(ready=True), lambda: None)
     reader = asyncio.StreamReader(MAX_LINE_BYTES)
     reader.feed_data(said)
     reader.feed_eof()

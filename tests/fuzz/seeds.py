@@ -1,13 +1,13 @@
-"""What mutations begin with: the events of wild lives, with canaries in every field of a person."""
+"""What mutations begin with: the events of random payments, with canaries in every field of a person."""
 
 import random
 from typing import Any
 
-from daemon.simulator.random_payments import wild_life
-from daemon.simulator.scenarios import lives
+from daemon.simulator.scenarios import generate
 from daemon.simulator.sender import encode
 from daemon.simulator.stripe_objects import Json
 from tests.fuzz.mutation import CANARY
+from tests.simulator.random_payments import random_scenario
 
 TICKETS = ("story-1", "story-2")
 START = 1_760_000_000
@@ -32,15 +32,15 @@ def with_canaries(value: Any, rng: random.Random) -> Any:
 
 
 def told(seed: int, count: int, *, longest: int = 24) -> list[list[Json]]:
-    """The events of so many lives, in all of Stripe's API versions, then some of the demo's deck."""
+    """The events of this number of random payments in all of Stripe's API versions, then of some of the demo's."""
     rng = random.Random(seed)
-    wild = [wild_life(rng, TICKETS, key=f"{n}", start=START, longest=longest).events for n in range(count)]
-    dealt = [life.events for life in lives(seed, count // 4, TICKETS, now=START)]
-    return [[with_canaries(event, rng) for event in events] for events in (*wild, *dealt)]
+    random_ones = [random_scenario(rng, TICKETS, key=f"{n}", start=START, longest=longest).events for n in range(count)]
+    usual = [scenario.events for scenario in generate(seed, count // 4, TICKETS, now=START)]
+    return [[with_canaries(event, rng) for event in events] for events in (*random_ones, *usual)]
 
 
 def bodies(seed: int, count: int) -> list[bytes]:
-    """The bodies of webhooks: so many lives' events, one of each type and shape."""
+    """The bodies of webhooks: this number of payments' events, one of each type and shape."""
     by_shape: dict[tuple[str, ...], bytes] = {}
     for event in (event for events in told(seed, count) for event in events):
         by_shape.setdefault((event["type"], *event["data"]["object"]), encode(event))

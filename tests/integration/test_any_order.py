@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import read
 from daemon.ledger.verification import verify
-from daemon.simulator.oracle import FAMILIES, Expected
-from daemon.simulator.random_payments import wild_life
-from daemon.simulator.scenarios import Life, shuffled
+from daemon.simulator.scenarios import Scenario, shuffled
 from daemon.simulator.sender import encode
 from daemon.simulator.stripe_objects import Json
-from sql.database import Database, Row
+from sql.connection import Row
+from sql.database import Database
 from sql.snapshot import snapshot
+from tests.simulator.oracle import FAMILIES, expected_donations
+from tests.simulator.random_payments import RandomScenario, random_scenario
 from tests.support.journal_model import BOOKED, booked_rows
 from tests.support.model_ledger import SHOWN, TOTALS, as_row, totals_of
 
@@ -82,61 +83,56 @@ def world(postgres: str, template: str) -> Iterator[World]:
         yield world
 
 
-def assert_ledger(world: World, lives: Sequence[Life]) -> None:
-    ends = sorted((end for life in lives for end in life.ends), key=lambda end: end.donation)
+def assert_ledger(world: World, scenarios: Sequence[Scenario]) -> None:
+    ends = sorted((end for scenario in scenarios for end in expected_donations(scenario)), key=lambda end: end.donation)
     assert world.rows(SHOWN) == [as_row(end) for end in ends]
     assert world.rows(TOTALS) == totals_of(ends)
-    assert world.rows(BOOKED) == [row for end, events in _ended(lives) for row in booked_rows(end, events)]
+    assert world.rows(BOOKED) == booked_rows(scenarios)
     with snapshot(world.url, "donationd test") as moment:
         assert list(verify(moment, lambda _done: None)) == []
 
 
-def _ended(lives: Sequence[Life]) -> list[tuple[Expected, Sequence[Json]]]:
-    ended = [(end, life.events) for life in lives for end in life.ends]
-    return sorted(ended, key=lambda of: of[0].donation)
-
-
-def wild_lives(rng: random.Random, count: int) -> list[Life]:
-    return [wild_life(rng, TICKETS, key=f"{n}", start=START) for n in range(count)]
+def random_scenarios(rng: random.Random, count: int) -> list[RandomScenario]:
+    return [random_scenario(rng, TICKETS, key=f"{n}", start=START) for n in range(count)]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(rng=RANDOM, count=st.integers(1, 4))
 def test_any_order_gives_the_models_ledger(world: World, rng: random.Random, count: int) -> None:
     """Whatever happened at Stripe and however it is reported: the model's donations and totals, to the last field."""
-    lives = wild_lives(rng, count)
+    scenarios = random_scenarios(rng, count)
     world.clear()
-    world.tell(shuffled(lives, rng.randint(0, 99), duplicates=0.5), rng)
-    assert_ledger(world, lives)
+    world.tell(shuffled(scenarios, rng.randint(0, 99), duplicates=0.5), rng)
+    assert_ledger(world, scenarios)
 
 
 def test_a_whole_world_at_once(world: World) -> None:
     """Three hundred payments, by three writers out of order, give the model's ledger; once more changes nothing."""
     rng = random.Random(20)
-    lives = wild_lives(rng, 300)
+    scenarios = random_scenarios(rng, 300)
     world.clear()
     for seed in (1, 2):
-        world.tell(shuffled(lives, seed, duplicates=0.2), rng)
-        assert_ledger(world, lives)
+        world.tell(shuffled(scenarios, seed, duplicates=0.2), rng)
+        assert_ledger(world, scenarios)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: "+".join(sorted(family)))
 def test_an_endpoint_may_miss_a_family_of_events(world: World, family: frozenset[str]) -> None:
     """Without one of the families of events that say the same: what can be known is known all the same."""
     rng = random.Random(21)
-    lives = [rest for life in wild_lives(rng, 150) if (rest := life.without(family))]
-    assert len(lives) > 50
+    scenarios = [rest for scenario in random_scenarios(rng, 150) if (rest := scenario.without(family))]
+    assert len(scenarios) > 50
     world.clear()
-    world.tell(shuffled(lives, 3), rng)
-    assert_ledger(world, lives)
+    world.tell(shuffled(scenarios, 3), rng)
+    assert_ledger(world, scenarios)
 
 
 def test_a_prefix_never_shows_more_than_there_ever_was(world: World) -> None:
     """While events come in Stripe's order, no amount is shown above the largest that the model ever had."""
     rng = random.Random(22)
-    lives = wild_lives(rng, 40)
-    most = {donation: most for life in lives for donation, most in life.most.items()}
-    events = sorted((event for life in lives for event in life.events), key=lambda event: event["created"])
+    scenarios = random_scenarios(rng, 40)
+    most = {donation: most for scenario in scenarios for donation, most in scenario.largest.items()}
+    events = sorted((event for scenario in scenarios for event in scenario.events), key=lambda event: event["created"])
     world.clear()
     for begin in range(0, len(events), 8):
         world.tell(events[begin : begin + 8], rng)

@@ -2,12 +2,11 @@
 
 import asyncio
 import json
+import os
 import signal
-import socket
+import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import aiohttp
@@ -15,74 +14,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from daemon.runtime.readiness import Publisher, Readiness
+from daemon.runtime.readiness import Readiness
 from daemon.simulator import sender
-from tests.support.guard import base_environ
-
-SECRET = "whsec_" + "test" * 8
-WAIT_S = 20
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Api:
-    """An API process with its own port, below a folder of the test's."""
-
-    def __init__(self, folder: Path, database_url: str) -> None:
-        self.port = free_port()
-        self.base = f"http://127.0.0.1:{self.port}"
-        self.socket = folder / "readiness.sock"
-        self.metrics = folder / "metrics"
-        self.metrics.mkdir(exist_ok=True)
-        self.environ = base_environ() | {
-            "DATABASE_URL": database_url,
-            "STRIPE_WEBHOOK_SECRET": SECRET,
-            "STRIPE_LIVEMODE": "false",
-            "HOST": "127.0.0.1",
-            "PORT": str(self.port),
-            "READINESS_SOCKET": str(self.socket),
-            "PROMETHEUS_MULTIPROC_DIR": str(self.metrics),
-            "API_SLOT": "0",
-        }
-
-    @asynccontextmanager
-    async def running(self, *program: str) -> AsyncIterator[asyncio.subprocess.Process]:
-        """The process, its output readable; ended if it still lives. `program` is what Python is to run instead."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, *(program or ("-m", "daemon.api"))),
-            env=self.environ,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.communicate()
-
-    def counted(self, name: str = "webhook_events_total") -> float:
-        """A metric's samples as the sidecar adds them up."""
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=str(self.metrics))  # type: ignore[no-untyped-call]
-        return sum(s.value for metric in registry.collect() for s in metric.samples if s.name == name)
-
-
-async def until(process: asyncio.subprocess.Process, words: str) -> None:
-    assert process.stdout is not None
-    async with asyncio.timeout(WAIT_S):
-        while words not in (line := (await process.stdout.readline()).decode()):
-            assert line, f"it ended before it said {words!r}"
-
-
-@pytest.fixture
-def api(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> Api:
-    return Api(tmp_path_factory.mktemp("api"), database_url)
+from health_sidecar.publisher import ReadinessServer
+from tests.support.api_process import SECRET, WAIT_S, Api, until
 
 
 async def deliver(api: Api, number: int) -> int:
@@ -99,7 +34,7 @@ async def deliver(api: Api, number: int) -> int:
 
 async def test_by_hand_the_port_opens_once_the_gate_has_passed(api: Api) -> None:
     """Without supervisord the port stays closed until the sidecar says ready; SIGTERM then ends it with 0."""
-    async with Publisher(api.socket, Readiness(ready=False), lambda: None) as publisher, api.running() as process:
+    async with ReadinessServer(api.socket, Readiness(ready=False), lambda: None) as publisher, api.running() as process:
         await until(process, "Waiting for the startup gate")
         with pytest.raises(OSError, match="Connect call failed"):
             await asyncio.open_connection("127.0.0.1", api.port)
@@ -129,7 +64,7 @@ async def test_a_process_that_hangs_at_its_end_ends_all_the_same(api: Api) -> No
     """After SIGTERM it has SHUTDOWN_GRACE_MS and some seconds; no other process has to see to that."""
     api.environ["SHUTDOWN_GRACE_MS"] = "1000"
     async with (
-        Publisher(api.socket, Readiness(ready=True), lambda: None),
+        ReadinessServer(api.socket, Readiness(ready=True), lambda: None),
         api.running("-c", HANGS_AT_ITS_END) as process,
     ):
         await until(process, "listening on")
@@ -142,7 +77,7 @@ async def test_a_restart_neither_loses_nor_doubles_a_figure(api: Api) -> None:
     """Figures belong to the slot: after kill -9 the next process of the slot goes on from its counts and says itself
     what it has now.
     """
-    async with Publisher(api.socket, Readiness(ready=True), lambda: None) as publisher:
+    async with ReadinessServer(api.socket, Readiness(ready=True), lambda: None) as publisher:
         heartbeat = asyncio.create_task(publisher.run())
         for number in range(1, 4):
             async with api.running() as process:
@@ -164,7 +99,7 @@ async def test_a_restart_neither_loses_nor_doubles_a_figure(api: Api) -> None:
 
 async def test_what_alerts_count_is_there_before_it_happens(api: Api) -> None:
     """A counter born with its first event would hide that event from increase(); the clock's skew is not made up."""
-    async with Publisher(api.socket, Readiness(ready=True), lambda: None) as publisher, api.running() as process:
+    async with ReadinessServer(api.socket, Readiness(ready=True), lambda: None) as publisher, api.running() as process:
         heartbeat = asyncio.create_task(publisher.run())
         await until(process, "listening on")
         registry = CollectorRegistry()
@@ -189,7 +124,7 @@ BAD_REQUESTS = [
 
 async def test_what_is_no_http_is_counted_and_not_logged(api: Api) -> None:
     """400, and a count where it is HTTP at all; neither a trace nor the client's words and address reach the log."""
-    async with Publisher(api.socket, Readiness(ready=True), lambda: None), api.running() as process:
+    async with ReadinessServer(api.socket, Readiness(ready=True), lambda: None), api.running() as process:
         await until(process, "listening on")
         for request in [NOISE, *BAD_REQUESTS] * 3:
             reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
@@ -218,7 +153,7 @@ async def test_a_spoilt_request_is_the_clients_mistake(api: Api, spoilt: str) ->
     """Never 500, and nothing in the log: whoever spoils requests must not fill the disk, or ring for our mistakes."""
     rest, status = SPOILT[spoilt]
     path = b"/nothing" if status in (b"404", b"417") else b"/webhooks/stripe"
-    async with Publisher(api.socket, Readiness(ready=True), lambda: None) as publisher, api.running() as process:
+    async with ReadinessServer(api.socket, Readiness(ready=True), lambda: None) as publisher, api.running() as process:
         heartbeat = asyncio.create_task(publisher.run())
         await until(process, "listening on")
         reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
@@ -249,3 +184,26 @@ async def test_every_mistake_in_the_configuration_is_reported_at_once(api: Api) 
     assert {line.split(": ")[1] for line in lines} == {"PORT", "DEFAULT_CURRENCY", "STRIPE_WEBHOOK_SECRET"}
     assert "secret-1" not in output.decode()
     assert "dollars" not in output.decode()
+
+
+# What an import could change: the metrics, their files and their place, the log, the limits of the process.
+IMPORT = """
+import gc, logging, os, resource, sys
+from prometheus_client import REGISTRY, values
+def state():
+    metrics = sorted(family.name for family in REGISTRY.collect())
+    limits = [resource.getrlimit(each) for each in (resource.RLIMIT_CORE, resource.RLIMIT_NOFILE)]
+    return metrics, values.ValueClass, os.listdir(sys.argv[1]), logging.getLogger().handlers, gc.get_threshold(), limits
+before = state()
+import daemon.api.__main__, health_sidecar.__main__, health_sidecar.process_events
+assert state() == before, state()
+"""
+
+
+def test_importing_a_process_changes_nothing(tmp_path: Path) -> None:
+    """Metrics, their files, the log and the limits are those of a process that only imports our modules."""
+    environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "API_SLOT": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT, str(tmp_path)], env=environ, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -23,8 +23,8 @@ from daemon.simulator import sender
 from tests.bench import fill
 from tests.bench.machine import API, SECRET, Site, Stored, query, resident_mb, site, stored
 from tests.bench.stream import Pool, Stream
-from tests.conftest import Server
 from tests.support.instance import eventually, get
+from tests.support.postgres import Server
 
 CONNECTIONS = 250
 PLACES = 20

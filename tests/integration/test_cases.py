@@ -28,6 +28,7 @@ from msgspec import UNSET, Struct, UnsetType
 from structlog.testing import capture_logs
 
 from daemon.api.app import build
+from daemon.api.metrics import ApiMetrics
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger import money
@@ -35,10 +36,11 @@ from daemon.ledger.batcher import Batcher
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
 from daemon.ledger.verification import verify
-from daemon.runtime.readiness import Follower, Readiness
+from daemon.runtime.readiness import Readiness, ReadinessClient
 from daemon.simulator import sender
 from sql.database import Database
 from sql.snapshot import snapshot
+from tests.support.api_application import Client
 
 CASES = Path(__file__).parents[1] / "cases"
 EXPECTED = ".expect.json"
@@ -51,7 +53,6 @@ PAGE_SIZES = (1, 2, 100)
 MOST_PAGES = 100
 
 Json = dict[str, Any]
-Client = TestClient[web.Request, web.Application]
 
 
 class Row(Struct, forbid_unknown_fields=True):
@@ -173,18 +174,21 @@ class Site:
     def __init__(self, url: str, database: Database) -> None:
         self._url = url
         self._database = database
-        self._batcher = Batcher(Recorder(database), limit=1000, observe=lambda _size, _newest_s: None)
+        self._batcher = Batcher(Recorder(database), limit=1000)
         self._missing = 0  # deliveries of the present batch that have not arrived
         self._complete = asyncio.Event()
         self.client: Client
 
     def application(self) -> web.Application:
         """The whole application, ready."""
-        follower = Follower(Path("nowhere.sock"), clock=lambda: 0.0)
+        follower = ReadinessClient(Path("nowhere.sock"), clock=lambda: 0.0)
         follower._take(Readiness(ready=True))
-        webhook = Webhook(self._record, secrets=(SECRET,), livemode=False, hash_key=None, clock=lambda: float(NOW))
+        metrics = ApiMetrics()
+        webhook = Webhook(
+            self._record, metrics, secrets=(SECRET,), livemode=False, hash_key=None, clock=lambda: float(NOW)
+        )
         donations = Donations(Ledger(self._database), "USD")
-        return build(webhook, donations, follower, deadline_s=DEADLINE_S, draining=asyncio.Event())
+        return build(webhook, donations, follower, metrics, deadline_s=DEADLINE_S, draining=asyncio.Event())
 
     async def _record(self, received: ReceivedEvent, size: int) -> Outcome:
         """Records when the whole batch has arrived, so that the batcher writes it by one statement."""

@@ -1,4 +1,4 @@
-"""The commands in our documents can be pasted into any usual shell."""
+"""The commands in the documents can be pasted into any usual shell."""
 
 import re
 import subprocess
@@ -7,19 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from daemon.instance.up import ROOT
 from tests.support.debian import program
+from tests.support.docs import DOCUMENTS, console_commands
 from tests.support.guard import base_environ
-
-DOCUMENTS = ("README.md", "SECURITY.md", "CONTRIBUTING.md", "deploy/runbook.md")
 
 
 def commands() -> Iterator[str]:
-    """Every command of a console block, with the lines that continue it."""
-    for name in DOCUMENTS:
-        for block in re.findall(r"```console\n(.*?)```", (ROOT / name).read_text(), re.DOTALL):
-            for command in re.split(r"^ *\$ ", block, flags=re.MULTILINE)[1:]:
-                yield command.rstrip()
+    """Every command of a console block in any document."""
+    for document in DOCUMENTS:
+        yield from console_commands(document)
 
 
 def test_there_are_commands() -> None:

@@ -16,16 +16,18 @@ import aiohttp
 import psycopg2
 import pytest
 
-from daemon.runtime.readiness import Publisher, Readiness
+from daemon.runtime.readiness import Readiness
 from daemon.simulator import sender
-from daemon.simulator.scenarios import lives
+from daemon.simulator.scenarios import generate
 from daemon.simulator.stripe_objects import Json
+from health_sidecar.publisher import ReadinessServer
 from sql import load
 from sql.database import Database
 from tests.chaos.proxy import HOST, Proxy
-from tests.conftest import USER, Server
-from tests.integration.test_api_process import SECRET, Api, until
+from tests.simulator.oracle import only_donation
+from tests.support.api_process import SECRET, Api, until
 from tests.support.model_ledger import SHOWN, TOTALS, as_row, totals_of
+from tests.support.postgres import USER, Server
 
 TICKET = "story-1"
 WARM_UP = {  # an event that changes nothing: with it the API has its connection
@@ -172,7 +174,7 @@ async def way(
         api = Api(tmp_path_factory.mktemp("api"), f"postgresql://{USER}@{HOST}:{back.port}/{name}")
         async with (
             Proxy((HOST, api.port)) as front,
-            Publisher(api.socket, Readiness(ready=True), lambda: None) as sidecar,
+            ReadinessServer(api.socket, Readiness(ready=True), lambda: None) as sidecar,
         ):
             heartbeat = asyncio.create_task(sidecar.run())
             await database.fetch("INSERT INTO recording_tickets (id) VALUES (%s)", (TICKET,))
@@ -183,12 +185,12 @@ async def way(
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: point.__name__)
 async def test_a_killed_api_process_changes_nothing_in_the_end(way: Way, point: Point) -> None:
     """Killed at the first and at the last event of a payment: delivered again, the ledger is the model's."""
-    life = next(life for life in lives(1, 20, [TICKET], now=int(time.time())) if life.kind == "partially_refunded")
+    life = next(life for life in generate(1, 20, [TICKET], now=int(time.time())) if life.kind == "partially_refunded")
     first, *others, last = life.events
     await crash_and_redeliver(way, point, [WARM_UP], first)
     await crash_and_redeliver(way, point, [WARM_UP, *others], last)
-    assert await way.ledger.fetch(SHOWN) == [as_row(life.end)]
-    assert await way.ledger.fetch(TOTALS) == totals_of([life.end])
+    assert await way.ledger.fetch(SHOWN) == [as_row(only_donation(life))]
+    assert await way.ledger.fetch(TOTALS) == totals_of([only_donation(life)])
 
 
 async def crash_and_redeliver(way: Way, point: Point, before: Sequence[Json], event: Json) -> None:

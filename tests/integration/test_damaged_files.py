@@ -28,9 +28,9 @@ from health_sidecar import process_states
 from health_sidecar.history import History, Run
 from health_sidecar.metrics import Metrics, build_registry
 from health_sidecar.process_states import Process
-from tests.conftest import USER
 from tests.support.instance import eventually
 from tests.support.live import TICKET, Live, living
+from tests.support.postgres import USER
 
 # --- Kinds of damage --------------------------------------------------------------------------------------------------
 

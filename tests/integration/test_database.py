@@ -18,10 +18,11 @@ import pytest
 import structlog
 from psycopg2 import errorcodes
 
-from sql import database as module
-from sql.database import Database, DatabaseDown, Refused, classify
+from sql import connection, errors
+from sql.database import CLIENT_GRACE_S, Database
+from sql.errors import DatabaseUnavailable, StatementRejected, classify
 from tests.chaos.proxy import HOST, Proxy, silent_port
-from tests.conftest import USER, Server
+from tests.support.postgres import USER, Server
 
 SLEEP = "SELECT pg_sleep(30)"
 ROLE = "SELECT pg_is_in_recovery()"
@@ -123,7 +124,7 @@ async def proxy(own: Instance) -> AsyncIterator[Proxy]:
 def lines(monkeypatch: pytest.MonkeyPatch) -> structlog.testing.LogCapture:
     """What the module logs."""
     capture = structlog.testing.LogCapture()
-    monkeypatch.setattr(module, "log", structlog.wrap_logger(None, processors=[capture]))
+    monkeypatch.setattr(connection, "log", structlog.wrap_logger(None, processors=[capture]))
     return capture
 
 
@@ -174,7 +175,7 @@ async def hangs(work: Awaitable[object]) -> bool:
 
 async def kind(work: Awaitable[object]) -> str:
     """The kind of outage that it reports."""
-    with pytest.raises(DatabaseDown) as caught:
+    with pytest.raises(DatabaseUnavailable) as caught:
         await work
     return caught.value.kind
 
@@ -249,7 +250,7 @@ async def test_a_stopped_server_is_given_up_in_time_and_used_again(own: Instance
         begin = loop.time()
         assert await kind(database.fetch("SELECT 1")) == "timeout"
         assert database.stats() == {"used": 0, "idle": 0, "max": 2}
-        assert loop.time() - begin <= database.deadline_s == 0.5 + 0.1 + module.CLIENT_GRACE_S
+        assert loop.time() - begin <= database.deadline_s == 0.5 + 0.1 + CLIENT_GRACE_S
         assert await kind(database.fetch("SELECT 1")) == "timeout"
     finally:
         for pid in pids:
@@ -409,7 +410,8 @@ async def test_a_preparation_that_never_lasts_is_reported_as_that(own: Instance,
         assert await kind(database.fetch("EXECUTE ask", prepare=prepare)) == "prepared statement lost"
 
 
-# How each class of PostgreSQL's errors is reported: DatabaseDown with its kind, or Refused for the values or not.
+# How each class of PostgreSQL's errors is reported: DatabaseUnavailable with its kind, or StatementRejected for the
+# values or not.
 VALUES, SCHEMA = True, False
 RESOURCES = "out of resources"
 REPORTED = {
@@ -443,9 +445,9 @@ async def reported(work: Awaitable[object]) -> str | bool:
     """The kind of an outage; of a refusal whether it is for its values."""
     try:
         await work
-    except DatabaseDown as down:
+    except DatabaseUnavailable as down:
         return down.kind
-    except Refused as refusal:
+    except StatementRejected as refusal:
         return refusal.for_its_values
     raise AssertionError("nothing was reported")
 
@@ -506,16 +508,16 @@ async def test_waiting_for_a_lock_has_a_kind_of_its_own(own: Instance, open_data
 
 def test_only_known_kinds_have_a_remedy() -> None:
     """A phrase that is changed takes its remedy along."""
-    kinds = {*module.KIND_BY_SQLSTATE.values(), *(kind for _, kind in module.KIND_BY_TEXT)}
-    kinds |= {module.PREPARATION_LOST, module.NOT_REPLICATED}
-    assert module.REMEDIES.keys() <= kinds
+    kinds = {*errors.KIND_BY_SQLSTATE.values(), *(kind for _, kind in errors.KIND_BY_TEXT)}
+    kinds |= {errors.PREPARATION_LOST, errors.NOT_REPLICATED}
+    assert errors.REMEDIES.keys() <= kinds
 
 
 async def test_what_the_schema_lacks_is_named(own: Instance, open_database: Open) -> None:
     """Of a missing table or column the name is told: it is ours, and no value."""
     database = open_database(at(own))
     for sql, words in (("TABLE lost", 'relation "lost" does not exist'), ("SELECT lost", 'column "lost" does not')):
-        with pytest.raises(Refused, match=words):
+        with pytest.raises(StatementRejected, match=words):
             await database.fetch(sql)
 
 
@@ -523,13 +525,13 @@ async def test_a_refusal_keeps_the_connection_and_tells_no_value(own: Instance, 
     """A statement that is refused is the statement's fault; only a broken transaction costs the connection."""
     database = open_database(at(own))
     [(pid,)] = await database.fetch(PID)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(StatementRejected) as caught:
         await database.fetch("SELECT %s::int", ("secret",))
     assert caught.value.for_its_values
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert await database.fetch(PID) == [(pid,)]
-    with pytest.raises(Refused, match="division by zero"):
+    with pytest.raises(StatementRejected, match="division by zero"):
         await database.fetch("BEGIN; SELECT 1/0; COMMIT")
     assert await database.fetch(PID) != [(pid,)]
 

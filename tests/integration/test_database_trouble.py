@@ -17,9 +17,9 @@ from daemon.instance.postgres import ROLE
 from daemon.instance.up import ROOT
 from health_sidecar.probe import HISTORY_TABLE, MIGRATIONS_TABLE, REQUIRED_TABLES
 from sql import load, migrate
-from tests.conftest import PRIVATE_LOG, USER, Server
 from tests.support.instance import eventually
 from tests.support.live import LATEST_S, TICKET, Answer, Live, living
+from tests.support.postgres import PRIVATE_LOG, USER, Server
 from tests.support.small_disk import SmallDisk, small_disk
 
 Start = Callable[..., Live]

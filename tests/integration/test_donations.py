@@ -11,17 +11,13 @@ import pytest
 
 from daemon.cli.main import _ledger_line, _read_ledger, _total_lines
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import ReceivedEvent, Recorder
-from daemon.ledger.stripe_events import read
-from daemon.simulator import scenarios, sender
+from daemon.simulator import scenarios
 from sql import load
 from sql.database import Database
-from tests.integration.test_webhook import NOW, Client, MakeClient, application, client, follower
-from tests.support.diagram import README
+from tests.support.api_application import NOW, Client, MakeClient, application, follower
+from tests.support.docs import REFERENCE, section
+from tests.support.ledger import TICKET, fill
 
-__all__ = ["client"]
-
-TICKET = "ticket_abc123"
 LEDGER_VIEW = """\
 [2024-12-16 10:31] $50.00 - Smith (US) - PAID
 [2024-12-15 14:21] $100.00 - Johnson (CA) - REFUNDED (refund: 2024-12-16 09:00)
@@ -29,17 +25,6 @@ LEDGER_VIEW = """\
 [2024-12-13 16:45] $125.00 - Garcia (MX) - PAID
 
 Total: $250.00 (4 paid, 1 refunded)"""
-
-
-async def fill(database: Database, lives: list[scenarios.Life], *tickets: str) -> None:
-    for ticket in tickets:
-        await database.fetch(load("add_ticket"), {"id": ticket, "title": None, "currency": None})
-    entries = [
-        ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=None))
-        for life in lives
-        for event in life.events
-    ]
-    await Recorder(database).record(entries)
 
 
 async def test_the_ledger_view_line_for_line(database: Database) -> None:
@@ -79,7 +64,7 @@ async def test_the_ledger_counts_as_the_api_does(client: Client, database: Datab
     """The first line has the figures of the API's reply, the next ones those of its other currencies, and every
     donation with a paidAt counts as paid.
     """
-    await fill(database, scenarios.lives(7, 120, ["story-1"], now=NOW), "story-1")
+    await fill(database, scenarios.generate(7, 120, ["story-1"], now=NOW), "story-1")
     reply = await client.get("/api/tickets/story-1/donations/total")
     api = json.loads(await reply.text(), parse_float=str)
     donations, totals = await _read_ledger(Ledger(database), "story-1", "USD")
@@ -201,7 +186,7 @@ async def test_no_other_endpoint_is_for_other_sites(client: Client, database: Da
 @pytest.mark.parametrize("limit", [1, 3, 7])
 async def test_pages_put_together_are_the_ledger(client: Client, database: Database, limit: int) -> None:
     """Following nextCursor gives each donation once, in the ledger's order, whatever the page's size."""
-    await fill(database, scenarios.lives(7, 60, ["story-1"], now=NOW), "story-1")
+    await fill(database, scenarios.generate(7, 60, ["story-1"], now=NOW), "story-1")
     path = "/api/tickets/story-1/donations"
     whole = (await (await client.get(path, params={"limit": "1000"})).json())["donations"]
     pages: list[dict[str, Any]] = []
@@ -220,7 +205,7 @@ async def test_pages_put_together_are_the_ledger(client: Client, database: Datab
 
 async def test_filters(client: Client, database: Database) -> None:
     """`status` and `currency` narrow the ledger."""
-    await fill(database, scenarios.lives(7, 60, ["story-1"], now=NOW), "story-1")
+    await fill(database, scenarios.generate(7, 60, ["story-1"], now=NOW), "story-1")
     path = "/api/tickets/story-1/donations"
     refunded = await (await client.get(path, params={"status": "REFUNDED", "currency": "usd"})).json()
     assert {d["status"] for d in refunded["donations"]} == {"REFUNDED"}
@@ -262,16 +247,16 @@ async def test_a_bad_parameter_is_named(client: Client, database: Database, quer
     assert error["message"].startswith(name)
 
 
-async def test_readme_names_every_field_that_the_public_can_read(client: Client, database: Database) -> None:
+async def test_the_reference_names_every_field_that_the_public_can_read(client: Client, database: Database) -> None:
     """The table under "What anybody can read" has the ledger's fields, and the text below names those of the totals."""
-    section = README.read_text().partition("## What anybody can read\n")[2].partition("\n## ")[0]
-    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    public = section(REFERENCE, "What anybody can read")
+    rows = [line.split("|")[1] for line in public.splitlines() if line.startswith("| `")]
     await fill(database, scenarios.seed_example(TICKET), TICKET)
     [donation, *_] = (await (await client.get(f"/api/tickets/{TICKET}/donations")).json())["donations"]
     assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(donation)
     total = await (await client.get(f"/api/tickets/{TICKET}/donations/total")).json()
     assert set(total["lastDonation"]) == {"paidAt", "amount", "currency", "donor"}
-    assert "(`lastDonation`)" in section
+    assert "(`lastDonation`)" in public
 
 
 @pytest.mark.parametrize("path", ["donations", "donations/total"])

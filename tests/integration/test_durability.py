@@ -12,10 +12,11 @@ import pytest
 
 from health_sidecar.gate import run_once
 from sql import migrate
-from sql.database import Database, DatabaseDown
-from tests.conftest import USER, Server, debian_programs, running_server
+from sql.database import Database
+from sql.errors import DatabaseUnavailable
 from tests.support.instance import eventually
 from tests.support.live import living
+from tests.support.postgres import USER, Server, debian_programs, running_server
 
 APPLICATION = "donationd test"
 API = "donationd api"
@@ -114,7 +115,7 @@ async def test_a_cancelled_wait_for_the_standby_is_an_outage(
     """The server commits and only warns, in its own language; also where such warnings would not be sent."""
     ask(url, f"ALTER DATABASE ledger SET client_min_messages = {level}")
     wait_for_standby("nowhere", url)
-    with pytest.raises(DatabaseDown) as caught:
+    with pytest.raises(DatabaseUnavailable) as caught:
         await end_the_wait(url, "pg_cancel_backend", database.fetch(before + WRITE))
     assert caught.value.kind == "not replicated"
     assert ask(url, "SELECT id FROM recording_tickets") == ["story-1"]  # it did commit, here
@@ -124,7 +125,7 @@ async def test_a_cancelled_wait_for_the_standby_is_an_outage(
 async def test_a_backend_that_ends_during_the_wait_is_an_outage(url: str, database: Database) -> None:
     """The connection is closed before the reply."""
     wait_for_standby("nowhere", url)
-    with pytest.raises(DatabaseDown) as caught:
+    with pytest.raises(DatabaseUnavailable) as caught:
         await end_the_wait(url, "pg_terminate_backend", database.fetch(WRITE))
     assert caught.value.kind == "connection lost"
 

@@ -13,8 +13,8 @@ from daemon.cli.main import main
 from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import StripeEvent
 from sql import load
-from tests.integration.test_operator import NOW, ask, rows
 from tests.support.instance import eventually
+from tests.support.ledger import NOW, ask, rows
 
 REASON = "an unknown dispute status - at `$.status`"
 

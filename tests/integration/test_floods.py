@@ -12,7 +12,7 @@ from tests.bench.deliveries import PER_S, watch
 from tests.bench.flood import KINDS, Flood, flooding
 from tests.bench.machine import API, Site, forget_peak, peak_mb, query, resident_mb, site, stored
 from tests.bench.stream import Pool, Stream
-from tests.conftest import Server
+from tests.support.postgres import Server
 
 TICKET = "ticket_large"
 CLIENTS = 300

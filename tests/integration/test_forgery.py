@@ -9,32 +9,28 @@ import io
 import json
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import prometheus_client
 import pytest
-from aiohttp import ClientResponse, web
-from aiohttp.test_utils import TestClient
+from aiohttp import ClientResponse
 from structlog.testing import capture_logs
 
 from daemon.api import webhook
 from daemon.api.webhook import BODY_LIMIT
 from daemon.ledger import stripe_events
 from daemon.ledger.recorder import Recorder
-from daemon.runtime.rate_limited_log import CountedLog
+from daemon.runtime.rate_limited_log import CountingLog
 from daemon.simulator import scenarios
 from daemon.simulator.sender import sign
 from sql.database import Database
-from tests.integration.test_webhook import NOW, OLD_SECRET, SECRET, application, follower
-
-Client = TestClient[web.Request, web.Application]
-MakeClient = Callable[[web.Application], Awaitable[Client]]
+from tests.support.api_application import NOW, OLD_SECRET, SECRET, Client, MakeClient, application, follower
 
 EVENT: dict[str, Any] = next(
     dict(event)
-    for life in scenarios.lives(1, 40, ["story-1"], now=NOW)
+    for life in scenarios.generate(1, 40, ["story-1"], now=NOW)
     if life.kind == "paid"
     for event in life.events
     if event["type"] == "charge.succeeded"
@@ -229,7 +225,7 @@ async def test_a_flood_is_one_line(
 ) -> None:
     """A hundred forgeries write nothing by themselves; what counts them all is one line, with no word of theirs."""
     later = list[Callable[[], None]]()
-    monkeypatch.setattr(webhook, "CountedLog", partial(CountedLog, later=lambda _delay_s, call: later.append(call)))
+    monkeypatch.setattr(webhook, "CountingLog", partial(CountingLog, later=lambda _delay_s, call: later.append(call)))
     client = await aiohttp_client(application(database, follower()))
     with capture_logs() as lines:
         for _ in range(50):

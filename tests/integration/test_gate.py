@@ -15,12 +15,14 @@ import structlog
 from structlog.testing import LogCapture
 
 from daemon.api.config import Config as ApiConfig
-from daemon.runtime.config import Config, ConfigError
+from daemon.runtime.config import ConfigError
+from health_sidecar.config import Config
 from health_sidecar.gate import GateClosed, Verdict, check_url, run_gate, run_once
 from health_sidecar.history import MAX_WAITING, History, Run
 from health_sidecar.probe import MIGRATIONS_TABLE, REQUIRED_TABLES, Probe
 from sql import load
-from sql.database import Database, DatabaseDown, Refused
+from sql.database import Database
+from sql.errors import DatabaseUnavailable, StatementRejected
 from sql.migrate import discover
 
 URL = "postgresql://donationd:hunter2@127.0.0.1:5432/ledger"
@@ -59,7 +61,7 @@ class FakeDatabase:
 
     async def fetch(self, sql: str, params: Mapping[str, object] | Sequence[object] = ()) -> list[tuple[Any, ...]]:
         if self.down:
-            raise DatabaseDown(self.down.pop(0))
+            raise DatabaseUnavailable(self.down.pop(0))
         if sql == load("ping"):
             return [(1,)]
         if self.error is not None:
@@ -239,7 +241,7 @@ async def test_database_lost_during_the_schema_check_fails(logged: LogCapture) -
     class LostAfterPing(FakeDatabase):
         async def fetch(self, sql: str, params: Mapping[str, object] | Sequence[object] = ()) -> list[tuple[Any, ...]]:
             if sql != load("ping"):
-                raise DatabaseDown("connection lost")
+                raise DatabaseUnavailable("connection lost")
             return await database.fetch(sql, params)
 
     verdict, _ = await gate(LostAfterPing(), logged)
@@ -261,7 +263,9 @@ async def test_a_setting_that_cannot_be_read_counts_as_dangerous(name: str, logg
 
 async def test_refused_schema_check_hides_the_driver_text(logged: LogCapture) -> None:
     """A statement PostgreSQL refuses fails the gate; the driver's own words are not repeated."""
-    verdict, _ = await gate(FakeDatabase(error=Refused(psycopg2.ProgrammingError("secret host 10.0.0.9"))), logged)
+    verdict, _ = await gate(
+        FakeDatabase(error=StatementRejected(psycopg2.ProgrammingError("secret host 10.0.0.9"))), logged
+    )
     assert not verdict.passed
     assert "10.0.0.9" not in repr(verdict) + repr(logged.entries)
 
@@ -407,7 +411,7 @@ async def test_history_is_bounded_and_keeps_both_ends(tmp_path: Path) -> None:
 async def test_history_keeps_what_postgresql_refuses(tmp_path: Path) -> None:
     """Without the table (before the first migration) rows wait instead of crashing the sidecar."""
     history = History(
-        tmp_path / "waiting.jsonl", FakeDatabase(error=Refused(psycopg2.ProgrammingError("no table"))).fetch
+        tmp_path / "waiting.jsonl", FakeDatabase(error=StatementRejected(psycopg2.ProgrammingError("no table"))).fetch
     )
     history.record(gate_run(0))
     await history.drain()
@@ -430,7 +434,7 @@ async def test_hanging_database_counts_as_a_timeout() -> None:
             await asyncio.Event().wait()
             return []
 
-    with pytest.raises(DatabaseDown) as caught:
+    with pytest.raises(DatabaseUnavailable) as caught:
         await Probe(Hanging, 0.01).ping()
     assert caught.value.kind == "timeout"
 
@@ -441,8 +445,8 @@ async def test_a_knock_is_answered_by_who_lets_somebody_in() -> None:
         made = [FakeDatabase(), FakeDatabase(down=[kind] if kind else [])]
         probe = Probe(iter(made).__next__, 1.0)
         await probe.ping()
-        with pytest.raises(DatabaseDown) if fails else nullcontext():
-            await probe.knock()
+        with pytest.raises(DatabaseUnavailable) if fails else nullcontext():
+            await probe.ping_new_connection()
         assert [database.closed for database in made] == [0, 1]
 
 

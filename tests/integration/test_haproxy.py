@@ -19,13 +19,13 @@ from daemon.simulator import sender
 from tests.bench import fill
 from tests.bench.deliveries import watch
 from tests.bench.flood import BODY_LIMIT, KINDS, Flood, flooding
-from tests.bench.haproxy import CONFIGURATION, Proxy, certificate, haproxy
+from tests.bench.haproxy import CONFIGURATION, Proxy, haproxy
 from tests.bench.machine import API, SECRET, Site, query, site, stored
 from tests.bench.stream import Pool, Stream
-from tests.conftest import Server
 from tests.support.debian import program
 from tests.support.guard import base_environ
 from tests.support.instance import eventually, get
+from tests.support.postgres import Server
 from tests.support.stand_in import (
     StandIn,
     answered,
@@ -37,6 +37,7 @@ from tests.support.stand_in import (
     reply_to,
     stand_in,
 )
+from tests.support.tls import certificate
 
 TICKET = "ticket_large"
 FLOOD_S = 4

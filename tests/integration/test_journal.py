@@ -16,11 +16,12 @@ from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import read
 from daemon.ledger.verification import verify
 from daemon.simulator import sender
-from daemon.simulator.random_payments import wild_life
-from daemon.simulator.scenarios import Life, shuffled
+from daemon.simulator.scenarios import shuffled
 from daemon.simulator.stripe_objects import Json
-from sql.database import Database, Row
+from sql.database import Database
 from sql.snapshot import snapshot
+from tests.simulator.oracle import expected_donations, only_donation
+from tests.simulator.random_payments import RandomScenario, random_scenario
 from tests.support.former_release import FormerRelease
 from tests.support.journal_model import BOOKED, booked_rows
 
@@ -48,9 +49,9 @@ async def connect(database_url: str) -> AsyncIterator[Open]:
         yield connect
 
 
-def wild_lives(seed: int, count: int) -> list[Life]:
+def random_scenarios(seed: int, count: int) -> list[RandomScenario]:
     rng = random.Random(seed)
-    return [wild_life(rng, TICKETS, key=f"{n}", start=AT) for n in range(count)]
+    return [random_scenario(rng, TICKETS, key=f"{n}", start=AT) for n in range(count)]
 
 
 def entry(event: Json) -> ReceivedEvent:
@@ -75,12 +76,6 @@ async def write(writers: Sequence[Database], events: Sequence[Json], seed: int) 
     await asyncio.gather(*map(work, writers))
 
 
-def model(lives: Sequence[Life]) -> list[Row]:
-    """What BOOKED must be."""
-    ends = sorted(((end, life.events) for life in lives for end in life.ends), key=lambda of: of[0].donation)
-    return [row for end, events in ends for row in booked_rows(end, events)]
-
-
 def differences(url: str) -> list[str]:
     with snapshot(url, "donationd test") as moment:
         return list(verify(moment, lambda _done: None))
@@ -98,7 +93,7 @@ SELECT (SELECT coalesce(max(seq), 0) FROM ledger_entries),
 
 async def test_at_every_seq_the_entries_add_up_to_the_totals_of_that_moment(database: Database, connect: Open) -> None:
     """A reader beside three writers sees a last entry and totals, and all entries up to it add up to these."""
-    lives = wild_lives(41, 150)
+    scenarios = random_scenarios(41, 150)
     writers = [connect(Database) for _ in range(3)]
     done = asyncio.Event()
     seen: dict[int, list[list[str]]] = {}
@@ -109,7 +104,7 @@ async def test_at_every_seq_the_entries_add_up_to_the_totals_of_that_moment(data
             assert seen.setdefault(seq, totals) == totals
 
     async def work() -> None:
-        await write(writers, shuffled(lives, 1, duplicates=0.5), 2)
+        await write(writers, shuffled(scenarios, 1, duplicates=0.5), 2)
         done.set()
 
     await asyncio.gather(look(), work())
@@ -133,12 +128,12 @@ async def test_at_every_seq_the_entries_add_up_to_the_totals_of_that_moment(data
 
 async def test_a_clock_that_goes_backwards_is_not_followed(database: Database) -> None:
     """No entry is recorded before the entry before it, whatever the server's clock says."""
-    lives = wild_lives(42, 20)
-    await write([database], lives[0].events, 1)
+    scenarios = random_scenarios(42, 20)
+    await write([database], scenarios[0].events, 1)
     later = "SELECT now() + interval '1 day', 1, now(), 5, 'payment', 'pi_x', '', 'USD', 'pi_x', 'evt_x'"
     columns = "recorded_at, seq, effective_at, amount_minor, kind, donation_id, ticket_id, currency, object_id, cause"
     await database.fetch(f"TRUNCATE ledger_entries; INSERT INTO ledger_entries ({columns}) {later}")
-    await write([database], [event for life in lives[1:] for event in life.events], 1)
+    await write([database], [event for scenario in scenarios[1:] for event in scenario.events], 1)
     [(least, first)] = await database.fetch(
         "SELECT min(recorded_at), max(recorded_at) FILTER (WHERE seq = 1) FROM ledger_entries"
     )
@@ -153,8 +148,8 @@ async def test_what_the_former_release_writes_is_booked_later(
 ) -> None:
     """A rolling upgrade: writers of both releases at once, then only new ones. `verify` finds no difference, and
     counts the rows that are left; after `rebuild` the journal is the model's."""
-    lives = wild_lives(43, 120)
-    events = shuffled(lives, 1, duplicates=0.3)
+    scenarios = random_scenarios(43, 120)
+    events = shuffled(scenarios, 1, duplicates=0.3)
     half = len(events) // 2
     await write([connect(Database), connect(FormerRelease), connect(FormerRelease)], events[:half], 1)
     assert await count_rows(database) > 0
@@ -164,19 +159,21 @@ async def test_what_the_former_release_writes_is_booked_later(
     left = await count_rows(database)
     assert left > 0
     assert await rebuild(database, lambda _done: None) == left
-    assert await database.fetch(BOOKED) == model(lives)
+    assert await database.fetch(BOOKED) == booked_rows(scenarios)
     assert differences(database_url) == []
     assert await count_rows(database) == 0
 
 
 async def test_the_next_write_books_all_of_a_row(database: Database, connect: Open) -> None:
     """Of a donation that only the former release wrote, the first event that says anything new books everything."""
-    [life] = [life for life in wild_lives(44, 40) if life.steps[0] == "receives all" and len(model([life])) > 3][:1]
+    scenario = next(
+        each for each in random_scenarios(44, 40) if each.steps[0] == "receives all" and len(booked_rows([each])) > 3
+    )
     former = connect(FormerRelease)
-    await write([former], life.events[:-1], 1)
+    await write([former], scenario.events[:-1], 1)
     assert await database.fetch("SELECT count(*) FROM ledger_entries") == [(0,)]
-    await write([database], life.events, 1)
-    assert await database.fetch(BOOKED) == model([life])
+    await write([database], scenario.events, 1)
+    assert await database.fetch(BOOKED) == booked_rows([scenario])
 
 
 async def test_a_donation_that_the_former_release_merged_is_booked_out(database: Database, connect: Open) -> None:
@@ -204,13 +201,16 @@ def event_of(kind: str, at: int, shown: Json) -> Json:
 async def test_a_change_of_ticket_is_booked_out_and_in(database: Database) -> None:
     """Each movement leaves the old ticket and enters the new one with the same kind, object and time, for the
     operator's action."""
-    [life] = [life for life in wild_lives(45, 60) if len(life.ends) == 1 and len(model([life])) > 3][:1]
-    await write([database], life.events, 1)
+    scenario = next(
+        each for each in random_scenarios(45, 60) if len(expected_donations(each)) == 1 and len(booked_rows([each])) > 3
+    )
+    donation = only_donation(scenario).donation
+    await write([database], scenario.events, 1)
     before = await database.fetch(BOOKED)
-    facts = await Ledger(database).facts_of(life.end.donation)
+    facts = await Ledger(database).facts_of(donation)
     assert facts is not None
     await Recorder(database).record(
-        [operator_actions.assign(facts, life.end.donation, "story-9", actor="ann", at_us=AT * 1_000_000)]
+        [operator_actions.assign(facts, donation, "story-9", actor="ann", at_us=AT * 1_000_000)]
     )
     assert await database.fetch(BOOKED) == [(row[0], "story-9", *row[2:]) for row in before]
     [(action,)] = await database.fetch("SELECT id::text FROM operator_acts")
@@ -267,7 +267,7 @@ async def test_verify_reports_a_journal_that_is_not_the_ledgers(
     database: Database, database_url: str, damage: str, said: str
 ) -> None:
     """Entries that were changed, deleted or added by hand are reported."""
-    await write([database], [event for life in wild_lives(46, 20) for event in life.events], 1)
+    await write([database], [event for scenario in random_scenarios(46, 20) for event in scenario.events], 1)
     assert differences(database_url) == []
     await database.fetch(damage)
     assert said in "\n".join(differences(database_url))

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from daemon.cli.main import main
 from daemon.ledger.verification import verify
 from daemon.simulator import scenarios
-from sql.database import Row
+from sql.connection import Row
 from sql.snapshot import Snapshot, snapshot
-from tests.integration.test_operator import NOW, add_ticket, record
+from tests.support.ledger import NOW, add_ticket, record
 
 WRONG: tuple[Any, ...] = (
     None,
@@ -37,7 +37,7 @@ WRONG: tuple[Any, ...] = (
 def connection(database_url: str) -> Iterator[Any]:
     """The database of a ledger with one payment of each kind and a subscription's gifts."""
     add_ticket(database_url, "story-1")
-    kinds = {life.kind: life for life in scenarios.lives(3, 200, ["story-1"], now=NOW)}
+    kinds = {life.kind: life for life in scenarios.generate(3, 200, ["story-1"], now=NOW)}
     for life in kinds.values():
         record(database_url, life.events)
     with closing(psycopg2.connect(database_url)) as connection:

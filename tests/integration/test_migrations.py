@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from daemon.cli.main import main
 from daemon.simulator import scenarios
 from sql import migrate
-from sql.database import Row
-from tests.integration.test_operator import NOW, record, rows
+from sql.connection import Row
+from tests.support.ledger import NOW, record, rows
 
 FIRST = "0001_ledger.sql"
 TABLES = ("recording_tickets", "stripe_events", "stripe_attributions", "stripe_objects", "ticket_totals")
@@ -60,7 +60,7 @@ def test_a_filled_first_schema_keeps_every_donation(
     first_schema: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After migrating, all rows are those a new database would hold, totals included, and verify agrees."""
-    lives = scenarios.lives(5, 60, ["story-1", "story-2"], now=NOW)
+    lives = scenarios.generate(5, 60, ["story-1", "story-2"], now=NOW)
     # The first version read no invoices, and had no table for failed charges.
     alike = [life for life in lives if life.kind not in {"monthly", "failed_then_paid"}]
     record(database_url, scenarios.shuffled(alike, 1))

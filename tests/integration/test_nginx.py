@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.haproxy import certificate
 from tests.bench.machine import ROOT, running
 from tests.support.debian import program
 from tests.support.instance import eventually, free_ports
 from tests.support.stand_in import StandIn, answered, ask, check_refused, connection, opened, reply_to, stand_in
+from tests.support.tls import certificate
 
 CONFIGURATION = ROOT / "deploy" / "nginx.conf"
 PAGE, TOTAL, DELIVERY = "/api/tickets/story-1/donations", "/api/tickets/story-1/donations/total", "/webhooks/stripe"

@@ -6,28 +6,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable
 
 import pytest
 from click.testing import CliRunner, Result
 
 from daemon.cli.main import main
 from daemon.ledger import privacy
-from daemon.ledger.recorder import ReceivedEvent, Recorder
-from daemon.ledger.stripe_events import read
-from daemon.simulator import scenarios, sender
-from daemon.simulator.stripe_objects import Json
-from sql import load
-from sql.database import Database, Row
+from daemon.simulator import scenarios
+from tests.simulator.oracle import only_donation
+from tests.support.ledger import KEY, NOW, add_ticket, life, named_life, record, rows
 
-NOW = 1_760_000_000
-KEY = "a key of the charity's own"
 DEFACED = (
     "UPDATE stripe_attributions SET {} WHERE id = (SELECT min(id) FROM stripe_attributions WHERE paid_at > '2000-1-1')"
 )
-
-T = TypeVar("T")
 
 
 @pytest.fixture
@@ -36,45 +28,6 @@ def donationd(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("DONOR_EMAIL_HASH_KEY", KEY)
     return lambda *arguments, stdin="": CliRunner().invoke(main, arguments, input=stdin)
-
-
-def ask(url: str, question: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
-    async def answer() -> T:
-        database = Database(
-            url, pool_size=1, statement_timeout_s=10, connect_timeout_s=5, application_name="donationd test"
-        )
-        try:
-            return await question(database)
-        finally:
-            await database.close()
-
-    return asyncio.run(answer())
-
-
-def rows(url: str, sql: str) -> list[Row]:
-    return ask(url, lambda database: database.fetch(sql))
-
-
-def record(url: str, events: Sequence[Json]) -> None:
-    entries = [ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=KEY.encode())) for event in events]
-    ask(url, lambda database: Recorder(database).record(entries))
-
-
-def add_ticket(url: str, ticket: str) -> None:
-    values = {"id": ticket, "title": None, "currency": None}
-    ask(url, lambda database: database.fetch(load("add_ticket"), values))
-
-
-def life(kind: str, number: int = 0) -> scenarios.Life:
-    """A life of this kind; `number` counts those there are."""
-    found = [each for each in scenarios.lives(3, 200, ["story-1"], now=NOW) if each.kind == kind]
-    return found[number]
-
-
-def named_life() -> scenarios.Life:
-    """A paid life whose donor gave a name and an e-mail."""
-    found = (each for each in scenarios.lives(3, 200, ["story-1"], now=NOW) if each.kind == "paid")
-    return next(each for each in found if each.end.donor == "Smith")
 
 
 TOTALS = "SELECT * FROM ticket_totals WHERE paid_minor > 0 ORDER BY ticket_id, currency"
@@ -87,16 +40,16 @@ def test_money_without_a_ticket_is_listed_and_moved(donationd: Callable[..., Res
     record(database_url, [*lost.events[:-1], *strange.events])
     listed = donationd("unassigned")
     assert (listed.exit_code, "2 of 2 unassigned" in listed.output) == (0, True)
-    assert lost.end.donation in listed.output
+    assert only_donation(lost).donation in listed.output
     add_ticket(database_url, "story-1")
     ids = [json.loads(line)["id"] for line in donationd("unassigned", "--json").stdout.splitlines()]
-    assert ids == [lost.end.donation]
-    moved = donationd("assign", lost.end.donation, "story-1", "--by", "alex")
-    assert (moved.exit_code, moved.output) == (0, f"assigned {lost.end.donation} to story-1\n")
+    assert ids == [only_donation(lost).donation]
+    moved = donationd("assign", only_donation(lost).donation, "story-1", "--by", "alex")
+    assert (moved.exit_code, moved.output) == (0, f"assigned {only_donation(lost).donation} to story-1\n")
     record(database_url, lost.events)
     assert "0 of 0 unassigned" in donationd("unassigned").output
     assert rows(database_url, "SELECT DISTINCT ticket_id FROM stripe_attributions") == [("story-1",)]
-    assert f"alex             assign  {lost.end.donation} story-1" in donationd("acts").output
+    assert f"alex             assign  {only_donation(lost).donation} story-1" in donationd("acts").output
     assert donationd("verify").exit_code == 0
 
 
@@ -138,9 +91,9 @@ def test_commands_that_take_an_id_say_where_ids_are_found(donationd: Callable[..
         for output in (failed.output, donationd(words[0], "--help").output):
             assert "donationd ledger TICKET --ids" in " ".join(output.split())
             assert "donationd unassigned" in " ".join(output.split())
-    assert life("paid").end.donation in donationd("ledger", "story-1", "--ids").output
-    assert life("paid").end.donation not in donationd("ledger", "story-1").output
-    assert life("no_ticket").end.donation in donationd("unassigned").output
+    assert only_donation(life("paid")).donation in donationd("ledger", "story-1", "--ids").output
+    assert only_donation(life("paid")).donation not in donationd("ledger", "story-1").output
+    assert only_donation(life("no_ticket")).donation in donationd("unassigned").output
 
 
 @pytest.mark.parametrize("ticket", ["story.1", "203.0.113.77", "123456789", "x" * 65, ""])
@@ -166,7 +119,7 @@ def test_an_erased_donor_does_not_come_back(
     if by_email:
         done = donationd("erase", "--email", "--yes", stdin=" ALICE.smith@example.com \n")
     else:
-        done = donationd("erase", erased.end.donation, "--yes")
+        done = donationd("erase", only_donation(erased).donation, "--yes")
     assert (done.exit_code, done.output.splitlines()[-1]) == (0, "erased the donor of 1 donation(s)")
     record(database_url, erased.events)
     assert rows(database_url, DONORS) == [(None, None, None)]
@@ -189,7 +142,7 @@ def test_an_email_nobody_has_is_an_error(donationd: Callable[..., Result], datab
 def test_erasing_asks_first(donationd: Callable[..., Result], database_url: str) -> None:
     """Without a yes nothing happens."""
     record(database_url, named_life().events)
-    refused = donationd("erase", named_life().end.donation, stdin="n\n")
+    refused = donationd("erase", only_donation(named_life()).donation, stdin="n\n")
     assert refused.exit_code == 1
     assert rows(database_url, DONORS)[0][0] == "Smith"
 
@@ -216,7 +169,7 @@ def test_verify_finds_each_kind_of_damage(
     donationd: Callable[..., Result], database_url: str, damage: str, said: str
 ) -> None:
     """A right ledger passes; any figure, field or link that is off is named, with exit status 1."""
-    record(database_url, scenarios.shuffled(scenarios.lives(5, 40, ["story-1", "story-2"], now=NOW), 1))
+    record(database_url, scenarios.shuffled(scenarios.generate(5, 40, ["story-1", "story-2"], now=NOW), 1))
     right = donationd("verify")
     assert (right.exit_code, right.stdout) == (0, "the ledger and its facts agree\n")
     rows(database_url, damage)
@@ -252,7 +205,7 @@ def test_what_a_shared_row_holds_is_erased_for_good(donationd: Callable[..., Res
     moved = {**session["data"]["object"], "payment_intent": "pi_another"}
     later = {**session, "id": "evt_later", "created": session["created"] + 9, "data": {"object": moved}}
     record(database_url, life.events)
-    assert donationd("erase", life.end.donation, "--yes").exit_code == 0
+    assert donationd("erase", only_donation(life).donation, "--yes").exit_code == 0
     record(database_url, [later, *life.events])
     assert set(rows(database_url, DONORS)) == {(None, None, None)}
     assert donationd("verify").exit_code == 0
@@ -274,7 +227,7 @@ def test_odd_arguments_are_wrong_usage(donationd: Callable[..., Result], argumen
 
 
 async def test_ctrl_c_ends_a_command_with_130(database_url: str) -> None:
-    """Interrupted while it reads: 130, as README says."""
+    """Interrupted while it reads, a command ends with 130, as deploy/docs/reference.md says."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "daemon.cli.main", "erase", "--email"),
         env={"PATH": os.environ["PATH"], "DATABASE_URL": database_url, "USER": "alex"},

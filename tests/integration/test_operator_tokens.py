@@ -9,11 +9,11 @@ from hashlib import sha256
 
 import aiohttp
 import pytest
-from aiohttp import ClientResponse, web
-from aiohttp.test_utils import TestClient
+from aiohttp import ClientResponse
 
 from daemon.api.app import build
 from daemon.api.config import Config
+from daemon.api.metrics import ApiMetrics
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.reader import Ledger
@@ -28,16 +28,13 @@ from daemon.runtime.http.auth import (
     client_address,
     parse_tokens,
 )
-from daemon.runtime.readiness import Publisher, Readiness
+from daemon.runtime.readiness import Readiness
 from daemon.simulator import scenarios
+from health_sidecar.publisher import ReadinessServer
 from sql.database import Database
-from tests.integration.test_api_process import Api, api, until
-from tests.integration.test_donations import TICKET, fill
-from tests.integration.test_webhook import MakeClient, follower
-
-__all__ = ["api"]
-
-Client = TestClient[web.Request, web.Application]
+from tests.support.api_application import Client, MakeClient, follower
+from tests.support.api_process import Api, until
+from tests.support.ledger import TICKET, fill
 
 READER, OLD_READER, EXPORTER = "reader-token", "old-reader-token", "exporter-token"
 WRONG = "wrong-token"
@@ -77,10 +74,12 @@ def clock() -> Clock:
 async def client(database: Database, aiohttp_client: MakeClient, clock: Clock) -> Client:
     """An API with a closed ledger, with the donations of the original design in it."""
     await fill(database, scenarios.seed_example(), TICKET)
+    metrics = ApiMetrics()
     app = build(
-        Webhook(None, secrets=("whsec",), livemode=False, hash_key=None),  # type: ignore[arg-type]
+        Webhook(None, metrics, secrets=("whsec",), livemode=False, hash_key=None),  # type: ignore[arg-type]
         Donations(Ledger(database), "USD"),
         follower(),
+        metrics,
         deadline_s=10,
         draining=asyncio.Event(),
         ledger_access=OperatorAuthentication(parse_tokens(TOKENS), clock),
@@ -321,7 +320,7 @@ async def test_the_api_process_closes_the_ledger_when_it_is_asked_to(api: Api, d
     """PUBLIC_LEDGER=false: 401, and 200 with a token of OPERATOR_TOKENS; no line of its log has any of the tokens."""
     await fill(database, scenarios.seed_example(), TICKET)
     api.environ |= {"PUBLIC_LEDGER": "false", "OPERATOR_TOKENS": TOKENS, "LOG_LEVEL": "DEBUG"}
-    async with Publisher(api.socket, Readiness(ready=True), lambda: None), api.running() as process:
+    async with ReadinessServer(api.socket, Readiness(ready=True), lambda: None), api.running() as process:
         await until(process, "listening on")
         async with aiohttp.ClientSession(api.base) as session:
             statuses = [
@@ -338,7 +337,7 @@ async def test_a_closed_ledger_without_tokens_is_closed_to_everybody(api: Api, d
     """PUBLIC_LEDGER=false is a configuration without OPERATOR_TOKENS too; then no request opens the ledger."""
     await fill(database, [], TICKET)
     api.environ |= {"PUBLIC_LEDGER": "false"}
-    async with Publisher(api.socket, Readiness(ready=True), lambda: None), api.running() as process:
+    async with ReadinessServer(api.socket, Readiness(ready=True), lambda: None), api.running() as process:
         await until(process, "listening on")
         async with aiohttp.ClientSession(api.base) as session:
             assert (await session.get(PATH)).status == 401

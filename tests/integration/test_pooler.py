@@ -12,9 +12,10 @@ import psycopg2
 import pytest
 
 from health_sidecar.gate import run_once
-from sql.database import Database, DatabaseDown
-from tests.conftest import USER, Server
+from sql.database import Database
+from sql.errors import DatabaseUnavailable
 from tests.support.instance import eventually
+from tests.support.postgres import USER, Server
 
 PROGRAM = Path("/usr/sbin/pgbouncer")
 PORT = 6432  # of a Unix socket
@@ -96,7 +97,7 @@ async def test_statements_that_transaction_mode_loses_are_no_contention(pooled: 
     ]
     ask = [writer.fetch("EXECUTE ask", prepare="PREPARE ask AS SELECT 1") for writer in writers]
     assert await ask[0] == [(1,)]
-    with pytest.raises(DatabaseDown, match="prepared statement lost"):
+    with pytest.raises(DatabaseUnavailable, match="prepared statement lost"):
         await ask[1]
     for writer in writers:
         await writer.close()

@@ -17,9 +17,9 @@ from daemon.instance.postgres import ROLE
 from daemon.instance.up import ROOT
 from health_sidecar.gate import run_once
 from sql import migrate
-from tests.conftest import USER, Server, debian_programs, running_server
 from tests.support.instance import eventually
 from tests.support.live import TICKET, Live, living
+from tests.support.postgres import USER, Server, debian_programs, running_server
 
 ROLES = (ROOT / "deploy" / "roles.sql").read_text()
 # As PostgreSQL is installed, where the tests' usual server has already been told.

@@ -23,8 +23,8 @@ from daemon.ledger import privacy
 from daemon.ledger.stripe_events import CannotApply, NotAnEvent, read
 from daemon.simulator import scenarios, sender
 from daemon.simulator.stripe_objects import Json
-from tests.conftest import Server
-from tests.integration.test_api_process import SECRET, Api, free_port
+from tests.support.api_process import SECRET, Api, free_port
+from tests.support.postgres import Server
 
 CANARY = "canary"
 LAST_NAME = "Allowedname"
@@ -92,7 +92,7 @@ def with_canaries(value: Any) -> Any:
 
 
 def canary_events(seed: int) -> list[Json]:
-    lives = scenarios.lives(seed, 40, ["story-1"], now=int(time.time()))
+    lives = scenarios.generate(seed, 40, ["story-1"], now=int(time.time()))
     return [with_canaries(event) for event in scenarios.shuffled(lives, seed)]
 
 

@@ -18,9 +18,10 @@ from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import read
 from daemon.ledger.verification import verify
 from daemon.simulator import scenarios, sender
-from daemon.simulator.scenarios import Life
+from daemon.simulator.scenarios import Scenario
 from sql import load
-from sql.database import Database, Row
+from sql.connection import Row
+from sql.database import Database
 from sql.migrate import discover
 from sql.snapshot import snapshot
 
@@ -37,7 +38,7 @@ FROM stripe_attributions ORDER BY id
 TOTALS = "SELECT * FROM ticket_totals WHERE paid + refunded + disputed > 0 ORDER BY 1, 2"
 
 
-def entries(lives: Sequence[Life], seed: int) -> list[ReceivedEvent]:
+def entries(lives: Sequence[Scenario], seed: int) -> list[ReceivedEvent]:
     """All events of these lives, out of order and some twice."""
     events = scenarios.shuffled(lives, seed, duplicates=0.3)
     return [ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=None)) for event in events]
@@ -83,7 +84,7 @@ def differences(url: str) -> list[str]:
 @pytest.fixture
 async def right(database: Database) -> tuple[list[Row], list[Row]]:
     """The ledger that today's rules make of eighty payments; the database is empty again."""
-    await record(database, entries(scenarios.lives(7, 80, TICKETS, now=NOW), 1))
+    await record(database, entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1))
     found = await ledger(database)
     await clear(database)
     return found
@@ -103,7 +104,7 @@ async def test_rebuilt_rows_and_totals_are_those_of_the_new_rules(
     """Donations that former rules stored are, rebuilt, what today's rules would have made of the same events."""
     with monkeypatch.context() as former:
         use_former_rules(former)
-        await record(database, entries(scenarios.lives(7, 80, TICKETS, now=NOW), 1))
+        await record(database, entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1))
     assert differences(database_url) != []
     stored = await count_rows(database)
     assert stored == len([row for row in right[0] if row[2] is not None])
@@ -119,7 +120,7 @@ async def test_later_events_have_their_effect_whenever_the_rows_are_rebuilt(
 ) -> None:
     """Half of the events under former rules, then the rest beside two rebuilds and a writer that still runs the former
     rules: after a last rebuild every row and total is right."""
-    events = entries(scenarios.lives(7, 80, TICKETS, now=NOW), 1)
+    events = entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1)
     half = len(events) // 2
     with monkeypatch.context() as former:
         use_former_rules(former)
@@ -141,7 +142,7 @@ async def test_a_row_that_the_former_release_writes_again_counts_as_older(
     database: Database, right: tuple[list[Row], list[Row]]
 ) -> None:
     """During a rolling reload the former release writes rows without touching the columns that it does not know."""
-    await record(database, entries(scenarios.lives(7, 80, TICKETS, now=NOW), 1))
+    await record(database, entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1))
     assert await count_rows(database) == 0
     await database.fetch(
         "UPDATE stripe_attributions SET version = version + 1, refunded_minor = 0, disputed_minor = 0"
@@ -155,7 +156,7 @@ async def test_a_row_that_lost_its_object_keeps_no_other_from_being_rebuilt(
     database: Database, database_url: str, right: tuple[list[Row], list[Row]]
 ) -> None:
     """A row that its id no longer leads to stays older, and `verify` reports it; all others are derived again."""
-    await record(database, entries(scenarios.lives(7, 80, TICKETS, now=NOW), 1))
+    await record(database, entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1))
     await database.fetch("UPDATE stripe_attributions SET rules_version = 0")
     await database.fetch("DELETE FROM stripe_objects WHERE id = (SELECT min(root) FROM stripe_attributions)")
     await rebuild(database, lambda _done: None)
@@ -199,7 +200,7 @@ async def test_an_interrupted_rebuild_goes_on_where_it_stopped(
     database: Database, database_url: str, right: tuple[list[Row], list[Row]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after a batch, the next run derives only the rows that are left."""
-    await record(database, entries(scenarios.lives(7, 80, TICKETS, now=NOW), 1))
+    await record(database, entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1))
     await database.fetch("UPDATE stripe_attributions SET rules_version = 0")
     monkeypatch.setattr("daemon.ledger.rebuild.ROWS", 10)
     total = await count_rows(database)
@@ -229,7 +230,7 @@ async def test_wrong_totals_are_set_beside_traffic_and_a_second_run(
     database: Database, right: tuple[list[Row], list[Row]], damage: str
 ) -> None:
     """Totals that nothing explains are set to what the rows add up to, once, whoever else runs or writes."""
-    events = entries(scenarios.lives(7, 80, TICKETS, now=NOW), 1)
+    events = entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1)
     await record(database, events[:200])
     await database.fetch(damage)
     await asyncio.gather(record(database, events[200:]), set_wrong_totals(database), set_wrong_totals(database))
@@ -255,6 +256,6 @@ async def _fill(url: str) -> None:
     database = Database(
         url, pool_size=1, statement_timeout_s=10, connect_timeout_s=5, application_name="donationd test"
     )
-    await record(database, entries(scenarios.lives(3, 20, TICKETS, now=NOW), 1))
+    await record(database, entries(scenarios.generate(3, 20, TICKETS, now=NOW), 1))
     await database.fetch("UPDATE stripe_attributions SET rules_version = 0")
     await database.close()

@@ -9,7 +9,9 @@ from daemon.ledger.facts import FactName, Facts, Family, ObjectFacts
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder, Result
 from daemon.ledger.stripe_events import StripeEvent, read
 from daemon.simulator import scenarios, sender
-from sql.database import Database, Refused
+from sql.database import Database
+from sql.errors import StatementRejected
+from tests.simulator.oracle import expected_donations, only_donation
 
 NOW = 1_760_000_000
 TICKETS = ("story-1", "story-2")
@@ -31,7 +33,7 @@ async def shown(database: Database) -> dict[str, tuple[object, ...]]:
     return {row[0]: row[1:] for row in rows}
 
 
-def expected(lives: list[scenarios.Life]) -> dict[str, tuple[object, ...]]:
+def expected(lives: list[scenarios.Scenario]) -> dict[str, tuple[object, ...]]:
     return {
         e.donation: (
             e.ticket,
@@ -43,7 +45,7 @@ def expected(lives: list[scenarios.Life]) -> dict[str, tuple[object, ...]]:
             e.donor,
             e.country,
         )
-        for e in (end for life in lives for end in life.ends)
+        for e in (end for life in lives for end in expected_donations(life))
     }
 
 
@@ -62,7 +64,7 @@ FROM ticket_totals WHERE paid_minor <> 0 OR paid <> 0 ORDER BY 1, 2
 
 async def test_any_order_duplicates_batches_and_writers_give_the_models_ledger(database: Database) -> None:
     """Whatever the order, the duplicates, the batches and the writers beside each other: the model's ledger."""
-    lives = scenarios.lives(11, 120, TICKETS, now=NOW)
+    lives = scenarios.generate(11, 120, TICKETS, now=NOW)
     events = scenarios.shuffled(lives, seed=3, duplicates=0.3)
     rng = random.Random(5)
     writers: list[list[list[ReceivedEvent]]] = [[], [], []]
@@ -83,7 +85,7 @@ async def test_any_order_duplicates_batches_and_writers_give_the_models_ledger(d
 
 async def test_a_session_and_its_payment_become_one_donation(database: Database) -> None:
     """A session's donation goes when its PaymentIntent is known, and its money is counted once."""
-    life = next(life for life in scenarios.lives(1, 40, TICKETS, now=NOW) if life.kind == "paid")
+    life = next(life for life in scenarios.generate(1, 40, TICKETS, now=NOW) if life.kind == "paid")
     recorder = Recorder(database)
     for event in life.events:
         await recorder.record([ReceivedEvent(reduced(event))])
@@ -93,7 +95,7 @@ async def test_a_session_and_its_payment_become_one_donation(database: Database)
 
 async def test_a_donation_that_was_lost_by_other_hands_is_made_again(database: Database) -> None:
     """A row that somebody deleted, whose objects are still named, keeps no event of its batch from being recorded."""
-    lives = scenarios.lives(2, 2, TICKETS, now=NOW)
+    lives = scenarios.generate(2, 2, TICKETS, now=NOW)
     entries = [ReceivedEvent(reduced(event)) for life in lives for event in life.events]
     recorder = Recorder(database)
     await recorder.record(entries[:1])
@@ -116,11 +118,11 @@ async def test_null_is_an_id_like_any_other(database: Database) -> None:
 
 async def test_an_event_the_database_refuses_fails_alone(database: Database) -> None:
     """One event in a batch that PostgreSQL does not take is kept as failed, the others are applied; later it is too."""
-    lives = scenarios.lives(2, 12, TICKETS, now=NOW)
+    lives = scenarios.generate(2, 12, TICKETS, now=NOW)
     entries = [ReceivedEvent(reduced(event)) for life in lives for event in life.events]
     poisoned = lives[5]
     await database.fetch(
-        f"ALTER TABLE stripe_attributions ADD CONSTRAINT poison CHECK (id <> '{poisoned.end.donation}')"
+        f"ALTER TABLE stripe_attributions ADD CONSTRAINT poison CHECK (id <> '{only_donation(poisoned).donation}')"
     )
     recorder = Recorder(database)
     outcomes = await recorder.record(entries)
@@ -145,7 +147,7 @@ async def test_an_event_the_database_refuses_fails_alone(database: Database) -> 
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
 async def test_a_conflict_is_tried_again(database: Database, sqlstate: str) -> None:
     """A serialization failure or a deadlock is no reason to give up, nor to apply anything twice."""
-    [life] = scenarios.lives(2, 1, TICKETS, now=NOW)
+    [life] = scenarios.generate(2, 1, TICKETS, now=NOW)
     await database.fetch(
         f"""
         CREATE SEQUENCE attempts;
@@ -165,16 +167,16 @@ async def test_a_conflict_is_tried_again(database: Database, sqlstate: str) -> N
 
 async def test_a_schema_that_is_wrong_is_no_event_s_fault(database: Database) -> None:
     """Without a table nothing is recorded as failed: the whole batch is handed back."""
-    [life] = scenarios.lives(2, 1, TICKETS, now=NOW)
+    [life] = scenarios.generate(2, 1, TICKETS, now=NOW)
     await database.fetch("ALTER TABLE ticket_totals RENAME TO elsewhere")
-    with pytest.raises(Refused, match="undefined table"):
+    with pytest.raises(StatementRejected, match="undefined table"):
         await Recorder(database).record([ReceivedEvent(reduced(event)) for event in life.events])
     assert await database.fetch("SELECT count(*) FROM stripe_events") == [(0,)]
 
 
 async def test_an_event_is_new_once_and_a_failed_one_until_it_is_applied(database: Database) -> None:
     """A failed event is not "seen": it is new again when it comes back, and no longer once applied."""
-    event = reduced(scenarios.lives(1, 1, TICKETS, now=NOW)[0].events[0])
+    event = reduced(scenarios.generate(1, 1, TICKETS, now=NOW)[0].events[0])
     failed = StripeEvent(event.id, event.type, event.created, event.livemode, None)
     recorder = Recorder(database)
     assert await recorder.record([ReceivedEvent(failed, "scrubbed")]) == [Outcome(Result.FAILED, "scrubbed")]
@@ -189,7 +191,7 @@ async def test_an_event_is_new_once_and_a_failed_one_until_it_is_applied(databas
 async def test_each_copy_of_an_event_in_one_batch_has_its_own_outcome(database: Database) -> None:
     """The second copy of an event that is applied or changes nothing is a duplicate; each copy of one that can't be
     applied fails, for it was not seen before."""
-    event = reduced(scenarios.lives(1, 1, TICKETS, now=NOW)[0].events[0])
+    event = reduced(scenarios.generate(1, 1, TICKETS, now=NOW)[0].events[0])
     ignored = StripeEvent("evt_ignored", "charge.expired", NOW, False, None, "this type changes nothing")
     failed = ReceivedEvent(StripeEvent("evt_failed", "charge.updated", NOW, False, None), "scrubbed")
     batch = [ReceivedEvent(event), failed, ReceivedEvent(ignored)]

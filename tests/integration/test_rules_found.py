@@ -12,7 +12,8 @@ from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import CannotApply, read
 from daemon.ledger.verification import verify
 from daemon.simulator.sender import encode
-from sql.database import Database, Row
+from sql.connection import Row
+from sql.database import Database
 from sql.snapshot import snapshot
 
 START = 1_793_000_000

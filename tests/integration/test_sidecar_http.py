@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,19 +21,21 @@ import psycopg2
 import pytest
 import structlog
 from aiohttp import ClientSession, web
-from aiohttp.test_utils import TestClient
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.parser import text_string_to_metric_families
 from supervisor.xmlrpc import Faults
 
 from daemon.runtime import lifecycle
 from daemon.runtime import logging as logs
+from daemon.runtime import supervisor_rpc as rpc
+from daemon.runtime.http.health_routes import health_routes
 from daemon.runtime.http.server import opened
-from daemon.runtime.readiness import HEALTHY, Follower, Readiness
+from daemon.runtime.readiness import HEALTHY, Readiness, ReadinessClient
 from health_sidecar.__main__ import LIMITS
-from health_sidecar.endpoints import build_app, health_routes
+from health_sidecar.endpoints import build_app
 from health_sidecar.metrics import Metrics, build_registry
+from tests.support.api_application import MakeClient
 from tests.support.guard import base_environ
+from tests.support.metrics_page import samples
 
 READY = Readiness(ready=True, last_ping_at=datetime(2024, 12, 16, 12, 30, 45, tzinfo=UTC), message=HEALTHY)
 DOWN = Readiness(ready=False, last_error="connection refused", failure_count=3)
@@ -41,23 +43,9 @@ LIVE_KEYS = {"status", "timestamp", "uptime", "pid"}
 DB_KEYS = {"ready", "lastPingAt", "lastError", "failureCount", "databaseUrl", "message"}
 
 
-AiohttpClient = Callable[[web.Application], "asyncio.Future[TestClient[web.Request, web.Application]]"]
-
-
-def samples(page: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """Every sample of a metrics page by name and labels; fails on a sample that is there twice."""
-    found: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
-    for family in text_string_to_metric_families(page.decode()):
-        for sample in family.samples:
-            key = (sample.name, tuple(sorted(sample.labels.items())))
-            assert key not in found
-            found[key] = sample.value
-    return found
-
-
 @pytest.mark.parametrize(("state", "status"), [(READY, 200), (DOWN, 503)])
 async def test_health_endpoints_have_the_documented_keys(
-    aiohttp_client: AiohttpClient, state: Readiness, status: int
+    aiohttp_client: MakeClient, state: Readiness, status: int
 ) -> None:
     """Liveness is 200 always; the other two follow the state; /health has the keys of both."""
     client = await aiohttp_client(build_app(lambda: state, CollectorRegistry()))
@@ -77,7 +65,7 @@ async def test_health_endpoints_have_the_documented_keys(
     assert set(await both.json()) == LIVE_KEYS | DB_KEYS
 
 
-async def test_health_routes_can_be_mounted_elsewhere(aiohttp_client: AiohttpClient) -> None:
+async def test_health_routes_can_be_mounted_elsewhere(aiohttp_client: MakeClient) -> None:
     """The API mounts the same three endpoints and they see each new state."""
     states = [DOWN]
     app = web.Application()
@@ -213,7 +201,7 @@ async def test_a_reply_in_parts_names_no_version() -> None:
             assert (await reply.text(), reply.headers["Server"]) == ("part", "donationd")
 
 
-async def test_metrics_page_is_served(aiohttp_client: AiohttpClient) -> None:
+async def test_metrics_page_is_served(aiohttp_client: MakeClient) -> None:
     """Prometheus gets its text format, and OpenMetrics where it asks for that."""
     client = await aiohttp_client(build_app(lambda: READY, build_registry(Metrics(), None)))
     plain = await client.get("/metrics")
@@ -251,7 +239,7 @@ def test_failed_life_lasts_only_under_supervisord() -> None:
     """By hand a failure ends at once; under supervisord it waits for the rest of the minimum."""
     assert lifecycle.remaining_s(0.0, {}) == 0.0
     supervised = {"SUPERVISOR_ENABLED": "1"}
-    assert lifecycle.remaining_s(100.0, supervised, clock=lambda: 102.0) == lifecycle.MIN_FAILED_LIFE_S - 2.0
+    assert lifecycle.remaining_s(100.0, supervised, clock=lambda: 102.0) == lifecycle.MIN_UPTIME_S - 2.0
     assert lifecycle.remaining_s(0.0, supervised, clock=lambda: 102.0) == 0.0
 
 
@@ -287,29 +275,29 @@ def supervisor_rpc(path: Path, fault: int | None) -> Iterator[tuple[str, list[tu
 def test_group_is_started_through_supervisord(tmp_path: Path, fault: int | None, started: bool) -> None:
     """The group is started without waiting; one that runs already is fine, one that is not configured is reported."""
     with supervisor_rpc(tmp_path / "s", fault) as (address, calls):
-        assert lifecycle.start_group(address, "api") is started
+        assert rpc.start_group(address, "api") is started
         assert calls == [("api", False)]
 
 
 def test_supervisord_that_refuses_is_an_error(tmp_path: Path) -> None:
     """Anything else, such as a supervisord that is shutting down, is the caller's to try again."""
     with supervisor_rpc(tmp_path / "s", Faults.SHUTDOWN_STATE) as (address, _), pytest.raises(Fault):
-        lifecycle.start_group(address, "api")
+        rpc.start_group(address, "api")
 
 
 def test_supervisord_that_never_answers_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call to one that is stopped ends in time; it is not taken for one whose socket is lost."""
-    monkeypatch.setattr(lifecycle, "RPC_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(rpc, "RPC_TIMEOUT_S", 0.1)
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "s"))
         silent.listen()
-        with pytest.raises(lifecycle.SupervisordUnreachable, match="timed out") as unreachable:
-            lifecycle.start_group(f"unix://{tmp_path}/s", "api")
-    assert not isinstance(unreachable.value, lifecycle.SocketLost)
-    with pytest.raises(lifecycle.SocketLost, match="refused"):  # the file is left, but no process listens any more
-        lifecycle.start_group(f"unix://{tmp_path}/s", "api")
-    with pytest.raises(lifecycle.SocketLost, match="No such file"):
-        lifecycle.start_group(f"unix://{tmp_path}/none", "api")
+        with pytest.raises(rpc.SupervisordUnreachable, match="timed out") as unreachable:
+            rpc.start_group(f"unix://{tmp_path}/s", "api")
+    assert not isinstance(unreachable.value, rpc.SocketLost)
+    with pytest.raises(rpc.SocketLost, match="refused"):  # the file is left, but no process listens any more
+        rpc.start_group(f"unix://{tmp_path}/s", "api")
+    with pytest.raises(rpc.SocketLost, match="No such file"):
+        rpc.start_group(f"unix://{tmp_path}/none", "api")
 
 
 # A parent that starts a child which dies with it, says so, and waits to be killed.
@@ -392,7 +380,7 @@ async def test_process_exits_1_when_the_gate_fails_and_notes_the_run(tmp_path: P
 
 async def test_process_becomes_ready_and_tells_its_followers(tmp_path: Path, database_url: str) -> None:
     """A healthy database: the gate passes, a follower hears `ready`, and the run is a row in health_check_runs."""
-    follower = Follower(tmp_path / "r.sock")
+    follower = ReadinessClient(tmp_path / "r.sock")
     following = asyncio.create_task(follower.run())
     async with sidecar(tmp_path, DATABASE_URL=database_url) as process, asyncio.timeout(20):
         await follower.wait_gate()
@@ -409,7 +397,7 @@ async def test_process_becomes_ready_and_tells_its_followers(tmp_path: Path, dat
 async def test_process_notices_a_reported_outage_in_under_a_second(tmp_path: Path, database_url: str) -> None:
     """With the long interval, an API process's report alone makes the loss of the database known at once."""
     name = database_url.split("@/", 1)[1].split("?", 1)[0]
-    follower = Follower(tmp_path / "r.sock")
+    follower = ReadinessClient(tmp_path / "r.sock")
     following = asyncio.create_task(follower.run())
     async with sidecar(tmp_path, DATABASE_URL=database_url), asyncio.timeout(20):
         await follower.wait_gate()

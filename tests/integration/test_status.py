@@ -2,12 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestClient
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,9 +19,9 @@ from health_sidecar.event_rates import INTERVAL_S, Tally
 from health_sidecar.history import History, Run
 from health_sidecar.process_states import Process
 from sql.database import Database
+from tests.support.api_application import MakeClient
 
 NOON = datetime(2024, 12, 16, 12, tzinfo=UTC)
-AiohttpClient = Callable[[web.Application], "asyncio.Future[TestClient[web.Request, web.Application]]"]
 EVENTS = {"minute": {"seconds": 60, "applied": 3}, "hour": {"seconds": 3600, "applied": 40, "duplicate": 2}}
 NOTHING_WAITS = {"webhook_events_failed_waiting": 0, "donations_unassigned": 0}
 RUNNING = {"sidecar": Process(state="RUNNING", started_s=0.0)}
@@ -76,7 +74,7 @@ def app(runs: list[Run], whole: dict[str, object] | None = None) -> web.Applicat
     return build_app(lambda: READY, CollectorRegistry(), routes)
 
 
-async def test_history_begins_where_it_is_asked_to_or_where_knowledge_does(aiohttp_client: AiohttpClient) -> None:
+async def test_history_begins_where_it_is_asked_to_or_where_knowledge_does(aiohttp_client: MakeClient) -> None:
     """Rows in the window, oldest first; before the first known row nothing is claimed."""
     client = await aiohttp_client(app([run(0, False, "failed"), run(1, True)]))
     reply = await client.get("/health/history", params={"since": "2024-12-16T13:00:30+01:00"})
@@ -97,7 +95,7 @@ async def test_history_begins_where_it_is_asked_to_or_where_knowledge_does(aioht
 
 
 @pytest.mark.parametrize("since", ["", "yesterday", "2024-12-16", "2024-12-16T12:00:00", "2999-01-01T00:00:00Z", "1e9"])
-async def test_what_is_no_moment_of_the_past_is_refused(aiohttp_client: AiohttpClient, since: str) -> None:
+async def test_what_is_no_moment_of_the_past_is_refused(aiohttp_client: MakeClient, since: str) -> None:
     """400 with the parameter's name and what it needs."""
     client = await aiohttp_client(app([]))
     reply = await client.get("/health/history", params={"since": since})
@@ -149,7 +147,7 @@ async def ask(port: int | None, *words: str) -> Result:
     return await asyncio.to_thread(CliRunner().invoke, status, words, env=environ)
 
 
-async def test_status_exits_0_only_if_all_is_well(aiohttp_client: AiohttpClient) -> None:
+async def test_status_exits_0_only_if_all_is_well(aiohttp_client: MakeClient) -> None:
     """All well: 0. The screen has each thing once."""
     whole = report.status(READY, RUNNING, EVENTS, NOTHING_WAITS, [run(0, True)])
     client = await aiohttp_client(app([], whole))
@@ -172,7 +170,7 @@ async def test_status_exits_0_only_if_all_is_well(aiohttp_client: AiohttpClient)
     ],
 )
 async def test_each_trouble_is_a_sentence_and_exit_status_1(
-    aiohttp_client: AiohttpClient,
+    aiohttp_client: MakeClient,
     readiness: Readiness,
     processes: dict[str, Process],
     waiting: dict[str, int],
@@ -191,7 +189,7 @@ async def test_each_trouble_is_a_sentence_and_exit_status_1(
     assert problem in told["problems"][0]
 
 
-async def test_a_silent_sidecar_is_a_problem_and_no_traceback(aiohttp_client: AiohttpClient) -> None:
+async def test_a_silent_sidecar_is_a_problem_and_no_traceback(aiohttp_client: MakeClient) -> None:
     """Nobody there, or somebody else: one sentence, exit status 1, JSON for programs all the same."""
     client = await aiohttp_client(web.Application())
     port = client.port

@@ -3,56 +3,27 @@
 import asyncio
 import io
 import json
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
-import prometheus_client
 import pytest
-from aiohttp import ClientResponse, web
-from aiohttp.test_utils import TestClient
+from aiohttp import ClientResponse
 from structlog.testing import capture_logs
 
-from daemon.api import metrics
 from daemon.api.app import build
+from daemon.api.metrics import ApiMetrics
 from daemon.api.tickets import Donations
 from daemon.api.webhook import BODY_LIMIT, Webhook
-from daemon.ledger.batcher import Batcher
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
-from daemon.runtime.readiness import Follower, Readiness
+from daemon.ledger.recorder import Outcome, ReceivedEvent
 from daemon.simulator import scenarios, sender
-from sql.database import Database, DatabaseDown
-
-NOW = 1_760_000_000
-OLD_SECRET, SECRET = "whsec_old", "whsec_new"
-Client = TestClient[web.Request, web.Application]
-MakeClient = Callable[[web.Application], Awaitable[Client]]
-
-
-def follower(ready: bool = True) -> Follower:
-    follows = Follower(Path("nowhere.sock"), clock=lambda: 0.0)
-    follows._take(Readiness(ready=ready))
-    return follows
-
-
-def application(database: Database, follows: Follower) -> web.Application:
-    ledger = Ledger(database)
-    batcher = Batcher(Recorder(database), limit=100, observe=metrics.batch_observer())
-    webhook = Webhook(
-        batcher.record, secrets=(OLD_SECRET, SECRET), livemode=False, hash_key=None, clock=lambda: float(NOW)
-    )
-    return build(webhook, Donations(ledger, "USD"), follows, deadline_s=10, draining=asyncio.Event())
-
-
-@pytest.fixture
-async def client(database: Database, aiohttp_client: MakeClient) -> Client:
-    return await aiohttp_client(application(database, follower()))
+from sql.database import Database
+from sql.errors import DatabaseUnavailable
+from tests.support.api_application import NOW, OLD_SECRET, SECRET, Client, MakeClient, application, follower
 
 
 @pytest.fixture
 def event() -> dict[str, Any]:
-    life = next(life for life in scenarios.lives(1, 40, ["story-1"], now=NOW) if life.kind == "paid")
+    life = next(life for life in scenarios.generate(1, 40, ["story-1"], now=NOW) if life.kind == "paid")
     return next(dict(e) for e in life.events if e["type"] == "charge.succeeded")
 
 
@@ -254,11 +225,12 @@ async def test_a_fault_while_an_event_is_written_names_the_event(aiohttp_client:
     """The line of a trouble says which delivery met it first; the next that meets it has no line of its own."""
 
     async def fail(_received: ReceivedEvent, _size: int) -> Outcome:
-        raise DatabaseDown("timeout")
+        raise DatabaseUnavailable("timeout")
 
-    webhook = Webhook(fail, secrets=(SECRET,), livemode=False, hash_key=None, clock=lambda: float(NOW))
+    metrics = ApiMetrics()
+    webhook = Webhook(fail, metrics, secrets=(SECRET,), livemode=False, hash_key=None, clock=lambda: float(NOW))
     unused = Donations(Ledger(None), "USD")  # type: ignore[arg-type]
-    client = await aiohttp_client(build(webhook, unused, follower(), deadline_s=10, draining=asyncio.Event()))
+    client = await aiohttp_client(build(webhook, unused, follower(), metrics, deadline_s=10, draining=asyncio.Event()))
     with capture_logs() as lines:
         for _ in range(2):
             assert (await post(client, event)).status == 503
@@ -268,17 +240,15 @@ async def test_a_fault_while_an_event_is_written_names_the_event(aiohttp_client:
     assert down["remedy"] == "look in pg_stat_activity for what is slow"
 
 
-async def test_a_status_that_nobody_knows_is_applied_and_counted(client: Client) -> None:
+async def test_a_status_that_nobody_knows_is_applied_and_counted(
+    database: Database, aiohttp_client: MakeClient
+) -> None:
     """A new word of Stripe's is no failure: 200, and a metric says that there is one."""
-
-    def counted() -> float:
-        name, labels = "stripe_unknown_statuses_total", {"object": "dispute"}
-        return prometheus_client.REGISTRY.get_sample_value(name, labels) or 0.0
-
-    before = counted()
+    metrics = ApiMetrics()
+    client = await aiohttp_client(application(database, follower(), metrics))
     dispute = {"id": "dp_1", "amount": 500, "currency": "usd", "charge": "ch_1", "status": "arbitration"}
     head = {"id": "evt_new", "type": "charge.dispute.updated", "created": NOW, "livemode": False}
     for idempotent in (False, True):
         reply = await post(client, {**head, "data": {"object": dispute}})
         assert (reply.status, (await reply.json())["idempotent"]) == (200, idempotent)
-        assert counted() == before + 1
+        assert metrics.registry.get_sample_value("stripe_unknown_statuses_total", {"object": "dispute"}) == 1

@@ -9,8 +9,8 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from tests.integration.test_roles import check_only_rows
 from tests.support.instance import SECRETS, Instance, children, command_lines, eventually, free_ports, get
+from tests.support.role_rights import check_only_rows
 
 TICKET = "/api/tickets/story-1/donations"
 # Which secrets each program has a use for.

@@ -1,28 +1,22 @@
 """Debian's Prometheus and Alertmanager watch the real thing: what we ship works together."""
 
-import contextlib
 import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import promql
-from tests.support.debian import program
-from tests.support.instance import Instance, eventually, free_ports, get
-from tests.support.prometheus_tools import FOLDER, RULES, promtool
-from tests.unit.test_alerts import expressions as alert_expressions
-from tests.unit.test_dashboards import expressions as panel_expressions
+from tests.support.dashboards import panel_expressions
+from tests.support.docs import metric_names
+from tests.support.instance import Instance, eventually, get
+from tests.support.monitoring import Monitoring, donationd
+from tests.support.prometheus_tools import RULES, alert_expressions, promtool
 
 # Labels anybody may look at; none of them can hold a donor, a ticket or a path.
 LABELS = {
@@ -32,97 +26,10 @@ LABELS = {
 TICKET = "story-1"
 
 
-Series = tuple[str, list[tuple[float, float]]]  # legend; time and value
-
-
-class Monitoring:
-    """A Prometheus and an Alertmanager with what we ship, but for the pace: it is a test's and not a night's."""
-
-    def __init__(self, folder: Path, target: str) -> None:
-        prometheus, alertmanager = free_ports(4)[2:]  # the instance, not yet started, has the first two
-        self.prometheus = f"http://127.0.0.1:{prometheus}"
-        self.alertmanager = f"http://127.0.0.1:{alertmanager}"
-        self._folder = folder
-        self._log = (folder / "log").open("wb")
-        self._write("donationd.rules.yml", re.sub(r"for: \w+", "for: 1s", RULES.read_text()))
-        shipped = (FOLDER / "prometheus.yml").read_text()
-        quick = shipped.replace("interval: 15s", "interval: 1s").replace("127.0.0.1:9464", target)
-        self._write("prometheus.yml", quick.replace("127.0.0.1:9093", self.alertmanager.removeprefix("http://")))
-        quick = (FOLDER / "alertmanager.yml").read_text().replace("route:", "route:\n  group_wait: 0s", 1)
-        self._write("alertmanager.yml", quick)
-
-    def _write(self, name: str, text: str) -> None:
-        (self._folder / name).write_text(text)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Both, until the end of the block."""
-        with self._log, contextlib.ExitStack() as stack:
-            stack.enter_context(self._program(
-                program("prometheus", "prometheus"), "--config.file=prometheus.yml",
-                f"--storage.tsdb.path={self._folder}/tsdb",
-                f"--web.listen-address={self.prometheus.removeprefix('http://')}",
-            ))  # fmt: skip
-            stack.enter_context(self._program(
-                program("prometheus-alertmanager", "prometheus-alertmanager"), "--config.file=alertmanager.yml",
-                f"--storage.path={self._folder}/alerts", "--cluster.listen-address=",
-                f"--web.listen-address={self.alertmanager.removeprefix('http://')}",
-            ))  # fmt: skip
-            yield
-
-    @contextmanager
-    def _program(self, *command: str) -> Iterator[None]:
-        with subprocess.Popen(command, cwd=self._folder, stdout=self._log, stderr=self._log) as process:
-            try:
-                yield
-            finally:
-                process.kill()
-
-    def ask(self, expression: str) -> list[float]:
-        """The values of an instant query."""
-        query = urllib.parse.urlencode({"query": expression})
-        reply = _json(f"{self.prometheus}/api/v1/query?{query}")
-        return [float(found["value"][1]) for found in reply["data"]["result"]] if reply else []
-
-    def history(self, expression: str, legend: str, begin_s: float, end_s: float) -> list[Series]:
-        """A range's values, a point a second, each series with its `legend` filled in."""
-        query = urllib.parse.urlencode({"query": expression, "start": begin_s, "end": end_s, "step": 1})
-        reply = _json(f"{self.prometheus}/api/v1/query_range?{query}")
-        return [
-            (_filled(legend, found["metric"]), [(at, float(value)) for at, value in found["values"] if value != "NaN"])
-            for found in reply["data"]["result"]
-        ]
-
-    def firing(self, alert: str) -> bool:
-        """Whether Prometheus says that the alert fires."""
-        return self.ask(f'ALERTS{{alertname="{alert}",alertstate="firing"}}') == [1.0]
-
-    def received(self) -> set[str]:
-        """The alerts that Alertmanager has and has not seen resolved."""
-        return {alert["labels"]["alertname"] for alert in _json(f"{self.alertmanager}/api/v2/alerts") or []}
-
-
-def _filled(legend: str, labels: dict[str, str]) -> str:
-    """Grafana's `{{label}}`."""
-    return re.sub(r"{{(\w+)}}", lambda place: labels.get(place[1], ""), legend)
-
-
-def _json(url: str) -> Any:
-    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=3) as reply:  # noqa: S310 - our own
-        return json.loads(reply.read())
-    return None
-
-
 def page(site: Instance) -> str:
     with urllib.request.urlopen(f"{site.sidecar}/metrics", timeout=5) as reply:  # noqa: S310 - our own
         text: str = reply.read().decode()
     return text
-
-
-def donationd(*words: str) -> subprocess.CompletedProcess[str]:
-    """A command of this folder's site."""
-    command = [sys.executable, "-m", "daemon.cli.main", *words]
-    return subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=False)
 
 
 def counted(site: Instance, name: str, **labels: str) -> float:
@@ -155,7 +62,9 @@ def test_an_outage_is_seen_alerted_and_cleared(
 
 
 def check_metrics_page(site: Instance) -> None:
-    """promtool finds nothing to say, labels are harmless, and no alert or panel asks for what is not there."""
+    """promtool finds no fault, labels are harmless, the reference lists exactly the metrics that are served, and no
+    alert or panel uses another one.
+    """
     text = page(site)
     assert promtool("check", "metrics", stdin=text) == ""
     families = list(text_string_to_metric_families(text))
@@ -163,6 +72,8 @@ def check_metrics_page(site: Instance) -> None:
     assert {label for sample in samples for label in sample.labels} <= LABELS
     assert not [sample for sample in samples if any(TICKET in value for value in sample.labels.values())]
     names = {sample.name for sample in samples} | {family.name for family in families}
+    served = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
+    assert {name for name in served if not name.startswith(("process_", "python_"))} == metric_names()
     recorded = set(re.findall(r"record: (\S+)", RULES.read_text()))
     for expression in [*panel_expressions(), *alert_expressions()]:
         assert promql.metrics(expression) <= names | recorded | {"up", "ALERTS"}, expression

@@ -122,7 +122,6 @@ INTERRUPTED = """
 import os, sys, time, xmlrpc.client
 from daemon.instance import reload
 from daemon.instance import up
-from daemon.runtime import lifecycle
 
 number, step, after = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "after"
 steps = []

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from daemon.api.config import Config as ApiConfig
 from daemon.cli.main import main
 from daemon.instance import up
-from daemon.runtime.config import Config as SidecarConfig
 from daemon.runtime.config import ConfigError
-from tests.supervised.test_up import run_up
+from health_sidecar.config import Config as SidecarConfig
+from tests.support.instance import run_up
 
 # A value for each variable that the documents name and this release does not implement.
 NOT_SUPPORTED = {

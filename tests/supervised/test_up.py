@@ -5,34 +5,15 @@ import os
 import shutil
 import socket
 import stat
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from daemon.instance.postgres import CannotStart, find_programs
 from daemon.instance.up import embedded_environ
-from tests.support.guard import base_environ
-
-
-def free_ports() -> dict[str, str]:
-    """Values for PORT and METRICS_PORT that were free a moment ago: the defaults may be somebody's at work."""
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        return {"PORT": str(one.getsockname()[1]), "METRICS_PORT": str(other.getsockname()[1])}
-
-
-def run_up(state: Path, variables: Mapping[str, str], embedded: bool = True) -> subprocess.CompletedProcess[str]:
-    """Runs `up` in a process of its own, with only the variables given; meant for starts that are refused."""
-    return subprocess.run(
-        [sys.executable, "-c", f"import sys; from daemon.instance.up import up; sys.exit(up(embedded={embedded}))"],
-        env={**base_environ(), "DONATIOND_STATE": str(state), **free_ports(), **variables},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+from tests.support.instance import run_up
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from daemon.instance.postgres import ROLE
 from daemon.instance.up import ROOT
 from sql import migrate
-from tests.conftest import USER, running_server
 from tests.support.instance import SIGNING_SECRET, Instance, eventually, instance_of_its_own
+from tests.support.postgres import USER, running_server
 
 SOON_S = 12.0  # the processes start, the sidecar asks once; not as long as the gate goes on trying
 DATABASE = "ledger"

@@ -1,6 +1,6 @@
-"""Draws deploy/grafana/*.json: `make dashboards`. A table here, because Grafana's own form hides the questions.
+"""Writes deploy/grafana/*.json: `make dashboards`. A table, because Grafana's format hides the expressions.
 
-Each panel is a title, a unit of Grafana's, and what to ask Prometheus, with a legend.
+Each panel is a title, a unit of Grafana's, and expressions for Prometheus, each with a legend.
 """
 
 import json
@@ -14,10 +14,11 @@ DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 WEBHOOKS = 'http_requests_total{route="/webhooks/stripe",method="POST"}'
 EVENTS = "webhook_events_total"
+INTERVAL = "$__rate_interval"  # Grafana puts it in
 
 
 class Panel(NamedTuple):
-    """A question; `asks` are PromQL and legend. A stat shows one number, red from `alarm` on (or below 1)."""
+    """A panel; `asks` are PromQL and legend. A stat shows one number, red from `alarm` on (or below 1)."""
 
     title: str
     unit: str
@@ -53,19 +54,19 @@ def quantiles(histogram: str) -> tuple[tuple[str, str], ...]:
 
 ON_CALL = (
     Row(
-        "Is it up?",
+        "Is it running?",
         (
             stat("Database", "bool_yes_no", "min(db_ready)", alarm=None),
             stat(
                 "Processes not running", "short", 'count(supervisord_process_state{state="RUNNING"} == 0) or vector(0)'
             ),
-            stat("Since the last ping", "s", "time() - min(db_last_ping_timestamp_seconds)", alarm=120),
+            stat("Time since the last ping", "s", "time() - min(db_last_ping_timestamp_seconds)", alarm=120),
             stat("Alerts firing", "short", 'count(ALERTS{alertstate="firing"}) or vector(0)'),
             stat("Release", "short", "donationd_build_info", alarm=None, legend="{{version}}"),
         ),
     ),
     Row(
-        "Is money flowing?",
+        "Payments and events",
         (
             series(
                 "Payments and refunds per hour",
@@ -80,47 +81,49 @@ ON_CALL = (
                 (f"sum by (outcome) (rate({EVENTS}[$__rate_interval]))", "{{outcome}}"),
             ),
             series(
-                "This week and last",
+                "Events, now and a week ago",
                 "eps",
                 (f'sum(rate({EVENTS}{{outcome!="refused"}}[1h]))', "now"),
                 (f'sum(rate({EVENTS}{{outcome!="refused"}}[1h] offset 1w))', "a week ago"),
             ),
-            stat("Newest event's age", "s", "time() - (max(webhook_newest_event_timestamp_seconds) > 0)", alarm=None),
-            stat("Without a ticket", "short", "max(donations_unassigned)"),
+            stat(
+                "Age of the newest event", "s", "time() - (max(webhook_newest_event_timestamp_seconds) > 0)", alarm=None
+            ),
+            stat("Donations without a ticket", "short", "max(donations_unassigned)"),
         ),
     ),
     Row(
-        "What is failing?",
+        "Failures",
         (
             series(
                 "Replies to Stripe", "reqps", (f"sum by (status) (rate({WEBHOOKS}[$__rate_interval]))", "{{status}}")
             ),
             series(
-                "Share of deliveries failed",
+                "Share of failed deliveries",
                 "percentunit",
                 ("max(donationd:webhook_errors:ratio_rate1h) or vector(0)", "an hour"),
                 ("max(donationd:webhook_errors:ratio_rate6h) or vector(0)", "six hours"),
             ),
             series(
-                "No signed event, by reason",
+                "Rejected requests, by reason",
                 "eps",
                 ("sum by (reason) (rate(webhook_refused_total[$__rate_interval]))", "{{reason}}"),
             ),
             series(
-                "Restarts in an hour",
+                "Restarts per hour",
                 "short",
                 ("sum by (process) (increase(supervisord_process_restarts_total[1h]))", "{{process}}"),
             ),
-            stat("Failed, waiting", "short", "max(webhook_events_failed_waiting)"),
-            stat("Clock against Stripe's", "s", "max(abs(webhook_clock_skew_seconds))", alarm=30),
+            stat("Failed events that wait", "short", "max(webhook_events_failed_waiting)"),
+            stat("Difference from Stripe's clock", "s", "max(abs(webhook_clock_skew_seconds))", alarm=30),
         ),
     ),
     Row(
-        "How fast?",
+        "Times",
         (
-            series("From webhook to reply", "s", *quantiles("webhook_duration_seconds")),
+            series("Time from webhook to reply", "s", *quantiles("webhook_duration_seconds")),
             series(
-                "Requests, 99 of 100",
+                "Time of requests, 99th percentile",
                 "s",
                 (
                     "histogram_quantile(0.99, sum by (le, route) "
@@ -135,32 +138,32 @@ ON_CALL = (
 
 DATABASE = (
     Row(
-        "Can it be used?",
+        "Readiness",
         (
             series("Ready", "bool_yes_no", ("db_ready", "{{instance}}")),
             series("Failed pings in a row", "short", ("db_consecutive_ping_failures", "{{instance}}")),
-            series("Last ping's error", "bool_yes_no", ("db_last_ping_error", "{{error}}")),
+            series("Error of the last ping", "bool_yes_no", ("db_last_ping_error", "{{error}}")),
         ),
     ),
     Row(
-        "The watchdog",
+        "Watchdog",
         (
             series("Time of a ping", "s", *quantiles("db_ping_duration_seconds")),
-            series("Failed pings an hour", "short", ("sum(increase(db_ping_failures_total[1h]))", "failed")),
+            series("Failed pings per hour", "short", ("sum(increase(db_ping_failures_total[1h]))", "failed")),
             series(
-                "Attempts to reconnect an hour",
+                "Attempts to reconnect per hour",
                 "short",
                 ("sum by (outcome) (increase(db_reconnects_total[1h]))", "{{outcome}}"),
             ),
             series(
-                "Gate runs an hour",
+                "Gate runs per hour",
                 "short",
                 ("sum by (outcome) (increase(startup_gate_runs_total[1h]))", "{{outcome}}"),
             ),
         ),
     ),
     Row(
-        "How hard does it work?",
+        "Load",
         (
             series(
                 "Connections of the API",
@@ -169,7 +172,7 @@ DATABASE = (
                 ("sum(db_pool_connections_max)", "at most"),
             ),
             series(
-                "Events a statement",
+                "Events per statement",
                 "short",
                 (
                     "sum(rate(webhook_batch_events_sum[$__rate_interval])) "
@@ -179,14 +182,16 @@ DATABASE = (
                 *quantiles("webhook_batch_events"),
             ),
             series("Events waiting", "short", ("sum(webhook_queue_events)", "waiting")),
-            series("Statements a second", "wps", ("sum(rate(webhook_batch_events_count[$__rate_interval]))", "writes")),
+            series(
+                "Statements per second", "wps", ("sum(rate(webhook_batch_events_count[$__rate_interval]))", "writes")
+            ),
         ),
     ),
 )
 
 DASHBOARDS = {
     "donationd-on-call": ("donationd: on call", ON_CALL),
-    "donationd-database": ("donationd: the database's side", DATABASE),
+    "donationd-database": ("donationd: database", DATABASE),
 }
 
 
@@ -243,6 +248,15 @@ def _steps(panel: Panel) -> list[dict[str, object]]:
     if panel.alarm is None:
         return [{"color": "blue", "value": None}]
     return [{"color": "green", "value": None}, {"color": "red", "value": panel.alarm}]
+
+
+def panel_expressions() -> list[str]:
+    """Every expression of every panel, from the files as they are shipped."""
+    dashboards = [json.loads((FOLDER / f"{uid}.json").read_text()) for uid in DASHBOARDS]
+    targets = [
+        target for dashboard in dashboards for panel in dashboard["panels"] for target in panel.get("targets", [])
+    ]
+    return [target["expr"].replace(INTERVAL, "5m") for target in targets]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Debian's programs, for the tests that let them judge or run what we ship."""
+"""Debian's programs, for the tests in which they check or run the shipped files."""
 
 import os
 import shutil

@@ -1,14 +1,13 @@
-"""README's diagram of a donation's facts and status, drawn from the fold's own tables: `make diagram`."""
+"""The diagram of a donation's facts and status, drawn from the projection's own tables: `make diagram`."""
 
 import re
-from pathlib import Path
 
 from daemon.ledger.projection import SOURCES, STATUSES
+from tests.support.docs import EXPLANATION
 
-README = Path(__file__).parents[2] / "README.md"
 PLACE = re.compile(r"(?<=<!-- drawn by make diagram -->\n).*?(?=<!-- end of the drawing -->)", re.DOTALL)
 
-# What Stripe calls the facts of facts.py.
+# What Stripe calls each source.
 NAMES = {
     ("op", "assigned"): "operator's assignment",
     ("pi", "ticket"): "PaymentIntent metadata.ticketId",
@@ -49,15 +48,15 @@ TITLES = {
 
 def render() -> str:
     """The diagram, as a Markdown block."""
-    lines = ["```mermaid", "flowchart TB", '  subgraph facts["each fact: the first source that has one speaks"]']
+    lines = ["```mermaid", "flowchart TB", '  subgraph facts["each fact: the first source that names one is used"]']
     for fact, sources in SOURCES.items():
         steps = [f"{n} {NAMES[source]}" for n, source in enumerate(sources, 1)]
         lines.append(f'    {fact}["{"<br/>".join([f"<b>{TITLES.get(fact, fact)}</b>", *steps])}"]')
-    lines += ["  end", '  subgraph status["status: the first that holds"]', "    direction LR"]
+    lines += ["  end", '  subgraph status["status: the first that applies"]', "    direction LR"]
     lines += [f'    {name}["<b>{name}</b><br/>{sentence}"]' for name, sentence, _rule in STATUSES]
     lines.append("    " + " -- else --> ".join(name for name, _sentence, _rule in STATUSES))
     return "\n".join([*lines, "  end", "  facts --> status", "```", ""])
 
 
 if __name__ == "__main__":
-    README.write_text(PLACE.sub(lambda _match: render(), README.read_text()))
+    EXPLANATION.write_text(PLACE.sub(lambda _match: render(), EXPLANATION.read_text()))

@@ -3,7 +3,8 @@
 import msgspec
 
 from daemon.ledger.recorder import EXECUTE
-from sql.database import Database, Params, Row
+from sql.connection import Params, Row
+from sql.database import Database
 
 RULES_VERSION = 1
 PARTS, DONATIONS = 0, 2  # places among the statement's parameters

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from daemon.instance.postgres import elsewhere
 from daemon.instance.up import DEFAULTS, ROOT, stop_limits
-from daemon.runtime.lifecycle import supervisord
+from daemon.runtime.supervisor_rpc import supervisord
 from tests.support.guard import also_remove, base_environ
 
 # Secrets that the tests' instance is started with, besides those it makes for itself.
@@ -227,3 +227,16 @@ def instance_of_its_own(environ: Mapping[str, str] = {}) -> Iterator[Instance]:
             instance.end()
         for used in (folder, elsewhere(instance.state)):
             shutil.rmtree(used, ignore_errors=True)
+
+
+def run_up(state: Path, variables: Mapping[str, str], embedded: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs `up` in a process of its own, with only the variables given; meant for starts that are refused."""
+    port, metrics_port = map(str, free_ports(2))
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys; from daemon.instance.up import up; sys.exit(up(embedded={embedded}))"],
+        env={**base_environ(), "DONATIOND_STATE": str(state), "PORT": port, "METRICS_PORT": metrics_port, **variables},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )

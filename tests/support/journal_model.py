@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from daemon.simulator.oracle import Expected
+from daemon.simulator.scenarios import Scenario
 from daemon.simulator.stripe_objects import Json
+from tests.simulator.oracle import Expected, expected_donations
 
 FOREVER = 2**62
 TAKING = {"needs_response", "under_review", "appeal_needs_response", "appeal_under_review", "lost"}
@@ -329,7 +330,11 @@ def expected_entries(end: Expected, events: Iterable[Json]) -> Sums:
     return Model(end, Events.of(events)).entries()
 
 
-def booked_rows(end: Expected, events: Iterable[Json]) -> list[tuple[Any, ...]]:
-    """The rows of BOOKED that a donation has."""
-    sums = sorted(expected_entries(end, events).items())
-    return [(end.donation, end.ticket or "", end.currency or "", *key, amount) for key, amount in sums]
+def booked_rows(scenarios: Iterable[Scenario]) -> list[tuple[Any, ...]]:
+    """The rows of BOOKED that these payments must have."""
+    rows = []
+    for scenario in scenarios:
+        for end in expected_donations(scenario):
+            sums = expected_entries(end, scenario.events).items()
+            rows += [(end.donation, end.ticket or "", end.currency or "", *key, amount) for key, amount in sums]
+    return sorted(rows)

@@ -19,7 +19,7 @@ import psycopg2
 
 from daemon.ledger.verification import verify
 from daemon.simulator import sender
-from daemon.simulator.scenarios import lives
+from daemon.simulator.scenarios import generate
 from daemon.simulator.stripe_objects import Json
 from sql.snapshot import snapshot
 from tests.support.guard import base_environ
@@ -126,7 +126,7 @@ class Live:
     def _paid_lives(self) -> Iterator[Json]:
         """One event of each of many payments, without end: each is a donation more, in the same total."""
         for seed in itertools.count():
-            for life in lives(seed, 20, [TICKET], now=int(time.time())):
+            for life in generate(seed, 20, [TICKET], now=int(time.time())):
                 yield from (event for event in life.events if _pays_the_ticket(event))
 
     def start(self) -> None:

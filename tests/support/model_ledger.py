@@ -8,10 +8,10 @@ from daemon.ledger.donation import Donation
 from daemon.ledger.facts import Facts, Family, merge
 from daemon.ledger.projection import donations, redact
 from daemon.ledger.stripe_events import read
-from daemon.simulator.oracle import Expected
 from daemon.simulator.sender import encode
 from daemon.simulator.stripe_objects import Json
-from sql.database import Row
+from sql.connection import Row
+from tests.simulator.oracle import Expected
 
 SHOWN = """
 SELECT id, coalesce(ticket_id, ''), coalesce(currency, ''), status, amount_minor, refunded_minor, disputed_minor,

@@ -1,7 +1,7 @@
-"""Draws README's picture of the on-call dashboard from real data: `make picture`, three minutes.
+"""Draws deploy/grafana/on-call.svg, a picture of the dashboard, from real data: `make picture`, three minutes.
 
-Grafana can't be had here, so this is a plain drawing of the same panels: an instance under supervisord lives through
-load, a killed process and an outage; Prometheus scrapes it, and is asked each panel's own expressions.
+Grafana is not needed: this is a plain drawing of the same panels. An instance under supervisord goes through load, a
+killed process and an outage; Prometheus scrapes it, and evaluates the expressions of each panel.
 """
 
 import json
@@ -14,10 +14,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tests.supervised.test_monitoring import Monitoring, Series, donationd
 from tests.support.dashboards import FOLDER, render
 from tests.support.guard import guarded
 from tests.support.instance import Instance, eventually, instance_of_its_own
+from tests.support.monitoring import Monitoring, Series, donationd
 
 PICTURE = FOLDER / "on-call.svg"
 UID = "donationd-on-call"
@@ -29,7 +29,7 @@ COLOURS = ("#3274d9", "#e0752d", "#56a64b", "#a352cc", "#c4162a", "#8f8f8f", "#1
 
 
 def live(instance: Instance) -> tuple[float, float]:
-    """Some minutes of life worth looking at; returns their begin and end."""
+    """Some minutes with load, a killed process and an outage; returns their begin and end."""
     instance.start()
     donationd("tickets", "add", "story-1")
     begun_s = time.time()
@@ -144,7 +144,7 @@ def _number(value: float, unit: str) -> str:
 
 
 def main() -> None:
-    """Live, ask, draw."""
+    """Runs the instance, asks Prometheus, draws the panels."""
     with (
         guarded(),
         tempfile.TemporaryDirectory(prefix="picture-") as folder,

@@ -1,5 +1,6 @@
-"""Debian's Prometheus programs, for the tests that let them judge what we ship."""
+"""Debian's Prometheus programs, for the tests in which they check the shipped files."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -15,3 +16,9 @@ def promtool(*words: str | Path, stdin: str | None = None) -> str:
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def alert_expressions() -> list[str]:
+    """Every rule's expression."""
+    found = re.findall(r"^ +expr: (?:\|\n((?: {10,}.*\n)+)|(.*)\n)", RULES.read_text(), re.MULTILINE)
+    return [block or line for block, line in found]

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from tests.bench.haproxy import client_context
+from tests.support.tls import client_context
 
 Headers = dict[str, str]
 

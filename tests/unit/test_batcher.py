@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from daemon.api import metrics
+from daemon.api.metrics import ApiMetrics
 from daemon.ledger.batcher import BATCH_BYTES, BATCH_EVENTS, Batcher, Overloaded
 from daemon.ledger.facts import Facts, Family
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Result
 from daemon.ledger.stripe_events import StripeEvent
-from sql.database import DatabaseDown
+from sql.errors import DatabaseUnavailable
 
 
 class Writer:
@@ -46,7 +46,7 @@ async def settle() -> None:
 async def test_an_idle_writer_takes_an_event_at_once() -> None:
     """No timer: the first event goes out by itself, and again when all is quiet."""
     writer = Writer()
-    batcher = Batcher(writer, limit=10, observe=metrics.batch_observer())
+    batcher = Batcher(writer, limit=10)
     for name in ("a", "b"):
         [request] = start(batcher, name)
         await settle()
@@ -59,30 +59,30 @@ async def test_an_idle_writer_takes_an_event_at_once() -> None:
 async def test_a_batch_is_one_observation_and_the_newest_applied_event_only_rises() -> None:
     """Batch sizes are counted once per statement; a late event makes the newest no older, one without effect newer."""
     writer = Writer()
-    batcher = Batcher(writer, limit=10, observe=metrics.batch_observer())
-    newest = 4_000_000_000  # beyond what other tests leave
+    metrics = ApiMetrics()
+    batcher = Batcher(writer, limit=10, on_batch=metrics.batch_written)
+    newest = 4_000_000_000
     stated: Facts = {Family.CHARGE: {"ch_1": {}}}
     for created, facts in ((newest, stated), (newest - 5, stated), (newest + 5, None)):
-        before = _batches()
+        before = _batches(metrics)
         events = [StripeEvent(f"{created}-{n}", "charge.succeeded", created, False, facts) for n in range(3)]
         requests = [asyncio.create_task(batcher.record(ReceivedEvent(event), 1)) for event in events]
         await settle()
         assert batcher.waiting == 0
         writer.release()
         await asyncio.gather(*requests)
-        assert _batches() == before + 1
-        assert metrics.newest_event() == newest
+        assert _batches(metrics) == before + 1
+        assert metrics.registry.get_sample_value("webhook_newest_event_timestamp_seconds") == newest
 
 
-def _batches() -> float:
-    [family] = metrics.BATCHES.collect()
-    return next(sample.value for sample in family.samples if sample.name.endswith("_count"))
+def _batches(metrics: ApiMetrics) -> float:
+    return metrics.registry.get_sample_value("webhook_batch_events_count") or 0.0
 
 
 async def test_events_gather_while_a_statement_is_in_flight() -> None:
     """What arrives meanwhile goes out together; each is answered after its own batch only."""
     writer = Writer()
-    batcher = Batcher(writer, limit=10, observe=metrics.batch_observer())
+    batcher = Batcher(writer, limit=10)
     first, *others = [*start(batcher, "a"), *start(batcher, "b", "c", "d")]
     await settle()
     assert writer.batches == [["a", "b", "c", "d"]]
@@ -101,7 +101,7 @@ async def test_events_gather_while_a_statement_is_in_flight() -> None:
 async def test_a_batch_is_bounded_in_number_and_bytes() -> None:
     """However many wait, one statement takes at most so many events and so many bytes."""
     writer = Writer()
-    batcher = Batcher(writer, limit=1000, observe=metrics.batch_observer())
+    batcher = Batcher(writer, limit=1000)
     many = start(batcher, *(str(n) for n in range(BATCH_EVENTS + 1)))
     large = start(batcher, "x", "y", "z", size=BATCH_BYTES // 2)
     for _ in range(4):
@@ -115,7 +115,7 @@ async def test_a_batch_is_bounded_in_number_and_bytes() -> None:
 async def test_too_many_waiting_are_refused_at_once() -> None:
     """Beyond the limit the answer is immediate, and those who wait are served all the same."""
     writer = Writer()
-    batcher = Batcher(writer, limit=2, observe=metrics.batch_observer())
+    batcher = Batcher(writer, limit=2)
     served = start(batcher, "a")
     await settle()
     served += start(batcher, "b", "c")
@@ -132,13 +132,13 @@ async def test_too_many_waiting_are_refused_at_once() -> None:
 async def test_a_failed_batch_fails_its_own_only() -> None:
     """Each request of the batch gets the error; the next batch is written as if nothing had happened."""
     writer = Writer()
-    batcher = Batcher(writer, limit=10, observe=metrics.batch_observer())
-    writer.error = DatabaseDown("timeout")
+    batcher = Batcher(writer, limit=10)
+    writer.error = DatabaseUnavailable("timeout")
     requests = start(batcher, "a", "b")
     await settle()
     writer.release()
     results = await asyncio.gather(*requests, return_exceptions=True)
-    assert all(isinstance(result, DatabaseDown) for result in results)
+    assert all(isinstance(result, DatabaseUnavailable) for result in results)
     writer.error = None
     [again] = start(batcher, "a")
     writer.release()
@@ -148,7 +148,7 @@ async def test_a_failed_batch_fails_its_own_only() -> None:
 async def test_a_client_that_goes_away_takes_nobody_along() -> None:
     """A cancelled request leaves the others of its batch untouched, waiting or in flight."""
     writer = Writer()
-    batcher = Batcher(writer, limit=10, observe=metrics.batch_observer())
+    batcher = Batcher(writer, limit=10)
     gone, stays = start(batcher, "a", "b")
     await settle()
     later, gone_too = start(batcher, "c", "d")

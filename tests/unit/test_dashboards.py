@@ -1,4 +1,4 @@
-"""The dashboards ask what Prometheus understands; that the metrics exist, test_supervised_monitoring shows."""
+"""Prometheus parses the dashboards' expressions; tests/supervised/test_monitoring.py shows that the metrics exist."""
 
 import json
 from pathlib import Path
@@ -6,19 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import promql
-from tests.support.dashboards import DASHBOARDS, FOLDER, render
+from tests.support.dashboards import DASHBOARDS, FOLDER, panel_expressions, render
 from tests.support.prometheus_tools import promtool
-
-INTERVAL = "$__rate_interval"  # Grafana puts it in
-
-
-def expressions() -> list[str]:
-    """Every expression of every panel, from the files as they are shipped."""
-    dashboards = [json.loads((FOLDER / f"{uid}.json").read_text()) for uid in DASHBOARDS]
-    targets = [
-        target for dashboard in dashboards for panel in dashboard["panels"] for target in panel.get("targets", [])
-    ]
-    return [target["expr"].replace(INTERVAL, "5m") for target in targets]
 
 
 @pytest.mark.parametrize("uid", DASHBOARDS)
@@ -45,7 +34,7 @@ def test_panels_have_places_of_their_own(uid: str) -> None:
 
 def test_prometheus_understands_every_expression(tmp_path: Path) -> None:
     """promtool parses each, as the expression of a rule."""
-    rules = [{"record": f"panel:{number}", "expr": expr} for number, expr in enumerate(expressions())]
+    rules = [{"record": f"panel:{number}", "expr": expr} for number, expr in enumerate(panel_expressions())]
     path = tmp_path / "rules.yml"
     path.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
     promtool("check", "rules", path)

@@ -157,7 +157,7 @@ def test_facts_are_stored_under_the_names_and_in_the_order_of_the_first_release(
 
 def test_each_fact_of_each_event_has_a_rule_and_the_form_that_it_asks_for() -> None:
     """The table of rules is complete for whatever scenarios send, and `verify` accepts all of it."""
-    for payment in scenarios.lives(3, 200, ["story-1"], now=AT):
+    for payment in scenarios.generate(3, 200, ["story-1"], now=AT):
         for event in payment.events:
             facts = read(encode(event), livemode=False, hash_key=None).facts or {}
             for family, objects in facts.items():

@@ -6,7 +6,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.runtime.heartbeat import HANG_LOOKS, LOOK_S, MAX_PAUSE_S, START_LOOKS, Sighting, Watch
+from health_sidecar.hang_detection import HANG_LOOKS, LOOK_S, MAX_PAUSE_S, START_LOOKS, Sighting, Watch
 
 Found = dict[str, Sighting]
 
@@ -89,7 +89,7 @@ while input():
     print("beaten", flush=True)
 '''
 LOOKING = '''
-from daemon.runtime.heartbeat import find
+from health_sidecar.hang_detection import find
 for name, sighting in sorted(find({"api", "sidecar"}).items()):
     print(name, sighting.pid, sighting.beat)
 '''

@@ -13,11 +13,11 @@ from daemon.ledger import journal, projection
 from daemon.ledger.donation import Donation
 from daemon.ledger.facts import Facts, Family, merge
 from daemon.ledger.stripe_events import read
-from daemon.simulator.oracle import FAMILIES
-from daemon.simulator.random_payments import wild_life
-from daemon.simulator.scenarios import Life, shuffled
+from daemon.simulator.scenarios import shuffled
 from daemon.simulator.sender import encode
 from daemon.simulator.stripe_objects import Json
+from tests.simulator.oracle import FAMILIES, expected_donations
+from tests.simulator.random_payments import RandomScenario, random_scenario
 from tests.support.journal_model import Sums, expected_entries
 
 AT = 1_760_000_000
@@ -50,11 +50,11 @@ def assert_figures(donation: Donation, entries: Sums) -> None:
     assert tuple(sums) == (paid if donation.paid_at is not None else (0, 0, 0))
 
 
-def assert_life(life: Life, events: Sequence[Json]) -> None:
+def assert_scenario(scenario: RandomScenario, events: Sequence[Json]) -> None:
     donations = booked(merged(events))
     for donation, entries in donations.values():
         assert_figures(donation, entries)
-    for end in life.ends:
+    for end in expected_donations(scenario):
         assert donations[end.donation][1] == expected_entries(end, events)
 
 
@@ -63,19 +63,19 @@ def assert_life(life: Life, events: Sequence[Json]) -> None:
 def test_the_models_entries_whatever_the_order(rng: random.Random, repeated: float) -> None:
     """Whatever happened at Stripe, in any order and with duplicates: the model's sums per kind, object and time, and
     together the donation's figures."""
-    life = wild_life(rng, ("story-1", "story-2"), key="k", start=AT, longest=40)
-    assert_life(life, shuffled([life], rng.randint(0, 99), duplicates=repeated))
+    scenario = random_scenario(rng, ("story-1", "story-2"), key="k", start=AT, longest=40)
+    assert_scenario(scenario, shuffled([scenario], rng.randint(0, 99), duplicates=repeated))
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: "+".join(sorted(family)))
 def test_an_endpoint_may_miss_a_family_of_events(family: frozenset[str]) -> None:
     """Without a family of events that others can replace, the entries follow from the rest."""
     rng = random.Random(31)
-    lives = (wild_life(rng, ("story-1",), key=f"{n}", start=AT) for n in range(150))
-    rest = [left for life in lives if (left := life.without(family))]
+    scenarios = (random_scenario(rng, ("story-1",), key=f"{n}", start=AT) for n in range(150))
+    rest = [left for scenario in scenarios if (left := scenario.without(family))]
     assert len(rest) > 30
-    for life in rest:
-        assert_life(life, life.events)
+    for scenario in rest:
+        assert_scenario(scenario, scenario.events)
 
 
 # --- By hand

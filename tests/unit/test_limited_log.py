@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 from structlog.testing import capture_logs
 
-from daemon.runtime.rate_limited_log import LINES_PER_S, CountedLog, LimitedLog, TroubleLog
+from daemon.runtime.rate_limited_log import LINES_PER_S, CountingLog, IncidentLog, RateLimitedLog
 
 
 def test_some_lines_a_second_then_one_that_counts_the_rest() -> None:
     """In each second so many lines; the rest is one line with their number; the next second begins anew."""
     now, later = [0.0], list[Callable[[], None]]()
     clock, postpone = (lambda: now[0]), (lambda _delay_s, call: later.append(call))
-    lines = LimitedLog("warning", "event {}", "… and {} more", clock=clock, later=postpone)
+    lines = RateLimitedLog("warning", "event {}", "… and {} more", clock=clock, later=postpone)
     with capture_logs() as written:
         for second in range(2):
             now[0] = float(second)
@@ -29,11 +29,11 @@ def test_some_lines_a_second_then_one_that_counts_the_rest() -> None:
 def test_a_trouble_is_told_once_and_then_counted_until_it_is_over() -> None:
     """Its first line has everything known; while it lasts there are only counts; after it, it is told anew."""
     later = list[Callable[[], None]]()
-    trouble = TroubleLog("warning", "down", later=lambda _delay_s, call: later.append(call))
+    trouble = IncidentLog("warning", "down", later=lambda _delay_s, call: later.append(call))
     with capture_logs() as lines:
         for number in range(1000):
-            trouble.met("disk full", request=f"a-{number}")
-        trouble.met("timeout")
+            trouble.report("disk full", request=f"a-{number}")
+        trouble.report("timeout")
         assert [line["event"] for line in lines] == ["down: disk full", "down: timeout"]
         assert lines[0]["request"] == "a-0"
         for look in (later.pop(0), later.pop(0), *later):
@@ -41,14 +41,14 @@ def test_a_trouble_is_told_once_and_then_counted_until_it_is_over() -> None:
         assert [line["event"] for line in lines[2:]] == ["down: disk full, 999 times more"]
         [look] = later
         look()
-        trouble.met("disk full")
+        trouble.report("disk full")
         assert [line["event"] for line in lines[3:]] == ["down: disk full"]
 
 
 def test_all_refusals_are_one_line() -> None:
     """However many are refused, one line tells how many for each reason, and the next only if there are more."""
     later = list[Callable[[], None]]()
-    tally = CountedLog("refused", later=lambda _delay_s, call: later.append(call))
+    tally = CountingLog("refused", later=lambda _delay_s, call: later.append(call))
     with capture_logs() as lines:
         for reason in ["mismatch"] * 1000 + ["no event"] * 2:
             tally.count(reason)

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from health_sidecar.metrics import Metrics, build_registry
 from health_sidecar.process_events import Listener, listen
-from tests.integration.test_sidecar_http import samples
+from tests.support.metrics_page import samples
 
 INFOS = [
     {"group": "sidecar", "name": "sidecar", "statename": "RUNNING", "start": 100},

@@ -5,16 +5,14 @@ figures that the cases expect.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 
 import pytest
 
 from daemon.simulator import monthly_payment
-from daemon.simulator.oracle import INVOICE_PAID, Expected, expect
 from daemon.simulator.payment import Inputs, Payment
-from daemon.simulator.random_payments import NOT_TICKETS, OPENINGS, Walk
 from daemon.simulator.scenarios import DONORS, card_testing
 from daemon.simulator.state import Endpoint
 from daemon.simulator.stripe_objects import (
@@ -27,6 +25,8 @@ from daemon.simulator.stripe_objects import (
     Donor,
     ticket_of,
 )
+from tests.simulator.oracle import INVOICE_PAID, Expected, expect, only_donation
+from tests.simulator.random_payments import NOT_TICKETS, OPENINGS, RandomWalk
 from tests.support.model_ledger import as_row, derived
 
 START = 1_793_000_000
@@ -430,7 +430,7 @@ def test_a_late_failure_needs_its_charge() -> None:
     assert end_of(returned(1, unsubscribed=charges)).status == "PAID"
 
 
-# --- Monthly gifts
+# --- Monthly donations
 
 
 def monthly(api: Api, *, session_ticket: bool, subscription_ticket: bool, receives: frozenset[str]) -> list[Payment]:
@@ -440,11 +440,11 @@ def monthly(api: Api, *, session_ticket: bool, subscription_ticket: bool, receiv
     start = Payment(of, Inputs(session_metadata=session_metadata), amount=1500, currency="usd")
     session = start.open_session("subscription")
     subscription = monthly_payment.subscribe(of, session, TICKET if subscription_ticket else {})
-    months = []
+    months: list[Payment] = []
     for month in range(3):
         of.at = START + month * 30 * DAY_S
-        inputs = Inputs(customer=BEN, billing=NO_DONOR)
-        months.append(monthly_payment.bill(of, subscription, inputs, amount=1500, currency="usd"))
+        months.append(Payment(of, Inputs(customer=BEN, billing=NO_DONOR), amount=1500, currency="usd"))
+        monthly_payment.bill(months[month], subscription)
         if month == 1:
             months[1].decline()
             of.at += DAY_S
@@ -496,7 +496,8 @@ def test_one_event_of_an_invoice_is_enough(api: Api) -> None:
 def test_an_invoice_without_a_subscription_lends_its_donor() -> None:
     """A one-off invoice is paid by a donation like any other, which names its own ticket."""
     inputs = Inputs(customer=BEN, charge_metadata=TICKET)
-    of = monthly_payment.bill(endpoint(), None, inputs, amount=700, currency="usd")
+    of = Payment(endpoint(), inputs, amount=700, currency="usd")
+    monthly_payment.bill(of, None)
     of.succeed()
     end = end_of(of)
     assert (end.ticket, end.status, end.donor, end.email) == ("story-1", "PAID", "Jones", "ben@example.uk")
@@ -507,10 +508,15 @@ def test_an_invoice_without_a_subscription_lends_its_donor() -> None:
 
 def test_a_failed_attempt_names_no_donor() -> None:
     """However many cards were tried, only the one that was charged names the donor."""
-    life = card_testing(1000, "story-1", at=START, paid=False)
-    assert len(life.events) == 2001
-    assert (life.end.status, life.end.donor, life.end.country, life.end.email) == ("FAILED", None, None, None)
-    assert card_testing(3, "story-1", at=START).end.status == "PAID"
+    scenario = card_testing(1000, "story-1", at=START, paid=False)
+    assert len(scenario.events) == 2001
+    assert (
+        only_donation(scenario).status,
+        only_donation(scenario).donor,
+        only_donation(scenario).country,
+        only_donation(scenario).email,
+    ) == ("FAILED", None, None, None)
+    assert only_donation(card_testing(3, "story-1", at=START)).status == "PAID"
 
 
 @pytest.mark.parametrize("text", [*NOT_TICKETS, "x.y", "é", "story 1", "1" * 9, "1" * 64])
@@ -528,9 +534,9 @@ def test_what_can_be_a_ticket(text: str) -> None:
 # --- The expectations against Stripe's own state
 
 
-def payments_of(seed: int) -> list[Payment]:
+def payments_of(seed: int) -> Sequence[Payment]:
     """The payments of a random walk."""
-    walk = Walk(random.Random(seed), ["story-1"], DONORS, f"o{seed}")
+    walk = RandomWalk(random.Random(seed), ["story-1"], DONORS, f"o{seed}")
     walk.begin(walk.rng.choice(OPENINGS), START, livemode=False)
     for _ in range(24):
         walk.step()

@@ -15,17 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.runtime import readiness
-from daemon.runtime.readiness import (
-    HEALTHY,
-    MAX_LINE_BYTES,
-    SILENCE_S,
-    Follower,
-    Publisher,
-    Readiness,
-    decode,
-    encode,
-)
+from daemon.runtime.readiness import HEALTHY, MAX_LINE_BYTES, SILENCE_S, Readiness, ReadinessClient, decode, encode
+from health_sidecar.publisher import ReadinessServer
 
 READY = Readiness(ready=True, last_ping_at=datetime(2024, 12, 16, 12, 30, 45, 123000, tzinfo=UTC), message=HEALTHY)
 DOWN = Readiness(ready=False, last_error="timeout", failure_count=3)
@@ -52,9 +43,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def following(path: Path, clock: Callable[[], float] = time.monotonic) -> AsyncIterator[Follower]:
+async def following(path: Path, clock: Callable[[], float] = time.monotonic) -> AsyncIterator[ReadinessClient]:
     """A follower that runs meanwhile."""
-    follower = Follower(path, clock=clock)
+    follower = ReadinessClient(path, clock=clock)
     task = asyncio.create_task(follower.run())
     try:
         yield follower
@@ -157,7 +148,7 @@ def test_noise_never_makes_ready(noise: bytes) -> None:
 async def test_state_is_pushed_at_connect_and_at_each_change(tmp_path: Path) -> None:
     """A follower knows the state as soon as it is connected, and each later one without asking."""
     path = tmp_path / "r.sock"
-    async with Publisher(path, READY, ignore_reports) as publisher, following(path) as follower:
+    async with ReadinessServer(path, READY, ignore_reports) as publisher, following(path) as follower:
         await until(lambda: follower.ready)
         assert follower.state == READY
         publisher.publish(DOWN)
@@ -168,16 +159,16 @@ async def test_state_is_pushed_at_connect_and_at_each_change(tmp_path: Path) -> 
 async def test_all_followers_hear_every_change(tmp_path: Path) -> None:
     """API processes don't share a connection, they all get the same."""
     path = tmp_path / "r.sock"
-    async with Publisher(path, DOWN, ignore_reports) as publisher, following(path) as one, following(path) as two:
+    async with ReadinessServer(path, DOWN, ignore_reports) as publisher, following(path) as one, following(path) as two:
         publisher.publish(READY)
         await until(lambda: one.ready and two.ready)
 
 
 async def test_heartbeat_repeats_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any change the state comes again and again."""
-    monkeypatch.setattr(readiness, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr("health_sidecar.publisher.HEARTBEAT_S", 0.01)
     path = tmp_path / "r.sock"
-    async with Publisher(path, READY, ignore_reports) as publisher:
+    async with ReadinessServer(path, READY, ignore_reports) as publisher:
         beating = asyncio.create_task(publisher.run())
         reader, writer = await asyncio.open_unix_connection(path)
         async with asyncio.timeout(PATIENCE_S):
@@ -190,7 +181,7 @@ async def test_three_seconds_of_silence_are_not_ready(tmp_path: Path) -> None:
     """A sidecar that says nothing, stopped or stuck, is believed for three seconds and no longer."""
     clock = Clock()
     path = tmp_path / "r.sock"
-    async with Publisher(path, READY, ignore_reports), following(path, clock) as follower:
+    async with ReadinessServer(path, READY, ignore_reports), following(path, clock) as follower:
         await until(lambda: follower.ready)
         clock.now_s = SILENCE_S - 0.01
         assert follower.ready
@@ -204,10 +195,10 @@ async def test_end_of_the_sidecar_is_not_ready_and_its_return_is_found(tmp_path:
     """When the sidecar goes its followers know at once; when it is back they find it by themselves."""
     path = tmp_path / "r.sock"
     async with following(path) as follower:
-        async with Publisher(path, READY, ignore_reports):
+        async with ReadinessServer(path, READY, ignore_reports):
             await until(lambda: follower.ready)
         await until(lambda: not follower.ready)
-        async with Publisher(path, READY, ignore_reports):
+        async with ReadinessServer(path, READY, ignore_reports):
             await until(lambda: follower.ready)
 
 
@@ -232,7 +223,7 @@ async def test_no_sidecar_is_not_ready(tmp_path: Path) -> None:
 async def test_gate_waits_for_the_first_ready_state(tmp_path: Path) -> None:
     """An API process started by hand opens its port when the sidecar is ready for the first time."""
     path = tmp_path / "r.sock"
-    async with Publisher(path, DOWN, ignore_reports) as publisher, following(path) as follower:
+    async with ReadinessServer(path, DOWN, ignore_reports) as publisher, following(path) as follower:
         waiting = asyncio.create_task(follower.wait_gate())
         await until(lambda: follower.state == DOWN)
         assert not waiting.done()
@@ -246,7 +237,7 @@ async def test_report_reaches_the_sidecar(tmp_path: Path) -> None:
     path = tmp_path / "r.sock"
     reports: list[int] = []
     clock = Clock()
-    async with Publisher(path, READY, lambda: reports.append(1)), following(path, clock) as follower:
+    async with ReadinessServer(path, READY, lambda: reports.append(1)), following(path, clock) as follower:
         await until(lambda: follower.ready)
         for _ in range(1000):
             follower.report_failure()
@@ -258,14 +249,14 @@ async def test_report_reaches_the_sidecar(tmp_path: Path) -> None:
 
 async def test_report_without_a_sidecar_is_harmless(tmp_path: Path) -> None:
     """There is nobody to tell, and nobody waits."""
-    Follower(tmp_path / "nobody.sock").report_failure()
+    ReadinessClient(tmp_path / "nobody.sock").report_failure()
 
 
 async def test_noise_from_a_client_does_not_disturb_others(tmp_path: Path) -> None:
     """A client that sends rubbish or an endless line loses its own connection at most, and rings nothing."""
     path = tmp_path / "r.sock"
     reports: list[int] = []
-    async with Publisher(path, READY, lambda: reports.append(1)), following(path) as follower:
+    async with ReadinessServer(path, READY, lambda: reports.append(1)), following(path) as follower:
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(b"hello\n[]\n{}\n\xff\n" + b'{"a":' + b"[" * 1500 + b"\n" + b"x" * (MAX_LINE_BYTES * 40))
         with suppress(ConnectionError):
@@ -282,7 +273,7 @@ async def test_a_report_is_heard_after_any_noise(tmp_path: Path) -> None:
     """Lines that mean nothing, however deep they nest, do not end the connection that they came by."""
     path = tmp_path / "r.sock"
     heard = asyncio.Event()
-    async with Publisher(path, READY, heard.set):
+    async with ReadinessServer(path, READY, heard.set):
         _, writer = await asyncio.open_unix_connection(path)
         writer.write(
             b"[" * 1500 + b"\n" + b'{"later":' + b"[" * 1500 + b"]" * 1500 + b"}\n" + b'{"queryFailed":true}\n'
@@ -295,7 +286,7 @@ async def test_a_report_is_heard_after_any_noise(tmp_path: Path) -> None:
 async def test_client_that_never_reads_is_cut_off(tmp_path: Path) -> None:
     """A stuck follower can't make the sidecar's memory grow."""
     path = tmp_path / "r.sock"
-    async with Publisher(path, READY, ignore_reports) as publisher:
+    async with ReadinessServer(path, READY, ignore_reports) as publisher:
         stuck = socket.socket(socket.AF_UNIX)
         stuck.connect(str(path))
         await until(lambda: len(publisher._writers) == 1)
@@ -311,7 +302,7 @@ async def test_socket_is_private_to_owner_and_group(tmp_path: Path) -> None:
     path = tmp_path / "run" / "r.sock"
     before = os.umask(0)
     try:
-        async with Publisher(path, READY, ignore_reports):
+        async with ReadinessServer(path, READY, ignore_reports):
             assert stat.S_IMODE(path.stat().st_mode) == 0o660
             assert [entry.name for entry in path.parent.iterdir()] == ["r.sock"]
     finally:
@@ -322,9 +313,9 @@ async def test_socket_is_private_to_owner_and_group(tmp_path: Path) -> None:
 async def test_only_its_own_maker_removes_the_socket(tmp_path: Path) -> None:
     """A sidecar that ends late leaves its successor's socket alone."""
     path = tmp_path / "r.sock"
-    old = Publisher(path, DOWN, ignore_reports)
+    old = ReadinessServer(path, DOWN, ignore_reports)
     await old.__aenter__()
-    async with Publisher(path, READY, ignore_reports), following(path) as follower:
+    async with ReadinessServer(path, READY, ignore_reports), following(path) as follower:
         await old.__aexit__(None, None, None)
         assert path.exists()
         await until(lambda: follower.ready)
@@ -335,17 +326,17 @@ async def test_the_first_word_is_waited_for_but_not_for_long(tmp_path: Path) -> 
     """A process that starts knows what the sidecar says before it serves; without a sidecar it serves all the same."""
     path = tmp_path / "r.sock"
     async with following(path) as follower:
-        await follower.wait_word(0.01)
+        await follower.wait_first_state(0.01)
         assert follower.state.last_error == "no sidecar"
-        async with Publisher(path, READY, ignore_reports):
-            await follower.wait_word(10)
+        async with ReadinessServer(path, READY, ignore_reports):
+            await follower.wait_first_state(10)
             assert follower.ready
 
 
 async def test_a_removed_socket_is_made_anew(tmp_path: Path) -> None:
     """Who comes after the socket vanished finds the sidecar all the same, and who has found it before stays."""
     path = tmp_path / "r.sock"
-    async with Publisher(path, READY, ignore_reports) as publisher, following(path) as early:
+    async with ReadinessServer(path, READY, ignore_reports) as publisher, following(path) as early:
         heartbeat = asyncio.create_task(publisher.run())
         await until(lambda: early.ready)
         path.unlink()
@@ -360,7 +351,7 @@ async def test_a_removed_socket_is_made_anew(tmp_path: Path) -> None:
 async def test_a_foreign_socket_in_our_place_is_replaced(tmp_path: Path) -> None:
     """A dead socket that somebody put there goes; a file is left alone, and who has found us stays."""
     path = tmp_path / "r.sock"
-    async with Publisher(path, READY, ignore_reports) as publisher, following(path) as early:
+    async with ReadinessServer(path, READY, ignore_reports) as publisher, following(path) as early:
         heartbeat = asyncio.create_task(publisher.run())
         await until(lambda: early.ready)
         path.unlink()
@@ -381,9 +372,9 @@ async def test_a_foreign_socket_in_our_place_is_replaced(tmp_path: Path) -> None
 
 async def test_another_sidecar_keeps_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two sidecars do not fight for the socket: the later one has it, heartbeat after heartbeat of the former."""
-    monkeypatch.setattr("daemon.runtime.readiness.HEARTBEAT_S", 0.01)
+    monkeypatch.setattr("health_sidecar.publisher.HEARTBEAT_S", 0.01)
     path = tmp_path / "r.sock"
-    async with Publisher(path, READY, ignore_reports) as former:
+    async with ReadinessServer(path, READY, ignore_reports) as former:
         beats = 0
 
         def count(_state: Readiness) -> None:
@@ -392,7 +383,7 @@ async def test_another_sidecar_keeps_its_place(tmp_path: Path, monkeypatch: pyte
 
         monkeypatch.setattr(former, "publish", count)
         path.unlink()
-        async with Publisher(path, Readiness(ready=False), ignore_reports):
+        async with ReadinessServer(path, Readiness(ready=False), ignore_reports):
             made = path.stat().st_ino
             heartbeat = asyncio.create_task(former.run())
             await until(lambda: beats > 3)
@@ -405,7 +396,7 @@ async def test_other_files_are_never_replaced(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
     with pytest.raises(FileExistsError):
-        await Publisher(path, READY, ignore_reports).__aenter__()
+        await ReadinessServer(path, READY, ignore_reports).__aenter__()
     assert path.read_text() == "data"
 
 
@@ -414,13 +405,13 @@ async def test_stale_socket_of_a_killed_sidecar_is_replaced(tmp_path: Path) -> N
     path = tmp_path / "r.sock"
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
-    async with Publisher(path, READY, ignore_reports), following(path) as follower:
+    async with ReadinessServer(path, READY, ignore_reports), following(path) as follower:
         await until(lambda: follower.ready)
 
 
 def test_looking_at_the_state_is_cheap() -> None:
     """Each request looks: the best of many rounds stays around a quarter of a microsecond, far below ten."""
-    follower = Follower(Path("unused.sock"))
+    follower = ReadinessClient(Path("unused.sock"))
     rounds = []
     for _ in range(20):
         began_s = time.perf_counter()

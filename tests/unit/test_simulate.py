@@ -1,6 +1,6 @@
-"""The generator of payment lives: repeatable, consistent with itself, and delivered as Stripe would.
+"""The generator of payment scenarios: repeatable, consistent with itself, and delivered as Stripe would.
 
-Wild lives are also held against the pure part of the ledger, which is what they are for.
+Random payments are also held against the pure part of the ledger, which is what they are for.
 """
 
 import asyncio
@@ -20,117 +20,120 @@ from aiohttp.test_utils import TestServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.simulator.oracle import FAMILIES, Expected
-from daemon.simulator.random_payments import (
+from daemon.simulator.scenarios import DISTRIBUTION, KINDS, Scenario, generate, seed_example, shuffled
+from daemon.simulator.sender import Outcome, Retry, deliver, encode, sign
+from daemon.simulator.stripe_objects import APIS, STAGES, Json
+from tests.simulator.oracle import FAMILIES, Expected, expected_donations, only_donation
+from tests.simulator.random_payments import (
     CURRENCIES,
     NOT_TICKETS,
     OPENINGS,
     STEPS,
     UNKNOWN_TICKET,
     UNSUBSCRIBED,
-    wild_life,
+    RandomScenario,
+    random_scenario,
 )
-from daemon.simulator.scenarios import DECK, KINDS, Life, lives, seed_example, shuffled
-from daemon.simulator.sender import Outcome, Retry, encode, play, sign
-from daemon.simulator.stripe_objects import APIS, STAGES, Json
 from tests.support.model_ledger import as_row, derived
 
 NOW = 1_800_000_000
 SECRET = "whsec_simulated"
-EVENTS = shuffled(lives(1, 4, ["story-1"], now=NOW), 1, duplicates=0)
+EVENTS = shuffled(generate(1, 4, ["story-1"], now=NOW), 1, duplicates=0)
 AT_ONCE = Retry(delay_s=0)
 
 Reply = Callable[[Json], web.Response]
 
 
 @pytest.fixture(scope="module")
-def world() -> list[Life]:
-    """Two thousand lives over three tickets."""
-    return lives(7, 2000, ["story-1", "story-2", "story-3"], now=NOW)
+def scenarios() -> list[Scenario]:
+    """Two thousand scenarios over three tickets."""
+    return generate(7, 2000, ["story-1", "story-2", "story-3"], now=NOW)
 
 
-def ends(lives: Sequence[Life]) -> list[Expected]:
-    """What is expected of all donations of these lives."""
-    return [end for life in lives for end in life.ends]
+def ends(scenarios: Sequence[Scenario]) -> list[Expected]:
+    """What is expected of all donations of these scenarios."""
+    return [end for scenario in scenarios for end in expected_donations(scenario)]
 
 
-def rows(life: Life, prefix: str) -> list[Json]:
-    """The objects of a life's events whose type starts with the prefix, in order."""
-    return [event["data"]["object"] for event in life.events if event["type"].startswith(prefix)]
+def rows(scenario: Scenario, prefix: str) -> list[Json]:
+    """The objects of a scenario's events whose type starts with the prefix, in order."""
+    return [event["data"]["object"] for event in scenario.events if event["type"].startswith(prefix)]
 
 
-# --- The lives
+# --- The scenarios
 
 
-def test_same_seed_same_lives() -> None:
-    """The same arguments give the same lives, and fewer payments give a prefix of more."""
-    assert lives(3, 40, ["a", "b"], now=NOW) == lives(3, 40, ["a", "b"], now=NOW)
-    assert lives(3, 40, ["a", "b"], now=NOW)[:25] == lives(3, 25, ["a", "b"], now=NOW)
-    assert lives(4, 5, ["a"], now=NOW) != lives(3, 5, ["a"], now=NOW)
+def test_same_seed_same_scenarios() -> None:
+    """The same arguments give the same scenarios, and fewer payments give a prefix of more."""
+    assert generate(3, 40, ["a", "b"], now=NOW) == generate(3, 40, ["a", "b"], now=NOW)
+    assert generate(3, 40, ["a", "b"], now=NOW)[:25] == generate(3, 25, ["a", "b"], now=NOW)
+    assert generate(4, 5, ["a"], now=NOW) != generate(3, 5, ["a"], now=NOW)
 
 
 @given(st.integers())
 def test_every_kind_appears(seed: int) -> None:
-    """Twenty payments hold every kind of life, whatever the seed."""
-    assert len(DECK) == 20
-    assert {life.kind for life in lives(seed, 20, ["a"], now=NOW)} == {kind.name for kind in KINDS}
+    """Twenty payments hold every kind of scenario, whatever the seed."""
+    assert len(DISTRIBUTION) == 20
+    assert {scenario.kind for scenario in generate(seed, 20, ["a"], now=NOW)} == {kind.name for kind in KINDS}
 
 
 def test_no_ticket_is_an_error() -> None:
-    """Without a ticket to give to there are no lives."""
+    """Without a ticket to give to there are no scenarios."""
     with pytest.raises(ValueError, match="no ticket"):
-        lives(1, 1, [], now=NOW)
+        generate(1, 1, [], now=NOW)
 
 
-def test_ids_are_unique(world: list[Life]) -> None:
+def test_ids_are_unique(scenarios: list[Scenario]) -> None:
     """No two events, and no two donations, share an id."""
-    events = [event["id"] for life in world for event in life.events]
+    events = [event["id"] for scenario in scenarios for event in scenario.events]
     assert len(set(events)) == len(events)
-    donations = [end.donation for end in ends(world)]
-    assert len(set(donations)) == len(donations) > len(world)
+    donations = [end.donation for end in ends(scenarios)]
+    assert len(set(donations)) == len(donations) > len(scenarios)
 
 
-def test_events_lie_in_order_before_now(world: list[Life]) -> None:
+def test_events_lie_in_order_before_now(scenarios: list[Scenario]) -> None:
     """Events come in time order, within the last 30 days (a monthly gift: 62), in whole seconds, in test mode."""
-    for life in world:
-        times = [event["created"] for event in life.events]
+    for scenario in scenarios:
+        times = [event["created"] for event in scenario.events]
         assert times == sorted(times)
-        days = 62 if life.kind == "monthly" else 30
-        assert NOW - days * 86_400 <= times[0] <= times[-1] <= NOW, life.kind
+        days = 62 if scenario.kind == "monthly" else 30
+        assert NOW - days * 86_400 <= times[0] <= times[-1] <= NOW, scenario.kind
         assert all(type(at) is int for at in times)
-        assert not any(event["livemode"] or event["data"]["object"].get("livemode") for event in life.events)
+        assert not any(event["livemode"] or event["data"]["object"].get("livemode") for event in scenario.events)
 
 
 def test_live_mode_is_said_everywhere() -> None:
     """With livemode every event and every object that names a mode names the live one."""
-    for life in lives(1, 20, ["a"], livemode=True, now=NOW):
-        assert all(event["livemode"] for event in life.events)
-        assert all(event["data"]["object"].get("livemode", True) for event in life.events)
+    for scenario in generate(1, 20, ["a"], livemode=True, now=NOW):
+        assert all(event["livemode"] for event in scenario.events)
+        assert all(event["data"]["object"].get("livemode", True) for event in scenario.events)
 
 
-def test_today_s_shapes(world: list[Life]) -> None:
+def test_today_s_shapes(scenarios: list[Scenario]) -> None:
     """PaymentIntents name their charge by id and carry no `charges`; refunds and disputes carry no metadata."""
-    for life in world:
-        for intent in rows(life, "payment_intent."):
+    for scenario in scenarios:
+        for intent in rows(scenario, "payment_intent."):
             assert "charges" not in intent
             assert intent["latest_charge"] is None or intent["latest_charge"].startswith("ch_")
-        for linked in rows(life, "refund.") + rows(life, "charge.dispute."):
+        for linked in rows(scenario, "refund.") + rows(scenario, "charge.dispute."):
             assert linked["metadata"] == {}
-            assert linked["payment_intent"] == life.end.donation
+            assert linked["payment_intent"] == only_donation(scenario).donation
 
 
-def test_bodies_are_of_a_real_size(world: list[Life]) -> None:
+def test_bodies_are_of_a_real_size(scenarios: list[Scenario]) -> None:
     """A charge's body has about the 3 kB of a real one."""
-    sizes = [len(encode(event)) for life in world for event in life.events if event["type"] == "charge.succeeded"]
+    sizes = [
+        len(encode(event)) for scenario in scenarios for event in scenario.events if event["type"] == "charge.succeeded"
+    ]
     assert 2_500 < min(sizes) <= max(sizes) < 5_000
 
 
 # --- What is expected of the ledger
 
 
-def test_amounts_are_consistent(world: list[Life]) -> None:
+def test_amounts_are_consistent(scenarios: list[Scenario]) -> None:
     """Refunded and disputed money never exceeds the amount, and only paid donations have any."""
-    for expected in ends(world):
+    for expected in ends(scenarios):
         amount = expected.amount_minor or 0
         assert amount > 0
         assert 0 <= expected.refunded_minor <= amount
@@ -141,11 +144,11 @@ def test_amounts_are_consistent(world: list[Life]) -> None:
         assert expected.currency != "KWD" or amount % 10 == expected.refunded_minor % 10 == 0
 
 
-def test_statuses_follow_the_kinds(world: list[Life]) -> None:
+def test_statuses_follow_the_kinds(scenarios: list[Scenario]) -> None:
     """Each kind ends in the status its name says."""
     statuses: dict[str, set[str]] = {}
-    for life in world:
-        statuses.setdefault(life.kind, set()).update(end.status for end in life.ends)
+    for scenario in scenarios:
+        statuses.setdefault(scenario.kind, set()).update(end.status for end in expected_donations(scenario))
     assert statuses == {
         "paid": {"PAID"},
         "paid_late": {"PAID"},
@@ -165,9 +168,9 @@ def test_statuses_follow_the_kinds(world: list[Life]) -> None:
     }
 
 
-def test_money_follows_the_kinds(world: list[Life]) -> None:
+def test_money_follows_the_kinds(scenarios: list[Scenario]) -> None:
     """Refunds and disputes move what their kind says; a failed refund and a won dispute move nothing."""
-    for kind, end in [(life.kind, end) for life in world for end in life.ends]:
+    for kind, end in [(scenario.kind, end) for scenario in scenarios for end in expected_donations(scenario)]:
         amount, refunded, disputed = end.amount_minor or 0, end.refunded_minor, end.disputed_minor
         match kind:
             case "refunded":
@@ -183,34 +186,34 @@ def test_money_follows_the_kinds(world: list[Life]) -> None:
                 assert (refunded, disputed) == (0, 0)
 
 
-def test_charge_snapshots_agree(world: list[Life]) -> None:
+def test_charge_snapshots_agree(scenarios: list[Scenario]) -> None:
     """The last charge.refunded before any failure says the sum of the refunds that were created."""
-    for life in world:
-        snapshots = rows(life, "charge.refunded")
+    for scenario in scenarios:
+        snapshots = rows(scenario, "charge.refunded")
         if snapshots:
-            assert snapshots[-1]["amount_refunded"] == sum(r["amount"] for r in rows(life, "refund.created"))
+            assert snapshots[-1]["amount_refunded"] == sum(r["amount"] for r in rows(scenario, "refund.created"))
 
 
-def test_ticket_is_found_where_the_life_names_it(world: list[Life]) -> None:
-    """A life with a ticket names it in metadata or in client_reference_id; one without names none anywhere."""
+def test_ticket_is_found_where_the_scenario_names_it(scenarios: list[Scenario]) -> None:
+    """A scenario with a ticket names it in metadata or in client_reference_id; one without names none anywhere."""
     ways: Counter[str] = Counter()
-    for life in world:
-        objects = [event["data"]["object"] for event in life.events]
+    for scenario in scenarios:
+        objects = [event["data"]["object"] for event in scenario.events]
         metadata = {each.get("metadata", {}).get("ticketId") for each in objects} - {None}
         reference = {each.get("client_reference_id") for each in objects} - {None}
-        assert metadata | reference == ({end.ticket for end in life.ends} - {None})
+        assert metadata | reference == ({end.ticket for end in expected_donations(scenario)} - {None})
         ways["metadata" if metadata else "reference" if reference else "none"] += 1
     assert set(ways) == {"metadata", "reference", "none"}
 
 
-def test_donors_are_of_every_sort(world: list[Life]) -> None:
+def test_donors_are_of_every_sort(scenarios: list[Scenario]) -> None:
     """Named and nameless donors appear, and a name is only ever expected if some event carried it."""
-    for life in world:
-        text = json.dumps(life.events, ensure_ascii=False)
-        for donor in (end.donor or "" for end in life.ends):
+    for scenario in scenarios:
+        text = json.dumps(scenario.events, ensure_ascii=False)
+        for donor in (end.donor or "" for end in expected_donations(scenario)):
             assert donor in text
             assert "@" not in donor
-    assert {None, "Smith", "López", "O'Neill", "山田"} <= {end.donor for end in ends(world)}
+    assert {None, "Smith", "López", "O'Neill", "山田"} <= {end.donor for end in ends(scenarios)}
 
 
 def test_seed_example() -> None:
@@ -231,8 +234,8 @@ def test_seed_example() -> None:
 
 def test_shuffled_keeps_every_event() -> None:
     """Shuffling loses nothing, repeats a tenth, and is repeatable."""
-    some = lives(5, 30, ["a"], now=NOW)
-    events = [event for life in some for event in life.events]
+    some = generate(5, 30, ["a"], now=NOW)
+    events = [event for scenario in some for event in scenario.events]
     mixed = shuffled(some, 9)
     assert {event["id"] for event in mixed} == {event["id"] for event in events}
     assert len(mixed) == len(events) + round(len(events) * 0.1)
@@ -241,83 +244,83 @@ def test_shuffled_keeps_every_event() -> None:
     assert shuffled([], 9) == []
 
 
-# --- Wild lives
+# --- Random payments
 
 TICKETS = ("story-1", "story-2")
 RANDOM = st.randoms(use_true_random=False)
 
 
-def wild(rng: random.Random, key: str = "1") -> Life:
-    """A life at random."""
-    return wild_life(rng, TICKETS, key=key, start=NOW)
+def at_random(rng: random.Random, key: str = "1") -> RandomScenario:
+    """A scenario at random."""
+    return random_scenario(rng, TICKETS, key=key, start=NOW)
 
 
 @pytest.fixture(scope="module")
-def wild_world() -> list[Life]:
-    """Three thousand lives of one database."""
-    return [wild(random.Random(index), f"w{index}") for index in range(3000)]
+def random_scenarios() -> list[RandomScenario]:
+    """Three thousand scenarios of one database."""
+    return [at_random(random.Random(index), f"w{index}") for index in range(3000)]
 
 
-def assert_told(life: Life, events: Sequence[Json]) -> None:
+def assert_told(scenario: RandomScenario, events: Sequence[Json]) -> None:
     """The fold derives exactly what is expected of the events."""
-    assert derived(events) == sorted(map(as_row, life.ends))
+    assert derived(events) == sorted(map(as_row, expected_donations(scenario)))
 
 
 @settings(max_examples=400, deadline=None)
 @given(RANDOM)
 def test_any_order_tells_the_model_s_end(rng: random.Random) -> None:
     """Whatever happened at Stripe, in whatever order and how often it is reported: the ledger shows the model's end."""
-    life = wild(rng)
-    assert_told(life, shuffled([life], rng.randint(0, 99), duplicates=0.3))
+    scenario = at_random(rng)
+    assert_told(scenario, shuffled([scenario], rng.randint(0, 99), duplicates=0.3))
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: "+".join(sorted(family)))
-def test_families_of_events_can_be_left_out(wild_world: list[Life], family: frozenset[str]) -> None:
+def test_families_of_events_can_be_left_out(random_scenarios: list[RandomScenario], family: frozenset[str]) -> None:
     """Where the model says that a family of events is dispensable, the end is the same without it."""
     shorter = 0
-    for life in wild_world:
-        rest = life.without(family)
-        if rest is not None and len(rest.events) < len(life.events):
+    for scenario in random_scenarios:
+        rest = scenario.without(family)
+        if rest is not None and len(rest.events) < len(scenario.events):
             shorter += 1
             assert_told(rest, shuffled([rest], shorter))
             assert rest.without(family) is None
     assert shorter > 20
 
 
-def test_no_prefix_shows_more_than_there_ever_was(wild_world: list[Life]) -> None:
+def test_no_prefix_shows_more_than_there_ever_was(random_scenarios: list[RandomScenario]) -> None:
     """While events come in Stripe's order, no amount is shown above the largest that the model ever had."""
-    for life in wild_world[:150]:
-        for told in range(1, len(life.events)):
+    for scenario in random_scenarios[:150]:
+        for told in range(1, len(scenario.events)):
             for id_, _ticket, _currency, _status, amount, refunded, disputed, _created, paid_at, *_ in (
-                derived(life.events[:told]) if life.ends else ()
+                derived(scenario.events[:told]) if expected_donations(scenario) else ()
             ):
-                assert (amount or 0 if paid_at else 0) <= life.most[id_].paid
-                assert refunded <= life.most[id_].refunded
-                assert disputed <= life.most[id_].disputed
+                assert (amount or 0 if paid_at else 0) <= scenario.largest[id_].paid
+                assert refunded <= scenario.largest[id_].refunded
+                assert disputed <= scenario.largest[id_].disputed
 
 
-def test_a_wild_life_is_repeatable() -> None:
-    """The same choices give the same life."""
-    assert wild(random.Random(5)) == wild(random.Random(5)) != wild(random.Random(6))
+def test_a_random_scenario_is_repeatable() -> None:
+    """The same choices give the same scenario."""
+    assert at_random(random.Random(5)) == at_random(random.Random(5)) != at_random(random.Random(6))
 
 
-def test_ids_of_wild_lives_are_unique(wild_world: list[Life]) -> None:
-    """No two events, and no objects of two lives, share an id."""
+def test_ids_of_random_payments_are_unique(random_scenarios: list[RandomScenario]) -> None:
+    """No two events, and no objects of two scenarios, share an id."""
     owner: dict[str, int] = {}
-    for index, life in enumerate(wild_world):
-        for event in life.events:
+    for index, scenario in enumerate(random_scenarios):
+        for event in scenario.events:
             assert owner.setdefault(event["id"], -1) == -1
             owner[event["id"]] = index
             assert owner.setdefault(event["data"]["object"]["id"], index) == index
 
 
-def test_wild_lives_run_forward(wild_world: list[Life]) -> None:
+def test_random_payments_run_forward(random_scenarios: list[RandomScenario]) -> None:
     """Events come in time order, and where a dispute's state falls, a second has passed."""
-    for life in wild_world:
+    for scenario in random_scenarios:
         newest: dict[str, tuple[int, tuple[int, int]]] = {}
-        times = [event["created"] for event in life.events]
+        times = [event["created"] for event in scenario.events]
         assert times == sorted(times)
-        for event in life.events:
+        for event in scenario.events:
             thing = event["data"]["object"]
             if thing["object"] == "dispute":
                 state = event["created"], (STAGES.index(thing["status"]), thing["amount"])
@@ -325,18 +328,18 @@ def test_wild_lives_run_forward(wild_world: list[Life]) -> None:
                 newest[thing["id"]] = state
 
 
-def found_in(life: Life) -> Iterator[str]:
-    """What can be seen in a life from outside."""
-    yield from (f"step {step}" for step in life.steps)
-    yield from (f"type {event['type']}" for event in life.events)
-    yield from (f"api {event['api_version']}" for event in life.events)
-    yield f"kind {life.kind}"
-    for end in life.ends:
+def found_in(scenario: RandomScenario) -> Iterator[str]:
+    """What can be seen in a scenario from outside."""
+    yield from (f"step {step}" for step in scenario.steps)
+    yield from (f"type {event['type']}" for event in scenario.events)
+    yield from (f"api {event['api_version']}" for event in scenario.events)
+    yield f"kind {scenario.kind}"
+    for end in expected_donations(scenario):
         yield f"status {end.status}"
         yield f"currency {end.currency}"
         yield f"ticket {end.ticket}"
         yield f"donor {bool(end.donor)} {bool(end.country)} {bool(end.email)}"
-    kept = [event["data"]["object"] for event in life.events]
+    kept = [event["data"]["object"] for event in scenario.events]
     for thing in kept:
         yield from SHAPES[thing["object"]](thing)
     for name, objects in (
@@ -350,9 +353,9 @@ def found_in(life: Life) -> Iterator[str]:
         each.get("client_reference_id") for each in kept
     ]
     yield f"{len({text for text in named if text})} tickets"
-    yield f"{len(life.ends)} donations"
+    yield f"{len(expected_donations(scenario))} donations"
     yield from (f"names {text!r}" for text in named)
-    yield f"{max(Counter(event['created'] for event in life.events).values(), default=0)} events a second"
+    yield f"{max(Counter(event['created'] for event in scenario.events).values(), default=0)} events a second"
 
 
 def intent_shapes(intent: Json) -> Iterator[str]:
@@ -422,9 +425,9 @@ SHAPES: dict[str, Callable[[Json], Iterator[str]]] = {
 }
 
 
-def test_everything_happens_in_wild_lives(wild_world: list[Life]) -> None:
-    """Three thousand lives hold every step, state, API shape and contradiction that there is."""
-    seen = Counter(mark for life in wild_world for mark in set(found_in(life)))
+def test_everything_happens_in_random_payments(random_scenarios: list[RandomScenario]) -> None:
+    """Three thousand scenarios contain every step, state, API shape and contradiction that there is."""
+    seen = Counter(mark for scenario in random_scenarios for mark in set(found_in(scenario)))
     wanted = {
         *(f"step {step.name}" for step in STEPS),
         *(f"step receives {endpoint}" for endpoint in UNSUBSCRIBED),
@@ -477,15 +480,16 @@ def test_everything_happens_in_wild_lives(wild_world: list[Life]) -> None:
         *(f"type charge.dispute.funds_{name}" for name in "withdrawn reinstated".split()),
     }
     assert {mark: seen[mark] for mark in wanted if seen[mark] < 3} == {}
-    assert any(not life.ends and life.events for life in wild_world)
+    assert any(not expected_donations(scenario) and scenario.events for scenario in random_scenarios)
 
 
-def test_the_generator_does_not_know_the_fold() -> None:
-    """The generator imports nothing of what it tests."""
-    code = "import sys, daemon.simulator.sender, daemon.simulator.random_payments; print(*sys.modules)"
+def test_the_simulator_is_independent() -> None:
+    """The simulator imports nothing of ours."""
+    code = "import sys, daemon.simulator.sender, daemon.simulator.scenarios; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    assert "daemon.simulator.oracle" in modules
-    assert {f"daemon.{name}" for name in ("facts", "fold", "ledger", "recorder", "privacy")} & set(modules) == set()
+    ours = {name for name in modules if name.split(".")[0] in ("daemon", "health_sidecar", "sql", "tests")}
+    assert "daemon.simulator.scenarios" in ours
+    assert {name for name in ours if not name.startswith("daemon.simulator")} == {"daemon"}
 
 
 # --- Signatures
@@ -543,13 +547,13 @@ def recorder(waits: list[float]) -> Callable[[float], Awaitable[None]]:
 
 
 async def test_play_counts_applied_and_duplicates() -> None:
-    """Every event is delivered once; a second play of the same events finds them all known."""
+    """Every event is delivered once; a second delivery of the same events finds them all known."""
     receiver = Receiver()
     seen: list[int] = []
     async with receiver.server() as server:
         url = str(server.make_url("/"))
-        first = await play(url, SECRET, EVENTS, progress=lambda outcome: seen.append(outcome.remaining))
-        second = await play(url, SECRET, EVENTS)
+        first = await deliver(url, SECRET, EVENTS, progress=lambda outcome: seen.append(outcome.remaining))
+        second = await deliver(url, SECRET, EVENTS)
     assert first.applied + first.ignored == len(EVENTS) == first.replies["200"]
     assert first.acknowledged == {event["id"] for event in EVENTS}
     assert seen == list(range(len(EVENTS) - 1, -1, -1))
@@ -561,9 +565,9 @@ async def test_play_waits_as_503_asks() -> None:
     receiver, waits = Receiver(503, 503), list[float]()
     async with receiver.server() as server:
         url = str(server.make_url("/"))
-        outcome = await play(url, SECRET, EVENTS[:1], sleep=recorder(waits))
+        outcome = await deliver(url, SECRET, EVENTS[:1], sleep=recorder(waits))
         receiver.statuses = [503]
-        await play(url, SECRET, EVENTS[:1], retry=Retry(longest_delay_s=0.25), sleep=recorder(waits))
+        await deliver(url, SECRET, EVENTS[:1], retry=Retry(longest_delay_s=0.25), sleep=recorder(waits))
     assert waits == [30, 30, 0.25]
     assert outcome.replies == {"503": 2, "200": 1}
     assert (outcome.applied, outcome.undelivered, outcome.remaining) == (1, 0, 0)
@@ -574,7 +578,7 @@ async def test_play_gives_up_in_the_end() -> None:
     receiver, waits = Receiver(*[503] * 3), list[float]()
     async with receiver.server() as server:
         url = str(server.make_url("/"))
-        outcome = await play(url, SECRET, EVENTS[:1], retry=Retry(attempts=3), sleep=recorder(waits))
+        outcome = await deliver(url, SECRET, EVENTS[:1], retry=Retry(attempts=3), sleep=recorder(waits))
     assert (outcome.undelivered, outcome.remaining, outcome.replies["503"]) == (1, 0, 3)
     assert outcome.acknowledged == set()
     assert len(waits) == 2
@@ -584,7 +588,7 @@ async def test_play_gives_up_in_the_end() -> None:
 async def test_play_takes_other_statuses_as_final(status: int) -> None:
     """A refusal is counted by its status and not tried again."""
     async with Receiver(status).server() as server:
-        outcome = await play(str(server.make_url("/")), SECRET, EVENTS[:1], retry=AT_ONCE)
+        outcome = await deliver(str(server.make_url("/")), SECRET, EVENTS[:1], retry=AT_ONCE)
     assert outcome.replies == {str(status): 1}
     assert (outcome.refused, outcome.applied) == (1, 0)
 
@@ -595,7 +599,7 @@ async def test_play_survives_a_closed_port() -> None:
     async with server:
         url = str(server.make_url("/"))
     waits: list[float] = []
-    outcome = await play(url, SECRET, EVENTS[:1], retry=Retry(attempts=4), sleep=recorder(waits))
+    outcome = await deliver(url, SECRET, EVENTS[:1], retry=Retry(attempts=4), sleep=recorder(waits))
     assert outcome.replies == {"no reply": 4}
     assert waits == [1, 2, 4]
     assert outcome.undelivered == 1
@@ -607,12 +611,12 @@ async def test_each_attempt_is_signed_anew() -> None:
     times = iter([4_000_000_000.9, 4_000_000_007.1])
     async with receiver.server() as server:
         url = str(server.make_url("/"))
-        await play(url, SECRET, EVENTS[:1], clock=lambda: next(times), sleep=recorder([]))
+        await deliver(url, SECRET, EVENTS[:1], clock=lambda: next(times), sleep=recorder([]))
     assert [header.split(",")[0] for header in receiver.headers] == ["t=4000000000", "t=4000000007"]
 
 
 def test_ctrl_c_keeps_the_count() -> None:
-    """SIGINT in the middle of a play ends it with what was counted so far, and nothing raises."""
+    """SIGINT in the middle of a delivery ends it with what was counted so far, and nothing raises."""
 
     def interrupt(outcome: Outcome) -> None:
         if len(outcome.acknowledged) == 5:
@@ -620,7 +624,7 @@ def test_ctrl_c_keeps_the_count() -> None:
 
     async def interrupted() -> Outcome:
         async with Receiver().server() as server:
-            return await play(str(server.make_url("/")), SECRET, EVENTS, concurrency=1, progress=interrupt)
+            return await deliver(str(server.make_url("/")), SECRET, EVENTS, concurrency=1, progress=interrupt)
 
     outcome = asyncio.run(interrupted())
     assert outcome.interrupted

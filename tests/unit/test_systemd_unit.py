@@ -10,8 +10,8 @@ import pytest
 
 from daemon.api.config import Config
 from daemon.instance.up import DEFAULTS, ROOT, stop_limits
-from daemon.runtime.config import Config as SidecarConfig
 from daemon.runtime.config import ConfigError
+from health_sidecar.config import Config as SidecarConfig
 from tests.support.instance import SIGNING_SECRET
 
 UNIT = ROOT / "deploy" / "donationd.service"

@@ -19,7 +19,7 @@ from health_sidecar.watchdog import (
     succeeded,
     watch_database,
 )
-from sql.database import DatabaseDown
+from sql.errors import DatabaseUnavailable
 
 RULES = Rules()
 
@@ -163,7 +163,7 @@ class Stage:
     async def _answer(self, question: str) -> None:
         self.asked.append((question, round(self.now_s, 3)))
         if next(self._answers) != "+":
-            raise DatabaseDown("connection refused")
+            raise DatabaseUnavailable("connection refused")
 
     async def ping(self) -> None:
         await self._answer("ping")
@@ -179,7 +179,7 @@ class Stage:
             reconnect=self.reconnect,
             wait_report=self.wait_report,
             clock=lambda: self.now_s,
-            tell=lambda _watch, outcome, error: self.told.append((outcome, error)),
+            on_result=lambda _watch, outcome, error: self.told.append((outcome, error)),
         )
 
 

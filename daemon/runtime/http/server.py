@@ -21,9 +21,10 @@ from aiohttp import StreamReader, hdrs, web
 from aiohttp.typedefs import Handler
 
 from daemon.runtime.http.errors import SERVER, SLOW_HEAD, BodyTimeout, NoMemory, refusal
+from daemon.runtime.http.health_routes import is_health_check
 from daemon.runtime.http.limits import ACCEPTS, Limits, Turns
 
-LINE_BYTES = 8 * 1024  # of the request's line and of each header: what other servers take
+HEADER_LINE_BYTES = 8 * 1024  # of the request's line and of each header: what other servers take
 HEADERS = 100  # likewise
 HEAD_BYTES = 16 * 1024  # more than heads have: beyond, besides a body, a client sends further requests ahead
 READ_BYTES = 16 * 1024  # aiohttp stops reading when twice as much of a body waits for its reader
@@ -39,11 +40,6 @@ SWEEP_S = 0.25  # times are kept as exactly as this
 LINGER_S = 0.5  # a client may still be sending when it is refused: closed at once it would not see the reply
 
 Notify = Callable[[str], None]
-
-
-def is_health_check(request: web.BaseRequest) -> bool:
-    """Whether the request is one that is always answered."""
-    return request.path == "/health" or request.path.startswith("/health/")
 
 
 class Connection(web.RequestHandler):
@@ -268,8 +264,8 @@ class HttpServer:
             access_log=None,
             lingering_time=0,  # finish_response does it
             read_bufsize=READ_BYTES,
-            max_line_size=LINE_BYTES,
-            max_field_size=LINE_BYTES,
+            max_line_size=HEADER_LINE_BYTES,
+            max_field_size=HEADER_LINE_BYTES,
             max_headers=HEADERS,
             auto_decompress=False,  # a signature is one of the bytes as they came
         )

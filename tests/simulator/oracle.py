@@ -1,4 +1,4 @@
-"""What the ledger must show of a payment by SPEC 3, independently of the fold.
+"""What the ledger must show of a payment by SPEC 3, independently of the ledger's own rules.
 
 Two sources: Stripe's state, which knows what really happened to the money, and for each object the reports of itself
 that the endpoint received, because the ledger can't know more than that.
@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from daemon.simulator.state import State
-from daemon.simulator.stripe_objects import Charge, Donor, Json, Report, Session, ticket_of
+from daemon.simulator.payment import Inputs, Payment, Reported
+from daemon.simulator.scenarios import Scenario
+from daemon.simulator.state import Endpoint, State
+from daemon.simulator.stripe_objects import NO_DONOR, Charge, Donor, Json, Refund, Report, Session, ticket_of
 
 T = TypeVar("T")
 
@@ -75,28 +77,77 @@ def expect(state: State, without: frozenset[str] = frozenset()) -> Expected | No
     )
 
 
-def dispensable(state: State, end: Expected | None) -> frozenset[frozenset[str]]:
-    """The families of events without any one of which the ledger must still show this end.
+def expected_donations(scenario: Scenario) -> tuple[Expected, ...]:
+    """One element for each donation of a scenario, and none where nothing becomes one."""
+    return tuple(filter(None, map(expect, scenario.states)))
 
-    None if others are left out already: each family can be spared as long as the rest is received.
+
+def only_donation(scenario: Scenario) -> Expected:
+    """The donation of a scenario that makes exactly one. Raises ValueError for any other number."""
+    [donation] = expected_donations(scenario)
+    return donation
+
+
+class ObservedPayment(Payment):
+    """A payment that notes, while it goes on, what the oracle cannot see in Stripe's state at the end.
+
+    Attributes:
+        largest: the largest amounts that the donation ever had.
+        ambiguous_refunds: ids of refunds whose second has an earlier snapshot of the charge, in which the released part
+            looks like the refund.
     """
+
+    def __init__(self, endpoint: Endpoint, inputs: Inputs, *, amount: int, currency: str) -> None:
+        super().__init__(endpoint, inputs, amount=amount, currency=currency)
+        self.largest = LargestAmounts()
+        self.ambiguous_refunds: set[str] = set()
+
+    def report(self, event_type: str, thing: Reported, previous: Json | None = None, donor: Donor = NO_DONOR) -> None:
+        """Sends the event, and notes the amounts after it."""
+        super().report(event_type, thing, previous, donor)
+        if self.endpoint.receives(event_type) and self.state.is_paid:
+            self.largest.include(self.state)
+
+    def refund(self, charge: Charge, amount: int, status: str = "succeeded") -> Refund:
+        """Refunds, and notes whether a snapshot of this second can be confused with the refund."""
+        before = reported_at(charge)
+        refund = super().refund(charge, amount, status)
+        if charge.released and before == refund.created:
+            self.ambiguous_refunds.add(refund.id)
+        return refund
+
+
+def reported_at(charge: Charge) -> int | None:
+    """When an event last carried a charge."""
+    return charge.reports[-1].at if charge.reports else None
+
+
+def dispensable(payment: ObservedPayment) -> frozenset[frozenset[str]]:
+    """The families of events without any one of which the ledger must still show the same.
+
+    None if others are left out already: each family is dispensable as long as the rest is received.
+    """
+    state = payment.state
     if state.endpoint.unsubscribed:
         return frozenset()
+    end = expect(state)
     sent = {event["type"] for event in state.endpoint.events}
     return frozenset(
         family
         for family in FAMILIES
-        if not family & sent or (_refunds_known(state, family) and expect(state, family) == end)
+        if not family & sent or (_refunds_known(payment, family) and expect(state, family) == end)
     )
 
 
-def _refunds_known(state: State, without: frozenset[str]) -> bool:
+def _refunds_known(payment: ObservedPayment, without: frozenset[str]) -> bool:
     """Whether what really went back can be known without these events."""
-    charges = state.charges
+    state, charges = payment.state, payment.state.charges
     if without == CHARGE_REFUNDED:
         # Every refund was reported by itself, and no snapshot looks as if it contained one that it does not.
         never_released = state.endpoint.api.says_captured or not any(charge.released for charge in charges)
-        return never_released and all(refund.reports and not refund.is_ambiguous for refund in state.refunds)
+        return never_released and all(
+            refund.reports and refund.id not in payment.ambiguous_refunds for refund in state.refunds
+        )
     if without == REFUNDS:  # no refund was made or failed since the charge was last reported
         return all(_newest_sum(charge) in (None, charge.amount_refunded) for charge in charges)
     return True
@@ -104,7 +155,7 @@ def _refunds_known(state: State, without: frozenset[str]) -> bool:
 
 def _newest_sum(charge: Charge) -> int | None:
     """What the newest snapshot says was refunded; among those of one second the largest."""
-    sums = [report.shown["amount_refunded"] for report in charge.reports if report.at == charge.reported_at]
+    sums = [report.shown["amount_refunded"] for report in charge.reports if report.at == reported_at(charge)]
     return max(sums, default=None)
 
 
@@ -372,15 +423,15 @@ class _Received:
 
 
 @dataclass
-class Most:
+class LargestAmounts:
     """The largest amounts that a donation ever had, at any moment."""
 
     paid: int = 0
     refunded: int = 0
     disputed: int = 0
 
-    def look(self, state: State) -> None:
-        """Takes the present amounts into account."""
+    def include(self, state: State) -> None:
+        """Raises each of them to the present amount."""
         received = _Received(state, frozenset())
         if received.owners:
             self.paid = max(self.paid, received.paid())

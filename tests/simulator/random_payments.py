@@ -1,17 +1,16 @@
-"""Payments at random: a walk over all steps that are possible in the present state, in any API version.
+"""Random payments: a random walk over the steps that are possible in the present state, in any API version.
 
-For properties: whatever can happen at Stripe, in whatever texts and within one second, the ledger must be right.
+For properties: after any events that Stripe can send, with any texts and within one second, the ledger must be right.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from daemon.simulator import monthly_payment
-from daemon.simulator.oracle import INVOICE_PAYMENTS, INVOICES, REFUNDS, SUBSCRIPTIONS
 from daemon.simulator.payment import Inputs, Payment
-from daemon.simulator.scenarios import DONORS, HOUR_S, MINUTE_S, Life
+from daemon.simulator.scenarios import DONORS, HOUR_S, MINUTE_S, Scenario
 from daemon.simulator.state import Endpoint, State
 from daemon.simulator.stripe_invoices import Subscription
 from daemon.simulator.stripe_objects import (
@@ -27,6 +26,18 @@ from daemon.simulator.stripe_objects import (
     PaymentIntent,
     Refund,
     Session,
+)
+from tests.simulator.oracle import (
+    FAMILIES,
+    INVOICE_PAYMENTS,
+    INVOICES,
+    REFUNDS,
+    SUBSCRIPTIONS,
+    LargestAmounts,
+    ObservedPayment,
+    dispensable,
+    expect,
+    reported_at,
 )
 
 # In every list what is plain comes first: Hypothesis shrinks towards it.
@@ -78,7 +89,7 @@ UNSUBSCRIBED: dict[str, frozenset[str]] = {
 UNKNOWN_TICKET = "unknown-ticket"
 ACCOUNT = "acct_1Connected"
 
-WILD_DONORS = (
+ALL_DONORS = (
     *DONORS,
     Donor("Ann Blank", "Blank", None, "   ", None, None, None, None),
     Donor("   ", None, "BE", "BLANK@EXAMPLE.BE", None, None, None, None),
@@ -92,50 +103,85 @@ WILD_DONORS = (
 )
 
 
-def wild_life(
+@dataclass(frozen=True)
+class RandomScenario(Scenario):
+    """A random walk that has ended.
+
+    Attributes:
+        largest: by the id of a donation, the largest amounts that it ever had.
+        dispensable: the families of events without any one of which the ledger must show the same.
+        steps: the names of the steps that were taken.
+    """
+
+    largest: Mapping[str, LargestAmounts]
+    dispensable: frozenset[frozenset[str]]
+    steps: tuple[str, ...]
+
+    @classmethod
+    def of_walk(cls, kind: str, walk: "RandomWalk") -> "RandomScenario":
+        """The payments of a walk."""
+        payments, steps = walk.payments, tuple(walk.steps)
+        largest = {end.donation: payment.largest for payment in payments if (end := expect(payment.state))}
+        families = frozenset(FAMILIES).intersection(*map(dispensable, payments))
+        states = tuple(payment.state for payment in payments)
+        return cls(kind, tuple(walk.endpoint.events), states, largest, families, steps)
+
+    def without(self, family: frozenset[str]) -> "RandomScenario | None":
+        """The same scenario for an endpoint that does not receive these types of events; None where the ledger could
+        not know the same.
+
+        One family at a time: another one is dispensable only as long as the rest is received.
+        """
+        if family not in self.dispensable:
+            return None
+        events = tuple(event for event in self.events if event["type"] not in family)
+        return replace(self, events=events, dispensable=frozenset())
+
+
+def random_scenario(
     rng: random.Random,
     tickets: Sequence[str],
     *,
     key: str,
     start: int,
     livemode: bool = False,
-    donors: Sequence[Donor] = WILD_DONORS,
+    donors: Sequence[Donor] = ALL_DONORS,
     longest: int = 24,
-) -> Life:
-    """One life, begun at `start` (Unix seconds).
+) -> RandomScenario:
+    """One random walk, begun at `start` (Unix seconds).
 
     Args:
-        rng: all that is random; Hypothesis' own makes a life shrink.
+        rng: all that is random; Hypothesis' own makes a walk shrink.
         tickets: ids that the ledger knows; others are named as well.
-        key: letters and digits that no other life in the same database has; all ids are made from it.
+        key: letters and digits that no other walk in the same database has; all ids are made from it.
         start: the second of the first step.
-        livemode: the mode whose events make donations; a few lives are of the other one and expect nothing.
-        donors: who may give.
+        livemode: the mode whose events make donations; a few walks are of the other mode, which makes none.
+        donors: the possible donors.
         longest: the largest number of steps.
     """
     opening = rng.choice(OPENINGS)
     other_mode = rng.random() > 0.96
-    walk = Walk(rng, tickets, donors, key)
+    walk = RandomWalk(rng, tickets, donors, key)
     walk.begin(opening, start, livemode != other_mode)
     for _ in range(rng.randint(1, longest)):
         walk.step()
     if other_mode:
-        return replace(Life.of("other mode", walk.payments, tuple(walk.steps)), ends=())
-    return Life.of(opening, walk.payments, tuple(walk.steps))
+        return replace(RandomScenario.of_walk("other mode", walk), states=())
+    return RandomScenario.of_walk(opening, walk)
 
 
-class Walk:
-    """The random choices, and the payments that they drive: several only for a monthly gift."""
+class RandomWalk:
+    """The random choices, and the payments that they change: several only for a subscription."""
 
     endpoint: Endpoint
-    payment: Payment  # the one that the present step is about
+    payment: ObservedPayment  # the one that the present step is about
 
     def __init__(self, rng: random.Random, tickets: Sequence[str], donors: Sequence[Donor], key: str) -> None:
         self.rng, self.key = rng, key
         self.tickets = (*tickets, *tickets, *tickets, UNKNOWN_TICKET, *NOT_TICKETS)
         self.donors = donors
         self.ids = 0
-        self.payments: list[Payment] = []
+        self.payments: list[ObservedPayment] = []
         self.steps: list[str] = []
 
     def begin(self, opening: str, at: int, livemode: bool) -> None:
@@ -148,7 +194,7 @@ class Walk:
             self.bill(None, inputs)
             return
         amount = 0 if opening == "free" else rng.choice(AMOUNTS)
-        self.payment = Payment(self.endpoint, inputs, amount=amount, currency=rng.choice(CURRENCIES))
+        self.payment = ObservedPayment(self.endpoint, inputs, amount=amount, currency=rng.choice(CURRENCIES))
         self.payments = [self.payment]
         if opening == "form":
             self.create_intent()
@@ -234,12 +280,11 @@ class Walk:
 
     def bill(self, subscription: Subscription | None, inputs: Inputs) -> None:
         """One more payment, by invoice."""
-        self.payment = monthly_payment.bill(
-            self.endpoint,
+        amount, currency = self.rng.choice(AMOUNTS), self.rng.choice(CURRENCIES)
+        self.payment = ObservedPayment(self.endpoint, inputs, amount=amount, currency=currency)
+        monthly_payment.bill(
+            self.payment,
             subscription,
-            inputs,
-            amount=self.rng.choice(AMOUNTS),
-            currency=self.rng.choice(CURRENCIES),
             line_metadata=self.line_metadata() if subscription else None,
             method=self.rng.choice(("card", "card", "us_bank_account")),
         )
@@ -250,7 +295,7 @@ class Walk:
         differs = self.endpoint.api.invoices == "details" and self.chance(3)
         return self.metadata() if differs else None
 
-    def attempt(self) -> Payment:
+    def attempt(self) -> ObservedPayment:
         """The payment, with new billing details and metadata for its next charge; those of invoices rarely have any."""
         by_invoice = self.payment.state.invoice is not None
         self.payment.inputs.billing = self.donor()
@@ -411,14 +456,14 @@ FIRST_STAGES = (
 # --- What each step does
 
 
-def _refund(walk: Walk, charge: Charge) -> None:
+def _refund(walk: RandomWalk, charge: Charge) -> None:
     status = walk.rng.choice(("succeeded", "succeeded", "pending", "requires_action"))
-    if not walk.endpoint.receives("charge.refunded") and charge.reported_at == walk.endpoint.at:
+    if not walk.endpoint.receives("charge.refunded") and reported_at(charge) == walk.endpoint.at:
         walk.endpoint.at += 1  # or nothing would say whether that second's snapshot contains the refund
     walk.payment.refund(charge, walk.part(charge.refundable), status)
 
 
-def _dispute(walk: Walk, charge: Charge) -> None:
+def _dispute(walk: RandomWalk, charge: Charge) -> None:
     status = walk.rng.choice(FIRST_STAGES)
     if walk.chance(2):
         walk.payment.dispute(charge, walk.rng.choice(AMOUNTS), status, walk.rng.choice(CURRENCIES))
@@ -426,7 +471,7 @@ def _dispute(walk: Walk, charge: Charge) -> None:
         walk.payment.dispute(charge, walk.part(charge.amount), status)
 
 
-def _capture(walk: Walk, charge: Charge) -> None:
+def _capture(walk: RandomWalk, charge: Charge) -> None:
     """The rest of an authorisation, a part of it, or more than it."""
     left = charge.amount - charge.amount_captured
     may_exceed = bool(_extendable(walk.payment.state)) and walk.chance(2)
@@ -439,60 +484,60 @@ def _capture(walk: Walk, charge: Charge) -> None:
     walk.payment.capture(charge, amount, reported_twice=walk.chance(5), counts_release=counts_release)
 
 
-def _capture_part(walk: Walk, charge: Charge) -> None:
+def _capture_part(walk: RandomWalk, charge: Charge) -> None:
     left = charge.amount - charge.amount_captured - walk.smallest()
     walk.payment.capture_part(charge, walk.part(left))
 
 
-def _test_cards(walk: Walk, _intent: PaymentIntent) -> None:
+def _test_cards(walk: RandomWalk, _intent: PaymentIntent) -> None:
     """Many attempts on one PaymentIntent, each with another card."""
     for _ in range(walk.rng.randint(5, 30)):
         walk.attempt().decline()
 
 
-def _reprice(walk: Walk, _intent: PaymentIntent) -> None:
+def _reprice(walk: RandomWalk, _intent: PaymentIntent) -> None:
     walk.payment.reprice(walk.rng.choice(AMOUNTS), walk.rng.choice(CURRENCIES))
 
 
-def _subscribe(walk: Walk, session: Session) -> None:
+def _subscribe(walk: RandomWalk, session: Session) -> None:
     subscription = monthly_payment.subscribe(walk.endpoint, session, walk.metadata())
     walk.payment.state.subscription = subscription
     _bill_month(walk, subscription)
 
 
-def _bill_month(walk: Walk, subscription: Subscription) -> None:
+def _bill_month(walk: RandomWalk, subscription: Subscription) -> None:
     """An invoice's PaymentIntent rarely names a ticket of its own."""
     walk.bill(subscription, walk.inputs(walk.metadata() if walk.chance(1) else {}))
 
 
-def _retag_subscription(walk: Walk, subscription: Subscription) -> None:
+def _retag_subscription(walk: RandomWalk, subscription: Subscription) -> None:
     monthly_payment.retag(walk.endpoint, subscription, walk.metadata())
 
 
-def _fail_debit(step: Callable[..., None]) -> "Callable[[Walk, Charge], None]":
+def _fail_debit(step: Callable[..., None]) -> "Callable[[RandomWalk, Charge], None]":
     return lambda walk, charge: step(walk.payment, charge, keeps_capture=walk.chance(5))
 
 
-def _release(walk: Walk, charge: Charge) -> None:
+def _release(walk: RandomWalk, charge: Charge) -> None:
     if walk.payment.state.intent is None:
         walk.payment.release(charge)
     else:
         walk.payment.cancel_intent()
 
 
-def _mention(walk: Walk, session: Session) -> None:
+def _mention(walk: RandomWalk, session: Session) -> None:
     walk.payment.mention("checkout.session.created", session)
 
 
-def _change_version(walk: Walk, api: Api) -> None:
+def _change_version(walk: RandomWalk, api: Api) -> None:
     walk.endpoint.api = api
 
 
-def _refund_to(status: str) -> "Callable[[Walk, Refund], None]":
+def _refund_to(status: str) -> "Callable[[RandomWalk, Refund], None]":
     return lambda walk, refund: walk.payment.change_refund(refund, status)
 
 
-def _fail_refund(walk: Walk, refund: Refund) -> None:
+def _fail_refund(walk: RandomWalk, refund: Refund) -> None:
     """Sometimes the charge is reported right afterwards, within the same second."""
     walk.payment.change_refund(refund, "failed")
     if refund.charge is not None and walk.chance(3):
@@ -505,7 +550,7 @@ class _Step:
 
     name: str
     candidates: Callable[[State], Sequence[Any]]
-    take: Callable[[Walk, Any], object]
+    take: Callable[[RandomWalk, Any], object]
     weight: int = 2
 
 

@@ -1,0 +1,208 @@
+"""One connection to PostgreSQL, and who opens it: aiopg's, driven from here so that every wait has a limit."""
+
+import asyncio
+import ctypes
+import logging
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import aiopg
+import psycopg2
+import structlog
+from psycopg2 import _psycopg, extensions
+
+from sql.errors import FINAL_KINDS, NOT_REPLICATED, DatabaseUnavailable, classify
+from sql.servers import Server, Servers
+
+# Over the standard library's logger: a command that has not set up any logging prints none of this.
+log = structlog.wrap_logger(logging.getLogger(__name__))
+
+Row = tuple[Any, ...]
+Params = Mapping[str, object] | Sequence[object]
+
+# Of a statement's time, what it may wait for a lock: then the server says that it was one, and not just that it took
+# too long.
+LOCK_SHARE = 0.8
+
+# Said once on each connection. The third setting makes the server look, during a statement, whether its client is still
+# there: what a caller gave up or a killed process left behind ends within a second, not at the time limit. The last two
+# are for what is acknowledged after a commit: it waits at least until the commit is on the disk, and on the synchronous
+# standby's if there is one, and the warning that this wait was cancelled is sent to us.
+SESSION = """
+SELECT set_config('statement_timeout', %(timeout_ms)s, false),
+       set_config('lock_timeout', %(lock_timeout_ms)s, false),
+       set_config('client_connection_check_interval', '1s', false),
+       set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'remote_apply'
+                                        THEN 'remote_apply' ELSE 'on' END, false),
+       set_config('client_min_messages', 'warning', false)
+"""
+# The function of PostgreSQL that waits for a synchronous standby. Its warning has no SQLSTATE of its own, and its text
+# may be translated; libpq adds the function's name if it is asked for all there is.
+WAIT_FOR_STANDBY = "SyncRepWaitForLSN"
+PQERRORS_VERBOSE = 2
+# psycopg2 has no function for it. Its module's libraries are searched, and libpq is one of them.
+_set_error_verbosity = ctypes.CDLL(_psycopg.__file__).PQsetErrorVerbosity
+_set_error_verbosity.argtypes = (ctypes.c_void_p, ctypes.c_int)
+
+
+class _Notices:
+    """Takes the place of psycopg2's list of notices, and keeps none of them: their texts may hold values."""
+
+    def __init__(self) -> None:
+        self.is_not_replicated = False
+
+    def append(self, notice: str) -> None:
+        """Called by psycopg2 for each notice of the server."""
+        self.is_not_replicated = self.is_not_replicated or WAIT_FOR_STANDBY in notice
+
+
+class Connection(aiopg.Connection):
+    """aiopg's connection, driven from here, at whatever socket libpq uses by then, for as long as the caller waits.
+
+    aiopg itself watches the first socket only, though libpq changes it while connecting; makes a CancelledError of a
+    statement that the server ended; and tells nobody of a connection that broke if the socket's number is over 1023.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__(None, timeout=math.inf, enable_hstore=False, enable_uuid=False, **options)
+        self.generation = 0  # the pool's
+        self._prepared: set[str] = set()
+        self._notices = _Notices()
+        # aiopg's cursors are cycles, and hold a statement's text: one each time would be garbage of 100 kB.
+        self._only_cursor: aiopg.Cursor | None = None
+        self._unwatch()
+
+    async def _poll(self, waiter: asyncio.Future[None], timeout: float) -> None:  # noqa: ASYNC109 - aiopg's signature
+        try:
+            while (state := self._conn.poll()) != extensions.POLL_OK:
+                await self._socket_ready(writing=state == extensions.POLL_WRITE)
+        except asyncio.CancelledError:
+            # What the server still does on this connection is unknown: never hand it to anybody else.
+            self.close()
+            raise
+        finally:
+            self._waiter = None
+
+    async def _socket_ready(self, *, writing: bool) -> None:
+        fileno = self._conn.fileno()
+        self._fileno, self._writing = fileno, writing
+        self._waiter = ready = self._loop.create_future()
+        watch = self._loop.add_writer if writing else self._loop.add_reader
+        watch(fileno, lambda: None if ready.done() else ready.set_result(None))
+        try:
+            await ready
+        finally:
+            self._unwatch()
+
+    def _unwatch(self) -> None:
+        if self._fileno is not None:
+            self._loop.remove_reader(self._fileno)
+            self._loop.remove_writer(self._fileno)
+            self._fileno = None
+
+    def _close(self) -> None:
+        # Before the descriptor is closed: its number may be another connection's a moment later.
+        self._unwatch()
+        super()._close()
+
+    async def begin(self, session: Params) -> None:
+        """What a new connection needs before its first statement."""
+        self.raw.notices = self._notices
+        _set_error_verbosity(self.raw.pgconn_ptr, PQERRORS_VERBOSE)
+        await self.run(SESSION, session, None)
+
+    async def run(self, sql: str, params: Params, prepare: str | None) -> list[Row]:
+        """Runs a statement, and before the first that needs it what prepares it.
+
+        Raises:
+            DatabaseUnavailable: it is committed on this server and perhaps not on the synchronous standby.
+        """
+        cursor = self._only_cursor = self._only_cursor or await self.cursor()
+        if prepare is not None and prepare not in self._prepared:
+            await cursor.execute(prepare)
+            self._prepared.add(prepare)
+        self._notices.is_not_replicated = False
+        await cursor.execute(sql, params)
+        self.raw.poll()  # psycopg2 hands out notices at its next reading, and what came with the reply has been read
+        if self._notices.is_not_replicated:
+            raise DatabaseUnavailable(NOT_REPLICATED)
+        return list(await cursor.fetchall()) if cursor.description else []
+
+    def is_alive(self) -> bool:
+        """Whether the socket is still open: a closed one reads as end of file without waiting."""
+        try:
+            # The first may read no more than the server's goodbye; then the second meets the end of file.
+            self.raw.poll()
+            self.raw.poll()
+        except psycopg2.Error:
+            return False
+        return not self.closed
+
+    def is_idle(self) -> bool:
+        """Whether nothing of the last statement is left on it."""
+        return not self.closed and self.raw.get_transaction_status() == extensions.TRANSACTION_STATUS_IDLE
+
+
+class Connector:
+    """Opens connections to the servers of a URL, and logs which of them fail."""
+
+    def __init__(self, url: str, application_name: str, statement_timeout_s: float, noted: dict[Server, str]) -> None:
+        self._url = url
+        self._application_name = application_name
+        self._session = {
+            "timeout_ms": str(int(statement_timeout_s * 1000)),
+            "lock_timeout_ms": str(int(statement_timeout_s * 1000 * LOCK_SHARE)),
+        }
+        self._servers: Servers | None = None
+        self._failures = noted
+
+    async def connect(self, connect_by: float) -> Connection:
+        """Tries one server after the other, each for an equal share of the time left. Raises DatabaseUnavailable."""
+        servers = self._servers = self._servers or self._read_url()
+        waiting = deque(servers.in_order())
+        kind = ""
+        while waiting and kind not in FINAL_KINDS:
+            server = waiting.popleft()
+            share_s = (connect_by - asyncio.get_running_loop().time()) / (1 + len(waiting))
+            try:
+                async with asyncio.timeout(share_s):
+                    if server.has_name:
+                        waiting.extendleft(reversed(servers.good_first(await server.addresses())))
+                        continue
+                    connection = await self._open({**servers.options, **server.options})
+            except (OSError, psycopg2.Error) as error:
+                kind = classify(error)
+                self._note_failure(server, str(error).strip() or kind)
+            else:
+                servers.reached(server)
+                self._note_success(server)
+                return connection
+        raise DatabaseUnavailable(kind)
+
+    def _read_url(self) -> Servers:
+        try:
+            return Servers(self._url)
+        except ValueError:
+            raise DatabaseUnavailable("invalid DATABASE_URL") from None
+
+    async def _open(self, options: dict[str, str]) -> Connection:
+        connection = Connection({**options, "application_name": self._application_name})
+        try:
+            await connection
+            await connection.begin(self._session)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _note_failure(self, server: Server, reason: str) -> None:
+        """Logs the driver's own words, once until they change: no statement and no password is in them."""
+        if self._failures.get(server) != reason:
+            self._failures[server] = reason
+            log.info("[DB] No connection", host=server.host, address=server.address, port=server.port, reason=reason)
+
+    def _note_success(self, server: Server) -> None:
+        if self._failures.pop(server, None):
+            log.info("[DB] Server answers again", host=server.host, address=server.address, port=server.port)

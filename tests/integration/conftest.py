@@ -1,0 +1,17 @@
+"""The API, in the test's process and in one of its own."""
+
+import pytest
+
+from sql.database import Database
+from tests.support.api_application import Client, MakeClient, application, follower
+from tests.support.api_process import Api
+
+
+@pytest.fixture
+async def client(database: Database, aiohttp_client: MakeClient) -> Client:
+    return await aiohttp_client(application(database, follower()))
+
+
+@pytest.fixture
+def api(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> Api:
+    return Api(tmp_path_factory.mktemp("api"), database_url)

@@ -1,0 +1,39 @@
+"""The API's aiohttp application on a test's database, without a process of its own."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+
+from daemon.api.app import build
+from daemon.api.metrics import ApiMetrics
+from daemon.api.tickets import Donations
+from daemon.api.webhook import Webhook
+from daemon.ledger.batcher import Batcher
+from daemon.ledger.reader import Ledger
+from daemon.ledger.recorder import Recorder
+from daemon.runtime.readiness import Readiness, ReadinessClient
+from sql.database import Database
+
+NOW = 1_760_000_000
+OLD_SECRET, SECRET = "whsec_old", "whsec_new"
+Client = TestClient[web.Request, web.Application]
+MakeClient = Callable[[web.Application], Awaitable[Client]]
+
+
+def follower(ready: bool = True) -> ReadinessClient:
+    follows = ReadinessClient(Path("nowhere.sock"), clock=lambda: 0.0)
+    follows._take(Readiness(ready=ready))
+    return follows
+
+
+def application(database: Database, readiness: ReadinessClient, metrics: ApiMetrics | None = None) -> web.Application:
+    metrics = metrics or ApiMetrics()
+    ledger = Ledger(database)
+    batcher = Batcher(Recorder(database), limit=100)
+    webhook = Webhook(
+        batcher.record, metrics, secrets=(OLD_SECRET, SECRET), livemode=False, hash_key=None, clock=lambda: float(NOW)
+    )
+    return build(webhook, Donations(ledger, "USD"), readiness, metrics, deadline_s=10, draining=asyncio.Event())

@@ -1,0 +1,70 @@
+"""Payments written into a test's database, and what the database holds of them."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.stripe_events import read
+from daemon.simulator import scenarios, sender
+from daemon.simulator.stripe_objects import Json
+from sql import load
+from sql.connection import Row
+from sql.database import Database
+from tests.simulator.oracle import only_donation
+
+NOW = 1_760_000_000
+KEY = "a key of the charity's own"
+TICKET = "ticket_abc123"
+
+T = TypeVar("T")
+
+
+def ask(url: str, question: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
+    async def answer() -> T:
+        database = Database(
+            url, pool_size=1, statement_timeout_s=10, connect_timeout_s=5, application_name="donationd test"
+        )
+        try:
+            return await question(database)
+        finally:
+            await database.close()
+
+    return asyncio.run(answer())
+
+
+def rows(url: str, sql: str) -> list[Row]:
+    return ask(url, lambda database: database.fetch(sql))
+
+
+def record(url: str, events: Sequence[Json]) -> None:
+    entries = [ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=KEY.encode())) for event in events]
+    ask(url, lambda database: Recorder(database).record(entries))
+
+
+def add_ticket(url: str, ticket: str) -> None:
+    values = {"id": ticket, "title": None, "currency": None}
+    ask(url, lambda database: database.fetch(load("add_ticket"), values))
+
+
+def life(kind: str, number: int = 0) -> scenarios.Scenario:
+    """A life of this kind; `number` counts those there are."""
+    found = [each for each in scenarios.generate(3, 200, ["story-1"], now=NOW) if each.kind == kind]
+    return found[number]
+
+
+def named_life() -> scenarios.Scenario:
+    """A paid life whose donor gave a name and an e-mail."""
+    found = (each for each in scenarios.generate(3, 200, ["story-1"], now=NOW) if each.kind == "paid")
+    return next(each for each in found if only_donation(each).donor == "Smith")
+
+
+async def fill(database: Database, lives: list[scenarios.Scenario], *tickets: str) -> None:
+    for ticket in tickets:
+        await database.fetch(load("add_ticket"), {"id": ticket, "title": None, "currency": None})
+    entries = [
+        ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=None))
+        for life in lives
+        for event in life.events
+    ]
+    await Recorder(database).record(entries)

@@ -1,0 +1,82 @@
+"""A PostgreSQL server of a test's own, from the embedded package, from TEST_PG_BIN's folder, or from Debian."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from daemon.instance.postgres import can_run, copy_programs, find_programs
+
+USER = "donationd_owner"
+# What the startup gate asks of a server, for all roles of it.
+PRIVATE_LOG = {"log_min_error_statement": "panic", "log_error_verbosity": "terse"}
+
+
+class Server:
+    """A PostgreSQL cluster in a folder of its own, reached by a Unix socket there only."""
+
+    def __init__(self, home: Path, programs: Path | None = None) -> None:
+        home.chmod(0o755)
+        self.home = home
+        # PostgreSQL refuses to run as root.
+        self.user = "nobody" if os.geteuid() == 0 else None
+        if self.user:
+            shutil.chown(home, self.user)
+        self.programs = programs or self._programs()
+        self.url = f"postgresql://{USER}@/{{name}}?host={home}"
+        self.log = home / "log"
+
+    def _programs(self) -> Path:
+        if "TEST_PG_BIN" in os.environ:
+            return Path(os.environ["TEST_PG_BIN"])
+        programs = find_programs()
+        if self.user is None or can_run(programs, self.user):
+            return programs
+        return copy_programs(programs, self.home, print)
+
+    def run(self, program: str, *arguments: str) -> None:
+        """Runs one of PostgreSQL's programs as the server's user."""
+        subprocess.run(
+            [str(self.programs / program), "-D", str(self.home / "data"), *arguments],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd=self.home,
+            user=self.user,
+        )
+
+    def dump(self, url: str) -> str:
+        """Everything a database holds, as text."""
+        return subprocess.run(
+            [str(self.programs / "pg_dump"), url], check=True, capture_output=True, text=True, cwd=self.home
+        ).stdout
+
+
+@contextmanager
+def running_server(settings: Mapping[str, str], programs: Path | None = None) -> Iterator[Server]:
+    """A new server with these settings, of the embedded package unless the folder of other programs is given."""
+    with tempfile.TemporaryDirectory(prefix="donationd-pg-", ignore_cleanup_errors=True) as folder:
+        server = Server(Path(folder), programs)
+        server.run("initdb", "-N", "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C")
+        settings = {"listen_addresses": "", "unix_socket_directories": folder, **PRIVATE_LOG, **settings}
+        options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
+        server.run("pg_ctl", "-w", "-l", str(server.log), "-o", options, "start")
+        try:
+            yield server
+        finally:
+            server.run("pg_ctl", "-m", "immediate", "stop")
+
+
+def debian_programs() -> Path:
+    """The folder of Debian's PostgreSQL 15. Without it the test is skipped with the reason; in CI it fails."""
+    programs = Path("/usr/lib/postgresql/15/bin")
+    if not (programs / "postgres").is_file():
+        reason = "PostgreSQL 15 of Debian is not installed: apt-get install postgresql-15"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return programs
