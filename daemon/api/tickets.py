@@ -3,19 +3,18 @@
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
 from aiohttp import web
 
 from daemon.ledger import money
+from daemon.ledger.donation import Status
 from daemon.ledger.facts import TICKET_PATTERN
-from daemon.ledger.reader import Cursor, Ledger, PageQuery
+from daemon.ledger.reader import Cursor, Figures, Ledger, PageQuery, TotalsRow
 
 PAGE = 100
 PAGE_LIMIT = 1000
-STATUSES = ("CREATED", "PAID", "FAILED", "REFUNDED", "DISPUTED", "EXPIRED")
 TOTAL_PATH = "/api/tickets/{id}/donations/total"
 TOTAL_HEADERS = {"Cache-Control": "max-age=5"}
 TICKET = re.compile(TICKET_PATTERN)
@@ -57,14 +56,14 @@ class Donations:
         rows = await self._ledger.totals(ticket)
         if not rows:
             raise _unknown(ticket)
-        top = wanted or rows[0][0] or self._default_currency
-        by_currency = {row[1]: _figures(row[1], row[2:9]) for row in rows if row[1]}
+        top = wanted or rows[0].ticket_currency or self._default_currency
+        by_currency = {row.currency: _figures(row.currency, row.figures) for row in rows if row.currency}
         return _json(
             request,
             {
                 "success": True,
-                **by_currency.get(top, _figures(top, [0] * 7)),
-                "lastDonation": _last_donation(*rows[0][9:13], fallback=top),
+                **by_currency.get(top, _figures(top, Figures())),
+                "lastDonation": _last_donation(rows[0], default_currency=top),
                 "byCurrency": by_currency,
             },
             TOTAL_HEADERS,
@@ -85,7 +84,7 @@ def _json(request: web.Request, reply: object, headers: dict[str, str] | None = 
 
 
 def _number(amount_minor: int | None, currency: str) -> msgspec.Raw:
-    """An exact JSON number in major units. An amount that nobody has named yet is 0."""
+    """An exact JSON number in major units. An amount that is not known yet is 0."""
     return msgspec.Raw(money.major(amount_minor or 0, currency).encode())
 
 
@@ -94,45 +93,42 @@ def _time(moment: datetime | None) -> str | None:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else None
 
 
-def _figures(currency: str, row: Sequence[int]) -> dict[str, object]:
-    """One currency's figures: net = paid - refunded - disputed (SPEC 3). `row`: three amounts, then four counts."""
-    paid, refunded, disputed, n_paid, n_refunded, n_disputed, n_partial = row
-    net = _number(paid - refunded - disputed, currency)
+def _figures(currency: str, figures: Figures) -> dict[str, object]:
+    """The JSON of one currency's figures."""
+    net = _number(figures.net_minor, currency)
     return {
         "total": net,
         "currency": currency,
         "breakdown": {
-            "paid": _number(paid, currency),
-            "refunded": _number(refunded, currency),
-            "disputed": _number(disputed, currency),
+            "paid": _number(figures.paid_minor, currency),
+            "refunded": _number(figures.refunded_minor, currency),
+            "disputed": _number(figures.disputed_minor, currency),
             "net": net,
         },
         "counts": {
-            "paid": n_paid,
-            "refunded": n_refunded,
-            "disputed": n_disputed,
-            "partiallyRefunded": n_partial,
-            "total": n_paid + n_refunded + n_disputed,
+            "paid": figures.paid,
+            "refunded": figures.refunded,
+            "disputed": figures.disputed,
+            "partiallyRefunded": figures.partially_refunded,
+            "total": figures.donations,
         },
     }
 
 
-def _last_donation(
-    paid_at: datetime | None, amount: int | None, last_name: str | None, currency: str | None, *, fallback: str
-) -> dict[str, object] | None:
-    if paid_at is None:
+def _last_donation(row: TotalsRow, *, default_currency: str) -> dict[str, object] | None:
+    if row.last_paid_at is None:
         return None
-    unit = currency or fallback
+    currency = row.last_currency or default_currency
     return {
-        "paidAt": _time(paid_at),
-        "amount": _number(amount, unit),
-        "currency": unit,
-        "donor": last_name or "Anonymous",
+        "paidAt": _time(row.last_paid_at),
+        "amount": _number(row.last_amount_minor, currency),
+        "currency": currency,
+        "donor": row.last_donor or "Anonymous",
     }
 
 
 def _query(request: web.Request, *allowed: str) -> dict[str, str]:
-    """The query's parameters; one that is unknown or repeated is a mistake worth telling."""
+    """The query's parameters; one that is unknown or repeated is answered 400."""
     for name in request.query:
         if name not in allowed:
             raise web.HTTPBadRequest(text=f"unknown parameter (there are: {', '.join(allowed)})")
@@ -163,10 +159,13 @@ def _limit(text: str | None) -> int:
     return int(text)
 
 
-def _status(text: str | None) -> str | None:
-    if text is not None and text not in STATUSES:
-        raise web.HTTPBadRequest(text=f"status: one of {', '.join(STATUSES)}")
-    return text
+def _status(text: str | None) -> Status | None:
+    if text is None:
+        return None
+    try:
+        return Status(text)
+    except ValueError:
+        raise web.HTTPBadRequest(text=f"status: one of {', '.join(Status)}") from None
 
 
 def _currency(text: str | None) -> str | None:

@@ -112,7 +112,7 @@ def assign(donation: str, ticket: str, actor: str, as_json: bool) -> None:
 
 async def _assign(database: Database, donation: str, ticket: str, actor: str) -> operator_actions.OperatorAction:
     ledger = Ledger(database)
-    if await ledger.ticket(ticket) is None:
+    if not await ledger.has_ticket(ticket):
         raise Failure(f"there is no ticket {ticket}; add it: donationd tickets add {ticket}")
     act = operator_actions.assign(await _facts_of(ledger, donation), donation, ticket, actor=actor, at_us=_now_us())
     await Recorder(database).record([act])

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -21,13 +20,12 @@ from daemon.cli.failed import failed
 from daemon.cli.status import status
 from daemon.instance import reload, up
 from daemon.ledger import money
-from daemon.ledger.reader import Cursor, Ledger, PageQuery
+from daemon.ledger.reader import Cursor, Figures, Ledger, PageQuery, TotalsRow
 from daemon.runtime.config import Basics
 from daemon.runtime.lifecycle import forbid_core_dumps
 from daemon.simulator import scenarios, sender
 from health_sidecar import gate
 from sql import load, migrate
-from sql.connection import Row
 from sql.errors import classify
 
 PAGE = 1000
@@ -256,7 +254,7 @@ _donations = msgspec.json.Decoder(list[msgspec.Raw])
 _donation = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)  # amounts stay the exact decimals that they are
 
 
-async def _read_ledger(ledger: Ledger, ticket: str, unit: str) -> tuple[list[msgspec.Raw], list[Row]]:
+async def _read_ledger(ledger: Ledger, ticket: str, unit: str) -> tuple[list[msgspec.Raw], list[TotalsRow]]:
     """All of a ticket's donations, each as the API's JSON, and its totals."""
     totals = await ledger.totals(ticket)
     donations: list[msgspec.Raw] = []
@@ -291,19 +289,19 @@ def _minute(moment: str) -> str:
     return moment[:16].replace("T", " ")
 
 
-def _total_lines(totals: list[Row], default_currency: str) -> list[str]:
+def _total_lines(totals: list[TotalsRow], default_currency: str) -> list[str]:
     """An empty line, then one per currency, the ticket's own first as in the API's reply."""
-    own = totals[0][0] or default_currency
-    figures = {own: (0,) * 7} | {row[1]: row[2:9] for row in totals if row[1]}
+    own = totals[0].ticket_currency or default_currency
+    figures = {own: Figures()} | {row.currency: row.figures for row in totals if row.currency}
     return ["", *(_total_line(currency, of_currency) for currency, of_currency in figures.items())]
 
 
-def _total_line(currency: str, figures: Sequence[int]) -> str:
-    """Every donation with a paidAt counts as paid. What the original design does not have is there if it is not 0."""
-    paid, refunded, disputed, n_paid, n_refunded, n_disputed, n_partial = figures
-    counts = [f"{n_paid + n_refunded + n_disputed} paid", f"{n_refunded} refunded"]
-    counts += [f"{n} {name}" for n, name in ((n_partial, "partially refunded"), (n_disputed, "disputed")) if n]
-    return f"Total: {money.display(paid - refunded - disputed, currency)} ({', '.join(counts)})"
+def _total_line(currency: str, figures: Figures) -> str:
+    """Every donation with a paidAt counts as paid. Figures that are not in the original design are shown if not 0."""
+    counts = [f"{figures.donations} paid", f"{figures.refunded} refunded"]
+    others = ((figures.partially_refunded, "partially refunded"), (figures.disputed, "disputed"))
+    counts += [f"{n} {name}" for n, name in others if n]
+    return f"Total: {money.display(figures.net_minor, currency)} ({', '.join(counts)})"
 
 
 @main.command("simulate")

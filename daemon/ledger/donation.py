@@ -6,14 +6,14 @@ from msgspec import Struct
 
 
 class Status(StrEnum):
-    """A donation's status, in the order in which they are decided: the first whose rule holds (projection.py)."""
+    """A donation's status. `STATUSES` in projection.py says which one a donation has."""
 
-    DISPUTED = "DISPUTED"
-    REFUNDED = "REFUNDED"
-    PAID = "PAID"
-    EXPIRED = "EXPIRED"
-    FAILED = "FAILED"
     CREATED = "CREATED"
+    PAID = "PAID"
+    FAILED = "FAILED"
+    REFUNDED = "REFUNDED"
+    DISPUTED = "DISPUTED"
+    EXPIRED = "EXPIRED"
 
 
 class Donation(Struct, frozen=True):

@@ -1,13 +1,15 @@
-"""Reads the ledger: pages, totals, and what is held of one donation."""
+"""Reads the ledger: pages, totals, and the facts of one donation."""
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
 
 from daemon.ledger import money
-from daemon.ledger.facts import Facts, Family, merge
+from daemon.ledger.donation import Status
+from daemon.ledger.facts import Facts, Family, ObjectFacts, merge
 from sql import load
-from sql.connection import Row
 from sql.database import Database
 
 ZERO_DECIMAL, THREE_DECIMAL = sorted(money.ZERO_DECIMAL), sorted(money.THREE_DECIMAL)  # as the driver takes them
@@ -22,17 +24,17 @@ class Ledger:
         self._database = database
 
     async def facts_of(self, id_: str) -> Facts | None:
-        """Everything held of the donation that this Stripe object belongs to; None if nobody has named it."""
+        """All facts of the donation that this Stripe object belongs to; None if no event has named the object."""
         rows = await self._database.fetch(load("facts_of"), {"id": id_})
         if not rows:
             return None
-        [(facts, failed_charge)] = rows
-        return merge(facts, {Family.CHARGE: {id_: failed_charge}}) if failed_charge else facts
+        row = FactsRow._make(rows[0])
+        return merge(row.facts, {Family.CHARGE: {id_: row.failed_charge}}) if row.failed_charge else row.facts
 
     async def facts_with(self, email_hashes: Iterable[str]) -> list[Facts]:
-        """All facts that hold one of these e-mail hashes, of unpaid invoices too. Reads the whole ledger."""
+        """All facts that contain one of these e-mail hashes, of unpaid invoices too. Reads the whole ledger."""
         rows = await self._database.fetch(load("facts_with_hash"), {"patterns": [f"%{h}%" for h in email_hashes]})
-        return [row[0] for row in rows]
+        return [facts for (facts,) in rows]
 
     async def page(self, query: "PageQuery") -> "Page | None":
         """One page of a ticket's ledger; None for an unknown ticket."""
@@ -54,14 +56,69 @@ class Ledger:
         )
         return Page(*rows[0]) if rows else None
 
-    async def ticket(self, ticket: str) -> Row | None:
-        """The row of ticket.sql, or None for an unknown ticket."""
-        rows = await self._database.fetch(load("ticket"), {"ticket": ticket})
-        return rows[0] if rows else None
+    async def has_ticket(self, ticket: str) -> bool:
+        """Whether there is such a ticket."""
+        return bool(await self._database.fetch(load("ticket"), {"ticket": ticket}))
 
-    async def totals(self, ticket: str) -> list[Row]:
-        """Rows of ticket_totals.sql: none for an unknown ticket."""
-        return await self._database.fetch(load("ticket_totals"), {"ticket": ticket})
+    async def totals(self, ticket: str) -> "list[TotalsRow]":
+        """One row per currency; none for an unknown ticket."""
+        return list(map(TotalsRow._make, await self._database.fetch(load("ticket_totals"), {"ticket": ticket})))
+
+
+class FactsRow(NamedTuple):
+    """A row of facts_of.sql."""
+
+    facts: Facts
+    failed_charge: ObjectFacts | None
+
+
+class Figures(NamedTuple):
+    """What the donations of a ticket in one currency add up to: three amounts, then numbers of donations by status."""
+
+    paid_minor: int = 0
+    refunded_minor: int = 0
+    disputed_minor: int = 0
+    paid: int = 0
+    refunded: int = 0
+    disputed: int = 0
+    partially_refunded: int = 0
+
+    @property
+    def net_minor(self) -> int:
+        """net = paid - refunded - disputed (SPEC 3)."""
+        return self.paid_minor - self.refunded_minor - self.disputed_minor
+
+    @property
+    def donations(self) -> int:
+        """The number of all donations that were ever paid."""
+        return self.paid + self.refunded + self.disputed
+
+
+class TotalsRow(NamedTuple):
+    """A row of ticket_totals.sql: the ticket's own currency, one currency's figures, and the ticket's last donation.
+
+    A ticket without donations has one row without a currency and without figures.
+    """
+
+    ticket_currency: str | None
+    currency: str | None
+    paid_minor: int
+    refunded_minor: int
+    disputed_minor: int
+    paid: int
+    refunded: int
+    disputed: int
+    partially_refunded: int
+    last_paid_at: datetime | None
+    last_amount_minor: int | None
+    last_donor: str | None
+    last_currency: str | None
+
+    @property
+    def figures(self) -> Figures:
+        """The figures of its currency."""
+        amounts = (self.paid_minor, self.refunded_minor, self.disputed_minor)
+        return Figures(*amounts, self.paid, self.refunded, self.disputed, self.partially_refunded)
 
 
 @dataclass(frozen=True)
@@ -74,7 +131,7 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> "Cursor":
-        """Reads a `Page.next`. Raises ValueError for anything else."""
+        """Reads a `Page.next`. Raises ValueError for any other text."""
         place = PLACE.fullmatch(text)
         if place is None:
             raise ValueError("not a place in the ledger")
@@ -88,14 +145,15 @@ class PageQuery:
     ticket: str
     limit: int
     default_currency: str
-    status: str | None = None
+    status: Status | None = None
     currency: str | None = None
     after: Cursor | None = None
 
 
 @dataclass(frozen=True)
 class Page:
-    """The donations as a JSON array, how many they are, and where the next page begins (None on the last one)."""
+    """The row of ledger_page.sql: the donations as a JSON array, their number, and where the next page begins (None on
+    the last one)."""
 
     donations: str
     count: int

@@ -150,9 +150,33 @@ class _Recorded:
         return APPLIED if event.facts is not None else IGNORED
 
 
+class FoundRow(NamedTuple):
+    """A row of find_stored.sql."""
+
+    root: str
+    version: int
+    facts: str
+    rules: int | None
+
+
+class FoundSubscription(NamedTuple):
+    """A row of find_subscriptions.sql."""
+
+    id: str
+    version: int
+    facts: str
+
+
+class WrittenRow(NamedTuple):
+    """The row of record_events.sql: ids of events, and numbers of groups."""
+
+    recorded: list[str]
+    conflicting: list[int]
+
+
 @dataclass
 class _StoredRow:
-    """A row of the ledger that holds facts; version 0 for a failed charge that is kept apart from its donation."""
+    """A row with facts; version 0 for a failed charge that is kept apart from its donation."""
 
     root: str
     version: int
@@ -164,17 +188,16 @@ class _StoredRow:
         self.is_invoice = self.version > 0 and self.facts.keys() == {Family.INVOICE}
 
     @classmethod
-    def of_row(cls, root: str, version: int, text: str, rules: int | None) -> "_StoredRow":
-        """Reads a row of find_stored.sql; one that older rules stored is brought to today's form.
+    def of(cls, row: FoundRow) -> "_StoredRow":
+        """Decodes a row, and upgrades the facts of one that older rules stored.
 
-        A failed charge brings its PaymentIntent, for an event may name the charge only.
+        A failed charge is stored with the id of its PaymentIntent, because an event may name the charge only.
         """
-        facts = msgspec.json.decode(text)
-        if version == 0:
-            return cls(
-                root, 0, {Family.PAYMENT_INTENT: {facts[FactName.PAYMENT_INTENT][1]: {}}, Family.CHARGE: {root: facts}}
-            )
-        return cls(root, version, upgrade(facts) if rules == 0 else facts)
+        facts = msgspec.json.decode(row.facts)
+        if row.version == 0:
+            intent: Facts = {Family.PAYMENT_INTENT: {facts[FactName.PAYMENT_INTENT][1]: {}}}
+            return cls(row.root, 0, {**intent, Family.CHARGE: {row.root: facts}})
+        return cls(row.root, row.version, upgrade(facts) if row.rules == 0 else facts)
 
 
 LENT = (FactName.TICKET, FactName.SESSION_TICKET, FactName.SESSION_REFERENCE)  # what a subscription lends its payments
@@ -383,7 +406,7 @@ class Recorder:
         for _ in range(ROUNDS):
             try:
                 batch = await self._read([change for change in pending if change.facts or change.ids])
-                new, conflicting = await self._write(batch, pending)
+                written = await self._write(batch, pending)
             except DatabaseUnavailable as down:
                 if down.kind != "conflict":
                     raise
@@ -393,9 +416,9 @@ class Recorder:
                     raise
                 await self._isolate(pending, refusal, recorded)
                 return
-            recorded.new.update(new)
-            self._plan_again(len(new))
-            pending = [change for n in conflicting for change in batch.groups[n].changes]
+            recorded.new.update(written.recorded)
+            self._plan_again(len(written.recorded))
+            pending = [change for n in written.conflicting for change in batch.groups[n].changes]
             if not pending:
                 return
         raise DatabaseUnavailable("too much contention")
@@ -447,8 +470,9 @@ class Recorder:
         found = {
             id_: _Subscription(id_) for id_ in named.union(*(change.facts[Family.SUBSCRIPTION] for change in changes))
         }
-        for id_, version, text in await self._fetch(FIND_SUBSCRIPTIONS, found.keys()):
-            found[id_].version, found[id_].facts = version, msgspec.json.decode(text)[Family.SUBSCRIPTION][id_]
+        for row in map(FoundSubscription._make, await self._fetch(FIND_SUBSCRIPTIONS, found.keys())):
+            each = found[row.id]
+            each.version, each.facts = row.version, msgspec.json.decode(row.facts)[Family.SUBSCRIPTION][row.id]
         for change in changes:
             for id_ in change.facts[Family.SUBSCRIPTION]:
                 found[id_].changes.append(change)
@@ -473,7 +497,7 @@ class Recorder:
 
     async def _stored_rows(self, ids: set[str]) -> list[_StoredRow]:
         """What the ledger holds of these objects."""
-        return [_StoredRow.of_row(*row) for row in await self._fetch(FIND_STORED, ids)]
+        return [_StoredRow.of(FoundRow._make(row)) for row in await self._fetch(FIND_STORED, ids)]
 
     async def _fetch(self, statement: str, ids: Iterable[str]) -> list[Row]:
         """The rows that a statement finds for ids; without ids there is nothing to ask."""
@@ -481,8 +505,8 @@ class Recorder:
         array = ",".join(f'"{id_}"' for id_ in ids)
         return await self._database.fetch(statement, ["{" + array + "}"], prepare=self._prepare) if array else []
 
-    async def _write(self, batch: "_Batch", changes: Sequence[Change]) -> tuple[list[str], list[int]]:
-        """One statement. Returns the events recorded, and the numbers of the groups that were not written."""
+    async def _write(self, batch: "_Batch", changes: Sequence[Change]) -> WrittenRow:
+        """Writes the batch by one statement."""
         groups = batch.groups
         number = {id(change): n for n, group in enumerate(groups) for change in group.changes}
         parts = [(n, part) for n, group in enumerate(groups) for part in group.parts]
@@ -496,8 +520,8 @@ class Recorder:
             [row for n, part in parts for row in part.charge_rows(n)],
         )
         params = [msgspec.json.encode(array).decode() for array in arrays]
-        [(recorded, conflicting)] = await self._database.fetch(EXECUTE, params, prepare=self._prepare)
-        return recorded, conflicting
+        [row] = await self._database.fetch(EXECUTE, params, prepare=self._prepare)
+        return WrittenRow._make(row)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Recomputes the whole ledger from its facts and says what differs from what is stored.
+"""Derives the whole ledger from its facts and reports each difference from the stored rows.
 
 It reads one snapshot, so it runs beside live traffic: donations and totals of one moment must agree.
 """
@@ -7,22 +7,73 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple
 
 import msgspec
 
 from daemon.ledger import journal, projection
-from daemon.ledger.donation import Donation
+from daemon.ledger.donation import Donation, Status
 from daemon.ledger.facts import DONOR_FIELDS, Facts, Family, ObjectFacts, checked, object_ids, upgrade
 from daemon.ledger.journal_verification import Entries, JournalSums
+from daemon.ledger.reader import Figures
 from sql.connection import Row
 from sql.snapshot import Snapshot
 
-BATCH = 500  # donations per look at stripe_objects
-FIELDS = 17  # of fold.Donation, in the order of verify_donations.sql
-FIGURES = ("paid_minor", "refunded_minor", "disputed_minor", "paid", "refunded", "disputed", "partially_refunded")
-COUNT_OF_STATUS = {"PAID": "paid", "REFUNDED": "refunded", "DISPUTED": "disputed"}
+BATCH = 500  # donations per query of stripe_objects
+FIGURES = Figures._fields
+COUNT_OF_STATUS = {Status.PAID: "paid", Status.REFUNDED: "refunded", Status.DISPUTED: "disputed"}
 # What deriving raises for facts that no release wrote: text in the place of a time, a list that is too short.
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
+class StoredDonation(NamedTuple):
+    """A row of verify_donations.sql: a donation, the row that keeps its facts, the facts, the version of the rules."""
+
+    donation: Donation
+    root: str
+    facts: object
+    rules: int
+
+    @classmethod
+    def of(cls, row: Row) -> "StoredDonation":
+        """Reads a row, whose columns are named as the fields of the donation, and then as those of this type."""
+        *fields, root, facts, rules = row
+        return cls(Donation(*fields), root, facts, rules)
+
+
+class StoredTotals(NamedTuple):
+    """A row of verify_totals.sql."""
+
+    ticket_id: str
+    currency: str
+    paid_minor: int
+    refunded_minor: int
+    disputed_minor: int
+    paid: int
+    refunded: int
+    disputed: int
+    partially_refunded: int
+
+
+class StoredSizes(NamedTuple):
+    """The row of verify_size.sql: about how many donations there are, and exactly how many objects."""
+
+    donations: int
+    objects: int
+
+
+class StoredSubscription(NamedTuple):
+    """A row of verify_subscriptions.sql."""
+
+    id: str
+    facts: object
+
+
+class FailedCharge(NamedTuple):
+    """A row of verify_failed_charges.sql."""
+
+    id: str
+    payment_intent: str
 
 
 @dataclass
@@ -42,11 +93,11 @@ class TicketSums:
         sums["refunded_minor"] += donation.refunded
         sums["disputed_minor"] += donation.disputed
         sums[COUNT_OF_STATUS[donation.status]] += 1
-        sums["partially_refunded"] += donation.status == "PAID" and donation.refunded > 0
+        sums["partially_refunded"] += donation.status == Status.PAID and donation.refunded > 0
 
-    def differences(self, kept: Iterable[Row]) -> Iterator[str]:
-        """A line per figure in which rows of verify_totals.sql differ from these sums."""
-        stored = {(ticket, currency): dict(zip(FIGURES, figures, strict=True)) for ticket, currency, *figures in kept}
+    def differences(self, totals: Iterable[StoredTotals]) -> Iterator[str]:
+        """A line per figure in which stored totals differ from these sums."""
+        stored = {(row.ticket_id, row.currency): row._asdict() for row in totals}
         nothing = dict.fromkeys(FIGURES, 0)
         for ticket, currency in sorted(stored.keys() | self.figures.keys()):
             is_ = stored.get((ticket, currency), nothing)
@@ -89,52 +140,61 @@ def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str]
     """
     sums, booked, names = TicketSums(), JournalSums(snapshot), 0
     linked: dict[str, dict[str, Donation]] = defaultdict(dict)
-    for row in snapshot.stream("verify_donations", {"with_facts": False}):
-        linked[row[FIELDS]][row[0]] = Donation(*row[:FIELDS])
-    rows = snapshot.stream("verify_donations", {"with_facts": True})
+    for row in map(StoredDonation.of, snapshot.stream("verify_donations", {"with_facts": False})):
+        linked[row.root][row.donation.id] = row.donation
+    rows = map(StoredDonation.of, snapshot.stream("verify_donations", {"with_facts": True}))
     while batch := list(islice(rows, BATCH)):
         facts_of, malformed = _facts_of(batch)
         lent, malformed_lent = _subscriptions(snapshot, facts_of.values())
         yield from malformed + malformed_lent
         entries: dict[str, Entries] = {}
         for row in batch:
-            stored = {row[0]: Donation(*row[:FIELDS]), **linked.pop(row[0], {})}
-            if row[0] not in facts_of:
+            id_ = row.donation.id
+            stored = {id_: row.donation, **linked.pop(id_, {})}
+            if id_ not in facts_of:
                 continue
             try:
-                entries[row[0]] = _derive(facts_of[row[0]], lent)
+                entries[id_] = _derive(facts_of[id_], lent)
             except MALFORMED as error:
-                del facts_of[row[0]]
-                yield _malformed(f"donation {row[0]}: its facts, or those of its subscription,", error)
+                del facts_of[id_]
+                yield _malformed(f"donation {id_}: its facts, or those of its subscription,", error)
                 continue
-            derived = {donation.id: donation for donation, _ in entries[row[0]]}
+            derived = {donation.id: donation for donation, _ in entries[id_]}
             yield from differences(stored, derived)
             for donation in derived.values():
                 sums.add(donation)
-        yield from booked.check(facts_of, entries, {row[0] for row in batch if row[-1] < projection.RULES_VERSION})
+        older = {row.donation.id for row in batch if row.rules < projection.RULES_VERSION}
+        yield from booked.check(facts_of, entries, older)
         root_of = _roots(snapshot, facts_of)
         names += len(root_of)
         yield from _misplaced(snapshot, root_of)
         progress(len(batch))
     for root, donations in linked.items():
         yield from (f"donation {id_}: its facts should be kept by {root}, which is missing" for id_ in donations)
-    yield from sums.differences(snapshot.rows("verify_totals"))
-    yield from booked.differences()
-    [(_, objects)] = snapshot.rows("verify_size")
+    totals = [StoredTotals(*row) for row in snapshot.rows("verify_totals")]
+    yield from sums.differences(totals)
+    yield from booked.differences({(of.ticket_id, of.currency): of[2:5] for of in totals})
+    objects = stored_sizes(snapshot).objects
     if objects != names:
         yield f"{objects} Stripe objects are on record, the facts name {names}"
 
 
-def _facts_of(batch: Iterable[Row]) -> tuple[dict[str, Facts], list[str]]:
+def stored_sizes(snapshot: Snapshot) -> StoredSizes:
+    """How much there is to verify."""
+    [row] = snapshot.rows("verify_size")
+    return StoredSizes._make(row)
+
+
+def _facts_of(batch: Iterable[StoredDonation]) -> tuple[dict[str, Facts], list[str]]:
     """The facts of rows of verify_donations.sql in today's form, by id, and a line for each row whose are malformed."""
     facts_of: dict[str, Facts] = {}
     malformed = []
     for row in batch:
         try:
-            facts = checked(row[-2])
-            facts_of[row[0]] = upgrade(facts) if row[-1] == 0 else facts
+            facts = checked(row.facts)
+            facts_of[row.donation.id] = upgrade(facts) if row.rules == 0 else facts
         except MALFORMED as error:
-            malformed.append(_malformed(f"donation {row[0]}: its facts", error))
+            malformed.append(_malformed(f"donation {row.donation.id}: its facts", error))
     return facts_of, malformed
 
 
@@ -154,8 +214,8 @@ def _roots(snapshot: Snapshot, facts_of: dict[str, Facts]) -> dict[str, str]:
     """Object id -> the row that should keep it, for the objects of these rows and their failed charges kept apart."""
     root_of = {id_: root for root, facts in facts_of.items() for id_ in object_ids(facts)}
     intents = [id_ for facts in facts_of.values() for id_ in facts.get(Family.PAYMENT_INTENT, ())]
-    apart = snapshot.rows("verify_failed_charges", {"ids": intents})
-    return root_of | {charge: root_of[intent] for charge, intent in apart}
+    apart = map(FailedCharge._make, snapshot.rows("verify_failed_charges", {"ids": intents}))
+    return root_of | {charge.id: root_of[charge.payment_intent] for charge in apart}
 
 
 def _subscriptions(snapshot: Snapshot, facts: Iterable[Facts]) -> tuple[dict[str, ObjectFacts], list[str]]:
@@ -163,11 +223,12 @@ def _subscriptions(snapshot: Snapshot, facts: Iterable[Facts]) -> tuple[dict[str
     named = {id_ for each in facts for id_ in projection.subscriptions(each)}
     lent: dict[str, ObjectFacts] = {}
     malformed = []
-    for id_, kept in snapshot.rows("verify_subscriptions", {"ids": list(named)}) if named else []:
+    rows = snapshot.rows("verify_subscriptions", {"ids": list(named)}) if named else []
+    for row in map(StoredSubscription._make, rows):
         try:
-            lent |= checked(kept)[Family.SUBSCRIPTION]
+            lent |= checked(row.facts)[Family.SUBSCRIPTION]
         except MALFORMED as error:
-            malformed.append(_malformed(f"subscription {id_}: its facts", error))
+            malformed.append(_malformed(f"subscription {row.id}: its facts", error))
     return lent, malformed
 
 

@@ -44,9 +44,10 @@ WITH page AS (
                disputed_minor * unit AS "disputedAmount"
     ) d
 )
-SELECT (SELECT coalesce(json_agg(donation ORDER BY n), '[]')::text FROM donations WHERE n <= %(limit)s),
-       (SELECT count(*) FROM donations WHERE n <= %(limit)s),
+SELECT (SELECT coalesce(json_agg(donation ORDER BY n), '[]')::text FROM donations WHERE n <= %(limit)s)
+           AS donations,
+       (SELECT count(*) FROM donations WHERE n <= %(limit)s) AS count,
        (SELECT paid_key || ':' || created_key || ':' || id FROM shown
-        WHERE n = %(limit)s AND EXISTS (SELECT FROM shown WHERE n > %(limit)s))
+        WHERE n = %(limit)s AND EXISTS (SELECT FROM shown WHERE n > %(limit)s)) AS next
 FROM recording_tickets
 WHERE id = %(ticket)s

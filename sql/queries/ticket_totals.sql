@@ -1,8 +1,9 @@
 -- A ticket's totals, one row per currency, with the donation paid last in that currency. No row for an unknown
 -- ticket; one row without a currency for a ticket that has none. A currency in which no donation counts any more has no
 -- row, so that a reply never depends on the order of events.
-SELECT k.currency, t.currency, t.paid_minor, t.refunded_minor, t.disputed_minor, t.paid, t.refunded, t.disputed,
-       t.partially_refunded, last.paid_at, last.amount_minor, last.donor_last_name, last.currency
+SELECT k.currency AS ticket_currency, t.currency, t.paid_minor, t.refunded_minor, t.disputed_minor, t.paid, t.refunded, t.disputed,
+       t.partially_refunded, last.paid_at AS last_paid_at, last.amount_minor AS last_amount_minor,
+       last.donor_last_name AS last_donor, last.currency AS last_currency
 FROM recording_tickets k
 LEFT JOIN ticket_totals t ON t.ticket_id = k.id AND t.currency <> '' AND t.paid + t.refunded + t.disputed > 0
 LEFT JOIN LATERAL (

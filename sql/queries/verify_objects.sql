@@ -1,2 +1,2 @@
--- Where the ledger says that these Stripe objects' facts are kept.
+-- The rows that keep the facts of these Stripe objects.
 SELECT id, root FROM stripe_objects WHERE id = ANY (%(ids)s)

@@ -1,2 +1,2 @@
--- What is held of some subscriptions.
+-- The facts of some subscriptions.
 SELECT id, facts FROM stripe_billing WHERE id = ANY (%(ids)s)

@@ -15,6 +15,7 @@ from daemon.api.config import Config, MigrateConfig
 from daemon.api.tickets import TOTAL_PATH, _figures
 from daemon.cli.main import main
 from daemon.instance.up import DEFAULTS, EMBEDDED_DEFAULTS
+from daemon.ledger.reader import Figures
 from daemon.ledger.stripe_events import HANDLERS
 from daemon.runtime.config import NOT_SUPPORTED
 from health_sidecar.config import Config as SidecarConfig
@@ -315,4 +316,4 @@ def test_the_web_sites_script_reads_what_the_api_sends() -> None:
     [path] = re.findall(r'fetch\("https://[^/]+([^"]+)"\)', script)
     assert path == TOTAL_PATH.replace("{id}", "story-1")
     [fields] = re.findall(r"\{ ([a-z, ]+) \}\) => show", script)
-    assert set(fields.split(", ")) <= _figures("USD", [0] * 7).keys()
+    assert set(fields.split(", ")) <= _figures("USD", Figures()).keys()

@@ -1,0 +1,61 @@
+"""Rows are read by the names of their columns: each type of rows has the columns of its query, in their order."""
+
+from contextlib import closing
+from dataclasses import fields
+from typing import Any
+
+import psycopg2
+import pytest
+
+from daemon.ledger import reader, recorder, verification
+from daemon.ledger.donation import Donation
+from sql import load
+
+NO_IDS = {"ids": [""]}
+ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
+    "facts_of": (reader.FactsRow._fields, {"id": ""}),
+    "ledger_page": (
+        tuple(field.name for field in fields(reader.Page)),
+        {
+            **dict.fromkeys(("ticket", "status", "currency", "after_paid", "after_created", "after_id")),
+            **{"limit": 1, "default_currency": "USD", "zero_decimal": ["JPY"], "three_decimal": ["KWD"]},
+        },
+    ),
+    "ticket_totals": (reader.TotalsRow._fields, {"ticket": ""}),
+    "verify_donations": (
+        (*Donation.__struct_fields__, *verification.StoredDonation._fields[1:]),
+        {"with_facts": True},
+    ),
+    "verify_failed_charges": (verification.FailedCharge._fields, NO_IDS),
+    "verify_size": (verification.StoredSizes._fields, None),
+    "verify_subscriptions": (verification.StoredSubscription._fields, NO_IDS),
+    "verify_totals": (verification.StoredTotals._fields, None),
+}
+PREPARED = {
+    "find_stored": (recorder.FoundRow._fields, "'{}'"),
+    "find_subscriptions": (recorder.FoundSubscription._fields, "'{}'"),
+    "record_events": (recorder.WrittenRow._fields, ", ".join(["'[]'"] * 7)),
+}
+
+
+def columns(url: str, *statements: tuple[str, Any]) -> tuple[str, ...]:
+    """The names of the columns of the last statement's result."""
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        for statement, params in statements:
+            cursor.execute(statement, params)
+        return tuple(column.name for column in cursor.description or ())
+
+
+@pytest.mark.parametrize("query", ROWS)
+def test_each_type_of_rows_has_the_columns_of_its_query(database_url: str, query: str) -> None:
+    """A column that is added, removed, renamed or moved on one side only is found here, not in the ledger."""
+    names, params = ROWS[query]
+    assert columns(database_url, (load(query), params)) == names
+
+
+@pytest.mark.parametrize("query", PREPARED)
+def test_each_type_of_rows_has_the_columns_of_its_prepared_statement(database_url: str, query: str) -> None:
+    """The same for the statements that the recorder prepares."""
+    names, arguments = PREPARED[query]
+    prepared = (f"PREPARE asked AS {load(query)}", None), (f"EXECUTE asked ({arguments})", None)
+    assert columns(database_url, *prepared) == names
