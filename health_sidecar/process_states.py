@@ -1,7 +1,7 @@
-"""What is known of supervisord's processes: their states, starts and restarts, and the file that holds them.
+"""supervisord's processes: their states, starts and restarts, and the file that contains them.
 
-`listener` writes the file as supervisord tells it; the sidecar reads it for its metrics. The file outlives both, so
-that a restart of either forgets nothing.
+`process_events` writes the file as supervisord reports changes; the sidecar reads it for its metrics. The file
+remains when either of them is restarted, so that no count is lost.
 """
 
 from collections.abc import Iterable, Mapping

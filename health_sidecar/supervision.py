@@ -13,7 +13,7 @@ from supervisor.xmlrpc import Faults
 
 from daemon.runtime import supervisor_rpc
 from daemon.runtime.rate_limited_log import OnChangeLog
-from health_sidecar import hang_detection
+from health_sidecar.hang_detection import CHECK_INTERVAL_S, HangDetector, find, kill
 from health_sidecar.metrics import LISTENER, Metrics
 
 log = structlog.get_logger()
@@ -90,7 +90,7 @@ class Supervision:
     def _restart_supervisord(self) -> None:
         """Where no API process runs there is nothing to lose; where that can't be seen there may be."""
         try:
-            if hang_detection.find({API_GROUP}):
+            if find({API_GROUP}):
                 return
         except OSError:
             return
@@ -99,15 +99,15 @@ class Supervision:
 
     async def watch(self) -> None:
         """Replace a listener that hangs, for ever."""
-        watch = hang_detection.Watch()
+        detector = HangDetector()
         while True:
-            await asyncio.sleep(hang_detection.LOOK_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
             try:
-                hung = watch.look(hang_detection.find({LISTENER}), time.monotonic())
+                hung = detector.check(find({LISTENER}), time.monotonic())
             except OSError as error:
                 self._unwatched.report(str(error))
                 continue
             self._unwatched.clear()
             if hung:
-                hang_detection.kill(hung)
+                kill(hung)
                 self._metrics.listener_hung()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import psycopg2
 from psycopg2.extensions import parse_dsn
 
+SCHEME = "postgresql://"
 # libpq goes through the list twice for this one; it sees one server at a time here, so the rounds are ours.
 ROUNDS = {"prefer-standby": ("standby", "any")}
 
@@ -94,6 +95,20 @@ class Servers:
     def reached(self, server: Server) -> None:
         """Remembers that this one answered."""
         self._last_good = server
+
+
+def url_problem(url: str) -> str | None:
+    """What is wrong with a database's URL, without any part of it; None if it can be used."""
+    if not url.startswith(SCHEME):
+        return f"must start with {SCHEME}"
+    try:
+        Servers(url)
+    except ValueError:
+        return (
+            "is no URL that libpq can read: look for unescaped characters in the password, "
+            "and for ports that do not go with the hosts"
+        )
+    return None
 
 
 def _rounds(session_attrs: str) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ import psycopg2
 import pytest
 import structlog
 
-from daemon.instance.up import DEFAULTS, stop_limits
+from daemon.instance.environment import DEFAULTS
+from daemon.instance.supervisord import stop_limits
 from sql import migrate
 from sql.database import Database
 from tests.support.guard import guarded

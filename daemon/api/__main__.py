@@ -1,148 +1,77 @@
-"""An API process: configuration, then serve until SIGTERM.
+"""The API process: serves until SIGTERM.
 
-Below supervisord the listening socket is file descriptor 0. Started by hand, it waits for the gate on the readiness
-socket and then opens the port itself.
+Below supervisord the listening socket is file descriptor 0. Started by hand, the process waits for the gate on the
+readiness socket and then opens the port itself.
 """
 
 import asyncio
-import contextlib
 import gc
 import math
 import os
 import signal
-import socket
-import stat
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import structlog
 from aiohttp import web
-from aiohttp.log import server_logger
 from pydantic import SecretStr
 
 from daemon.api.app import WorkLimits, build
 from daemon.api.config import Config
 from daemon.api.metrics import ApiMetrics, open_metrics
+from daemon.api.refusals import Refusals
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.batcher import Batcher
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
-from daemon.runtime import logging as logs
-from daemon.runtime.config import ConfigError
-from daemon.runtime.heartbeat import Heartbeat
 from daemon.runtime.http.auth import OperatorAuthentication
 from daemon.runtime.http.limits import Limits, Places, reserve_descriptors
-from daemon.runtime.http.server import HttpServer, opened
-from daemon.runtime.lifecycle import die_with_parent, forbid_core_dumps, supervised, wait_min_uptime
-from daemon.runtime.rate_limited_log import CountingLog
+from daemon.runtime.http.server import HttpServer, inherited_socket, opened
+from daemon.runtime.lifecycle import ProcessRun, Program, run_process, serving
 from daemon.runtime.readiness import ReadinessClient
 from sql.database import Database
 
 log = structlog.get_logger()
 
-# While we stop each reply says `Connection: close`, so that no client meets a reset. A connection still open after this
-# time has no request to send.
-DRAIN_S = 1.0
-DRAIN_POLL_S = 0.02
 STOP_SPARE_S = 5  # beyond SHUTDOWN_GRACE_MS, as `up` has supervisord wait
-# Before we accept anything the sidecar may say how things are: the first requests need not be refused.
-FIRST_WORD_S = 1.0
-# What a request and a batch make dies with them, by its reference counts. Looking for cycles among it after every 700
+# Before the first request is accepted the sidecar may send the state, so that the first requests need not be rejected.
+FIRST_STATE_S = 1.0
+# What a request and a batch create is freed with them, by reference counts. Searching it for cycles after every 700
 # objects, as Python does, was a tenth of an event's time.
 GC_THRESHOLD = 10_000
 CONNECT_TIMEOUT_S = 3.0  # for a connection to PostgreSQL; a server that needs longer counts as down
-STDIN = 0
 
 
-def main(environ: Mapping[str, str]) -> int:
-    """Runs an API process. Returns the exit status: 0 after SIGTERM, 1 when it can't run."""
-    started_s = time.monotonic()
-    forbid_core_dumps()
-    if supervised(environ):
-        die_with_parent()
-    status = _run(environ)
-    if status:
-        wait_min_uptime(started_s)
-    return status
-
-
-def _run(environ: Mapping[str, str]) -> int:
-    try:
-        config = Config.from_environ(environ)
-        reserve_descriptors(config.max_connections)
-        heartbeat = Heartbeat()
-    except ConfigError as error:
-        print("\n".join(f"donationd: {problem}" for problem in error.problems), file=sys.stderr)
-        return 1
-    logs.configure_serving(config.log_format, config.log_level)
-    metrics = open_metrics(config.prometheus_multiproc_dir, str(config.api_slot))
-    server_logger.addFilter(logs.NoBadRequests(_bad_request_counter(metrics)))
-    try:
-        return asyncio.run(_serve(config, heartbeat, metrics))
-    except OSError as error:
-        log.critical("🚨 The API can't listen", host=config.host, port=config.port, error=error.strerror)
-        return 1
-
-
-def _bad_request_counter(metrics: ApiMetrics) -> Callable[[], None]:
-    tally = CountingLog("[API] ❌ Refused what is no HTTP request")
-
-    def count() -> None:
-        metrics.request_answered("none", "other", 400, 0.0)  # nobody knows its route, method or duration
-        tally.count("bad request")
-
-    return count
-
-
-async def _serve(config: Config, heartbeat: Heartbeat, metrics: ApiMetrics) -> int:
+async def serve(config: Config, process: ProcessRun) -> int:
     """Everything between the configuration and the exit status."""
-    beating = asyncio.create_task(heartbeat.run())
-    stop, draining = asyncio.Event(), asyncio.Event()
-    for sig in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(sig, stop.set)
+    metrics = open_metrics(config.prometheus_multiproc_dir, str(config.api_slot))
+    refusals = Refusals(metrics)
     readiness = ReadinessClient(config.readiness_socket)
-    following = asyncio.create_task(readiness.run())
-    following.add_done_callback(lambda _task: stop.set())
     # Writes go out one batch at a time; reads have connections of their own, and never wait behind them.
     writer = _database(config, config.database_url, pool_size=1)
     reader = _database(config, config.read_database_url or config.database_url, pool_size=config.db_pool_size)
     batcher = Batcher(Recorder(writer), config.webhook_queue_limit, metrics.batch_written)
     metrics.begin()
-    sampling = asyncio.create_task(metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats)))
+    draining = asyncio.Event()
     runner = _runner(config, batcher, Ledger(reader), readiness, metrics=metrics, draining=draining)
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
+    sampling = metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats))
     try:
-        async with opened(
-            runner, _limits(config), CountingLog("[API] Connections were ended because a limit was reached").count
-        ) as server:
-            watching = asyncio.create_task(server.watch())
-            watching.add_done_callback(lambda _task: stop.set())
-            inherited = _inherited_socket()
-            if await _open_port(config, server, readiness, stop, inherited):
-                await stop.wait()
-                _end_at_the_latest(config)
-                draining.set()
-                await _drain(server, inherited)
-            died = following.done() or watching.done()
-            watching.cancel()
+        async with (
+            process.running(readiness.run(), sampling),
+            opened(
+                runner, _limits(config), on_closed=refusals.connection_closed, on_bad_request=refusals.bad_request
+            ) as server,
+            process.running(server.sweep()),
+        ):
+            await _serve_until_stopped(config, process, server, readiness, draining)
     finally:
         await writer.close()
         await reader.close()
-        following.cancel()
-        sampling.cancel()
-        beating.cancel()
     log.info("API stopped", pid=os.getpid())
-    return 1 if died else 0
-
-
-def _end_at_the_latest(config: Config) -> None:
-    """From now on this process ends in bounded time, whatever hangs in it: SIGALRM ends it. supervisord sees to that
-    where it stops the process itself, but not where `donationd reload` has sent the SIGTERM.
-    """
-    signal.alarm(math.ceil(config.shutdown_grace_ms / 1000) + STOP_SPARE_S)
+    return int(process.failed)
 
 
 def _database(config: Config, url: SecretStr, *, pool_size: int) -> Database:
@@ -201,49 +130,41 @@ def _limits(config: Config) -> Limits:
     )
 
 
-async def _open_port(
-    config: Config, server: HttpServer, readiness: ReadinessClient, stop: asyncio.Event, inherited: socket.socket | None
-) -> bool:
-    """Starts to serve: at once on an inherited socket, else when a gate has passed. False if told to stop before."""
+async def _serve_until_stopped(
+    config: Config, process: ProcessRun, server: HttpServer, readiness: ReadinessClient, draining: asyncio.Event
+) -> None:
+    """Listen at once on an inherited socket, else when a gate has passed; then serve until the process is to stop."""
+    inherited = inherited_socket()
     if inherited:
-        await readiness.wait_first_state(FIRST_WORD_S)
+        await readiness.wait_first_state(FIRST_STATE_S)
         await server.listen(sock=inherited)
         log.info("🚀 HTTP Server accepting connections", socket="inherited", pid=os.getpid())
-        return True
-    log.info("Waiting for the startup gate", socket=str(config.readiness_socket))
-    waits = [asyncio.create_task(readiness.wait_gate()), asyncio.create_task(stop.wait())]
-    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
-    if stop.is_set():
-        return False
-    await server.listen(host=config.host, port=config.port)
-    log.info(f"🚀 HTTP Server successfully bound and listening on http://{config.host}:{config.port}")
-    return True
+    else:
+        log.info("Waiting for the startup gate", socket=str(config.readiness_socket))
+        if not await process.wait(readiness.wait_gate()):
+            return
+        await server.listen(host=config.host, port=config.port)
+        log.info(f"🚀 HTTP Server successfully bound and listening on http://{config.host}:{config.port}")
+    await process.stop.wait()
+    # From now on SIGALRM ends the process after a bounded time, whatever hangs in it. supervisord does the same where
+    # it stops the process itself, but not where `donationd reload` has sent the SIGTERM.
+    signal.alarm(math.ceil(config.shutdown_grace_ms / 1000) + STOP_SPARE_S)
+    draining.set()  # each reply says `Connection: close`, so that no client meets a reset
+    await server.drain(keep_accepting=inherited is None)
 
 
-async def _drain(server: HttpServer, inherited: socket.socket | None) -> None:
-    """Returns once every connection has been answered and closed, or DRAIN_S has passed.
-
-    Who connects meanwhile waits for another process of the inherited socket.
-    """
-    if inherited:
-        server.stop_accepting()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(DRAIN_S):
-            while server.open:  # noqa: ASYNC110 - aiohttp has no event for it
-                await asyncio.sleep(DRAIN_POLL_S)
+API = Program(
+    name="The API",
+    config=Config,
+    run=serving(serve),
+    reserve=lambda config: reserve_descriptors(config.max_connections),
+    rejected="🚨 The API cannot run with this configuration",
+)
 
 
-def _inherited_socket() -> socket.socket | None:
-    """supervisord's listening socket (`[fcgi-program:api]`), or None when there is none."""
-    if not stat.S_ISSOCK(os.fstat(STDIN).st_mode):
-        return None
-    inherited = socket.socket(fileno=os.dup(STDIN))
-    if not inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        inherited.close()
-        return None
-    return inherited
+def main(environ: Mapping[str, str]) -> int:
+    """Run an API process. Returns the exit status: 0 after SIGTERM, 1 if it failed."""
+    return run_process(API, environ)
 
 
 if __name__ == "__main__":

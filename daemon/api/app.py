@@ -4,18 +4,17 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from http import HTTPStatus
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
 from daemon.api.metrics import ApiMetrics
-from daemon.api.request_context import ids
+from daemon.api.request_context import log_context
 from daemon.api.tickets import TOTAL_PATH, Donations
 from daemon.api.webhook import BODY_LIMIT, Webhook
 from daemon.ledger.batcher import Overloaded
 from daemon.runtime.http.auth import OperatorAuthentication, Scope
-from daemon.runtime.http.errors import BodyTimeout, Busy, NoMemory, unavailable
+from daemon.runtime.http.errors import BodyTimeout, Busy, NoMemory, error_reply, unavailable
 from daemon.runtime.http.health_routes import health_routes, is_health_check
 from daemon.runtime.http.limits import Places
 from daemon.runtime.rate_limited_log import IncidentLog
@@ -36,9 +35,6 @@ FAULTS = {
 Faults = dict[str, IncidentLog]
 
 NOT_READY = "Database connection is currently unavailable"
-
-# What a client needs of an error besides its status and its words.
-ERROR_HEADERS = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
 
 
 @dataclass(frozen=True)
@@ -120,33 +116,35 @@ async def _answer(
         async with asyncio.timeout(deadline_s):
             return await handler(request)
     except web.HTTPException as error:
-        return refusal(error)
+        return error_reply(error)
     except Busy as limit:
         faults["busy"].report(limit.kind)
         return unavailable("More requests of this kind arrive than can be worked on")
     except NoMemory:
         return unavailable("More requests arrive than there is memory for")
     except BodyTimeout:
-        return refusal(web.HTTPRequestTimeout())
+        return error_reply(web.HTTPRequestTimeout())
     except (web.RequestPayloadError, ConnectionError):
-        return refusal(web.HTTPBadRequest(text="the body did not arrive whole"))
+        return error_reply(web.HTTPBadRequest(text="the body did not arrive whole"))
     except DatabaseUnavailable as down:
         readiness.report_failure()
-        faults["down"].report(down.kind, **remedy(down.kind), **ids(request))
+        faults["down"].report(down.kind, **remedy(down.kind), **log_context(request))
         return unavailable(NOT_READY)
     except Overloaded:
         return unavailable("More events wait than can be taken")
     except StatementRejected as refused:
         readiness.report_failure()
-        faults["schema"].report(str(refused), route=_route(request), **ids(request))
+        faults["schema"].report(str(refused), route=_route(request), **log_context(request))
         return unavailable(NOT_READY)
     except TimeoutError:
-        faults["slow"].report(_route(request), **ids(request))
+        faults["slow"].report(_route(request), **log_context(request))
         return unavailable(NOT_READY)
     except Exception as error:
         # The error's text and trace may hold anything; its type and place are enough to find it.
-        faults["unexpected"].report(f"{type(error).__name__} at {_place(error)}", route=_route(request), **ids(request))
-        return refusal(web.HTTPInternalServerError(text="unexpected error; it is in the log"))
+        faults["unexpected"].report(
+            f"{type(error).__name__} at {_place(error)}", route=_route(request), **log_context(request)
+        )
+        return error_reply(web.HTTPInternalServerError(text="unexpected error; it is in the log"))
 
 
 def _place(error: BaseException) -> str:
@@ -154,20 +152,6 @@ def _place(error: BaseException) -> str:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace else ""
-
-
-def refusal(error: web.HTTPException) -> web.Response:
-    """An error as JSON (SPEC 5): its status's name, and a message that says what to do."""
-    error.__traceback__ = None  # its frames keep the request in memory, and the request of an unknown route keeps it
-    status = HTTPStatus(error.status)
-    message = error.text or ""
-    if message == f"{error.status}: {error.reason}":
-        message = {404: "there is nothing at this address", 405: "this method is not allowed here"}.get(status, "")
-    response = web.json_response(
-        {"success": False, "error": status.phrase, "message": message or status.description}, status=status
-    )
-    response.headers.update({name: error.headers[name] for name in ERROR_HEADERS if name in error.headers})
-    return response
 
 
 def _route(request: web.Request) -> str:

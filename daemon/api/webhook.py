@@ -7,7 +7,7 @@ import msgspec
 from aiohttp import web
 
 from daemon.api.metrics import SAMPLE_INTERVAL_S, ApiMetrics
-from daemon.api.request_context import brings, ids
+from daemon.api.request_context import log_context, set_event_id
 from daemon.api.signature import BadSignature, verify
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Result
 from daemon.ledger.stripe_events import CannotApply, NotAnEvent, StripeEvent, read
@@ -73,7 +73,7 @@ class Webhook:
         except NotAnEvent as refusal:
             self._refuse("no event")
             raise web.HTTPBadRequest(text=str(refusal)) from None
-        brings(request, event.id)
+        set_event_id(request, event.id)
         result, error = await self._record(ReceivedEvent(event, error), len(body))
         self._metrics.event_answered(event.type, result, time.perf_counter() - started)
         if event.unknown_status and result is Result.APPLIED:
@@ -97,7 +97,9 @@ class Webhook:
 
     def _log(self, request: web.Request, event: StripeEvent, result: Result, error: str | None) -> None:
         reason = error or event.reason
-        self._lines[result].write(event.id, **ids(request), type=event.type, **({"reason": reason} if reason else {}))
+        self._lines[result].write(
+            event.id, **log_context(request), type=event.type, **({"reason": reason} if reason else {})
+        )
 
 
 # Level and message of an event's log line, by what became of it, in the seed's wording.

@@ -1,73 +1,33 @@
-"""What commands share: their settings, the database they use, how they fail, how they show a time."""
+"""How a command uses the database: one question at a time, each error one sentence."""
 
 import asyncio
-import os
-import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TypeVar
 
-import click
-
 from daemon.api.config import CommandConfig
-from daemon.instance import up
-from daemon.ledger.facts import TICKET_PATTERN
-from daemon.runtime.config import Basics, ConfigError
+from daemon.cli.arguments import Failure
+from daemon.cli.settings import check_url, settings
 from sql import load
 from sql.database import Database
 from sql.errors import DatabaseUnavailable, StatementRejected
 from sql.server_settings import NAMES, ServerSettings
 
 T = TypeVar("T")
-Kind = TypeVar("Kind", bound=Basics)
 
-NO_DATABASE = "DATABASE_URL: not set"
-ENVIRON = "daemon.cli.database.environ"  # looked for and mentioned once per command
-
-
-class Failure(click.ClickException):
-    """The work failed: one clear sentence, exit status 1."""
-
-
-def read(kind: type[Kind], environ: Mapping[str, str]) -> Kind:
-    """The settings in `environ`; fails with every mistake at once."""
-    try:
-        return kind.from_environ(environ)
-    except ConfigError as error:
-        problems = error.problems
-    if NO_DATABASE in problems:
-        problems.append("set DATABASE_URL to postgresql://user@host/database, or start `donationd up --embedded` here")
-    raise Failure("\n".join(problems))
-
-
-def settings(kind: type[Kind]) -> Kind:
-    """The settings set here; without DATABASE_URL on top of those of the embedded instance of this folder."""
-    known = click.get_current_context().meta
-    if ENVIRON not in known:
-        known[ENVIRON] = _environ()
-    return read(kind, known[ENVIRON])
-
-
-def _environ() -> dict[str, str]:
-    given = {name: value for name, value in os.environ.items() if value}
-    embedded = None if "DATABASE_URL" in given else up.embedded_environ()
-    if embedded:
-        click.echo("(using the embedded instance of this folder)", err=True)
-    return {**(embedded or {}), **given}
+LONG_S = 3600.0  # for statements that read the whole ledger
 
 
 def database_url() -> str:
-    url = settings(CommandConfig).database_url.get_secret_value()
-    if not url.startswith("postgresql://"):
-        raise Failure("DATABASE_URL must start with postgresql://")
-    return url
+    """The database of this command."""
+    return check_url(settings(CommandConfig).database_url.get_secret_value())
 
 
 def ask(question: Callable[[Database], Awaitable[T]], timeout_s: float = 60, *, sends_donor_data: bool = False) -> T:
-    """Asks the database one thing, from a command; each statement may take `timeout_s`.
+    """Asks the database one question; each statement may take `timeout_s`.
 
-    With `sends_donor_data` it is asked only if PostgreSQL's log will contain none of the statements' values: the role
-    may be another one than the startup gate has checked.
+    With `sends_donor_data` the question is asked only if PostgreSQL's log will contain none of the statements' values:
+    the role may be another one than the startup gate has checked.
     """
     url = database_url()
 
@@ -98,13 +58,6 @@ async def _check_log(database: Database) -> None:
         raise Failure("\n".join([heading, *found.values()]))
 
 
-def ticket_argument(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    if not re.fullmatch(TICKET_PATTERN, value):
-        raise click.BadParameter(
-            "1 to 64 letters, digits, dashes and underscores, and no more than 8 if all are digits"
-        )
-    return value
-
-
 def minute(moment: datetime) -> str:
+    """A time in UTC, as the tables show it."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"

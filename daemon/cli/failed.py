@@ -1,6 +1,5 @@
-"""`donationd failed`: the events that could not be applied, for the person who decides what becomes of them."""
+"""What `donationd failed list` and `failed dismiss` do."""
 
-import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -8,9 +7,8 @@ from typing import NamedTuple
 import click
 import msgspec
 
-from daemon.cli.database import Failure, ask, minute
-from daemon.cli.donations import MOST_ROWS, by_option
-from daemon.ledger.facts import ID_PATTERN
+from daemon.cli.arguments import Failure
+from daemon.cli.database import ask, minute
 from sql import load
 from sql.connection import Row
 
@@ -27,39 +25,15 @@ class _FailedEvent(NamedTuple):
     total: int
 
 
-@click.group()
-def failed() -> None:
-    """Events that could not be applied.
-
-    Each keeps the reason, without a donor's data. Stripe delivers it again for three days, and a release that
-    understands it applies it then. What is not needed any more can be dismissed, so that `donationd status` is well.
-
-    \b
-    Examples:
-      donationd failed list
-      donationd failed dismiss evt_1PqXb2Lkd --by alex
-    """
-
-
-@failed.command("list")
-@click.option("--all", "with_dismissed", is_flag=True, help="Also those that were dismissed.")
-@click.option("--limit", type=click.IntRange(1, MOST_ROWS), default=100, show_default=True, help="How many at most.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object per event.")
-def failed_list(with_dismissed: bool, limit: int, as_json: bool) -> None:
-    """The events that could not be applied, with the reason; received last first.
-
-    \b
-    Examples:
-      donationd failed list
-      donationd failed list --all --json | jq .error
-    """
+def print_all(limit: int, *, with_dismissed: bool, as_json: bool) -> None:
+    """Prints the events that could not be applied."""
     rows = ask(lambda database: database.fetch(load("list_failed"), {"all": with_dismissed, "limit": limit}))
     events = [_FailedEvent(*row) for row in rows]
     for line in map(_as_json, events) if as_json else _table(events, with_dismissed):
         click.echo(line)
     click.echo(f"{len(events)} of {events[0].total if events else 0} events that could not be applied", err=True)
     if waiting := next((event.id for event in events if event.dismissed_at is None), None):
-        click.echo(f"next: install a release that understands them, or donationd failed dismiss {waiting}", err=True)
+        click.echo(f"next: install a release that can apply them, or donationd failed dismiss {waiting}", err=True)
 
 
 def _as_json(event: _FailedEvent) -> bytes:
@@ -97,25 +71,8 @@ def _minute(moment: datetime | None) -> str:
     return minute(moment) if moment else "-"
 
 
-def _event_id(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    if not re.fullmatch(ID_PATTERN, value):
-        raise click.BadParameter("the id of an event, such as evt_1PqXb2Lkd")
-    return value
-
-
-@failed.command("dismiss")
-@click.argument("event", metavar="ID", callback=_event_id)
-@by_option
-def failed_dismiss(event: str, actor: str) -> None:
-    """Stop waiting for an event that could not be applied.
-
-    It keeps its reason, and is neither counted nor listed any more; who dismissed it and when is on record
-    (`donationd acts`). A later delivery that a newer release understands is applied all the same.
-
-    \b
-    Example:
-      donationd failed dismiss evt_1PqXb2Lkd --by alex
-    """
+def dismiss(event: str, actor: str) -> None:
+    """Dismisses an event that could not be applied."""
     rows = ask(lambda database: database.fetch(load("dismiss_event"), {"id": event, "actor": actor}))
     if problem := _problem(event, rows):
         raise Failure(problem)
@@ -132,5 +89,5 @@ def _problem(event: str, rows: Sequence[Row]) -> str | None:
     if error is None:
         return f"event {event} did not fail: it was applied, or it changes nothing, so there is nothing to dismiss"
     if dismissed is not None:
-        return f"event {event} was dismissed before, at {minute(dismissed)} UTC; who did it: donationd acts"
-    return f"event {event} was changed at this moment by another process; look again: donationd failed list --all"
+        return f"event {event} was dismissed before, at {minute(dismissed)} UTC; who did it: donationd audit"
+    return f"event {event} was changed at this moment by another process; list them again: donationd failed list --all"

@@ -1,62 +1,48 @@
-"""`donationd status`: everything on one screen, as the sidecar tells it; the database may be what is ill."""
+"""What `donationd status` does: everything on one screen, as the sidecar reports it; the database may be what fails."""
 
 import http.client
 import json
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from daemon.cli.database import settings
+from daemon.cli.settings import settings
+from daemon.instance import health_client
 from health_sidecar.config import SidecarAddress
 
-HTTP_TIMEOUT_S = 10.0
+TIMEOUT_S = 10.0
 OUTCOMES = ("applied", "duplicate", "ignored", "failed", "refused")
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to connect for who listens there
 
 Report = dict[str, Any]
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def status(as_json: bool) -> None:
-    """How everything is: processes, database, events, what waits for a person, the last changes.
-
-    Asks the sidecar (METRICS_HOST, METRICS_PORT). Exit status 0 only if all is well.
-
-    \b
-    Examples:
-      donationd status
-      donationd status --json | jq .problems
-    """
+def print_status(*, as_json: bool) -> int:
+    """Prints the sidecar's report; returns the exit status."""
     address = settings(SidecarAddress)
-    report = _ask(EVERYWHERE.get(address.metrics_host, address.metrics_host), address.metrics_port)
+    report = _ask(address.metrics_host, address.metrics_port)
     if as_json:
         click.echo(json.dumps(report))
     else:
         for line in _screen(report):
             click.echo(line)
-    sys.exit(0 if report["ok"] else 1)
+    return 0 if report["ok"] else 1
 
 
 def _ask(host: str, port: int) -> Report:
-    """What the sidecar reports; a report of its silence where it does not answer."""
-    problem = f"what answers at {host} port {port} is not this release's sidecar"
-    with closing(http.client.HTTPConnection(host, port, timeout=HTTP_TIMEOUT_S)) as connection:
-        try:
-            connection.request("GET", "/health/status")
-            reply = connection.getresponse()
-            report = json.loads(reply.read())
-            if reply.status == http.client.OK and isinstance(report, dict) and "problems" in report:
-                return report
-        except ValueError:  # no JSON
-            pass
-        except (OSError, http.client.HTTPException) as error:
-            problem = f"the sidecar does not answer at {host} port {port} ({_reason(error)}); does `donationd up` run?"
+    """The sidecar's report; where it does not answer, a report of that."""
+    where = f"{health_client.reachable(host)} port {port}"
+    problem = f"what answers at {where} is not this release's sidecar"
+    try:
+        status, report = health_client.get(host, port, "/health/status", TIMEOUT_S)
+        if status == http.client.OK and "problems" in report:
+            return report
+    except ValueError:  # the reply is no JSON object
+        pass
+    except (OSError, http.client.HTTPException) as error:
+        problem = f"the sidecar does not answer at {where} ({_reason(error)}); does `donationd up` run?"
     return {"ok": False, "problems": [problem]}
 
 
@@ -76,7 +62,7 @@ def _screen(report: Report) -> Iterator[str]:
         runs = "-" if process["startedAt"] is None else _span(now_s - process["startedAt"])
         yield f"  {process['name']:<18} {process['state']:<10} {runs:>12} {process['restarts']:>9}"
     if not report["processes"]:
-        yield "  none: supervisord's listener has not written yet"
+        yield "  none: supervisord's listener has not written them yet"
     minute, hour = report["events"]["minute"], report["events"]["hour"]
     yield from ["", f"{'Events in the last':<20} {_span(minute['seconds']):>10} {_span(hour['seconds']):>12}"]
     for outcome in OUTCOMES:
@@ -98,7 +84,7 @@ def _readiness(readiness: Report, now_s: float) -> str:
 
 
 def _count(waiting: dict[str, int], name: str) -> str:
-    """A number, or a question mark while nobody has counted: a zero would be a lie."""
+    """A number, or a question mark while it is not known."""
     return str(waiting.get(name, "?"))
 
 

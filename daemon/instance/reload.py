@@ -1,10 +1,10 @@
-"""`donationd reload`: new API processes for old ones, one at a time, while the others go on answering.
+"""`donationd reload`: new API processes for old ones, one at a time, while the others answer.
 
-A process that gets SIGTERM ends what it has accepted (`daemon.api.__main__`) while supervisord keeps the listening
-socket open, so that no connection is reset and no request fails; supervisord's autorestart then starts the next one.
-Nothing here stops a process through supervisord, which would leave it stopped: interrupted at any moment, even by
-kill -9, this leaves every process running. The next one has to wait until the new one is seen to answer: a release that
-can't run takes one process down and leaves the others alone.
+A process that receives SIGTERM completes what it has accepted (`daemon.api.__main__`) while supervisord keeps the
+listening socket open, so that no connection is reset and no request fails; supervisord's autorestart then starts the
+next one. Nothing here stops a process through supervisord, which would leave it stopped: if this is interrupted at any
+moment, even by kill -9, every process runs. The next process is replaced only when the new one has answered: a release
+that can't run ends one process and does not reach the others.
 """
 
 import time
@@ -17,28 +17,28 @@ from typing import Any
 
 from supervisor.xmlrpc import Faults
 
-from daemon.instance.up import health
+from daemon.instance.health_client import health
 from daemon.runtime.supervisor_rpc import SocketLost, SupervisordUnreachable, socket_remedy, supervisord
 
 GROUP = "api"
-START_TIMEOUT_S = 30.0  # a new process answers in about a second
+START_TIMEOUT_S = 30.0  # a new process answers within about a second
 STOP_SPARE_S = 10.0  # beyond SHUTDOWN_GRACE_MS; after half of it a process that still drains ends itself
-POLL_S = 0.02  # each look is a new connection, which any of the processes may take
+POLL_S = 0.02  # each question is a new connection, which any of the processes may accept
 
 
 class CannotReload(Exception):
-    """What keeps the API processes from being restarted, as one sentence for the person who asked for it."""
+    """What keeps the API processes from being restarted, as one sentence for the operator."""
 
 
 def reload(environ: Mapping[str, str], report: Callable[[str], None]) -> None:
     """Starts the API processes of a running instance that do not run, then replaces the others one after the other.
 
     Args:
-        environ: the instance's, from `up.running_environ`.
+        environ: the instance's, from `environment.running_environ`.
         report: called with a line for each process that was started or replaced.
 
     Raises:
-        CannotReload: supervisord can't be asked, or a new process does not become ready; the rest is left as it was.
+        CannotReload: supervisord does not answer, or a new process does not become ready; the others are not changed.
     """
     try:
         with supervisord(f"unix://{environ['DONATIOND_RUN']}/supervisor.sock") as supervisor:
@@ -83,7 +83,7 @@ class _Group:
         self._await_ready(name, 0, START_TIMEOUT_S)
 
     def replace(self, name: str, old_pid: int) -> None:
-        """Returns once another process than `old_pid` is ready; it may have ended by itself."""
+        """Returns once another process than `old_pid` is ready; the old one may have ended by itself."""
         try:
             self.supervisor.signalProcess(f"{GROUP}:{name}", "TERM")
         except xmlrpc.client.Fault as fault:
@@ -93,21 +93,21 @@ class _Group:
         self._await_ready(name, old_pid, stop_s + START_TIMEOUT_S)
 
     def _await_ready(self, name: str, old_pid: int, timeout_s: float) -> None:
-        """Returns once a process that is not the old one has itself said that it is ready. Each question also has
+        """Returns once a process that is not the old one has itself answered that it is ready. Each question also makes
         supervisord notice at once that a process has ended.
         """
         deadline = time.monotonic() + timeout_s
         message = "it does not answer"
         while time.monotonic() < deadline:
             pid = self.supervisor.getProcessInfo(f"{GROUP}:{name}")["pid"]
-            status, said = health(self.environ) if pid not in (0, old_pid) else (0, {})
-            if said.get("pid") == pid:
+            status, reply = health(self.environ) if pid not in (0, old_pid) else (0, {})
+            if reply.get("pid") == pid:
                 if status == HTTPStatus.OK:
                     return
-                message = said["message"]
+                message = reply["message"]
             time.sleep(POLL_S)
         if pid == old_pid:
             raise CannotReload(f"the old {name} (pid {pid}) has not ended {timeout_s:.0f} s after its SIGTERM")
         raise CannotReload(
-            f"the new {name} is not ready after {timeout_s:.0f} s: {message}; the others were left alone"
+            f"the new {name} is not ready after {timeout_s:.0f} s: {message}; the others were not changed"
         )

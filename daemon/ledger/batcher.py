@@ -41,18 +41,18 @@ class Batcher:
     Args:
         writer: writes one batch at a time, durably when it returns.
         limit: events that may wait; more are rejected at once, so that memory and waiting stay bounded.
-        on_batch: is called after each batch with its size and with `created` of the newest event that was applied (0 if
-            none was).
+        observe: is called after each batch with the number of its events, and the `created` of the newest event that
+            was applied (0 if none was).
     """
 
     def __init__(
-        self, writer: Writer, limit: int, on_batch: Callable[[int, int], None] = lambda _size, _newest_s: None
+        self, writer: Writer, limit: int, observe: Callable[[int, int], None] = lambda _size, _newest_s: None
     ) -> None:
         self._writer = writer
         self._limit = limit
+        self._observe = observe
         self._waiting: deque[_Waiting] = deque()
         self._writing: asyncio.Task[None] | None = None
-        self._on_batch = on_batch
 
     @property
     def waiting(self) -> int:
@@ -106,4 +106,4 @@ class Batcher:
                 waiting.done.set_result(outcome)
             if outcome.result is Result.APPLIED:
                 newest_s = max(newest_s, waiting.received.event.created)
-        self._on_batch(len(batch), newest_s)
+        self._observe(len(batch), newest_s)

@@ -62,6 +62,11 @@ class ConfigError(Exception):
         self.problems = problems
 
 
+def set_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables of an environment that are set; an empty one counts as unset."""
+    return {name: value for name, value in environ.items() if value}
+
+
 class Basics(BaseModel):
     """The settings of a process without a database. A field is named like its environment variable, in lower case."""
 
@@ -96,7 +101,7 @@ class Basics(BaseModel):
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
         """Read `environ`; an empty variable counts as unset. Raises ConfigError naming every mistake at once."""
-        given = {name: value for name, value in environ.items() if value != "" and name.isupper()}
+        given = {name: value for name, value in set_variables(environ).items() if name.isupper()}
         problems = _not_supported(given)
         try:
             config = cls.model_validate({name.lower(): value for name, value in given.items()})

@@ -7,12 +7,9 @@ import atexit
 import io
 import logging
 import sys
-from collections.abc import Callable
 from typing import BinaryIO, Literal, TextIO, cast
 
 import structlog
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web import RequestPayloadError
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from daemon.runtime.log_output import LogOutput
@@ -84,26 +81,6 @@ def configure(fmt: Format, level: str, *, timestamps: bool = True, stream: TextI
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(numeric_level)
-
-
-class NoBadRequests(logging.Filter):
-    """Keeps out of the log what aiohttp writes of each request that is no HTTP: a trace, with the client's address.
-
-    Args:
-        count: called for each of them instead, but for those that were answered and only then found to be spoilt.
-    """
-
-    def __init__(self, count: Callable[[], None] = lambda: None) -> None:
-        super().__init__()
-        self._count = count
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is our own trouble and not a client's."""
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, HttpProcessingError):
-            self._count()
-            return False
-        return not isinstance(error, RequestPayloadError)  # a spoilt body: that request has its reply, and is counted
 
 
 def _before(fmt: Format, timestamps: bool) -> list[Processor]:

@@ -140,6 +140,13 @@ class OnChangeLog:
             self._reason = reason
             getattr(log, self._level)(self._text, reason=reason, **values)
 
+    def set(self, reason: str) -> None:
+        """It lasts for this reason, or with an empty one it is over."""
+        if reason:
+            self.report(reason)
+        else:
+            self.clear()
+
     def clear(self) -> None:
         """It is over: the next time is a new one."""
         self._reason = None

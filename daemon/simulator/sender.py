@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
+import msgspec
 
 from daemon.simulator.stripe_objects import Json
 
@@ -160,7 +161,7 @@ class _Sender:
 
 def encode(event: Json) -> bytes:
     """The bytes of an event's body, indented as Stripe sends them."""
-    return json.dumps(event, indent=2, ensure_ascii=False).encode()
+    return msgspec.json.format(msgspec.json.encode(event), indent=2)
 
 
 def sign(body: bytes, secret: str, timestamp: int) -> str:

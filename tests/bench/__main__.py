@@ -16,9 +16,10 @@ from pathlib import Path
 import msgspec
 
 from tests.bench import figures, rounds
-from tests.bench.machine import ROOT, SHARE, Broken, postgres, query
+from tests.bench.machine import SHARE, Broken, query
 from tests.support.guard import guarded
-from tests.support.postgres import Server
+from tests.support.postgres import Server, running_server
+from tests.support.process import ROOT
 
 ROUNDS = 5
 RESULT = ROOT / "build" / "bench.json"
@@ -51,7 +52,7 @@ def _run(count: int) -> None:
         print(f"{time.monotonic() - began_s:6.0f} s  {line}", file=sys.stderr, flush=True)
 
     with (
-        postgres() as server,
+        running_server({"max_connections": "50"}) as server,
         tempfile.TemporaryDirectory(prefix="donationd-bench-") as folder,
         rounds.bench(server, Path(folder), say) as bench,
     ):

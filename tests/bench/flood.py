@@ -23,7 +23,8 @@ from typing import NoReturn
 
 import msgspec
 
-from tests.bench.machine import ROOT, Broken
+from tests.bench.machine import Broken
+from tests.support.process import ROOT
 from tests.support.tls import client_context
 
 BODY_LIMIT = 1024 * 1024

@@ -7,9 +7,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.machine import POLL_S, ROOT, START_TIMEOUT_S, Broken, running
+from tests.bench.machine import POLL_S, START_TIMEOUT_S, Broken
 from tests.support.debian import find
 from tests.support.instance import get
+from tests.support.process import ROOT, Process
 from tests.support.tls import certificate
 
 CONFIGURATION = ROOT / "deploy" / "haproxy.cfg"
@@ -56,7 +57,7 @@ def haproxy(api_port: int, folder: Path) -> Iterator[Proxy]:
         command = [program, "-db", "-f", str(CONFIGURATION)]
         descriptors = [listener.fileno() for listener in listeners]
         log = folder / "haproxy.log"
-        stack.enter_context(running(command, log, environ=environ, pass_fds=descriptors))
+        stack.enter_context(Process(command, log, environ, pass_fds=descriptors))
         proxy = Proxy(*(listener.getsockname()[1] for listener in listeners))
         _await_figures(proxy, log)
         yield proxy

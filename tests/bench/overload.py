@@ -22,10 +22,10 @@ from pathlib import Path
 
 from tests.bench import hostile
 from tests.bench.load import Measured, post_new
-from tests.bench.machine import API, SHARE, Broken, Site, forget_peak, peak_mb, postgres, resident_mb, site, stored
+from tests.bench.machine import API, SHARE, Broken, Site, forget_peak, peak_mb, resident_mb, site, stored
 from tests.bench.stream import Pool, Stream
 from tests.support.guard import guarded
-from tests.support.postgres import Server
+from tests.support.postgres import Server, running_server
 
 CONNECTIONS = (64, 128, 256)  # one of them gives the best throughput
 OVERLOAD = 2560
@@ -77,7 +77,10 @@ def main() -> int:
 
 
 def _run() -> None:
-    with postgres() as server, tempfile.TemporaryDirectory(prefix="donationd-overload-") as name:
+    with (
+        running_server({"max_connections": "50"}) as server,
+        tempfile.TemporaryDirectory(prefix="donationd-overload-") as name,
+    ):
         if not os.environ.get("KIND"):
             print(_signed(server, Path(name)), flush=True)
         _hostile(server, Path(name))

@@ -20,11 +20,11 @@ from tempfile import TemporaryDirectory
 
 import psycopg2
 
-from daemon.instance.up import health
+from daemon.instance.health_client import health
 from sql import migrate
 from tests.chaos.proxy import HOST, Proxy
 from tests.support.instance import Instance, instance_of_its_own
-from tests.support.postgres import PRIVATE_LOG, USER, Server
+from tests.support.postgres import USER, Server
 
 API_PROCESSES = 3
 TICKETS = ("chaos-1", "chaos-2", "chaos-3")
@@ -54,19 +54,15 @@ class Postgres:
         self.url = server.url.format(name="postgres")
 
     async def make(self) -> None:
-        """Makes an empty database."""
-        await asyncio.to_thread(self._server.run, "initdb", "-N", "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C")
+        """Makes an empty cluster."""
+        await asyncio.to_thread(self._server.create)
 
     async def start(self) -> None:
         """Returns once it takes connections. After a kill -9 its orphans have to end first."""
-        private = " ".join(f"-c {name}={value}" for name, value in PRIVATE_LOG.items())
-        options = (
-            f"-c listen_addresses='' -c unix_socket_directories={self._server.home} -c max_connections=60 {private}"
-        )
         deadline = time.monotonic() + POSTGRES_START_S
         while True:
             try:
-                await self._control("-w", "-l", str(self._server.log), "-o", options, "start")
+                await asyncio.to_thread(self._server.start, {"max_connections": "60"})
             except subprocess.CalledProcessError:
                 if time.monotonic() > deadline:
                     raise
@@ -84,23 +80,11 @@ class Postgres:
 
     async def promote(self) -> None:
         """Takes over from the server it follows."""
-        await self._control("-w", "promote")
+        await asyncio.to_thread(self._server.run, "pg_ctl", "-w", "promote")
 
     async def stop(self, mode: str) -> None:
         """Stops it as pg_ctl's `mode` says; returns at its end."""
-        await self._control("-w", "-m", mode, "stop")
-
-    async def _control(self, *words: str) -> None:
-        command = [str(self._server.programs / "pg_ctl"), "-D", str(self._server.home / "data"), *words]
-        await asyncio.to_thread(
-            subprocess.run,
-            command,
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,  # a start that has to wait is no news
-            cwd=self._server.home,
-            user=self._server.user,
-        )
+        await asyncio.to_thread(self._server.stop, mode)
 
     @property
     def pid(self) -> int:

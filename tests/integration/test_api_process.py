@@ -17,7 +17,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from daemon.runtime.readiness import Readiness
 from daemon.simulator import sender
 from health_sidecar.publisher import ReadinessServer
-from tests.support.api_process import SECRET, WAIT_S, Api, until
+from tests.support.api_process import SECRET, Api, ended, until
+from tests.support.process import WAIT_S
 
 
 async def deliver(api: Api, number: int) -> int:
@@ -43,19 +44,20 @@ async def test_by_hand_the_port_opens_once_the_gate_has_passed(api: Api) -> None
         assert await deliver(api, 1) == 200
         process.send_signal(signal.SIGTERM)
         await until(process, "API stopped")
-        assert await process.wait() == 0
+        assert await ended(process) == 0
 
 
 # An API process whose end waits for ever, with a second to spare instead of five.
 HANGS_AT_ITS_END = """
 import asyncio, os
 from daemon.api import __main__ as api
+from daemon.runtime.http.server import HttpServer
 
-async def drain(*_):
+async def drain(*_, **__):
     print("draining", flush=True)
     await asyncio.Event().wait()
 
-api._drain, api.STOP_SPARE_S = drain, 0
+HttpServer.drain, api.STOP_SPARE_S = drain, 0
 api.main(os.environ)
 """
 
@@ -70,7 +72,7 @@ async def test_a_process_that_hangs_at_its_end_ends_all_the_same(api: Api) -> No
         await until(process, "listening on")
         process.send_signal(signal.SIGTERM)
         await until(process, "draining")
-        assert await asyncio.wait_for(process.wait(), WAIT_S) == -signal.SIGALRM
+        assert await ended(process) == -signal.SIGALRM
 
 
 async def test_a_restart_neither_loses_nor_doubles_a_figure(api: Api) -> None:
@@ -91,7 +93,7 @@ async def test_a_restart_neither_loses_nor_doubles_a_figure(api: Api) -> None:
             await until(process, "listening on")
             process.send_signal(signal.SIGTERM)
             await until(process, "API stopped")
-            await process.wait()
+            await ended(process)
         assert api.counted("webhook_events_total") == 3
         assert api.counted("db_pool_connections_max") == 0
         heartbeat.cancel()
@@ -134,8 +136,8 @@ async def test_what_is_no_http_is_counted_and_not_logged(api: Api) -> None:
             await writer.wait_closed()
         assert api.counted("http_requests_total") == len(BAD_REQUESTS) * 3
         process.send_signal(signal.SIGTERM)
-        output, _ = await process.communicate()
-    [line] = output.decode().splitlines()
+        await ended(process)
+    [line] = process.unread().splitlines()
     assert "API stopped" in line
 
 
@@ -169,8 +171,8 @@ async def test_a_spoilt_request_is_the_clients_mistake(api: Api, spoilt: str) ->
                 await asyncio.sleep(0.02)
         heartbeat.cancel()
         process.send_signal(signal.SIGTERM)
-        output, _ = await process.communicate()
-    [line] = output.decode().splitlines()
+        await ended(process)
+    [line] = process.unread().splitlines()
     assert "API stopped" in line
 
 
@@ -178,12 +180,17 @@ async def test_every_mistake_in_the_configuration_is_reported_at_once(api: Api) 
     """Exit 1 with a line per mistake, and no value in any of them."""
     api.environ |= {"PORT": "secret-1", "DEFAULT_CURRENCY": "dollars", "STRIPE_WEBHOOK_SECRET": ""}
     async with api.running() as process:
-        output, _ = await process.communicate()
-        assert process.returncode == 1
-    lines = output.decode().splitlines()
-    assert {line.split(": ")[1] for line in lines} == {"PORT", "DEFAULT_CURRENCY", "STRIPE_WEBHOOK_SECRET"}
-    assert "secret-1" not in output.decode()
-    assert "dollars" not in output.decode()
+        assert await ended(process) == 1
+    output = process.unread()
+    *lines, last = output.splitlines()
+    assert "The API cannot run with this configuration" in last
+    assert {line.split("Configuration: ")[1].split(":")[0] for line in lines} == {
+        "PORT",
+        "DEFAULT_CURRENCY",
+        "STRIPE_WEBHOOK_SECRET",
+    }
+    assert "secret-1" not in output
+    assert "dollars" not in output
 
 
 # What an import could change: the metrics, their files and their place, the log, the limits of the process.

@@ -45,7 +45,12 @@ TICKET = "ticket_large"
 GROWTH_MB = 8  # of a process: caches and the allocator's leftovers, not a hostile client's megabytes
 # The lines that the log may have: what was refused, counted; and what became of an event that was signed.
 EXPECTED = (
-    *("Refused what is no", "More requests at the same time", "Connections were ended"),
+    *(
+        "Rejected requests that are not HTTP",
+        "Refused what is no",
+        "More requests at the same time",
+        "Connections were closed",
+    ),
     *("Attribution updated", "already processed", "can't be applied", "more events"),
 )
 CHUNKED = "Transfer-Encoding: chunked"

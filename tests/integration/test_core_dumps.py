@@ -13,7 +13,7 @@ STARTS = {
     "API process": "from daemon.api.__main__ import main; main({})",
     "sidecar": "from health_sidecar.__main__ import main; main({})",
     "event listener": "from health_sidecar.process_events import main; main({})",
-    "embedded PostgreSQL": "from daemon.instance.postgres import main; main()",
+    "embedded PostgreSQL": "from daemon.instance.postgres_process import main; main()",
     "up": "from daemon.instance.up import up; up(embedded=False)",
     "donationd up": "import sys; sys.argv = ['donationd', 'up']; from daemon.cli.main import run; run()",
     "a command": "import sys; sys.argv = ['donationd', '--version']; from daemon.cli.main import run; run()",

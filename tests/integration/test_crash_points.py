@@ -25,7 +25,7 @@ from sql import load
 from sql.database import Database
 from tests.chaos.proxy import HOST, Proxy
 from tests.simulator.oracle import only_donation
-from tests.support.api_process import SECRET, Api, until
+from tests.support.api_process import SECRET, Api, ended, until
 from tests.support.model_ledger import SHOWN, TOTALS, as_row, totals_of
 from tests.support.postgres import USER, Server
 
@@ -202,7 +202,7 @@ async def crash_and_redeliver(way: Way, point: Point, before: Sequence[Json], ev
 
         async def kill() -> None:
             process.kill()
-            await process.wait()
+            await ended(process)
 
         is_recorded = await point(way, event, kill)
     assert await way.recorded(event) is is_recorded

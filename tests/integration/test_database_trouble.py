@@ -13,13 +13,13 @@ import psycopg2
 import pytest
 from psycopg2 import errors
 
+from daemon.instance.installation import ROOT
 from daemon.instance.postgres import ROLE
-from daemon.instance.up import ROOT
 from health_sidecar.probe import HISTORY_TABLE, MIGRATIONS_TABLE, REQUIRED_TABLES
 from sql import load, migrate
 from tests.support.instance import eventually
 from tests.support.live import LATEST_S, TICKET, Answer, Live, living
-from tests.support.postgres import PRIVATE_LOG, USER, Server
+from tests.support.postgres import USER, Server
 from tests.support.small_disk import SmallDisk, small_disk
 
 Start = Callable[..., Live]
@@ -150,12 +150,8 @@ class OwnServer:
 
     def start(self) -> None:
         """Returns once it takes connections."""
-        options = (
-            f"-c listen_addresses='' -c unix_socket_directories={self.server.home} "
-            "-c wal_recycle=off -c max_connections=50 "  # as the tests' server has, whose standby it may be
-            + " ".join(f"-c {name}={value}" for name, value in PRIVATE_LOG.items())
-        )
-        self.server.run("pg_ctl", "-w", "-l", str(self.log), "-o", options, "start")
+        # As many connections as the tests' server has, whose standby it may be.
+        self.server.start({"wal_recycle": "off", "max_connections": "50"})
 
     @property
     def has_ended(self) -> bool:
@@ -173,7 +169,7 @@ def server_of_its_own(make: Callable[[Server], None]) -> Iterator[OwnServer]:
             yield own
         finally:
             if not own.has_ended:
-                own.server.run("pg_ctl", "-m", "immediate", "stop")
+                own.server.stop("immediate")
 
 
 def test_the_disk_of_the_write_ahead_log_is_full(disk: SmallDisk, tmp_path: Path) -> None:
@@ -183,7 +179,7 @@ def test_the_disk_of_the_write_ahead_log_is_full(disk: SmallDisk, tmp_path: Path
 
     def make(server: Server) -> None:
         log = ("--wal-segsize=1", "-X", str(disk.folder("log", server.user)))
-        server.run("initdb", "-N", "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C", *log)
+        server.create(*log)
 
     with server_of_its_own(make) as own:
         migrate.apply(own.url)
@@ -437,7 +433,7 @@ def test_each_table_is_missed(ledger: str, start: Start) -> None:
     """Not ready, and the line names the table and what to do; but no request needs the record of our own health."""
     live = start(**QUICK_PINGS)
     for table in (*REQUIRED_TABLES, MIGRATIONS_TABLE):
-        live.forget()
+        live.clear_logs()
         with renamed(ledger, table):
             eventually(lambda: bool(live.sidecar.lines("Schema out of sync")), f"{table} is missed")
             if table == HISTORY_TABLE:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 import pytest
 
-from daemon.cli.main import _ledger_line, _read_ledger, _total_lines
+from daemon.cli.tickets import _ledger_line, _read_ledger, _total_lines
 from daemon.ledger.reader import Ledger
 from daemon.simulator import scenarios
 from sql import load

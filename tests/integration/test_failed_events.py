@@ -74,8 +74,8 @@ def test_a_dismissed_event_waits_no_more(donationd: Callable[..., Result], datab
     titles, *_ = donationd("failed", "list", "--all").stdout.splitlines()
     assert titles.split() == ["EVENT", "TYPE", "CREATED", "RECEIVED", "DISMISSED", "REASON"]
     assert rows(database_url, "SELECT error FROM stripe_events WHERE dismissed_at IS NOT NULL") == [(REASON,)]
-    assert donationd("acts").stdout.endswith("alex             dismiss evt_1\n")
-    [act] = map(json.loads, donationd("acts", "--json").stdout.splitlines())
+    assert donationd("audit").stdout.endswith("alex             dismiss evt_1\n")
+    [act] = map(json.loads, donationd("audit", "--json").stdout.splitlines())
     assert (act["by"], act["action"], act["donation"], act["event"]) == ("alex", "dismiss", None, "evt_1")
     assert donationd("failed", "dismiss", "evt_2").exit_code == 0
     assert waiting(database_url) == 0

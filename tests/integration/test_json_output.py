@@ -103,7 +103,7 @@ def test_an_erasure(run: Run, database_url: str, by_email: bool) -> None:
 
 def acts(url: str) -> list[dict[str, str]]:
     done = subprocess.run(
-        [sys.executable, "-m", "daemon.cli.main", "acts", "--json"],
+        [sys.executable, "-m", "daemon.cli.main", "audit", "--json"],
         env=base_environ() | {"DATABASE_URL": url},
         capture_output=True,
         text=True,

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.machine import ROOT, running
 from tests.support.debian import program
 from tests.support.instance import eventually, free_ports
+from tests.support.process import ROOT, Process
 from tests.support.stand_in import StandIn, answered, ask, check_refused, connection, opened, reply_to, stand_in
 from tests.support.tls import certificate
 
@@ -75,7 +75,7 @@ def nginx(api: StandIn, tmp_path: Path) -> Nginx:
 def proxy(nginx: Nginx, tmp_path: Path) -> Iterator[Nginx]:
     """nginx, serving."""
     log = tmp_path / "nginx.log"
-    with running(nginx.command("-g", "daemon off;"), log):
+    with Process(nginx.command("-g", "daemon off;"), log):
         eventually(lambda: serves(nginx), "nginx serves")
         yield nginx
 

@@ -49,7 +49,7 @@ def test_money_without_a_ticket_is_listed_and_moved(donationd: Callable[..., Res
     record(database_url, lost.events)
     assert "0 of 0 unassigned" in donationd("unassigned").output
     assert rows(database_url, "SELECT DISTINCT ticket_id FROM stripe_attributions") == [("story-1",)]
-    assert f"alex             assign  {only_donation(lost).donation} story-1" in donationd("acts").output
+    assert f"alex             assign  {only_donation(lost).donation} story-1" in donationd("audit").output
     assert donationd("verify").exit_code == 0
 
 
@@ -128,7 +128,7 @@ def test_an_erased_donor_does_not_come_back(
         assert form is not None
         assert form not in held
     assert rows(database_url, TOTALS) == totals
-    assert [json.loads(line)["action"] for line in donationd("acts", "--json").stdout.splitlines()] == ["erase"]
+    assert [json.loads(line)["action"] for line in donationd("audit", "--json").stdout.splitlines()] == ["erase"]
     assert donationd("verify").exit_code == 0
 
 

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-import subprocess
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,10 +16,10 @@ from sql.database import Database
 from sql.errors import DatabaseUnavailable
 from tests.support.instance import eventually
 from tests.support.postgres import USER, Server
+from tests.support.process import Process
 
 PROGRAM = Path("/usr/sbin/pgbouncer")
 PORT = 6432  # of a Unix socket
-STOP_TIMEOUT_S = 10.0
 Pooler = Callable[[str], str]
 
 
@@ -45,14 +45,10 @@ def pgbouncer(server: Server, mode: str) -> Iterator[Path]:
             path.chmod(0o755)
             if server.user:
                 shutil.chown(path, server.user)
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen([PROGRAM, folder / "pgbouncer.ini"], user=server.user, cwd="/", stderr=log)
-        try:
+        command = [PROGRAM, folder / "pgbouncer.ini"]
+        with Process(command, folder / "log", stop=signal.SIGKILL, cwd=Path("/"), user=server.user):
             eventually((folder / f".s.PGSQL.{PORT}").exists, "PgBouncer listens")
             yield folder
-        finally:
-            process.kill()
-            process.wait(STOP_TIMEOUT_S)
 
 
 @pytest.fixture

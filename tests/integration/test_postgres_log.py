@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from daemon.cli.main import main
+from daemon.instance.installation import ROOT
 from daemon.instance.postgres import ROLE
-from daemon.instance.up import ROOT
 from health_sidecar.gate import run_once
 from sql import migrate
 from tests.support.instance import eventually

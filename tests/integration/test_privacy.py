@@ -6,8 +6,8 @@ Every person's field of every event is replaced by canary words; then everything
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -23,8 +23,10 @@ from daemon.ledger import privacy
 from daemon.ledger.stripe_events import CannotApply, NotAnEvent, read
 from daemon.simulator import scenarios, sender
 from daemon.simulator.stripe_objects import Json
-from tests.support.api_process import SECRET, Api, free_port
+from tests.support.api_process import SECRET, Api, ended
+from tests.support.instance import free_ports
 from tests.support.postgres import Server
+from tests.support.process import Process
 
 CANARY = "canary"
 LAST_NAME = "Allowedname"
@@ -200,24 +202,6 @@ def test_a_reason_names_places_not_values(details: object) -> None:
         assert CANARY not in str(refusal)
 
 
-@asynccontextmanager
-async def sidecar(api: Api, port: int) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The real sidecar beside the API process."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "health_sidecar"),
-        env={**api.environ, "METRICS_PORT": str(port), "ALLOW_LOGGED_STATEMENTS": "true"},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-
-
 class Witness:
     """Posts to the API and keeps everything it hears back."""
 
@@ -288,11 +272,6 @@ async def _until_ready(session: aiohttp.ClientSession, api: Api) -> None:
             await asyncio.sleep(0.05)
 
 
-async def _drain(process: asyncio.subprocess.Process) -> str:
-    assert process.stdout is not None
-    return (await process.stdout.read()).decode()
-
-
 def _around(text: str) -> str:
     """Where a canary was found, for the test's own message."""
     place = text.lower().find(CANARY)
@@ -306,24 +285,26 @@ async def everything_said(api: Api, database_url: str, server: Server, play: Pla
     """What is left after `play`, by place: the logs of API, sidecar and PostgreSQL, every reply, the database."""
     admin(database_url, LOG_EVERYTHING)
     logged_before = server.log.stat().st_size
-    port = free_port()
-    async with AsyncExitStack() as stack:
-        beside = await stack.enter_async_context(sidecar(api, port))
-        process = await stack.enter_async_context(api.running())
-        output = asyncio.create_task(_drain(process))
-        beside_output = asyncio.create_task(_drain(beside))
-        session = await stack.enter_async_context(aiohttp.ClientSession())
-        witness = Witness(api, session)
-        await _until_ready(session, api)
-        await play(witness)
-        for path in ("/api/tickets/story-1/donations", "/api/tickets/story-1/donations/total", "/health"):
-            await witness.get(api.base + path)
-        await witness.get(f"http://127.0.0.1:{port}/metrics")
-        process.terminate()
-        beside.terminate()
-        said = {"api": await output, "sidecar": await beside_output, "replies": "\n".join(witness.heard)}
-    said["dump"] = await asyncio.to_thread(server.dump, database_url)
-    return said | {"postgresql": server.log.read_bytes()[logged_before:].decode()}
+    _, port = free_ports(2)  # the API, which is not started yet, has the first
+    environ = {**api.environ, "METRICS_PORT": str(port), "ALLOW_LOGGED_STATEMENTS": "true"}
+    sidecar_log = api.log.with_name("sidecar.log")
+    with Process([sys.executable, "-m", "health_sidecar"], sidecar_log, environ):
+        async with api.running() as process, aiohttp.ClientSession() as session:
+            witness = Witness(api, session)
+            await _until_ready(session, api)
+            await play(witness)
+            for path in ("/api/tickets/story-1/donations", "/api/tickets/story-1/donations/total", "/health"):
+                await witness.get(api.base + path)
+            await witness.get(f"http://127.0.0.1:{port}/metrics")
+            process.terminate()
+            await ended(process)
+    return {
+        "api": api.log.read_text(),
+        "sidecar": sidecar_log.read_text(),
+        "replies": "\n".join(witness.heard),
+        "dump": await asyncio.to_thread(server.dump, database_url),
+        "postgresql": server.log.read_bytes()[logged_before:].decode(),
+    }
 
 
 async def test_no_canary_is_found_anywhere(api: Api, database_url: str, server: Server) -> None:

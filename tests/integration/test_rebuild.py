@@ -18,7 +18,6 @@ from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import read
 from daemon.ledger.verification import verify
 from daemon.simulator import scenarios, sender
-from daemon.simulator.scenarios import Scenario
 from sql import load
 from sql.connection import Row
 from sql.database import Database
@@ -38,7 +37,7 @@ FROM stripe_attributions ORDER BY id
 TOTALS = "SELECT * FROM ticket_totals WHERE paid + refunded + disputed > 0 ORDER BY 1, 2"
 
 
-def entries(lives: Sequence[Scenario], seed: int) -> list[ReceivedEvent]:
+def entries(lives: Sequence[scenarios.Scenario], seed: int) -> list[ReceivedEvent]:
     """All events of these lives, out of order and some twice."""
     events = scenarios.shuffled(lives, seed, duplicates=0.3)
     return [ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=None)) for event in events]

@@ -6,8 +6,8 @@ from contextlib import closing, contextmanager
 import psycopg2
 import pytest
 
+from daemon.instance.installation import ROOT
 from daemon.instance.postgres import ROLE
-from daemon.instance.up import ROOT
 from sql import load, migrate
 from tests.support.postgres import USER, Server, debian_programs, running_server
 from tests.support.role_rights import attempting, check_only_rows

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from xmlrpc.client import Fault
@@ -34,8 +34,8 @@ from health_sidecar.__main__ import LIMITS
 from health_sidecar.endpoints import build_app
 from health_sidecar.metrics import Metrics, build_registry
 from tests.support.api_application import MakeClient
-from tests.support.guard import base_environ
 from tests.support.metrics_page import samples
+from tests.support.process import WAIT_S, Process
 
 READY = Readiness(ready=True, last_ping_at=datetime(2024, 12, 16, 12, 30, 45, tzinfo=UTC), message=HEALTHY)
 DOWN = Readiness(ready=False, last_error="connection refused", failure_count=3)
@@ -319,23 +319,16 @@ def test_child_dies_with_its_killed_parent() -> None:
         assert parent.stdout.read() == b""
 
 
-@asynccontextmanager
-async def sidecar(tmp_path: Path, **environ: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The sidecar as a process of its own, killed at the end if it still runs."""
-    settings = base_environ() | {
-        "READINESS_SOCKET": str(tmp_path / "r.sock"),
-        "METRICS_PORT": "0",
-        **environ,
-    }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "health_sidecar", env=settings, stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+def sidecar(tmp_path: Path, **environ: str) -> Process:
+    """The sidecar as a process of its own."""
+    settings = {"READINESS_SOCKET": str(tmp_path / "r.sock"), "METRICS_PORT": "0", **environ}
+    return Process([sys.executable, "-m", "health_sidecar"], tmp_path / "sidecar.log", settings, stop=signal.SIGKILL)
+
+
+async def ended(process: Process) -> str:
+    """Everything that a process wrote until its end, which it reaches while the event loop goes on."""
+    await asyncio.to_thread(process.wait, WAIT_S)
+    return process.unread()
 
 
 # Nobody listens on port 1 of the loopback.
@@ -344,15 +337,10 @@ NOWHERE = "postgresql://donationd:hunter2@127.0.0.1:1/ledger"
 
 async def test_process_answers_before_the_gate_and_stops_on_sigterm(tmp_path: Path) -> None:
     """While the gate still tries, health checks answer 503, and SIGTERM is a clean end with status 0."""
-    async with sidecar(tmp_path, DATABASE_URL=NOWHERE, GATE_RETRY_DELAY_MS="60000") as process:
-        assert process.stdout is not None
-        port = 0
-        while port == 0:
-            line = (await process.stdout.readline()).decode()
-            assert line
-            if found := re.search(r"listening on http://127\.0\.0\.1:(\d+)", line):
-                port = int(found[1])
-        async with ClientSession(f"http://127.0.0.1:{port}") as session:
+    with sidecar(tmp_path, DATABASE_URL=NOWHERE, GATE_RETRY_DELAY_MS="60000") as process:
+        line = process.wait_for("listening on http://127.0.0.1:")
+        url = line.partition("listening on ")[2].split()[0]
+        async with ClientSession(url) as session:
             async with session.get("/health/live") as live:
                 assert live.status == 200
             async with session.get("/health/db") as database:
@@ -361,15 +349,15 @@ async def test_process_answers_before_the_gate_and_stops_on_sigterm(tmp_path: Pa
             async with session.get("/metrics") as page:
                 assert b"\ndb_ready 0.0\n" in await page.read()
         process.send_signal(signal.SIGTERM)
-        await process.communicate()
+        await ended(process)
         assert process.returncode == 0
         assert not (tmp_path / "r.sock").exists()
 
 
 async def test_process_exits_1_when_the_gate_fails_and_notes_the_run(tmp_path: Path) -> None:
     """No database: status 1, the original's lines, no secret in the log, and a row waiting for better days."""
-    async with sidecar(tmp_path, DATABASE_URL=NOWHERE, GATE_RETRY_DELAY_MS="1") as process:
-        printed = (await process.communicate())[0].decode()
+    with sidecar(tmp_path, DATABASE_URL=NOWHERE, GATE_RETRY_DELAY_MS="1") as process:
+        printed = await ended(process)
         assert process.returncode == 1
         assert "❌ Database connection failed" in printed
         assert "🚨 DATABASE STARTUP GATE FAILED" in printed
@@ -382,11 +370,12 @@ async def test_process_becomes_ready_and_tells_its_followers(tmp_path: Path, dat
     """A healthy database: the gate passes, a follower hears `ready`, and the run is a row in health_check_runs."""
     follower = ReadinessClient(tmp_path / "r.sock")
     following = asyncio.create_task(follower.run())
-    async with sidecar(tmp_path, DATABASE_URL=database_url) as process, asyncio.timeout(20):
-        await follower.wait_gate()
+    with sidecar(tmp_path, DATABASE_URL=database_url) as process:
+        async with asyncio.timeout(20):
+            await follower.wait_gate()
         assert follower.ready
         process.send_signal(signal.SIGTERM)
-        printed = (await process.communicate())[0].decode()
+        printed = await ended(process)
         assert process.returncode == 0
     following.cancel()
     assert "✅ DATABASE STARTUP GATE: PASSED" in printed
@@ -399,20 +388,21 @@ async def test_process_notices_a_reported_outage_in_under_a_second(tmp_path: Pat
     name = database_url.split("@/", 1)[1].split("?", 1)[0]
     follower = ReadinessClient(tmp_path / "r.sock")
     following = asyncio.create_task(follower.run())
-    async with sidecar(tmp_path, DATABASE_URL=database_url), asyncio.timeout(20):
-        await follower.wait_gate()
-        with closing(psycopg2.connect(database_url.replace(f"/{name}?", "/postgres?"))) as admin:
-            admin.autocommit = True
-            with admin.cursor() as cursor:
-                # Nobody gets in any more, and whoever is in is thrown out: an outage of this database alone.
-                cursor.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-                cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
-        lost_s = time.monotonic()
-        while follower.ready:
-            follower.report_failure()
-            await asyncio.sleep(0.02)
-        assert time.monotonic() - lost_s < 1.0
-        assert follower.state.failure_count == 3
+    with sidecar(tmp_path, DATABASE_URL=database_url):
+        async with asyncio.timeout(20):
+            await follower.wait_gate()
+            with closing(psycopg2.connect(database_url.replace(f"/{name}?", "/postgres?"))) as admin:
+                admin.autocommit = True
+                with admin.cursor() as cursor:
+                    # Nobody gets in any more, and whoever is in is thrown out: an outage of this database alone.
+                    cursor.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+                    cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+            lost_s = time.monotonic()
+            while follower.ready:
+                follower.report_failure()
+                await asyncio.sleep(0.02)
+            assert time.monotonic() - lost_s < 1.0
+            assert follower.state.failure_count == 3
     following.cancel()
 
 
@@ -421,13 +411,13 @@ async def test_process_notices_a_reported_outage_in_under_a_second(tmp_path: Pat
     [
         ({"DATABASE_URL": NOWHERE, "METRICS_PORT": "x", "GATE_ATTEMPTS": "0"}, "METRICS_PORT"),
         ({}, "DATABASE_URL: not set"),
-        ({"DATABASE_URL": NOWHERE, "READINESS_SOCKET": "/proc/none/r.sock"}, "The sidecar cannot start"),
+        ({"DATABASE_URL": NOWHERE, "READINESS_SOCKET": "/proc/none/r.sock"}, "The sidecar cannot run"),
     ],
 )
 async def test_process_refuses_what_it_cannot_use(tmp_path: Path, environ: dict[str, str], said: str) -> None:
     """A wrong configuration is status 1 with a sentence, not a traceback."""
-    async with sidecar(tmp_path, **environ) as process:
-        printed = (await process.communicate())[0].decode()
+    with sidecar(tmp_path, **environ) as process:
+        printed = await ended(process)
         assert process.returncode == 1
         assert said in printed
         assert "Traceback" not in printed

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from click.testing import CliRunner, Result
 
-from daemon.cli import main as cli
+from daemon.cli import simulate as simulate_command
 from daemon.cli.main import main
 from tests.support.live import SECRET, TICKET, living
 
@@ -81,7 +81,7 @@ def test_a_program_that_never_replies(
     simulate: Callable[..., Result], silent_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another program at the address is known by its silence, within the limit of the look."""
-    monkeypatch.setattr(cli, "FIRST_REPLY_S", 0.2)
+    monkeypatch.setattr(simulate_command, "FIRST_REPLY_S", 0.2)
     failed = simulate("--url", f"http://127.0.0.1:{silent_port}")
     assert (failed.exit_code, "no reply" in failed.output) == (1, True)
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from daemon.cli.status import status
+from daemon.cli.commands.status import status
 from daemon.runtime.readiness import HEALTHY, Readiness
 from health_sidecar import report
 from health_sidecar.endpoints import build_app, report_routes
-from health_sidecar.event_rates import INTERVAL_S, Tally
+from health_sidecar.event_rates import INTERVAL_S, EventRates
 from health_sidecar.history import History, Run
 from health_sidecar.process_states import Process
 from sql.database import Database
@@ -120,25 +120,25 @@ async def test_history_remembers_earlier_lives(database: Database) -> None:
 async def test_events_of_the_last_minute_and_hour_are_told_from_the_counters() -> None:
     """An event a second, looked at for two hours: the windows hold what happened in them, and nothing at the start."""
     now = [0.0]
-    tally = Tally(lambda: {"applied": int(now[0])} if now[0] else {}, clock=lambda: now[0])
-    await tally.look()
+    rates = EventRates(lambda: {"applied": int(now[0])} if now[0] else {}, clock=lambda: now[0])
+    await rates.read()
     now[0] = 3.0
-    assert (await tally.lately())["hour"] == {"seconds": 3, "applied": 3}
+    assert (await rates.recent())["hour"] == {"seconds": 3, "applied": 3}
     for look in range(1, 1441):
         now[0] = look * INTERVAL_S
-        await tally.look()
-    lately = await tally.lately()
-    assert lately["minute"] == {"seconds": 60, "applied": 60}
-    assert lately["hour"] == {"seconds": 3600, "applied": 3600}
+        await rates.read()
+    recent = await rates.recent()
+    assert recent["minute"] == {"seconds": 60, "applied": 60}
+    assert recent["hour"] == {"seconds": 3600, "applied": 3600}
 
 
 async def test_files_that_cannot_be_read_just_now_count_nothing_twice() -> None:
     """A moment without counters is no fall to zero."""
     readings = iter([{"applied": 100}, {}, {"applied": 101}])
-    tally = Tally(lambda: next(readings), clock=lambda: 0.0)
-    await tally.look()
-    await tally.look()
-    assert (await tally.lately())["minute"]["applied"] == 1
+    rates = EventRates(lambda: next(readings), clock=lambda: 0.0)
+    await rates.read()
+    await rates.read()
+    assert (await rates.recent())["minute"]["applied"] == 1
 
 
 async def ask(port: int | None, *words: str) -> Result:

@@ -15,8 +15,9 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from daemon.instance.postgres import DATABASE, ROLE, Cluster, elsewhere, prepare
-from daemon.instance.up import MAX_SOCKET_FOLDER_BYTES
+from daemon.instance.postgres import ROLE, prepare
+from daemon.instance.postgres_cluster import DATABASE, Cluster, elsewhere
+from daemon.instance.state_folder import MAX_SOCKET_FOLDER_BYTES
 from sql.servers import Servers
 from tests.support.guard import also_remove, base_environ
 from tests.support.instance import eventually
@@ -43,7 +44,7 @@ class Folder:
     def running(self) -> Iterator[subprocess.Popen[bytes]]:
         """The program that supervisord runs, from when it takes connections until its end."""
         environ = {**base_environ(), "DONATIOND_STATE": str(self.state)}
-        with subprocess.Popen([sys.executable, "-m", "daemon.instance.postgres"], env=environ) as server:
+        with subprocess.Popen([sys.executable, "-m", "daemon.instance.postgres_process"], env=environ) as server:
             try:
                 eventually(lambda: server.poll() is not None or self.answers(), "the server takes connections")
                 yield server
@@ -157,13 +158,13 @@ def test_a_living_server_is_never_taken_for_a_killed_one(folder: Folder, monkeyp
     """While a server of this data runs a second one is refused, and the first one goes on."""
     folder.prepare()
     with folder.running() as server:
-        monkeypatch.setattr("daemon.instance.postgres.STOP_TIMEOUT_S", 0.1)
+        monkeypatch.setattr("daemon.instance.postgres_lock_files.STOP_TIMEOUT_S", 0.1)
         with pytest.raises(Exception, match=rf"PostgreSQL already runs on .* \(process {server.pid}\): stop it first"):
             folder.prepare()
         environ = {**base_environ(), "DONATIOND_STATE": str(folder.state)}
         (folder.run / "postgres.started").unlink()
         second = subprocess.run(
-            [sys.executable, "-m", "daemon.instance.postgres"], env=environ, capture_output=True, check=False
+            [sys.executable, "-m", "daemon.instance.postgres_process"], env=environ, capture_output=True, check=False
         )
         assert second.returncode == 1
         assert REFUSED in second.stderr.decode()
@@ -181,7 +182,7 @@ def test_an_instance_of_the_previous_release_starts_again(folder: Folder) -> Non
     environ = {**base_environ(), "DONATIOND_STATE": str(folder.state)}
     (folder.run / "postgres.started").unlink()
     early = subprocess.run(
-        [sys.executable, "-m", "daemon.instance.postgres"], env=environ, capture_output=True, check=False
+        [sys.executable, "-m", "daemon.instance.postgres_process"], env=environ, capture_output=True, check=False
     )
     assert early.returncode == 1
     assert b"stop and start `donationd up --embedded`" in early.stderr

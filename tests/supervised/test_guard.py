@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.instance.postgres import ELSEWHERE
-from daemon.instance.up import ROOT
+from daemon.instance.installation import ROOT
+from daemon.instance.postgres_cluster import ELSEWHERE
 from tests.support.guard import also_remove, base_environ
 from tests.support.instance import eventually
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.instance.up import ROOT
+from daemon.instance.installation import ROOT
 from tests.support.guard import base_environ
 
 # Enough of the real lock to be installed without a network: one package with commands, and what installs the checkout.

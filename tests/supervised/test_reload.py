@@ -114,14 +114,14 @@ def test_reload_needs_something_that_runs(instance: Instance) -> None:
     """In a folder where nothing runs it is one sentence and exit status 1."""
     done = donationd("reload")
     assert done.returncode == 1
-    assert "nothing runs in this folder" in done.stderr
+    assert "no instance runs in this folder" in done.stderr
 
 
 # The reload of a release, which ends by a signal before or after its nth step. Questions in a row are one step.
 INTERRUPTED = """
 import os, sys, time, xmlrpc.client
-from daemon.instance import reload
-from daemon.instance import up
+from daemon.instance import environment, reload
+from daemon.runtime import lifecycle
 
 number, step, after = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "after"
 steps = []
@@ -141,7 +141,7 @@ def interrupted(self, host, handler, body, verbose=False):
     return reply
 
 xmlrpc.client.Transport.single_request = interrupted
-reload.reload(up.running_environ(), print)
+reload.reload(environment.running_environ(), print)
 print("done", len(steps))
 """
 

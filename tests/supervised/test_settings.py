@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from daemon.api.config import Config as ApiConfig
 from daemon.cli.main import main
-from daemon.instance import up
+from daemon.instance import environment, preflight
 from daemon.runtime.config import ConfigError
 from health_sidecar.config import Config as SidecarConfig
 from tests.support.instance import run_up
@@ -61,7 +61,7 @@ def test_commands_read_the_settings_of_the_embedded_instance(
 ) -> None:
     """Without DATABASE_URL a command shows a ledger in the DEFAULT_CURRENCY that its instance was started with."""
     embedded = {"DATABASE_URL": database_url, "DEFAULT_CURRENCY": "JPY"}
-    monkeypatch.setattr(up, "embedded_environ", lambda: embedded)
+    monkeypatch.setattr(environment, "embedded_environ", lambda: embedded)
     assert run(["tickets", "add", "story-1"], {})[0] == 0
     shown = run(["ledger", "story-1"], {})[1]
     assert "Total: ¥0 (0 paid" in shown
@@ -71,7 +71,7 @@ def test_commands_read_the_settings_of_the_embedded_instance(
 
 def test_without_a_database_a_command_says_how_to_name_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every mistake is named at once, with the two ways to a database."""
-    monkeypatch.setattr(up, "embedded_environ", lambda: None)
+    monkeypatch.setattr(environment, "embedded_environ", lambda: None)
     status, output = run(["tickets", "list"], {"LOG_FORMAT": "yaml"})
     assert status == 1
     assert "LOG_FORMAT: " in output
@@ -89,7 +89,7 @@ def test_a_number_is_digits_only(name: str, number: str, tmp_path: Path) -> None
 
 def wrong_settings(environ: Mapping[str, str], state: Path) -> list[str]:
     """What `up` says about these variables."""
-    return up._wrong_settings(up._complete(environ, state, embedded=False))
+    return preflight.wrong_settings(environment.complete(environ, state, embedded=False))
 
 
 def check_refusal(text: str) -> None:

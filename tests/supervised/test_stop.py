@@ -16,7 +16,10 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from daemon.instance.up import DEFAULTS, FOLLOW_S, ROOT, stop_limits
+from daemon.instance.environment import DEFAULTS
+from daemon.instance.installation import ROOT
+from daemon.instance.stop_signals import FOLLOW_S
+from daemon.instance.supervisord import stop_limits
 from tests.support.instance import Instance, children, eventually, get
 
 SLOW_STOP_S = 20.0  # the tests once waited no longer than this

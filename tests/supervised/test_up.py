@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from daemon.instance.postgres import CannotStart, find_programs
-from daemon.instance.up import embedded_environ
+from daemon.instance.console import CannotStart
+from daemon.instance.environment import embedded_environ
+from daemon.instance.postgres_programs import find_programs
 from tests.support.instance import run_up
 
 

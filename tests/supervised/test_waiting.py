@@ -7,8 +7,8 @@ from contextlib import closing, contextmanager
 import psycopg2
 import pytest
 
+from daemon.instance.installation import ROOT
 from daemon.instance.postgres import ROLE
-from daemon.instance.up import ROOT
 from sql import migrate
 from tests.support.instance import SIGNING_SECRET, Instance, eventually, instance_of_its_own
 from tests.support.postgres import USER, running_server

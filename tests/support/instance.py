@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from daemon.instance.postgres import elsewhere
-from daemon.instance.up import DEFAULTS, ROOT, stop_limits
+from daemon.instance.environment import DEFAULTS
+from daemon.instance.installation import ROOT
+from daemon.instance.postgres_cluster import elsewhere
+from daemon.instance.supervisord import stop_limits
 from daemon.runtime.supervisor_rpc import supervisord
 from tests.support.guard import also_remove, base_environ
+from tests.support.process import Process
 
 # Secrets that the tests' instance is started with, besides those it makes for itself.
 SECRETS = {
@@ -46,7 +49,7 @@ class Instance:
             **environ,
         }
         self._embedded = "DATABASE_URL" not in environ
-        self.up: subprocess.Popen[str] | None = None
+        self.up: Process | None = None
         self.printed: list[str] = []  # the lines of `up` until it was ready
 
     @property
@@ -62,9 +65,7 @@ class Instance:
     def start(self) -> str:
         """Starts it and returns what it printed until it was ready."""
         code = f"import sys; from daemon.instance.up import up; sys.exit(up(embedded={self._embedded}))"
-        self.up = subprocess.Popen(
-            [sys.executable, "-c", code], env=self._environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        self.up = Process([sys.executable, "-c", code], None, self._environ)
         assert self.up.stdout is not None
         self.printed.clear()
         for line in self.up.stdout:

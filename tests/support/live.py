@@ -3,8 +3,6 @@
 import itertools
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 import urllib.error
@@ -13,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import psycopg2
 
@@ -24,13 +21,13 @@ from daemon.simulator.stripe_objects import Json
 from sql.snapshot import snapshot
 from tests.support.guard import base_environ
 from tests.support.instance import eventually, free_ports
+from tests.support.process import Process
 
 SECRET = "whsec_" + "live" * 8
 TICKET = "story-1"
 DEADLINE_S = 2.0
 # Whatever else happens a reply comes no later than this: the deadline, and what a busy machine adds.
 LATEST_S = DEADLINE_S + 1.0
-STOP_TIMEOUT_S = 10.0
 # Short waits, but the usual proportions and the usual interval of pings: none is due while a test runs, so that what
 # the sidecar knows it knows from the API's report. With supervisord a life ends after five attempts and the next
 # begins; here the one life goes on trying.
@@ -63,35 +60,20 @@ def _pays_the_ticket(event: Json) -> bool:
     return (event["type"], ticket, currency) == ("payment_intent.succeeded", TICKET, "usd")
 
 
-class Program:
-    """One of the two processes, and what it says."""
+class Program(Process):
+    """One of the two processes, and what it writes into its log."""
 
     def __init__(self, module: str, environ: Mapping[str, str], log: Path) -> None:
-        self._log = log
-        with log.open("ab") as output:
-            self.process = self._start(module, environ, output)
-
-    def _start(self, module: str, environ: Mapping[str, str], output: IO[bytes]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", module], env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
+        super().__init__([sys.executable, "-m", module], log, environ)
+        self.log = log
 
     def lines(self, words: str = "") -> list[dict[str, object]]:
-        """What it has said with these words in it."""
-        return [json.loads(line) for line in self._log.read_text().splitlines() if words in line]
+        """The lines with these words."""
+        return [json.loads(line) for line in self.log.read_text().splitlines() if words in line]
 
-    def text(self) -> str:
-        """All it has said."""
-        return self._log.read_text()
-
-    def forget(self) -> None:
-        """From now on `lines` has only what it says from now on."""
-        os.truncate(self._log, 0)
-
-    def end(self) -> int:
-        """Its exit status after SIGTERM."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(STOP_TIMEOUT_S)
+    def clear_log(self) -> None:
+        """From now on `lines` returns only what is written from now on."""
+        os.truncate(self.log, 0)
 
 
 class Live:
@@ -135,30 +117,30 @@ class Live:
         self.sidecar = Program("health_sidecar", self._environ, self.folder / "sidecar.log")
         self.api = Program("daemon.api", self._environ, self.folder / "api.log")
         eventually(lambda: bool(self.api.lines("listening on")) or self.ended, "the API listens")
-        assert not self.ended, self.sidecar.text() + self.api.text()
+        assert not self.ended, self.sidecar.log.read_text() + self.api.log.read_text()
 
     def restart(self, **environ: str) -> None:
         """Both end and start again, with these variables changed and their logs empty."""
         self.stop()
         self._environ |= environ
-        self.forget()
+        self.clear_logs()
         self.start()
 
     @property
     def ended(self) -> bool:
         """Whether one of them has ended."""
-        return any(program.process.poll() is not None for program in (self.sidecar, self.api))
+        return any(program.poll() is not None for program in (self.sidecar, self.api))
 
     def stop(self) -> None:
         """Ends both, in whatever state they are."""
         for program in (self.api, self.sidecar):
-            if program.process.poll() is None:
+            if program.poll() is None:
                 program.end()
 
-    def forget(self) -> None:
-        """Both logs begin anew."""
-        self.api.forget()
-        self.sidecar.forget()
+    def clear_logs(self) -> None:
+        """From now on both logs contain only what is written from now on."""
+        self.api.clear_log()
+        self.sidecar.clear_log()
 
     def event(self) -> Json:
         """An event that was never delivered: a donation more."""

@@ -2,7 +2,9 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import reduce
+from itertools import accumulate
 
 from daemon.ledger.donation import Donation
 from daemon.ledger.facts import Facts, Family, merge
@@ -27,11 +29,21 @@ FROM ticket_totals WHERE paid + refunded + disputed > 0 ORDER BY 1, 2
 
 def derived(events: Iterable[Json]) -> list[Row]:
     """The rows of these events' donations, by the ledger's pure part."""
-    facts: Facts = {}
-    for event in events:
-        facts = merge(facts, read(encode(event), livemode=False, hash_key=None).facts or {})
-    subscriptions = facts.pop(Family.SUBSCRIPTION, {})
-    return [_row_of(donation) for donation in donations(redact(facts), subscriptions)]
+    return _rows(reduce(merge, map(_facts, events), {}))
+
+
+def derived_after_each(events: Iterable[Json]) -> Iterator[list[Row]]:
+    """The same after each event of those so far."""
+    return map(_rows, accumulate(map(_facts, events), merge))
+
+
+def _facts(event: Json) -> Facts:
+    return read(encode(event), livemode=False, hash_key=None).facts or {}
+
+
+def _rows(facts: Facts) -> list[Row]:
+    others: Facts = {family: objects for family, objects in facts.items() if family != Family.SUBSCRIPTION}
+    return [_row_of(donation) for donation in donations(redact(others), facts.get(Family.SUBSCRIPTION, {}))]
 
 
 def _row_of(of: Donation) -> Row:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import urllib.parse
@@ -15,6 +16,7 @@ from typing import Any
 
 from tests.support.debian import program
 from tests.support.instance import free_ports
+from tests.support.process import Process
 from tests.support.prometheus_tools import FOLDER, RULES
 
 Series = tuple[str, list[tuple[float, float]]]  # legend; time and value
@@ -28,7 +30,6 @@ class Monitoring:
         self.prometheus = f"http://127.0.0.1:{prometheus}"
         self.alertmanager = f"http://127.0.0.1:{alertmanager}"
         self._folder = folder
-        self._log = (folder / "log").open("wb")
         self._write("donationd.rules.yml", re.sub(r"for: \w+", "for: 1s", RULES.read_text()))
         shipped = (FOLDER / "prometheus.yml").read_text()
         quick = shipped.replace("interval: 15s", "interval: 1s").replace("127.0.0.1:9464", target)
@@ -42,7 +43,7 @@ class Monitoring:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Both, until the end of the block."""
-        with self._log, contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             stack.enter_context(self._program(
                 program("prometheus", "prometheus"), "--config.file=prometheus.yml",
                 f"--storage.tsdb.path={self._folder}/tsdb",
@@ -55,13 +56,8 @@ class Monitoring:
             ))  # fmt: skip
             yield
 
-    @contextmanager
-    def _program(self, *command: str) -> Iterator[None]:
-        with subprocess.Popen(command, cwd=self._folder, stdout=self._log, stderr=self._log) as process:
-            try:
-                yield
-            finally:
-                process.kill()
+    def _program(self, *command: str) -> Process:
+        return Process(command, self._folder / "log", stop=signal.SIGKILL, cwd=self._folder)
 
     def ask(self, expression: str) -> list[float]:
         """The values of an instant query."""

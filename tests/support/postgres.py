@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.instance.postgres import can_run, copy_programs, find_programs
+from daemon.instance.postgres_programs import can_run, copy_programs, find_programs
 
 USER = "donationd_owner"
 # What the startup gate asks of a server, for all roles of it.
@@ -41,13 +41,34 @@ class Server:
 
     def run(self, program: str, *arguments: str) -> None:
         """Runs one of PostgreSQL's programs as the server's user."""
-        subprocess.run(
-            [str(self.programs / program), "-D", str(self.home / "data"), *arguments],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            cwd=self.home,
-            user=self.user,
-        )
+        command = [str(self.programs / program), "-D", str(self.home / "data"), *arguments]
+        try:
+            subprocess.run(
+                command,
+                check=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=self.home,
+                user=self.user,
+            )
+        except subprocess.CalledProcessError as error:
+            error.add_note(error.stderr)
+            raise
+
+    def create(self, *options: str) -> None:
+        """Makes an empty cluster, with these options of initdb besides the usual ones."""
+        self.run("initdb", "-N", "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C", *options)
+
+    def start(self, settings: Mapping[str, str]) -> None:
+        """Returns when it takes connections."""
+        settings = {"listen_addresses": "", "unix_socket_directories": str(self.home), **PRIVATE_LOG, **settings}
+        options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
+        self.run("pg_ctl", "-w", "-l", str(self.log), "-o", options, "start")
+
+    def stop(self, mode: str) -> None:
+        """Stops it as pg_ctl's `mode` says, and returns when it has ended."""
+        self.run("pg_ctl", "-w", "-m", mode, "stop")
 
     def dump(self, url: str) -> str:
         """Everything a database holds, as text."""
@@ -61,14 +82,12 @@ def running_server(settings: Mapping[str, str], programs: Path | None = None) ->
     """A new server with these settings, of the embedded package unless the folder of other programs is given."""
     with tempfile.TemporaryDirectory(prefix="donationd-pg-", ignore_cleanup_errors=True) as folder:
         server = Server(Path(folder), programs)
-        server.run("initdb", "-N", "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C")
-        settings = {"listen_addresses": "", "unix_socket_directories": folder, **PRIVATE_LOG, **settings}
-        options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
-        server.run("pg_ctl", "-w", "-l", str(server.log), "-o", options, "start")
+        server.create()
+        server.start(settings)
         try:
             yield server
         finally:
-            server.run("pg_ctl", "-m", "immediate", "stop")
+            server.stop("immediate")
 
 
 def debian_programs() -> Path:

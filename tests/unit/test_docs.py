@@ -14,7 +14,7 @@ from stripe.params.checkout import SessionCreateParams
 from daemon.api.config import Config, MigrateConfig
 from daemon.api.tickets import TOTAL_PATH, _figures
 from daemon.cli.main import main
-from daemon.instance.up import DEFAULTS, EMBEDDED_DEFAULTS
+from daemon.instance.environment import DEFAULTS, EMBEDDED_DEFAULTS
 from daemon.ledger.reader import Figures
 from daemon.ledger.stripe_events import HANDLERS
 from daemon.runtime.config import NOT_SUPPORTED

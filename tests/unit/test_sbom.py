@@ -3,7 +3,7 @@
 import json
 import re
 
-from daemon.instance.up import ROOT
+from daemon.instance.installation import ROOT
 
 
 def normal(name: str) -> str:

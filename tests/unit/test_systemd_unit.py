@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from daemon.api.config import Config
-from daemon.instance.up import DEFAULTS, ROOT, stop_limits
+from daemon.instance.environment import DEFAULTS
+from daemon.instance.installation import ROOT
+from daemon.instance.supervisord import stop_limits
 from daemon.runtime.config import ConfigError
 from health_sidecar.config import Config as SidecarConfig
 from tests.support.instance import SIGNING_SECRET

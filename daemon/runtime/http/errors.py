@@ -1,6 +1,4 @@
-"""The replies of both processes to what is not worked on, and the errors that lead to them. None repeats anything that
-a client sent.
-"""
+"""The bodies of errors, and the errors that a server raises. None repeats anything that a client sent."""
 
 import json
 from http import HTTPStatus
@@ -9,6 +7,11 @@ from aiohttp import hdrs, web
 
 RETRY_AFTER_S = 30
 SERVER = "donationd"  # aiohttp would name its own version and Python's, for attackers to look up
+
+# What a client needs of an error besides its status and its message.
+ERROR_HEADERS = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
+# aiohttp's own errors have no message of use.
+MESSAGES = {404: "there is nothing at this address", 405: "this method is not allowed here"}
 
 
 class Busy(Exception):
@@ -33,18 +36,31 @@ def unavailable(message: str) -> web.Response:
     return web.json_response(body, status=503, headers={hdrs.RETRY_AFTER: str(RETRY_AFTER_S)})
 
 
-def refusal(status: int) -> web.Response:
-    """The status in words; the last reply of its connection."""
-    response = web.json_response(_error(status), status=status, headers={hdrs.SERVER: SERVER})
+def error_body(status: int, message: str = "") -> dict[str, object]:
+    """An error as JSON (SPEC 5): the status's name, and a message that says what to do."""
+    named = HTTPStatus(status)
+    return {"success": False, "error": named.phrase, "message": message or named.description}
+
+
+def error_reply(error: web.HTTPException) -> web.Response:
+    """The reply to an error that a handler or aiohttp has raised."""
+    error.__traceback__ = None  # its frames keep the request in memory, and the request of an unknown route keeps it
+    message = error.text or ""
+    if message == f"{error.status}: {error.reason}":
+        message = MESSAGES.get(error.status, "")
+    response = web.json_response(error_body(error.status, message), status=error.status)
+    response.headers.update({name: error.headers[name] for name in ERROR_HEADERS if name in error.headers})
+    return response
+
+
+def rejection(status: int) -> web.Response:
+    """The reply to a request that reached no handler; the last one of its connection."""
+    response = web.json_response(error_body(status), status=status, headers={hdrs.SERVER: SERVER})
     response.force_close()
     return response
 
 
-def _error(status: int) -> dict[str, object]:
-    return {"success": False, "error": HTTPStatus(status).phrase, "message": HTTPStatus(status).description}
-
-
-_TEXT = json.dumps(_error(HTTPStatus.REQUEST_TIMEOUT))
+_TEXT = json.dumps(error_body(HTTPStatus.REQUEST_TIMEOUT))
 # For a request that aiohttp has not seen, because its head never was complete.
 SLOW_HEAD = (
     "HTTP/1.1 408 Request Timeout\r\n"

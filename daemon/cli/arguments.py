@@ -1,0 +1,93 @@
+"""The arguments and options that several commands share, with the checks of their values.
+
+Like the commands themselves this module imports no more than click; a check imports what it needs when it runs.
+"""
+
+import getpass
+import re
+
+import click
+
+MAX_ROWS = 1_000_000
+WHERE_IDS_ARE = (
+    "`donationd ledger TICKET --ids` and `donationd unassigned` show ids, and Stripe's dashboard has them too (pi_…)"
+)
+
+
+class Failure(click.ClickException):
+    """The work failed: one clear sentence, exit status 1."""
+
+
+def check_ticket(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """A ticket id."""
+    from daemon.ledger.facts import TICKET_PATTERN
+
+    if not re.fullmatch(TICKET_PATTERN, value):
+        raise click.BadParameter(
+            "a ticket id is 1 to 64 letters, digits, dashes and underscores, and no more than 8 if all are digits"
+        )
+    return value
+
+
+def check_donation(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """The id of a PaymentIntent, Checkout Session or charge, or None where the argument may be left out."""
+    if value is not None and not _is_object_id(value):
+        raise click.BadParameter(f"this is not the id of a PaymentIntent, Checkout Session or charge; {WHERE_IDS_ARE}")
+    return value
+
+
+def check_event(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """The id of a Stripe event."""
+    if not _is_object_id(value):
+        raise click.BadParameter("this is not the id of an event, such as evt_1PqXb2Lkd")
+    return value
+
+
+def _is_object_id(value: str) -> bool:
+    from daemon.ledger.facts import ID_PATTERN
+
+    return re.fullmatch(ID_PATTERN, value) is not None
+
+
+def check_currency(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """A currency's three letters, in capitals; None where none was given."""
+    from daemon.ledger.money import CURRENCY
+
+    if value is None:
+        return None
+    if not CURRENCY.fullmatch(value.upper()):
+        raise click.BadParameter("a currency is three letters, such as EUR")
+    return value.upper()
+
+
+def check_title(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """What people see of a ticket; None where none was given."""
+    if value is not None and (len(value) > 200 or not value.isprintable()):
+        raise click.BadParameter("a title has at most 200 characters, and none of them is a control character")
+    return value
+
+
+def check_actor(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str:
+    """Who does it: what was given, else the user's own name."""
+    from daemon.ledger.operator_actions import ACTOR_LIMIT
+
+    try:
+        actor = (value if value is not None else getpass.getuser()).strip()
+    except (KeyError, OSError):
+        raise click.BadParameter("this user has no name on this machine: give yours with --by NAME") from None
+    if not (actor and actor.isprintable() and len(actor) <= ACTOR_LIMIT):
+        raise click.BadParameter(f"a name has 1 to {ACTOR_LIMIT} printable characters")
+    return actor
+
+
+ticket_argument = click.argument("ticket", callback=check_ticket)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
+json_lines_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per line, for programs."
+)
+by_option = click.option(
+    "--by", "actor", callback=check_actor, help="Who does this, for the record. Without it your user name is recorded."
+)
+limit_option = click.option(
+    "--limit", type=click.IntRange(1, MAX_ROWS), default=100, show_default=True, help="Print at most this many."
+)

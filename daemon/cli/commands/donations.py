@@ -1,0 +1,96 @@
+"""`donationd unassigned`, `assign`, `erase` and `audit`: what operators do about donations, and the record of it."""
+
+import click
+
+from daemon.cli.arguments import (
+    by_option,
+    check_donation,
+    json_lines_option,
+    json_option,
+    limit_option,
+    ticket_argument,
+)
+
+
+@click.command()
+@limit_option
+@json_lines_option
+def unassigned(limit: int, as_json: bool) -> None:
+    """List the paid donations without a ticket.
+
+    They name no ticket, or one that does not exist. The one paid last stands first.
+
+    \b
+    Examples:
+      donationd unassigned
+      donationd unassigned --json --limit 10000
+    """
+    from daemon.cli import donations
+
+    donations.print_unassigned(limit, as_json=as_json)
+
+
+@click.command()
+@click.argument("donation", callback=check_donation)
+@ticket_argument
+@by_option
+@json_option
+def assign(donation: str, ticket: str, actor: str, as_json: bool) -> None:
+    """Move a donation to a ticket.
+
+    The assignment counts whatever ticket the donation's events name, and later events do not change it. DONATION is the
+    id of a PaymentIntent, Checkout Session or charge, as `donationd unassigned`, `donationd ledger TICKET --ids` and
+    Stripe's dashboard show it. The last assignment counts. Who assigned it and when is on record (`donationd audit`).
+
+    \b
+    Example:
+      donationd assign pi_3PqXb2Lkd story-1 --by alex
+    """
+    from daemon.cli import donations
+
+    donations.assign(donation, ticket, actor, as_json=as_json)
+
+
+@click.command()
+@click.argument("donation", required=False, callback=check_donation)
+@click.option("--email", is_flag=True, help="Erase all donations of one e-mail, which is read from the terminal.")
+@click.option("--yes", is_flag=True, help="Do not ask for a confirmation.")
+@by_option
+@json_option
+def erase(donation: str | None, email: bool, yes: bool, actor: str, as_json: bool) -> None:
+    """Remove a donor's last name, country and e-mail hash for good.
+
+    DONATION is the id of a PaymentIntent, Checkout Session or charge, as `donationd ledger TICKET --ids`,
+    `donationd unassigned` and Stripe's dashboard show it.
+
+    No total changes, and no later delivery brings the data back. The e-mail is neither shown nor kept: its hash is
+    looked for, made with DONOR_EMAIL_HASH_KEY (if that is set) and without it.
+
+    \b
+    Examples:
+      donationd erase pi_3PqXb2Lkd
+      donationd erase --email
+    """
+    from daemon.cli import donations
+
+    if (donation is None) is not email:
+        raise click.UsageError("name a donation, or give --email")
+    donations.erase(donation, asked=not yes, actor=actor, as_json=as_json)
+
+
+@click.command()
+@limit_option
+@json_lines_option
+def audit(limit: int, as_json: bool) -> None:
+    """List the operators' actions.
+
+    Each line says what was done to which donation or event, by whom and when. The newest action stands first.
+
+    \b
+    Examples:
+      donationd audit --limit 10
+      donationd audit --json | jq .by
+    """
+    from daemon.cli import donations
+
+    donations.print_actions(limit, as_json=as_json)

@@ -1,0 +1,70 @@
+"""`donationd tickets` and `ledger`: what donations are for, and the donations of one ticket."""
+
+import click
+
+from daemon.cli.arguments import check_currency, check_ticket, check_title, json_lines_option, ticket_argument
+
+
+@click.group()
+def tickets() -> None:
+    """Add and list the tickets that donations are for.
+
+    \b
+    Examples:
+      donationd tickets add story-1 --title "A new roof" --currency EUR
+      donationd tickets list --json
+    """
+
+
+@tickets.command("add")
+@click.argument("ticket", metavar="ID", callback=check_ticket)
+@click.option("--title", callback=check_title, help="What people see; at most 200 characters.")
+@click.option("--currency", callback=check_currency, help="The ticket's own currency; without it DEFAULT_CURRENCY.")
+def _add(ticket: str, title: str | None, currency: str | None) -> None:
+    """Add a ticket, or change the title or currency of one that exists.
+
+    \b
+    Example:
+      donationd tickets add story-1 --title "A new roof" --currency EUR
+    """
+    from daemon.cli import tickets
+
+    tickets.add(ticket, title, currency)
+
+
+@tickets.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array, for programs.")
+def _list(as_json: bool) -> None:
+    """List all tickets, oldest first.
+
+    \b
+    Examples:
+      donationd tickets list
+      donationd tickets list --json
+    """
+    from daemon.cli import tickets
+
+    tickets.print_all(as_json=as_json)
+
+
+@click.command()
+@ticket_argument
+@click.option(
+    "--ids", is_flag=True, help="Also print each donation's id, for `donationd assign` and `donationd erase`."
+)
+@json_lines_option
+def ledger(ticket: str, ids: bool, as_json: bool) -> None:
+    """Print a ticket's donations and their total.
+
+    The donation paid last stands first. The total counts every donation that was ever paid as paid, as the API's
+    `counts.total` does, also one that was refunded or disputed later.
+
+    \b
+    Examples:
+      donationd ledger story-1
+      donationd ledger story-1 --ids
+      donationd ledger story-1 --json
+    """
+    from daemon.cli import tickets
+
+    tickets.print_ledger(ticket, with_ids=ids, as_json=as_json)

@@ -1,0 +1,69 @@
+"""What `donationd simulate` does: invented payments, sent to a running API as signed Stripe events."""
+
+import asyncio
+import sys
+import time
+
+import click
+
+from daemon.api.config import CommandConfig
+from daemon.cli.arguments import Failure
+from daemon.cli.database import ask
+from daemon.cli.settings import settings
+from daemon.cli.tickets import NO_TICKETS
+from daemon.instance.health_client import address
+from daemon.simulator import scenarios, sender
+from sql import load
+
+FIRST_REPLY_S = 5.0  # of the API, before anything is sent
+
+
+def simulate(payments: int, seed: int | None, url: str | None) -> None:
+    """Sends the payments and prints what became of their events."""
+    config = settings(CommandConfig)
+    secret = _signing_secret(config)
+    tickets = [row[0] for row in ask(lambda database: database.fetch(load("list_tickets")))]
+    if not tickets:
+        raise Failure(NO_TICKETS)
+    base = url or f"http://{address(config.host, config.port)}"
+    if reason := asyncio.run(sender.no_reply_reason(base, FIRST_REPLY_S)):
+        raise Failure(
+            f"no API replies at {base} ({reason}): start it there with `donationd up`, or name its address with --url"
+        )
+    chosen = seed if seed is not None else time.time_ns() % 2**31
+    lives = scenarios.generate(chosen, payments, tickets, now=int(time.time()))
+    events = scenarios.shuffled(lives, chosen)
+    outcome = asyncio.run(sender.deliver(base, secret, events, progress=_print_progress))
+    click.echo(err=True)
+    click.echo(f"{payments} payments (seed {chosen}), {_summary(outcome)}")
+    click.echo(f"next: donationd ledger {tickets[0]}", err=True)
+    if outcome.interrupted:
+        sys.exit(130)
+    if outcome.refused or outcome.undelivered:
+        raise Failure(
+            f"not every event was accepted (replies: {outcome.replies}); is the API at {base} running and ready?"
+        )
+
+
+def _signing_secret(config: CommandConfig) -> str:
+    """What the events are signed with; fails where invented payments must not be sent, or can't be signed."""
+    if config.stripe_livemode:
+        raise Failure(
+            "this ledger is in live mode, and invented payments do not belong in it: for a trial use another database, "
+            "with STRIPE_LIVEMODE=false for the API and for this command (`donationd up --embedded` sets it by itself)"
+        )
+    if not config.signing_secrets:
+        raise Failure("set STRIPE_WEBHOOK_SECRET to the API's signing secret, or start `donationd up --embedded` here")
+    return config.signing_secrets[0]
+
+
+def _summary(outcome: sender.Outcome) -> str:
+    return (
+        f"{outcome.total} deliveries: {outcome.applied} applied, {outcome.duplicate} seen before, "
+        f"{outcome.ignored} without effect, {outcome.refused} refused, {outcome.undelivered} not delivered"
+    )
+
+
+def _print_progress(outcome: sender.Outcome) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r{outcome.total - outcome.remaining} of {outcome.total} delivered", nl=False, err=True)

@@ -1,0 +1,108 @@
+"""What `donationd tickets` and `ledger` do: a ticket's donations as the original design's section 9.2 shows them."""
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import click
+import msgspec
+
+from daemon.api.config import CommandConfig
+from daemon.cli.arguments import Failure
+from daemon.cli.database import ask
+from daemon.cli.settings import settings
+from daemon.ledger import money
+from daemon.ledger.reader import Cursor, Figures, Ledger, PageQuery, TotalsRow
+from sql import load
+
+PAGE = 1000
+NO_TICKETS = 'there are no tickets yet; add one: donationd tickets add story-1 --title "A new roof"'
+
+
+def add(ticket: str, title: str | None, currency: str | None) -> None:
+    """Adds a ticket, or changes one that exists."""
+    values = {"id": ticket, "title": title, "currency": currency}
+    [(is_new,)] = ask(lambda database: database.fetch(load("add_ticket"), values))
+    click.echo(f"{'added' if is_new else 'changed'} {ticket}")
+
+
+def print_all(*, as_json: bool) -> None:
+    """Prints every ticket."""
+    rows = ask(lambda database: database.fetch(load("list_tickets")))
+    if as_json:
+        keys = ("id", "title", "currency", "createdAt")
+        click.echo(json.dumps([dict(zip(keys, (*r[:3], r[3].isoformat()), strict=True)) for r in rows]))
+        return
+    for id_, title, currency, created in rows:
+        click.echo(f"{id_:<24} {currency or '-':<4} {created:%Y-%m-%d}  {title}")
+    if not rows:
+        click.echo(NO_TICKETS, err=True)
+
+
+def print_ledger(ticket: str, *, with_ids: bool, as_json: bool) -> None:
+    """Prints a ticket's donations and its total."""
+    default_currency = settings(CommandConfig).default_currency
+    donations, totals = ask(lambda database: _read_ledger(Ledger(database), ticket, default_currency))
+    if as_json:
+        for donation in donations:
+            click.echo(bytes(donation))
+        return
+    click.echo(f"Ticket: {ticket}\n\nDonations:")
+    for donation in donations:
+        click.echo(_ledger_line(donation, with_id=with_ids))
+    for line in _total_lines(totals, default_currency):
+        click.echo(line)
+
+
+_donations = msgspec.json.Decoder(list[msgspec.Raw])
+_donation = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)  # amounts stay the exact decimals that they are
+
+
+async def _read_ledger(ledger: Ledger, ticket: str, default_currency: str) -> tuple[list[msgspec.Raw], list[TotalsRow]]:
+    """All of a ticket's donations, each as the API's JSON, and its totals."""
+    totals = await ledger.totals(ticket)
+    donations: list[msgspec.Raw] = []
+    after: Cursor | None = None
+    while page := await ledger.page(PageQuery(ticket, PAGE, default_currency, after=after)):
+        donations += _donations.decode(page.donations)
+        if page.next is None:
+            return donations, totals
+        after = Cursor.parse(page.next)
+    raise Failure(f"there is no ticket {ticket}; add it: donationd tickets add {ticket}")
+
+
+def _ledger_line(as_json: msgspec.Raw, *, with_id: bool = False) -> str:
+    """`[2024-12-16 10:31] $50.00 - Smith (US) - PAID`, as the original design's section 9.2 shows it.
+
+    It has no partial refunds: those stand there with their amount.
+    """
+    donation = _donation.decode(as_json)
+    amount = money.with_symbol(str(donation["amount"]), donation["currency"])
+    line = f"[{_minute(donation['paidAt'] or donation['createdAt'])}] {amount} - {donation['donor']}"
+    if donation["country"]:
+        line += f" ({donation['country']})"
+    line += f" - {donation['status']}"
+    if donation["refundedAt"]:
+        refunded = money.with_symbol(str(donation["refundedAmount"]), donation["currency"])
+        is_whole = donation["refundedAmount"] == donation["amount"]
+        line += f" (refund: {'' if is_whole else f'{refunded}, '}{_minute(donation['refundedAt'])})"
+    return f"{line} - {donation['id']}" if with_id else line
+
+
+def _minute(moment: str) -> str:
+    return moment[:16].replace("T", " ")
+
+
+def _total_lines(totals: list[TotalsRow], default_currency: str) -> list[str]:
+    """An empty line, then one per currency, the ticket's own first as in the API's reply."""
+    own = totals[0].ticket_currency or default_currency
+    figures = {own: Figures()} | {row.currency: row.figures for row in totals if row.currency}
+    return ["", *(_total_line(currency, of_currency) for currency, of_currency in figures.items())]
+
+
+def _total_line(currency: str, figures: Figures) -> str:
+    """Every donation with a paidAt counts as paid. Figures that are not in the original design are shown if not 0."""
+    counts = [f"{figures.donations} paid", f"{figures.refunded} refunded"]
+    others = ((figures.partially_refunded, "partially refunded"), (figures.disputed, "disputed"))
+    counts += [f"{n} {name}" for n, name in others if n]
+    return f"Total: {money.display(figures.net_minor, currency)} ({', '.join(counts)})"

@@ -1,0 +1,124 @@
+"""The environment of an instance's processes, and what the commands of the same folder may know of it."""
+
+import fcntl
+import json
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from daemon.instance.installation import IS_CHECKOUT
+from daemon.instance.state_folder import note, socket_folder, state_folder
+from daemon.runtime import files
+from daemon.runtime.config import set_variables
+
+DEFAULTS = {
+    "HOST": "0.0.0.0",  # noqa: S104 - the documented default; --embedded has 127.0.0.1
+    "PORT": "3003",
+    "API_PROCESSES": "1",
+    "METRICS_HOST": "127.0.0.1",
+    "METRICS_PORT": "9464",
+    "SHUTDOWN_GRACE_MS": "10000",
+}
+UNSHARED = {"DONATIOND_DATABASE_PASSWORD", "MIGRATE_DATABASE_URL"}  # secrets that no process of ours needs
+EMBEDDED_DEFAULTS = {"HOST": "127.0.0.1", "STRIPE_LIVEMODE": "false"}
+API_STOP_SPARE_S = 5  # beyond its SHUTDOWN_GRACE_MS
+
+
+def embedded_environ(home: Path | None = None) -> dict[str, str] | None:
+    """The environment of the embedded instance of this folder, or None if none is running.
+
+    Args:
+        home: the folder whose `.donationd` is read, unless DONATIOND_STATE names another one.
+    """
+    kept = running_environ(home)
+    return kept if kept and kept.get("DONATIOND_INCLUDE") else None
+
+
+def running_environ(home: Path | None = None) -> dict[str, str] | None:
+    """What commands may know of the instance of this folder, embedded or not; None if none is running."""
+    state = state_folder(home)
+    try:
+        with (state / "lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                kept: dict[str, str] = json.loads(note(state).read_text())
+                return kept
+    except (OSError, ValueError):
+        return None
+    return None
+
+
+def complete(given: Mapping[str, str], state: Path, embedded: bool) -> dict[str, str]:
+    """The environment of every process: what is given wins, then what the state folder keeps, then defaults."""
+    run = socket_folder(state)
+    given = set_variables(given)
+    environ = dict(DEFAULTS)
+    if embedded:
+        environ |= EMBEDDED_DEFAULTS | _kept_secrets(state)
+    environ |= {"READINESS_SOCKET": str(run / "readiness.sock"), **given}
+    environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # supervisord.conf sets it, for the API processes alone
+    if not IS_CHECKOUT:
+        environ["PYTHONSAFEPATH"] = "1"  # a module in the current folder is not one of ours
+    return environ | {
+        "METRICS_DIR": str(state / "metrics"),
+        "DONATIOND_STATE": str(state),
+        "DONATIOND_RUN": str(run),
+        "DONATIOND_PYTHON": sys.executable,
+        "DONATIOND_API_STOP_SECONDS": str(api_stop_s(environ)),
+        "DONATIOND_INCLUDE": "deploy/embedded.conf" if embedded and "DATABASE_URL" not in given else "",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def api_stop_s(environ: Mapping[str, str]) -> int:
+    """How long supervisord waits until an API process has drained; after that it kills it.
+
+    A value that is no number is refused by `preflight`.
+    """
+    grace_ms = environ["SHUTDOWN_GRACE_MS"]
+    return (int(grace_ms) // 1000 if is_number(grace_ms) else 0) + API_STOP_SPARE_S
+
+
+def is_number(text: str) -> bool:
+    """Whether a setting is a whole number, written in digits only."""
+    return text.isascii() and text.isdecimal()
+
+
+def _kept_secrets(state: Path) -> dict[str, str]:
+    """The secrets of the file `environment` in the state folder; those that it lacks are made and added."""
+    path = state / "environment"
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    made = {
+        "STRIPE_WEBHOOK_SECRET": f"whsec_{secrets.token_urlsafe(24)}",
+        "DONATIOND_DATABASE_PASSWORD": new_password(),
+    }
+    if made.keys() - kept.keys():
+        kept = made | kept
+        files.write(path, "".join(f"{name}={value}\n" for name, value in kept.items()).encode())
+    return kept
+
+
+def shared(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a command of the same folder needs to reach this instance, and nothing else of our environment.
+
+    Secrets are shared only by an embedded instance, which makes them itself.
+    """
+    names = {
+        *DEFAULTS,
+        *EMBEDDED_DEFAULTS,
+        "DEFAULT_CURRENCY",
+        "DONATIOND_INCLUDE",
+        "DONATIOND_RUN",
+        "READINESS_SOCKET",
+    }
+    if environ["DONATIOND_INCLUDE"]:
+        names |= {"DATABASE_URL", "DONOR_EMAIL_HASH_KEY", "STRIPE_WEBHOOK_SECRET"}
+    return {name: value for name, value in environ.items() if name in names}
+
+
+def new_password() -> str:
+    """A password of 192 random bits."""
+    return secrets.token_urlsafe(24)

@@ -1,0 +1,61 @@
+"""What `up` prints when the API is ready: what to open, and what to try next."""
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from daemon.api.config import Config
+from daemon.instance.console import say
+from daemon.instance.health_client import address
+
+
+def welcome(environ: Mapping[str, str], state: Path) -> None:
+    """Prints the addresses, the folder of the logs, and the next commands."""
+    api = address(environ["HOST"], environ["PORT"])
+    metrics = address(environ["METRICS_HOST"], environ["METRICS_PORT"])
+    donationd, supervisorctl = _command("donationd"), _command("supervisorctl")
+    say(f"""
+donationd is ready.
+
+  API        http://{api}/health
+  metrics    http://{metrics}/metrics
+  logs       {state}/logs
+  processes  {supervisorctl} -s unix://{environ["DONATIOND_RUN"]}/supervisor.sock status
+
+{_real_steps(donationd, api) if Config.from_environ(environ).stripe_livemode else _trial_steps(donationd, api)}
+
+Ctrl-C stops everything.""")
+
+
+def _trial_steps(donationd: str, api: str) -> str:
+    return f"""Try next, in another terminal:
+
+  {donationd} tickets add story-1 --title "A well for the village"
+  {donationd} simulate --payments 20
+  {donationd} ledger story-1
+
+With a Stripe account (set STRIPE_WEBHOOK_SECRET to the secret it prints, and start again):
+
+  stripe listen --forward-to {api}/webhooks/stripe"""
+
+
+def _real_steps(donationd: str, api: str) -> str:
+    return f"""The ledger is in live mode. Next, in another terminal:
+
+  {donationd} tickets add story-1 --title "A well for the village"
+  {donationd} ledger story-1
+
+Stripe delivers to your webhook endpoint, https://YOUR-HOST/webhooks/stripe: a proxy with TLS passes it on to
+http://{api}/webhooks/stripe (deploy/docs/stripe-account.md)."""
+
+
+def _command(name: str) -> str:
+    """What to type here for a command of this Python environment: its name if PATH finds it, else its path."""
+    command = Path(sys.executable).with_name(name)
+    if shutil.which(name) == str(command):
+        return name
+    with contextlib.suppress(ValueError):
+        return str(command.relative_to(Path.cwd()))
+    return str(command)

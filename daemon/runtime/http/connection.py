@@ -1,0 +1,215 @@
+"""One HTTP connection: aiohttp's, with the time and the memory that it takes.
+
+The server (`server.HttpServer`) decides by these figures which connection is closed for the sake of the others.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Any, Protocol, cast
+
+from aiohttp import StreamReader, hdrs, web
+from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError
+from aiohttp.typedefs import Handler
+
+from daemon.runtime.http.errors import SLOW_HEAD, BodyTimeout, rejection
+
+HEAD_BYTES = 16 * 1024  # more than heads have: what a client sends beyond, besides a body, is further requests
+SEND_BYTES = 16 * 1024  # of a reply may wait for its client before the process waits too
+CALM_S = 0.25  # between a reply and the next request: a monitor pauses for longer, a flood does not
+LINGER_S = 0.5  # a client may still be sending when it is rejected: after an immediate close it would not see the reply
+
+
+class Server(Protocol):
+    """What a connection reports to: see `HttpServer`."""
+
+    def opened(self) -> None: ...
+    def closed(self, connection: "Connection") -> None: ...
+    def waits(self, connection: "Connection") -> float: ...
+    def received(self, size: int) -> None: ...
+    def bad_request(self) -> None: ...
+    async def take_turn(self, request: web.BaseRequest, reply: web.StreamResponse, *, is_calm: bool) -> None: ...
+
+
+class Connection(web.RequestHandler):
+    """One connection: what the process waits for and since when, and the memory that it takes.
+
+    The process waits for a "head", a "body", for a "reply" to be read, for the next "request"; for "" while it works.
+    """
+
+    __slots__ = ("_body", "_is_calm", "_pausing", "_rejected", "_server", "_tcp", "_waits_for", "received", "since_s")
+
+    def __init__(self, server: Server, manager: web.Server, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._server = server
+        self._tcp: asyncio.Transport | None = None
+        self._body: StreamReader | None = None  # of the request in hand
+        self._is_calm = True  # there are pauses between its requests
+        self._pausing: asyncio.Task[Any] | None = None  # the task that waits before or after a reply
+        self._rejected = False  # what the client still sends is dropped
+        self.received = 0  # bytes that are not answered yet
+
+    @property
+    def waits_for(self) -> str:
+        """What the process waits for."""
+        if self._waits_for == "body" and self._body is not None and self._body.is_eof():
+            return ""
+        return "reply" if self._waits_for == "request" and self.unsent else self._waits_for
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of replies that the client has not read."""
+        return self._tcp.get_write_buffer_size() if self._tcp else 0
+
+    @property
+    def excess(self) -> int:
+        """Bytes that `reject` gives back: of an incomplete body, or of what is sent besides a head and its body."""
+        return self.received if self.waits_for == "body" else self._ahead(self._body)
+
+    def _ahead(self, body: StreamReader | None) -> int:
+        """Bytes of further requests; 0 where they may still be part of this request's head."""
+        more = self.received - (body.total_bytes if body else 0)
+        return more if more > HEAD_BYTES else 0
+
+    # --- Called by asyncio and aiohttp ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        super().connection_made(transport)
+        self._tcp = cast(asyncio.Transport, transport)
+        self._tcp.set_write_buffer_limits(SEND_BYTES)
+        self._wait_for("head")
+        self._server.opened()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The connection has ended; work on its request goes on."""
+        self._tcp = None
+        self._server.closed(self)
+        super().connection_lost(exc)
+        if self._pausing:
+            self._pausing.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Count what arrives before aiohttp takes it."""
+        if self._rejected:
+            return
+        if data:
+            if self._waits_for == "request":
+                answered_s = self.since_s
+                self._wait_for("head")
+                self._is_calm = self.since_s - answered_s >= CALM_S
+            self.received += len(data)
+            self._server.received(len(data))
+            if self.waits_for in ("", "reply") and self.excess:
+                self._stop_reading()  # the reply to the request in hand is the last one
+        if not self._rejected:
+            super().data_received(data)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send a reply. What aiohttp rejects itself, such as an unknown `Expect`, is rejected in our words."""
+        reply = rejection(resp.status) if isinstance(resp, Exception) else resp  # not HTTPException: an ABC is slow
+        self._drop(request.content)
+        self._body = None
+        if not request.content.is_eof():
+            self._rejected = True
+        if self._rejected:
+            reply.force_close()
+        self._wait_for("reply")
+        await self._while_open(self._server.take_turn(request, reply, is_calm=self._is_calm))
+        sent = await super().finish_response(request, reply, start_time)
+        if self._rejected:
+            await self._while_open(asyncio.sleep(LINGER_S))
+        self._wait_for("request")
+        return sent
+
+    async def _while_open(self, pause: Coroutine[Any, Any, None]) -> None:
+        """Wait, unless the client leaves: then nothing more is done for it."""
+        if self._tcp is None:
+            pause.close()
+            raise ConnectionResetError("the client has left")
+        self._pausing = asyncio.current_task()
+        await pause
+        self._pausing = None
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Reply to what is not HTTP, and to errors that nothing else has caught, without repeating anything of them."""
+        if isinstance(exc, HttpProcessingError):
+            if not isinstance(exc, BadHttpMethod):  # what scanners and TLS handshakes send is not counted
+                self._server.bad_request()
+        elif isinstance(exc, UnicodeEncodeError) and hdrs.EXPECT in request.headers:
+            # aiohttp's own reply repeats the header, which fails where that was not UTF-8.
+            return rejection(HTTPStatus.EXPECTATION_FAILED)
+        else:
+            super().handle_error(request, status, exc, message)  # writes the log
+        return rejection(status)
+
+    def log_exception(self, *args: Any, **options: Any) -> None:
+        """Keep out of the log what a client has caused: the trace would contain its address. It has its reply."""
+        if not isinstance(options.get("exc_info"), HttpProcessingError | web.RequestPayloadError):
+            super().log_exception(*args, **options)
+
+    # --- Called by the server ---
+
+    def begin(self, request: web.Request) -> None:
+        """A request's head is complete."""
+        self._body = request.content
+        self._wait_for("body")
+
+    def reject(self, error: TimeoutError) -> None:
+        """Take no more of the request. The handler that reads its body gets the error, and replies."""
+        if self.waits_for == "body" and self._body is not None:
+            self._drop(self._body)
+            self._body.set_exception(error)
+            self._body.feed_eof()
+            self._stop_reading()
+        elif self.waits_for == "head" and self.received and self._tcp and isinstance(error, BodyTimeout):
+            self._tcp.write(SLOW_HEAD)
+            self._tcp.close()
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._rejected = True
+        if self._tcp:
+            self._tcp.abort()
+        self._server.closed(self)
+
+    def _stop_reading(self) -> None:
+        """Take nothing more from the client: this costs least."""
+        self._rejected = True
+        if self._tcp:
+            self._tcp.pause_reading()
+
+    def _drop(self, body: StreamReader) -> None:
+        """Give back what has arrived of a request."""
+        left = self._ahead(body)
+        self._server.received(left - self.received)
+        self.received = left
+        error = body.exception()
+        if error is not None:
+            error.__traceback__ = None  # its frames keep the request in memory, and the request keeps the error
+            return
+        with suppress(RuntimeError):  # raised while the body is being read: then nothing of it is left here
+            body.read_nowait()
+
+    def _wait_for(self, what: str) -> None:
+        self._waits_for = what
+        if self._tcp:
+            self.since_s = self._server.waits(self)
+
+
+@web.middleware
+async def begin_request(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The outermost middleware of every application: from here on the request's head is complete."""
+    cast(Connection, request.protocol).begin(request)
+    return await handler(request)

@@ -1,0 +1,225 @@
+"""The sidecar: what it does when a gate run, a ping or a report says something about the database.
+
+`gate` and `watchdog` decide; here each decision reaches the log, the metrics, the API processes and the history.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from daemon.runtime.rate_limited_log import OnChangeLog
+from daemon.runtime.readiness import GATE_FAILED, HEALTHY, UNAVAILABLE, Readiness
+from health_sidecar import process_states, report
+from health_sidecar.backlog import count_backlog
+from health_sidecar.config import Config
+from health_sidecar.event_rates import EventRates
+from health_sidecar.gate import OUT_OF_SYNC, SCHEMA_REFUSED, Verdict, run_gate
+from health_sidecar.history import History, Run
+from health_sidecar.metrics import Metrics
+from health_sidecar.probe import SLOW_KINDS, Probe
+from health_sidecar.publisher import ReadinessServer
+from health_sidecar.supervision import Supervision
+from health_sidecar.watchdog import Outcome, Rules, Watch, describe, watch_database
+from sql.errors import DatabaseUnavailable, StatementRejected, remedy
+
+log = structlog.get_logger()
+
+GATE_PENDING = Readiness(ready=False, message="The database startup gate has not passed yet")
+
+# Which of the watchdog's outcomes change the state, and what the new one is called in health_check_runs.
+STATE_AFTER = {
+    Outcome.LOST: "not ready",
+    Outcome.RECONNECTED: "ready",
+    Outcome.GAVE_UP: "gave up",
+}
+
+
+@dataclass
+class Sidecar:
+    """The parts of the sidecar, and what reaches them.
+
+    Attributes:
+        backlog_probe: a probe of its own, so that a slow count cannot make a ping late.
+        query_failed: set when an API process reports a failed query.
+        has_open_report: an API process reported a failed query, and no complete check has succeeded since.
+    """
+
+    publisher: ReadinessServer
+    metrics: Metrics
+    history: History
+    probe: Probe
+    backlog_probe: Probe
+    event_rates: EventRates
+    processes_file: Path
+    supervision: Supervision
+    query_failed: asyncio.Event
+    gate_passed: asyncio.Event = field(default_factory=asyncio.Event)
+    has_open_report: bool = False
+    schema_problems: OnChangeLog = field(
+        default_factory=lambda: OnChangeLog("error", "[DB Watchdog] ❌ Schema out of sync")
+    )
+    newer_schema: OnChangeLog = field(
+        default_factory=lambda: OnChangeLog("warning", "[DB Watchdog] ⚠️ The database has migrations of a newer version")
+    )
+
+    async def guard(self, config: Config) -> None:
+        """Run the gate, then the watchdog. Returns when the process has to end: both have failed for good."""
+        verdict = await run_gate(
+            config.database_url.get_secret_value(),
+            self.probe,
+            attempts=config.gate_attempts,
+            retry_delay_s=config.gate_retry_delay_ms / 1000,
+            allow_logged_statements=config.allow_logged_statements,
+            failed_attempt=self.connection_attempt_failed,
+            log=log,
+        )
+        await self.gate_ended(verdict)
+        if verdict.passed:
+            await self.watch(watchdog_rules(config))
+
+    def connection_attempt_failed(self, kind: str) -> None:
+        """The gate could not connect and goes on trying: not ready as before, now with the reason."""
+        self.set_state(msgspec.structs.replace(GATE_PENDING, last_error=kind))
+
+    async def gate_ended(self, verdict: Verdict) -> None:
+        """Count and record a gate run; a failed one becomes the state."""
+        now = datetime.now(UTC)
+        self.metrics.gate_run(verdict.outcome)
+        self.history.record(verdict.run(now))
+        if verdict.passed:
+            self.history.wake()
+            return
+        self.set_state(Readiness(ready=False, last_error=verdict.error, message=GATE_FAILED))
+        if verdict.reached:
+            await self.history.drain()
+
+    async def watch(self, rules: Rules) -> None:
+        """Become ready, so that the API may be started, and watch the database until the watchdog gives up."""
+        log.info(f"[DB Watchdog] Starting (interval: {round(rules.interval_s * 1000)}ms)")
+        self.gate_passed.set()
+        self.set_state(Readiness(ready=True, last_ping_at=datetime.now(UTC), message=HEALTHY))
+        log.info("✅ Database watchdog started")
+        await watch_database(
+            rules,
+            ping=self.ping,
+            reconnect=self.reconnect,
+            wait_report=self.wait_report,
+            clock=time.monotonic,
+            on_result=partial(self.ping_ended, rules),
+        )
+
+    def set_state(self, state: Readiness) -> None:
+        """From now on this is the state that metrics and API processes show."""
+        self.metrics.show(state)
+        self.publisher.publish(state)
+
+    def ping_ended(self, rules: Rules, watch: Watch, outcome: Outcome, error: str | None) -> None:
+        """Pass on to log, metrics, API processes and history what a ping meant."""
+        now = datetime.now(UTC)
+        known = {"error": error} if error else {}
+        if error and outcome is Outcome.LOST:
+            known |= remedy(error)
+        for level, text in describe(watch, outcome, rules):
+            getattr(log, level)(text, **known)
+        if outcome in {Outcome.RECONNECTED, Outcome.RECONNECT_FAILED, Outcome.GAVE_UP}:
+            self.metrics.reconnect(ok=outcome is Outcome.RECONNECTED)
+        self.set_state(
+            Readiness(
+                ready=watch.ready,
+                last_ping_at=self.publisher.state.last_ping_at if error else now,
+                last_error=error,
+                failure_count=watch.failures,
+                message=HEALTHY if watch.ready else UNAVAILABLE,
+            )
+        )
+        if outcome in STATE_AFTER:
+            state = STATE_AFTER[outcome]
+            self.history.record(Run(kind="transition", ok=watch.ready, state=state, detail=error or "", at=now))
+        if error is None:
+            self.history.wake()
+
+    def stopped(self) -> None:
+        """Record that the sidecar was stopped: else the time until its next start would count as the state before."""
+        self.history.record(Run(kind="transition", ok=False, state="stopped", detail="", at=datetime.now(UTC)))
+
+    async def ping(self) -> None:
+        """A measured ping and a check of what answers. Raises DatabaseUnavailable."""
+        began_s = time.monotonic()
+        ok = False
+        try:
+            await self.probe.ping()
+            ok = True
+        finally:
+            self.metrics.ping(time.monotonic() - began_s, ok=ok)
+        await self.check()
+
+    async def reconnect(self) -> None:
+        """A ping over new connections and a check of what answers. Raises DatabaseUnavailable."""
+        await self.probe.reconnect()
+        await self.check()
+
+    async def check(self) -> None:
+        """Raises DatabaseUnavailable if the database accepts no new connection, or its schema cannot serve requests."""
+        if self.has_open_report:
+            await self.probe.ping_new_connection()
+        try:
+            schema = await self.probe.schema()
+        except DatabaseUnavailable as error:
+            if error.kind not in SLOW_KINDS:
+                raise
+            return  # perhaps a lock is in its way; the ping was answered
+        except StatementRejected as rejection:
+            self.schema_problems.report(str(rejection))
+            raise DatabaseUnavailable(SCHEMA_REFUSED) from None
+        self.newer_schema.set(", ".join(schema.drift.unknown))
+        self.schema_problems.set("; ".join(schema.problems()))
+        if not schema.serves:
+            raise DatabaseUnavailable(OUT_OF_SYNC)
+        self.has_open_report = False
+
+    async def wait_report(self, timeout_s: float) -> bool:
+        """Whether an API process reported a failed query before `timeout_s` had passed."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.query_failed.wait()
+        except TimeoutError:
+            return False
+        self.query_failed.clear()
+        self.has_open_report = True
+        return True
+
+    async def count_backlog(self) -> None:
+        """Keep the figures of the backlog fresh, for ever."""
+        await count_backlog(self.backlog_probe.fetch, self.metrics, lambda: self.publisher.state.ready)
+
+    def report_history(self, since: datetime, now: datetime) -> dict[str, object]:
+        """GET /health/history."""
+        return report.history(list(self.history.recent), since, now)
+
+    async def report_status(self) -> dict[str, object]:
+        """GET /health/status."""
+        return report.status(
+            self.publisher.state,
+            process_states.load(self.processes_file),
+            await self.event_rates.recent(),
+            self.metrics.waiting,
+            list(self.history.recent),
+            supervisord=self.supervision.problem,
+        )
+
+
+def watchdog_rules(config: Config) -> Rules:
+    """The watchdog's part of the configuration."""
+    return Rules(
+        interval_s=config.watchdog_interval_ms / 1000,
+        retry_s=config.watchdog_retry_ms / 1000,
+        max_failures=config.watchdog_max_failures,
+        reconnect_attempts=config.reconnect_attempts,
+        reconnect_delay_s=config.reconnect_delay_ms / 1000,
+    )
