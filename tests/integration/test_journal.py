@@ -1,14 +1,18 @@
 """The journal in PostgreSQL: booked with the donation, whatever release wrote the row last (SPEC 9)."""
 
 import asyncio
+import json
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from daemon.cli.main import main
 from daemon.ledger import operator_actions
 from daemon.ledger.reader import Ledger
 from daemon.ledger.rebuild import count_rows, rebuild
@@ -162,6 +166,27 @@ async def test_what_the_former_release_writes_is_booked_later(
     assert await database.fetch(BOOKED) == booked_rows(scenarios)
     assert differences(database_url) == []
     assert await count_rows(database) == 0
+
+
+async def test_migrating_books_what_is_stored_already(database: Database, database_url: str, connect: Open) -> None:
+    """`donationd migrate` creates the entries of a ledger that the former release filled, beside live traffic; recorded
+    now, effective when the money moved. A second run finds nothing left."""
+    scenarios = random_scenarios(47, 60)
+    events = shuffled(scenarios, 1)
+    await write([connect(FormerRelease)], events[:-50], 1)
+    [(begun,)] = await database.fetch("SELECT now()")
+    stored = await count_rows(database)
+    run = partial(CliRunner().invoke, main, ["migrate", "--json"], env={"DATABASE_URL": database_url})
+    done, _ = await asyncio.gather(asyncio.to_thread(run), write([connect(Database)], events[-50:], 1))
+    assert done.exit_code == 0, done.output
+    assert 0 < json.loads(done.stdout)["booked"] <= stored
+    assert await database.fetch(BOOKED) == booked_rows(scenarios)
+    [(recorded, causes)] = await database.fetch(
+        "SELECT min(recorded_at), array_agg(DISTINCT cause) FILTER (WHERE cause NOT LIKE 'evt%%') FROM ledger_entries"
+    )
+    assert recorded > begun
+    assert causes == ["rebuild:2"]
+    assert json.loads((await asyncio.to_thread(run)).stdout)["booked"] == 0
 
 
 async def test_the_next_write_books_all_of_a_row(database: Database, connect: Open) -> None:
