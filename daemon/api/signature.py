@@ -1,7 +1,7 @@
 """Pure: Stripe's signature of a webhook's body, checked by one HMAC per secret.
 
-https://docs.stripe.com/webhooks/signature: `t=…,v1=…[,v1=…]`, HMAC-SHA256 over `{t}.{raw body}`. The checks go from
-the cheapest to the dearest, so that a forgery costs less than an event.
+https://docs.stripe.com/webhooks/signature: `t=…,v1=…[,v1=…]`, HMAC-SHA256 over `{t}.{raw body}`. The cheapest
+checks come first, so that a forgery costs less than an event.
 """
 
 import hmac
@@ -13,7 +13,8 @@ HEX_DIGITS = 64
 
 
 class BadSignature(Exception):
-    """The body is not signed by Stripe, or not now. The message is fixed text; `reason` is a word for a metric."""
+    """The body is not signed by Stripe, or its time is too far away. The message is a fixed text; `reason` is the value
+    of a metric's label."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -28,7 +29,7 @@ def verify(body: bytes, header: str, secrets: Sequence[bytes], now: float) -> in
         now: Unix seconds.
 
     Raises:
-        BadSignature: no secret fits, or the time is more than 300 s away.
+        BadSignature: the signature matches no secret, or the time is more than 300 s away.
     """
     parts = [part.partition("=") for part in header.split(",")]
     stamp = next((value for name, _, value in parts if name == "t"), "")

@@ -1,4 +1,4 @@
-"""One event's way: raw bytes -> signature -> facts -> one durable statement -> reply (SPEC 4)."""
+"""The path of an event: raw bytes -> signature -> facts -> one durable statement -> reply (SPEC 4)."""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -54,7 +54,7 @@ class Webhook:
         }
 
     async def receive(self, request: web.Request) -> web.Response:
-        """Answers once the event's effect is durable; each refusal has its status in SPEC 4's table."""
+        """Answers once the event's effect is durable; the status of each rejection is in SPEC 4's table."""
         started = time.perf_counter()
         try:
             body = await read_body(request, BODY_LIMIT)

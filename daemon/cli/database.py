@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import TypeVar
 
 from daemon.api.config import CommandConfig
@@ -69,8 +68,3 @@ async def _check_log(database: Database) -> None:
     if found and not settings(CommandConfig).allow_logged_statements:
         heading = "PostgreSQL's log would contain donors' data; ALLOW_LOGGED_STATEMENTS=true permits it"
         raise StatementsLogged("\n".join([heading, *found.values()]))
-
-
-def minute(moment: datetime) -> str:
-    """A time in UTC, as the tables show it."""
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"

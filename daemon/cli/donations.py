@@ -3,43 +3,38 @@
 import json
 import sys
 import time
+from datetime import datetime
+from typing import NamedTuple
 
 import click
-import msgspec
 
 from daemon.api.config import CommandConfig
 from daemon.cli.arguments import WHERE_IDS_ARE, Failure
-from daemon.cli.database import LONG_S, ask, minute
+from daemon.cli.database import LONG_S, ask
 from daemon.cli.settings import settings
-from daemon.ledger import money, operator_actions, privacy
+from daemon.ledger import operator_actions, privacy
+from daemon.ledger.donation import UnassignedDonation, minute
 from daemon.ledger.facts import Facts, owners
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Recorder
 from sql import load
-from sql.connection import Row
 from sql.database import Database
 
 
 def print_unassigned(limit: int, *, as_json: bool) -> None:
     """Prints the paid donations without a ticket."""
-    rows, total = ask(lambda database: _read_unassigned(database, limit))
-    for id_, ticket, amount, currency, status, paid_at in rows:
-        if as_json:
-            number = msgspec.Raw(money.major(amount or 0, currency or "").encode())
-            row = {"id": id_, "ticket": ticket, "amount": number, "currency": currency, "status": status}
-            click.echo(msgspec.json.encode({**row, "paidAt": paid_at}))
-        else:
-            shown = money.display(amount or 0, currency or "???")
-            click.echo(f"[{minute(paid_at)}] {id_:<30} {shown:>14}  {status:<9} {ticket or '-'}")
-    click.echo(f"{len(rows)} of {total} unassigned donations", err=True)
-    if rows:
-        click.echo(f"next: donationd assign {rows[0][0]} TICKET", err=True)
+    donations, total = ask(lambda database: _read_unassigned(database, limit))
+    for donation in donations:
+        click.echo(donation.json() if as_json else donation.text())
+    click.echo(f"{len(donations)} of {total} unassigned donations", err=True)
+    if donations:
+        click.echo(f"next: donationd assign {donations[0].id} TICKET", err=True)
 
 
-async def _read_unassigned(database: Database, limit: int) -> tuple[list[Row], int]:
+async def _read_unassigned(database: Database, limit: int) -> tuple[list[UnassignedDonation], int]:
     rows = await database.fetch(load("list_unassigned"), {"limit": limit})
     [(total, _failed)] = await database.fetch(load("count_backlog"))
-    return rows, total
+    return list(map(UnassignedDonation._make, rows)), total
 
 
 def assign(donation: str, ticket: str, actor: str, *, as_json: bool) -> None:
@@ -115,12 +110,23 @@ async def _to_erase(ledger: Ledger, donation: str | None, hashes: list[str]) -> 
     return {id_: facts for facts in found for id_ in operator_actions.donations_with(facts, hashes)}
 
 
+class ActionRow(NamedTuple):
+    """A row of list_operator_actions.sql: an action is about a donation or about an event."""
+
+    at: datetime
+    by: str
+    action: str
+    donation: str | None
+    event: str | None
+    detail: str
+
+
 def print_actions(limit: int, *, as_json: bool) -> None:
     """Prints the operators' actions."""
-    rows = ask(lambda database: database.fetch(load("list_acts"), {"limit": limit}))
-    for at, actor, action, donation, event, detail in rows:
+    for row in ask(lambda database: database.fetch(load("list_operator_actions"), {"limit": limit})):
+        action = ActionRow._make(row)
+        subject = action.donation or action.event
         if as_json:
-            row = {"at": at.isoformat(), "by": actor, "action": action, "donation": donation, "event": event}
-            click.echo(json.dumps({**row, "detail": detail}))
+            click.echo(json.dumps(action._asdict() | {"at": action.at.isoformat()}))
         else:
-            click.echo(f"[{minute(at)}] {actor:<16} {action:<7} {donation or event} {detail}".rstrip())
+            click.echo(f"[{minute(action.at)}] {action.by:<16} {action.action:<7} {subject} {action.detail}".rstrip())

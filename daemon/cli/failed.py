@@ -8,12 +8,13 @@ import click
 import msgspec
 
 from daemon.cli.arguments import Failure
-from daemon.cli.database import ask, minute
+from daemon.cli.database import ask
+from daemon.ledger.donation import minute
 from sql import load
 from sql.connection import Row
 
 
-class _FailedEvent(NamedTuple):
+class FailedEvent(NamedTuple):
     """A row of list_failed.sql."""
 
     id: str
@@ -25,10 +26,18 @@ class _FailedEvent(NamedTuple):
     total: int
 
 
+class DismissedRow(NamedTuple):
+    """The row of dismiss_event.sql: whether it dismissed the event, and how the event was before."""
+
+    done: bool
+    error: str | None
+    dismissed_at: datetime | None
+
+
 def print_all(limit: int, *, with_dismissed: bool, as_json: bool) -> None:
     """Prints the events that could not be applied."""
     rows = ask(lambda database: database.fetch(load("list_failed"), {"all": with_dismissed, "limit": limit}))
-    events = [_FailedEvent(*row) for row in rows]
+    events = [FailedEvent(*row) for row in rows]
     for line in map(_as_json, events) if as_json else _table(events, with_dismissed):
         click.echo(line)
     click.echo(f"{len(events)} of {events[0].total if events else 0} events that could not be applied", err=True)
@@ -36,7 +45,7 @@ def print_all(limit: int, *, with_dismissed: bool, as_json: bool) -> None:
         click.echo(f"next: install a release that can apply them, or donationd failed dismiss {waiting}", err=True)
 
 
-def _as_json(event: _FailedEvent) -> bytes:
+def _as_json(event: FailedEvent) -> bytes:
     return msgspec.json.encode(
         {
             "id": event.id,
@@ -53,7 +62,7 @@ def _utc(moment: datetime | None) -> datetime | None:
     return moment.astimezone(UTC) if moment else None
 
 
-def _table(events: Sequence[_FailedEvent], with_dismissed: bool) -> Iterator[str]:
+def _table(events: Sequence[FailedEvent], with_dismissed: bool) -> Iterator[str]:
     """A line per event below a line of titles; the reason, which may be long, comes last."""
     titles = ["EVENT", "TYPE", "CREATED", "RECEIVED", *(["DISMISSED"] if with_dismissed else []), "REASON"]
     lines = [titles, *(_cells(event, with_dismissed) for event in events)]
@@ -62,7 +71,7 @@ def _table(events: Sequence[_FailedEvent], with_dismissed: bool) -> Iterator[str
         yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
 
 
-def _cells(event: _FailedEvent, with_dismissed: bool) -> list[str]:
+def _cells(event: FailedEvent, with_dismissed: bool) -> list[str]:
     dismissed = [_minute(event.dismissed_at)] if with_dismissed else []
     return [event.id, event.type, _minute(event.created_at), _minute(event.received_at), *dismissed, event.error]
 
@@ -83,11 +92,11 @@ def _problem(event: str, rows: Sequence[Row]) -> str | None:
     """Why an event was not dismissed, from the row of dismiss_event.sql; None if it was."""
     if not rows:
         return f"there is no event {event}; the failed ones are listed by: donationd failed list"
-    [(done, error, dismissed)] = rows
-    if done:
+    row = DismissedRow._make(rows[0])
+    if row.done:
         return None
-    if error is None:
+    if row.error is None:
         return f"event {event} did not fail: it was applied, or it changes nothing, so there is nothing to dismiss"
-    if dismissed is not None:
-        return f"event {event} was dismissed before, at {minute(dismissed)} UTC; who did it: donationd audit"
+    if row.dismissed_at is not None:
+        return f"event {event} was dismissed before, at {minute(row.dismissed_at)} UTC; who did it: donationd audit"
     return f"event {event} was changed at this moment by another process; list them again: donationd failed list --all"

@@ -34,7 +34,7 @@ def verify(*, as_json: bool) -> None:
 def _differences(url: str) -> Iterator[str]:
     try:
         with snapshot(url, "donationd verify") as moment:
-            [(donations, _objects)] = moment.rows("verify_size")
+            donations = verification.stored_sizes(moment).donations
             with click.progressbar(length=donations, label="verifying", file=sys.stderr) as bar:
                 yield from verification.verify(moment, bar.update)
     except (DatabaseUnavailable, StatementRejected) as error:

@@ -10,7 +10,7 @@ from daemon.api.config import CommandConfig
 from daemon.cli.arguments import Failure
 from daemon.cli.database import ask
 from daemon.cli.settings import settings
-from daemon.cli.tickets import NO_TICKETS
+from daemon.cli.tickets import NO_TICKETS, TicketRow
 from daemon.instance.health_client import address
 from daemon.simulator import scenarios, sender
 from sql import load
@@ -22,7 +22,7 @@ def simulate(payments: int, seed: int | None, url: str | None) -> None:
     """Sends the payments and prints what became of their events."""
     config = settings(CommandConfig)
     secret = _signing_secret(config)
-    tickets = [row[0] for row in ask(lambda database: database.fetch(load("list_tickets")))]
+    tickets = [TicketRow._make(row).id for row in ask(lambda database: database.fetch(load("list_tickets")))]
     if not tickets:
         raise Failure(NO_TICKETS)
     base = url or f"http://{address(config.host, config.port)}"

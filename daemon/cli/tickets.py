@@ -1,22 +1,32 @@
 """What `donationd tickets` and `ledger` do: a ticket's donations as the original design's section 9.2 shows them."""
 
 import json
-from decimal import Decimal
-from typing import Any
+from datetime import datetime
+from typing import NamedTuple
 
 import click
 import msgspec
 
 from daemon.api.config import CommandConfig
 from daemon.cli.arguments import Failure
-from daemon.cli.database import ask, minute
+from daemon.cli.database import ask
 from daemon.cli.settings import settings
 from daemon.ledger import money
+from daemon.ledger.donation import decode_shown, minute
 from daemon.ledger.reader import Cursor, Figures, Ledger, Moment, PageQuery, PastDonation, PastTotalsRow, TotalsRow
 from sql import load
 
 PAGE = 1000
 NO_TICKETS = 'there are no tickets yet; add one: donationd tickets add story-1 --title "A new roof"'
+
+
+class TicketRow(NamedTuple):
+    """A row of list_tickets.sql."""
+
+    id: str
+    title: str
+    currency: str | None
+    created_at: datetime
 
 
 def add(ticket: str, title: str | None, currency: str | None) -> None:
@@ -28,15 +38,19 @@ def add(ticket: str, title: str | None, currency: str | None) -> None:
 
 def print_all(*, as_json: bool) -> None:
     """Prints every ticket."""
-    rows = ask(lambda database: database.fetch(load("list_tickets")))
+    tickets = [TicketRow._make(row) for row in ask(lambda database: database.fetch(load("list_tickets")))]
     if as_json:
-        keys = ("id", "title", "currency", "createdAt")
-        click.echo(json.dumps([dict(zip(keys, (*r[:3], r[3].isoformat()), strict=True)) for r in rows]))
+        click.echo(json.dumps([_ticket_json(ticket) for ticket in tickets]))
         return
-    for id_, title, currency, created in rows:
-        click.echo(f"{id_:<24} {currency or '-':<4} {created:%Y-%m-%d}  {title}")
-    if not rows:
+    for ticket in tickets:
+        click.echo(f"{ticket.id:<24} {ticket.currency or '-':<4} {ticket.created_at:%Y-%m-%d}  {ticket.title}")
+    if not tickets:
         click.echo(NO_TICKETS, err=True)
+
+
+def _ticket_json(ticket: TicketRow) -> dict[str, str | None]:
+    created_at = ticket.created_at.isoformat()
+    return {"id": ticket.id, "title": ticket.title, "currency": ticket.currency, "createdAt": created_at}
 
 
 def print_ledger(ticket: str, *, with_ids: bool, as_json: bool) -> None:
@@ -96,7 +110,6 @@ def _as_json(row: PastDonation) -> dict[str, object]:
 
 
 _donations = msgspec.json.Decoder(list[msgspec.Raw])
-_donation = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal)  # amounts stay the exact decimals that they are
 
 
 async def _read_ledger(ledger: Ledger, ticket: str, default_currency: str) -> tuple[list[msgspec.Raw], list[TotalsRow]]:
@@ -112,26 +125,9 @@ async def _read_ledger(ledger: Ledger, ticket: str, default_currency: str) -> tu
     raise Failure(f"there is no ticket {ticket}; add it: donationd tickets add {ticket}")
 
 
-def _ledger_line(as_json: msgspec.Raw, *, with_id: bool = False) -> str:
-    """`[2024-12-16 10:31] $50.00 - Smith (US) - PAID`, as the original design's section 9.2 shows it.
-
-    It has no partial refunds: those stand there with their amount.
-    """
-    donation = _donation.decode(as_json)
-    amount = money.with_symbol(str(donation["amount"]), donation["currency"])
-    line = f"[{_minute(donation['paidAt'] or donation['createdAt'])}] {amount} - {donation['donor']}"
-    if donation["country"]:
-        line += f" ({donation['country']})"
-    line += f" - {donation['status']}"
-    if donation["refundedAt"]:
-        refunded = money.with_symbol(str(donation["refundedAmount"]), donation["currency"])
-        is_whole = donation["refundedAmount"] == donation["amount"]
-        line += f" (refund: {'' if is_whole else f'{refunded}, '}{_minute(donation['refundedAt'])})"
-    return f"{line} - {donation['id']}" if with_id else line
-
-
-def _minute(moment: str) -> str:
-    return moment[:16].replace("T", " ")
+def _ledger_line(donation: msgspec.Raw, *, with_id: bool = False) -> str:
+    shown = decode_shown(donation)
+    return f"{shown.text()} - {shown.id}" if with_id else shown.text()
 
 
 def _total_lines(totals: list[TotalsRow], default_currency: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The one module that sees a donor's name or e-mail: it turns them into what may be kept, and forgets them.
+"""The one module that sees a donor's name or e-mail: it reduces them to what may be kept.
 
 What is kept (SPEC 7): one token of the name, the country, a hash of the e-mail. The rest of the code hands raw
 JSON in and gets a `Donor` out, and has no type that could hold more.
@@ -18,7 +18,8 @@ import msgspec
 LAST_NAME_LIMIT = 64
 NAME_LIMIT = 1000  # characters; a longer text is no name, and would keep the event loop busy
 COUNTRY = re.compile(r"[A-Za-z]{2}")
-# In a Python text surrogates stand for what is no Unicode; facts.py puts U+FFFD for those in the event's own escapes.
+# In a Python text surrogates stand for what is no Unicode; stripe_events.py replaces those in an event's own escapes by
+# U+FFFD.
 SURROGATES = re.compile("[\ud800-\udfff\ufffd]")
 
 # The forms below are those left when full-width and half-width characters have become ordinary ones.
@@ -82,7 +83,7 @@ def reduce_email(raw: msgspec.Raw, hash_key: bytes | None) -> str | None:
 
 
 def _decoded(raw: msgspec.Raw) -> object:
-    """What the JSON says; None where it is none.
+    """The decoded JSON; None for any other text.
 
     msgspec refuses a text that is no valid Unicode together with everything around it. Python's own parser, which is
     slower, makes surrogates of it.

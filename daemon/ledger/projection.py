@@ -1,12 +1,11 @@
-"""Pure: facts merged in any order, and the donations they add up to (SPEC 3).
+"""Pure: the donations that merged facts add up to (SPEC 3).
 
-`merge` is commutative, associative and idempotent, so retries, duplicates, reordering and batches need no code of
-their own. `donations` derives everything that is shown from the merged facts, by the precedence written down in
-SOURCES and STATUSES; the diagram of deploy/docs/explanation.md is drawn from these two.
+`donations` derives everything that is shown from the merged facts (facts.py), by the precedence of SOURCES and
+STATUSES; the diagram of deploy/docs/explanation.md is drawn from these two.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -28,10 +27,10 @@ from daemon.ledger.facts import (
 # a migration that lists the rows of older rules (SPEC 9, rebuild).
 RULES_VERSION = 2  # 2: the journal's entries
 
-# Who states what is shown, the first that has something to say speaks: family of Stripe objects, and its fact. Within
-# a family objects speak in turn (SORT_KEY); `op` is the operator, `in` the invoice that the donation pays, `sub` its
-# subscription.
-SOURCES = {
+# Where the fields of a donation come from: the first of these sources, a family and a fact, that has a value. Within a
+# family SORT_KEY orders the objects. The invoice is the one that the donation pays, the subscription is its own.
+Field = Literal["ticket", "amount", "currency", "last_name", "country", "email_hash"]
+SOURCES: dict[Field, tuple[tuple[Family, FactName], ...]] = {
     "ticket": (
         (Family.OPERATOR, FactName.ASSIGNED),
         (Family.PAYMENT_INTENT, FactName.TICKET),
@@ -82,7 +81,7 @@ TAKES_MONEY = frozenset(
 )
 IS_DISPUTED = TAKES_MONEY | {RANKS["warning_needs_response"], RANKS["warning_under_review"]}
 
-NEVER = 2**63  # sorts after every time: an object that does not say when it was created was not the first
+NEVER = 2**63  # sorts after every time: an object whose `created` is not known was not the first
 
 Subscriptions = Mapping[str, ObjectFacts]  # by id
 
@@ -130,8 +129,8 @@ def redact(facts: Facts) -> Facts:
 
     Those of every donation that was erased, so that no redelivery brings one back (SPEC 7): all objects of such a
     donation are marked as well, and one that is later found to belong to another donation stays erased. And those of
-    charges that failed, which name no donor (SPEC 3), whatever else was said of them: what is forgotten here does not
-    come back, so the rule must not depend on what is known so far.
+    charges that failed, which name no donor (SPEC 3), whatever else is stated of them: what is removed here is not
+    stored again, so the rule must not depend on the facts that are known so far.
     """
     for charge in facts.get(Family.CHARGE, {}).values():
         if FactName.FAILED in charge:
@@ -218,7 +217,7 @@ Member = tuple[str, ObjectFacts]  # an object's id and its facts
 
 
 class Objects:
-    """One donation's Stripe objects, by family, in the order in which they speak."""
+    """One donation's Stripe objects, by family, in the order of SORT_KEY."""
 
     __slots__ = ("every", "members")
 
@@ -227,7 +226,7 @@ class Objects:
         self.every: list[ObjectFacts] = []
 
     def add(self, family: Family, id_: str, known: ObjectFacts) -> None:
-        """One more object. What an operator said of it speaks for itself."""
+        """Adds an object. What an operator stated about it is a source of its own."""
         self.members[family].append((id_, known))
         if family not in SHARED:
             self.every.append(known)
@@ -235,7 +234,7 @@ class Objects:
             self.members[Family.OPERATOR].append((id_, known))
 
     def sort(self) -> None:
-        """Puts the objects in the order in which they speak. Of several sessions the first is the only one to."""
+        """Sorts the objects of each family by SORT_KEY. Of several sessions only the first counts."""
         for family, members in self.members.items():
             if len(members) > 1:
                 members.sort(key=SORT_KEY[family], reverse=family != Family.SESSION)
@@ -251,17 +250,17 @@ class Objects:
         if subscription := value(known, FactName.SUBSCRIPTION):
             self.add(Family.SUBSCRIPTION, subscription, lent.get(subscription, {}))
 
-    def winning_object(self, fact: str) -> tuple[ObjectFacts, Any]:
-        """The object that speaks first for a fact of SOURCES, and what it says; ({}, None) if none does."""
-        for family, name in SOURCES[fact]:
+    def winning_object(self, field: Field) -> tuple[ObjectFacts, Any]:
+        """The first object that has a value for a field of SOURCES, and the value; ({}, None) if none has."""
+        for family, name in SOURCES[field]:
             for _, known in self.members[family]:
                 if name in known:
                     return known, known[name][1]
         return {}, None
 
-    def value(self, fact: str) -> Any:
-        """The value shown for a fact of SOURCES."""
-        return self.winning_object(fact)[1]
+    def value(self, field: Field) -> Any:
+        """The value of a field of SOURCES."""
+        return self.winning_object(field)[1]
 
     def first(self, family: Family, name: FactName) -> Any:
         """The value of the first object of a family that states this newest fact, or None."""
@@ -281,7 +280,7 @@ def holds_money(charge: ObjectFacts) -> bool:
 
 
 def is_late_failure(charge: ObjectFacts) -> bool:
-    """Whether a charge that said it took money has failed since, as a returned bank debit does."""
+    """Whether a charge took money and has failed since, as a returned bank debit does."""
     return FactName.TAKEN in charge and value(charge, FactName.STATUS) == "failed"
 
 
@@ -299,19 +298,19 @@ def _captured_then_latest(member: Member) -> tuple[bool, int, str]:
     return holds_money(member[1]), value(member[1], FactName.CREATED) or 0, member[0]
 
 
-def _currency_said_last(member: Member) -> tuple[list[Any], str]:
+def _newest_currency(member: Member) -> tuple[list[Any], str]:
     return member[1].get(FactName.CURRENCY, [0, ""]), member[0]
 
 
-# In which order the objects of a family speak: of several charges the one that captured money comes first, then the
-# later created, then the greater id; sessions from the first created on; of operators' words the newest. A donation
+# The order in which the objects of a family count: of several charges the one that captured money comes first, then the
+# later created, then the greater id; of sessions the first created; of assignments by operators the newest. A donation
 # has one invoice and one subscription.
 SORT_KEY: dict[Family, Callable[[Member], Any]] = {
     Family.PAYMENT_INTENT: lambda member: member[0],
     Family.SESSION: _created_first,
     Family.CHARGE: _captured_then_latest,
-    Family.REFUND: _currency_said_last,
-    Family.DISPUTE: _currency_said_last,
+    Family.REFUND: _newest_currency,
+    Family.DISPUTE: _newest_currency,
     Family.OPERATOR: lambda member: member[1][FactName.ASSIGNED],
     Family.INVOICE: lambda member: member[0],
     Family.SUBSCRIPTION: lambda member: member[0],
@@ -364,8 +363,8 @@ def derive(id_: str, of: Objects) -> Donation:
 
 
 def _account(of: Objects) -> str | None:
-    said = [known[FactName.ACCOUNT] for known in of.every if FactName.ACCOUNT in known]
-    account: str | None = max(said)[1] if said else None
+    accounts = [known[FactName.ACCOUNT] for known in of.every if FactName.ACCOUNT in known]
+    account: str | None = max(accounts)[1] if accounts else None
     return account
 
 
@@ -379,7 +378,7 @@ def _amount(of: Objects) -> tuple[int | None, str | None]:
 
 def amount_sources(of: Objects) -> list[tuple[ObjectFacts, FactName]]:
     """The objects that state how much was taken, with the name of their fact: the first charge that states it, and the
-    PaymentIntent, as long as they speak of one currency."""
+    PaymentIntent, if both are in one currency."""
     charges = [known for _, known in of.members[Family.CHARGE] if FactName.TAKEN in known][:1]
     intents = [known for _, known in of.members[Family.PAYMENT_INTENT] if FactName.RECEIVED in known]
     if charges and intents:
@@ -426,27 +425,27 @@ def late_failures(of: Objects) -> list[LateFailure]:
 
 
 def _paid_at(of: Objects) -> int | None:
-    """When the money came that the donation holds."""
+    """When the payment was made that stands."""
     failures = [known[FactName.FAILED] for _, known in of.members[Family.CHARGE] if failed_late(known)]
     charges = [known for _, known in of.members[Family.CHARGE] if holds_money(known)]
     return _paid_between(of, charges, max(failures, default=0), NEVER)
 
 
 def _paid_between(of: Objects, charges: Sequence[ObjectFacts], since: int, until: int) -> int | None:
-    """When money came: by the events that say so, else by a charge that took some, else by what is paid.
+    """When the payment was made: by the events that state it, else by a charge that took money, else by other facts.
 
     Args:
         charges: those that took the money.
         since: the late failure before; what succeeded earlier was taken back.
         until: the late failure after.
     """
-    said: list[int] = [
+    times: list[int] = [
         *_successes(of, Family.PAYMENT_INTENT, (FactName.PAID, FactName.PAID_LAST), since, until),
         *(known[FactName.PAID] for known in charges if FactName.PAID in known),
         *(known[FactName.CAPTURED] for known in charges if FactName.NOT_TAKEN in known),
     ]
-    if said:
-        return min(said)
+    if times:
+        return min(times)
     charged: int | None = next(
         (created for known in charges if (created := value(known, FactName.CREATED)) is not None), None
     )
@@ -538,17 +537,17 @@ def _released_hold(of: Objects) -> int:
 
 
 def _refunded_at(of: Objects, hold: int) -> int | None:
-    said: list[int] = [
+    times: list[int] = [
         at
         for _, known in of.members[Family.CHARGE]
         for amount, at in known.get(FactName.REFUND_EVENTS, {}).items()
         if int(amount) > hold
     ]
-    said += [
+    times += [
         known[FactName.REFUND_SEEN] for _, known in of.members[Family.CHARGE] if FactName.REFUND_SEEN in known
     ]  # by rules_version 0
-    if said:
-        return min(said)
+    if times:
+        return min(times)
     created: list[int] = [
         known[FactName.CREATED][1] for _, known in of.members[Family.REFUND] if FactName.CREATED in known
     ]

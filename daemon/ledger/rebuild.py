@@ -2,11 +2,11 @@
 
 Each row is read, derived and written by the recorder, like a delivery that states nothing new: beside live traffic, and
 with its ticket's totals in the same statement. A row that another process writes meanwhile is read again, so nothing is
-applied twice, whichever release that process runs. A row says by which rules it was derived: a run that was interrupted
-goes on with the rows that are left.
+applied twice, whichever release that process runs. Each row contains the version of its rules: a run after an
+interruption continues with the rows that are left.
 
-Totals follow the rows. Those that do not, after a change by hand or a partial restore, are set under the ledger's lock,
-one ticket at a time, to what the rows add up to: a second run beside the first one changes nothing.
+Totals change with the rows. Where they do not agree, after a change by hand or a partial restore, they are set under
+the ledger's lock, one ticket at a time, to the sums of the rows: a second run at the same time changes nothing.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ async def has_older_rows(database: Database) -> bool:
 
 
 async def count_rows(database: Database) -> int:
-    """How many rows are to be derived again. Reads the whole table."""
+    """The number of rows to derive again. Reads the whole table."""
     [(count,)] = await database.fetch(load("count_older_rows"), {"rules": projection.RULES_VERSION})
     return int(count)
 
@@ -38,7 +38,7 @@ async def rebuild(database: Database, progress: Callable[[int], None]) -> int:
         progress: is called with the number of rows done since the last call.
 
     Returns:
-        How many rows were derived again.
+        The number of rows that were derived again.
 
     Raises:
         DatabaseUnavailable, StatementRejected: as Recorder.record; what was done until then stays.

@@ -37,8 +37,8 @@ from sql.connection import Row
 from sql.database import Database
 from sql.errors import DatabaseUnavailable, StatementRejected
 
-# Each round either writes a donation or learns what another process has just written. More rounds than this mean
-# that others write the same donations all the time: Stripe shall deliver again.
+# Each round either writes a donation or reads what another process has just written. More rounds than this mean that
+# other processes write the same donations all the time: Stripe delivers the event again.
 ROUNDS = 20
 
 # The statements look rows up by their keys. They are planned once per connection, because a plan costs more than a
@@ -205,7 +205,7 @@ LENT = (FactName.TICKET, FactName.SESSION_TICKET, FactName.SESSION_REFERENCE)  #
 
 @dataclass
 class _Subscription:
-    """What is held of a subscription, and whether it is to be written. Version 0: nothing is held yet."""
+    """A subscription's stored facts, and whether they are to be written. Version 0: none are stored yet."""
 
     id: str
     version: int = 0
@@ -215,7 +215,7 @@ class _Subscription:
     ticket_changed: bool = False
 
     def merge_changes(self) -> None:
-        """Merges its own events. What they say of its ticket concerns all its payments."""
+        """Merges its own events. A change of its ticket concerns all its payments."""
         before = self._lent()
         for change in self.changes:
             self.is_written |= merge_object(Family.SUBSCRIPTION, self.facts, change.facts[Family.SUBSCRIPTION][self.id])
@@ -227,7 +227,7 @@ class _Subscription:
 
 @dataclass
 class _Part:
-    """Everything that hangs together by the ids it names: what is held, the changes, and what they add up to."""
+    """Everything that is tied together by the ids it names: stored rows, changes, and the donations they add up to."""
 
     stored: list[_StoredRow] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
@@ -248,8 +248,8 @@ class _Part:
         self.ids |= other.ids
 
     def merge_changes(self) -> None:
-        """Merges the changes into what is held. It is written if that says anything new, or to be derived again; a row
-        to be derived again that is not found by its id has no facts here, and stays as it is."""
+        """Merges the changes into the stored facts. The part is written if that adds anything, or to be derived again;
+        a row to be derived again that is not found by its id has no facts here, and stays as it is."""
         rows = sorted(self.stored, key=lambda row: row.version, reverse=True)
         self.facts = rows[0].facts if rows else {}
         for row in rows[1:]:
@@ -261,7 +261,7 @@ class _Part:
 
     @property
     def new_subscriptions(self) -> set[str]:
-        """The subscriptions that it borrows from now, and no held row did."""
+        """The subscriptions that it borrows from now, and no stored row did."""
         return projection.subscriptions(self.facts).difference(*(row.subscriptions for row in self.stored))
 
     def derive(self, lent: projection.Subscriptions) -> None:
@@ -431,7 +431,7 @@ class Recorder:
             self._planned_until = self._written * GROWTH
 
     async def _read(self, changes: Sequence[Change]) -> "_Batch":
-        """Reads what the ledger holds of the changes' objects, and derives what they make of it."""
+        """Reads the stored rows of the changes' objects, and derives the donations with the changes."""
         parts = await self._parts([change for change in changes if change.ids])
         lenders = await self._subscriptions(
             parts, [change for change in changes if Family.SUBSCRIPTION in change.facts]
@@ -453,7 +453,7 @@ class Recorder:
         return batch
 
     async def _parts(self, changes: Sequence[Change]) -> list[_Part]:
-        """Puts together what shares an id, directly or through rows of the ledger."""
+        """Joins what shares an id, directly or through stored rows."""
         part_of: dict[str, _Part] = {}
         for row in await self._stored_rows({id_ for change in changes for id_ in change.ids}):
             _join(part_of, row.ids).stored.append(row)
@@ -496,12 +496,12 @@ class Recorder:
         return payments
 
     async def _stored_rows(self, ids: set[str]) -> list[_StoredRow]:
-        """What the ledger holds of these objects."""
+        """The stored rows of these objects."""
         return [_StoredRow.of(FoundRow._make(row)) for row in await self._fetch(FIND_STORED, ids)]
 
     async def _fetch(self, statement: str, ids: Iterable[str]) -> list[Row]:
-        """The rows that a statement finds for ids; without ids there is nothing to ask."""
-        # Quoted, for `null` may be an id too; an id holds neither quotes nor backslashes.
+        """The rows that a statement finds for ids; without ids no statement is sent."""
+        # Quoted, because `null` may be an id too; an id contains neither quotes nor backslashes.
         array = ",".join(f'"{id_}"' for id_ in ids)
         return await self._database.fetch(statement, ["{" + array + "}"], prepare=self._prepare) if array else []
 

@@ -78,7 +78,7 @@ class CannotApply(Exception):
 class StripeEvent(Struct, frozen=True):
     """An event, reduced: what is recorded of it, and the facts it states.
 
-    `facts` is None where it changes nothing; then `reason` says why. `unknown_status` is the family of an object whose
+    `facts` is None where it changes nothing; then `reason` is why. `unknown_status` is the family of an object whose
     status this release does not know.
     """
 
@@ -125,7 +125,7 @@ class _Charge(Struct):
 
     @property
     def taken(self) -> int:
-        """The amount that this snapshot says was captured. Before 2020-09 it had no field of its own."""
+        """The amount captured in this snapshot. Before 2020-09 it had no field of its own."""
         if self.amount_captured is None:
             return (self.amount or 0) if self.paid and self.captured and self.status == "succeeded" else 0
         return self.amount_captured
@@ -281,7 +281,7 @@ _thin = msgspec.json.Decoder(_Thin)
 
 
 class _Statement:
-    """Collects the facts of one event: everything it says was so at the event's `created`."""
+    """Collects the facts of one event: everything that it states was so at the event's `created`."""
 
     def __init__(self, event: _Envelope, hash_key: bytes | None) -> None:
         self.type = event.type
@@ -539,7 +539,7 @@ def _session(statement: _Statement, raw: Raw) -> str | None:
 
 
 def _lend_ticket(statement: _Statement, session: _Session) -> str | None:
-    """A session that began a subscription is no donation, but says which ticket the subscription is for."""
+    """A session that began a subscription is no donation, but states the subscription's ticket."""
     ticket, reference = _ticket_of(session.metadata), _ticket_id(session.client_reference_id)
     subscription = session.subscription.id if isinstance(session.subscription, _Named) else session.subscription
     if not subscription or not (ticket or reference):
@@ -651,7 +651,7 @@ def _dispute(statement: _Statement, raw: Raw) -> str | None:
 
 
 def _owners(statement: _Statement, child: _Refund | _Dispute) -> tuple[str | None, str | None]:
-    """The PaymentIntent and the charge that a refund or dispute names; the two are tied by its word as well."""
+    """The PaymentIntent and the charge that a refund or dispute names; the two are tied as well."""
     intent = statement.link(Family.PAYMENT_INTENT, child.payment_intent)
     charge = statement.link(Family.CHARGE, child.charge)
     if intent and charge:

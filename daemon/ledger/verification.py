@@ -236,4 +236,4 @@ def _misplaced(snapshot: Snapshot, root_of: dict[str, str]) -> Iterator[str]:
     kept: dict[str, str] = dict(snapshot.rows("verify_objects", {"ids": list(root_of)}))
     for id_, root in root_of.items():
         if kept.get(id_) != root:
-            yield f"object {id_}: kept by {kept.get(id_) or 'nobody'}, should be by {root}"
+            yield f"object {id_}: kept by {kept.get(id_) or 'no row'}, should be by {root}"

@@ -1,10 +1,10 @@
--- Paid donations without a ticket, or with one that we do not know, paid last first.
+-- Paid donations without a ticket, or with an unknown one, paid last first.
 WITH unknown AS (
     SELECT DISTINCT ticket_id
     FROM ticket_totals t
     WHERE NOT EXISTS (SELECT FROM recording_tickets k WHERE k.id = t.ticket_id)
 )
-SELECT id, ticket_id, amount_minor, currency, status, paid_at
+SELECT id, ticket_id AS ticket, amount_minor, currency, status, paid_at
 FROM (
     SELECT a.* FROM stripe_attributions a WHERE a.ticket_id IS NULL
     UNION ALL

@@ -1,2 +1,2 @@
--- The smallest question that needs a live server.
+-- The smallest statement that needs a running server.
 SELECT 1

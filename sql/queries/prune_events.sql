@@ -1,4 +1,4 @@
--- Drops some of the events that were applied more than so many days ago; says how many. Events that failed stay.
+-- Drops some of the events that were applied more than so many days ago, and returns their number. Events that failed stay.
 WITH old AS (
     SELECT id FROM stripe_events
     WHERE processed_at < now() - make_interval(days => %(days)s) AND error IS NULL

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from daemon.cli.tickets import _ledger_line, _read_ledger, _total_lines
+from daemon.ledger.donation import decode_shown
 from daemon.ledger.reader import Ledger
 from daemon.simulator import scenarios
 from sql import load
@@ -38,7 +39,7 @@ def shown(amount: str, status: str, refunded: str = "0.00", at: str = "null") ->
     """The line of a donation in dollars, from what the API shows of it."""
     donation = f'''{{"id": "pi_1", "amount": {amount}, "currency": "USD", "status": "{status}", "donor": "Smith",
         "country": null, "createdAt": "2024-12-16T10:30:00Z", "paidAt": "2024-12-16T10:31:15Z",
-        "refundedAmount": {refunded}, "refundedAt": {at}}}'''
+        "refundedAmount": {refunded}, "refundedAt": {at}, "sessionId": null, "disputedAmount": 0.00}}'''
     return _ledger_line(msgspec.Raw(donation.encode()))
 
 
@@ -49,6 +50,16 @@ def test_a_partial_refund_is_shown_with_its_amount() -> None:
     assert shown("50.00", "PAID", "19.99", at).endswith("- PAID (refund: $19.99, 2024-12-17 09:00)")
     assert shown("50.00", "DISPUTED", "0.01", at).endswith("- DISPUTED (refund: $0.01, 2024-12-17 09:00)")
     assert shown("50.00", "PAID").endswith("- PAID")
+
+
+async def test_what_is_shown_elsewhere_has_the_fields_and_values_of_the_reply(database: Database) -> None:
+    """A donation of the API's reply is the JSON of a `ShownDonation`, byte for byte: no field and no digit is lost."""
+    encoder = msgspec.json.Encoder(decimal_format="number")
+    await fill(database, scenarios.generate(7, 120, ["story-1"], now=NOW), "story-1")
+    donations, _totals = await _read_ledger(Ledger(database), "story-1", "USD")
+    assert len(donations) > 50
+    for donation in donations:
+        assert encoder.encode(decode_shown(donation)) == bytes(donation)
 
 
 async def test_ids_are_shown_on_request(database: Database) -> None:

@@ -161,7 +161,7 @@ def test_erasing_asks_first(donationd: Callable[..., Result], database_url: str)
             "UPDATE stripe_objects SET root = 'pi_other' WHERE starts_with(id, 'ch')",
             "kept by pi_other, should be by pi_",
         ),
-        ("DELETE FROM stripe_objects WHERE starts_with(id, 're')", "kept by nobody"),
+        ("DELETE FROM stripe_objects WHERE starts_with(id, 're')", "kept by no row"),
         ("INSERT INTO stripe_objects VALUES ('ch_ghost', 'pi_ghost')", "Stripe objects are on record"),
     ],
 )

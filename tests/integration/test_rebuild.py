@@ -160,7 +160,7 @@ async def test_a_row_that_lost_its_object_keeps_no_other_from_being_rebuilt(
     await database.fetch("DELETE FROM stripe_objects WHERE id = (SELECT min(root) FROM stripe_attributions)")
     await rebuild(database, lambda _done: None)
     assert await count_rows(database) == 1
-    assert [line for line in differences(database_url) if "kept by nobody" in line] != []
+    assert [line for line in differences(database_url) if "kept by no row" in line] != []
 
 
 async def test_facts_in_the_form_of_the_first_rules_are_read(database: Database, database_url: str) -> None:
