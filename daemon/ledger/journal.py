@@ -191,7 +191,7 @@ def _disputes(donation: Donation, objects: Objects) -> Iterator[Movement]:
     for id_, known in objects.members[Family.DISPUTE]:
         is_foreign = value(known, FactName.CURRENCY) not in (donation.currency, None)
         taken = 0
-        for at, state in sorted(_states(known).items()):
+        for at, state in sorted(states(known).items()):
             stage, amount, _ = state
             takes = 0 if stage not in projection.TAKES_MONEY else (donation.amount or 0) if is_foreign else amount
             if takes != taken:
@@ -199,14 +199,14 @@ def _disputes(donation: Donation, objects: Objects) -> Iterator[Movement]:
                 taken = takes
 
 
-def _states(dispute: ObjectFacts) -> dict[int, list[Any]]:
+def states(dispute: ObjectFacts) -> dict[int, list[Any]]:
     """The dispute's state at the end of each second in which an event is known: stage, amount, status."""
     told = [dispute[FactName.STAGE]] if FactName.STAGE in dispute else []
     for status, kept in dispute.get(FactName.HISTORY, {}).items():
         stage = RANKS.get(status, STAGE_OF_UNKNOWN)
         for at, amount in kept.values():
             told.append([abs(at), [stage, amount, status]])
-    states: dict[int, list[Any]] = {}
+    found: dict[int, list[Any]] = {}
     for at, state in told:
-        states[at] = max(states.get(at, state), state)
-    return states
+        found[at] = max(found.get(at, state), state)
+    return found

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from daemon.ledger import money
+from daemon.ledger import money, projection
 from daemon.ledger.donation import Status
-from daemon.ledger.facts import Facts, Family, ObjectFacts, merge
+from daemon.ledger.facts import Facts, Family, ObjectFacts, merge, owners
+from daemon.ledger.timeline import BookedEntry, Item, booked_ids, timeline
 from sql import load
 from sql.database import Database
 
@@ -32,6 +33,20 @@ class Ledger:
             return None
         row = FactsRow._make(rows[0])
         return merge(row.facts, {Family.CHARGE: {id_: row.failed_charge}}) if row.failed_charge else row.facts
+
+    async def timeline(self, id_: str) -> "list[Item] | None":
+        """Everything that is known of the donation that this Stripe object belongs to, in order; None if no event has
+        named the object."""
+        facts = await self.facts_of(id_)
+        donation = facts and owners(facts).get(id_)
+        if not facts or not donation:
+            return None
+        names = {"ids": list(projection.subscriptions(facts))}
+        rows = await self._database.fetch(load("verify_subscriptions"), names)
+        lent = {subscription: known[Family.SUBSCRIPTION][subscription] for subscription, known in rows}
+        names = {"ids": list(booked_ids(donation, facts))}
+        entries = await self._database.fetch(load("donation_entries"), names)
+        return timeline(donation, facts, lent, map(BookedEntry._make, entries))
 
     async def facts_with(self, email_hashes: Iterable[str]) -> list[Facts]:
         """All facts that contain one of these e-mail hashes, of unpaid invoices too. Reads the whole ledger."""
