@@ -22,7 +22,10 @@ KINDS = ("payment", "refund", "dispute")  # the figure that an entry adds to
 class Movement(msgspec.Struct, frozen=True):
     """What an object moved at one second, in minor units.
 
-    `payments` is by how much it changes the number of payments that stand: a further capture changes it by nothing.
+    Attributes:
+        payments: by how much it changes the number of payments that stand; a further capture changes it by nothing.
+        whole: by how much it changes the number of open disputes that take the donation's whole amount, whatever it is
+            at the time: those in another currency.
     """
 
     kind: str
@@ -30,11 +33,12 @@ class Movement(msgspec.Struct, frozen=True):
     effective_at: int
     amount: int
     payments: int = 0
+    whole: int = 0
 
     @property
     def order(self) -> tuple[int, int, bool, str]:
         """By time, then payment, refund, dispute, then increases first, then object id."""
-        return self.effective_at, KINDS.index(self.kind), self.amount < 0, self.object_id
+        return self.effective_at, KINDS.index(self.kind), self.amount < 0 or self.whole < 0, self.object_id
 
 
 class JournalEntry(msgspec.Struct, frozen=True):
@@ -53,11 +57,13 @@ class _Sums:
         self.is_limited = donation.amount is not None
         self.deficit = deficit
         self.payments = 0
+        self.whole = 0
         self.amounts = dict.fromkeys(KINDS, 0)
 
     def apply(self, movement: Movement) -> None:
         """One more movement."""
         self.payments += movement.payments
+        self.whole += movement.whole
         self.amounts[movement.kind] += movement.amount
 
     def figures(self) -> tuple[int, int, int]:
@@ -68,7 +74,7 @@ class _Sums:
         refunded = max(0, refunded - self.deficit)
         if self.is_limited:
             refunded = min(refunded, paid)
-            disputed = max(0, min(disputed, paid - refunded))
+            disputed = max(0, min(paid if self.whole else disputed, paid - refunded))
         return paid, refunded, disputed
 
 
@@ -104,7 +110,7 @@ def _payments(donation: Donation, objects: Objects) -> Iterator[Movement]:
     for charge in projection.late_failures(objects):
         if charge.paid_at is not None and charge.paid_at <= charge.failed_at:
             amount = value(charge.known, FactName.TAKEN) or 0
-            captures = _captures(charge.known, amount, charge.paid_at)
+            captures = _at_least(_captures(charge.known, amount, charge.paid_at))
             brought = [m for m in _payment(charge.id, captures, charge.paid_at) if m.effective_at <= charge.failed_at]
             yield from brought
             yield Movement("payment", charge.id, charge.failed_at, -sum(m.amount for m in brought), -1)
@@ -128,30 +134,46 @@ def _payment(object_id: str, captures: Mapping[int, int], paid_at: int) -> Itera
 
 
 def _captures_of(donation: Donation, objects: Objects, paid_at: int) -> dict[int, int]:
-    """When the donation's payment reached which amount, by its charge and its PaymentIntent."""
+    """When the donation's payment reached which amount, by its charge and its PaymentIntent.
+
+    What the PaymentIntent had received before a late failure was taken back, and so was what a failed charge captured.
+    """
     amount = donation.amount or 0
-    merged: dict[int, int] = {}
+    since = max((failure.failed_at for failure in projection.late_failures(objects)), default=0)
+    times: dict[int, int] = {}
     for known, name in projection.amount_sources(objects):
+        if name == FactName.TAKEN and not projection.holds_money(known):
+            continue
         at, newest = known[name]
-        for reached, since in _captures(known, amount, at if newest == amount else None).items():
-            merged[reached] = min(merged.get(reached, since), since)
-    return merged if amount in merged else {amount: paid_at}
+        for reached, first in _captures(known, amount, at if newest == amount else None).items():
+            if name == FactName.TAKEN or first >= since:
+                times[reached] = min(times.get(reached, first), first)
+    times.setdefault(amount, paid_at)
+    return _at_least(times)
 
 
 def _captures(known: ObjectFacts, amount: int, otherwise: int | None) -> dict[int, int]:
-    """When an object first stated at least each amount, none above the final one.
+    """When an object first stated each amount, none above the final one.
 
     Args:
         otherwise: when it stated the final amount, if an older release did not keep the times.
     """
-    times = {int(reached): at for reached, at in known.get(FactName.CAPTURES, {}).items()}
+    times: dict[int, int] = {}
+    for stated, at in known.get(FactName.CAPTURES, {}).items():
+        reached = min(int(stated), amount)
+        times[reached] = min(times.get(reached, at), at)
     if otherwise is not None:
         times.setdefault(amount, otherwise)
+    return times
+
+
+def _at_least(times: Mapping[int, int]) -> dict[int, int]:
+    """When at least each amount was reached: a larger one that was stated earlier reached the smaller ones as well."""
     earliest: dict[int, int] = {}
     at_least = projection.NEVER
     for reached in sorted(times, reverse=True):
         at_least = min(at_least, times[reached])
-        earliest[min(reached, amount)] = at_least
+        earliest[reached] = at_least
     return earliest
 
 
@@ -193,10 +215,12 @@ def _disputes(donation: Donation, objects: Objects) -> Iterator[Movement]:
         taken = 0
         for at, state in sorted(states(known).items()):
             stage, amount, _ = state
-            takes = 0 if stage not in projection.TAKES_MONEY else (donation.amount or 0) if is_foreign else amount
-            if takes != taken:
+            takes = 0 if stage not in projection.TAKES_MONEY else 1 if is_foreign else amount
+            if takes != taken and is_foreign:
+                yield Movement("dispute", id_, at, 0, whole=takes - taken)
+            elif takes != taken:
                 yield Movement("dispute", id_, at, takes - taken)
-                taken = takes
+            taken = takes
 
 
 def states(dispute: ObjectFacts) -> dict[int, list[Any]]:
