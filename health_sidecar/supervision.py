@@ -36,7 +36,7 @@ class Supervision:
         self._metrics = metrics
         self._has_started = False
         self._lost_s: float | None = None
-        self._lost = OnChangeLog("warning", "[Supervisor] ⚠️ supervisord does not answer")
+        self._lost = OnChangeLog("warning", "[Supervisor] ⚠️ supervisord cannot be reached")
         self._undetected = OnChangeLog("warning", "[Supervisor] ⚠️ No process that hangs can be found")
 
     async def run(self, gate_passed: asyncio.Event) -> None:

@@ -27,7 +27,7 @@ from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
 from daemon.runtime.http.auth import OperatorAuthentication
 from daemon.runtime.http.limits import Limits, Places, reserve_descriptors
-from daemon.runtime.http.server import HttpServer, inherited_socket, opened
+from daemon.runtime.http.server import HttpServer, inherited_socket
 from daemon.runtime.lifecycle import ProcessRun, Program, run_process, serving
 from daemon.runtime.readiness import ReadinessClient
 from sql.database import Database
@@ -61,7 +61,7 @@ async def serve(config: Config, process: ProcessRun) -> int:
     try:
         async with (
             process.running(readiness.run(), sampling),
-            opened(
+            HttpServer(
                 runner, _limits(config), on_closed=refusals.connection_closed, on_bad_request=refusals.bad_request
             ) as server,
             process.running(server.sweep()),

@@ -655,7 +655,7 @@ def test_too_many_connections_for_the_system() -> None:
     """It is said before anything starts, with the number that is needed."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY:
-        with pytest.raises(ConfigError, match=f"and {hard} are allowed"):
+        with pytest.raises(ConfigError, match=f"but {hard} are allowed"):
             reserve_descriptors(hard)
 
 
