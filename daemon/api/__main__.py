@@ -107,15 +107,16 @@ def _runner(
         livemode=config.stripe_livemode,
         hash_key=config.hash_key,
     )
+    operators = OperatorAuthentication(config.operator_tokens)
     app = build(
         webhook,
-        Donations(ledger, config.default_currency),
+        Donations(ledger, config.default_currency, operators),
         readiness,
         metrics,
         deadline_s=config.request_deadline_ms / 1000,
         draining=draining,
         work=WorkLimits(pages=config.page_places, reads=config.read_places),
-        ledger_access=None if config.public_ledger else OperatorAuthentication(config.operator_tokens),
+        ledger_access=None if config.public_ledger else operators,
     )
     return web.AppRunner(app, shutdown_timeout=config.shutdown_grace_ms / 1000)
 
