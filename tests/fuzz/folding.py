@@ -41,7 +41,7 @@ def _acts(parts: list[Facts], rng: random.Random) -> list[Facts]:
     """What an operator does: nothing, mostly; an assignment, an erasure, or both."""
     merged = merge({}, *parts)
     assignable = sorted(owners(merged))
-    erasable = sorted({*assignable, *projection.personal(merged)})
+    erasable = sorted({*assignable, *projection.donor_objects(merged)})
     done = []
     if assignable and rng.random() < 0.3:
         done.append(operator_actions.assign(merged, rng.choice(assignable), "story-2", actor="fuzz", at_us=AT_US))
