@@ -414,7 +414,7 @@ class LateFailure(msgspec.Struct, frozen=True):
 def late_failures(of: Objects) -> list[LateFailure]:
     """The late failures of a donation, in their order; each payment is looked for since the failure before."""
     failed = sorted(
-        (known[FactName.FAILED], id_, known) for id_, known in of.members[Family.CHARGE] if failed_late(known)
+        [(known[FactName.FAILED], id_, known) for id_, known in of.members[Family.CHARGE] if failed_late(known)]
     )
     found, since = [], 0
     for failed_at, id_, known in failed:
