@@ -5,7 +5,7 @@ entry is the change that a movement makes to one of the donation's three figures
 them: so the entries of a donation add up to its figures.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
 
@@ -86,12 +86,18 @@ def derive(facts: Facts, lent: Subscriptions) -> list[tuple[Donation, list[Journ
 
 def entries(donation: Donation, objects: Objects) -> list[JournalEntry]:
     """The entries of one donation, one per kind, object and time; none if it was never paid."""
-    payments = list(_payments(donation, objects))
-    if not payments:
+    moved = list(_payments(donation, objects))
+    if not moved:
         return []
-    refunds = Refunds.of(objects)
-    moved = [*payments, *_refunds(objects, refunds), *_disputes(donation, objects)]
-    sums = _Sums(donation, max(0, refunds.hold - refunds.beyond))
+    deficit = 0
+    if donation.refunded or objects.members[Family.REFUND]:
+        refunds = Refunds.of(objects)
+        moved += _refunds(objects, refunds)
+        deficit = max(0, refunds.hold - refunds.beyond)
+    moved += _disputes(donation, objects)
+    if len(moved) == 1 and moved[0].amount:  # nearly always
+        return [JournalEntry("payment", moved[0].object_id, moved[0].effective_at, moved[0].amount)]
+    sums = _Sums(donation, deficit)
     changes: dict[tuple[str, str, int], int] = {}
     before = sums.figures()
     for movement in sorted(moved, key=attrgetter("order")):
@@ -106,75 +112,54 @@ def entries(donation: Donation, objects: Objects) -> list[JournalEntry]:
 
 
 def _payments(donation: Donation, objects: Objects) -> Iterator[Movement]:
-    """The payment that stands, and those that late failures took back."""
+    """The payments that late failures took back, and the one that stands."""
     for charge in projection.late_failures(objects):
         if charge.paid_at is not None and charge.paid_at <= charge.failed_at:
-            amount = value(charge.known, FactName.TAKEN) or 0
-            captures = _at_least(_captures(charge.known, amount, charge.paid_at))
-            brought = [m for m in _payment(charge.id, captures, charge.paid_at) if m.effective_at <= charge.failed_at]
+            reached = _reached(charge.known, FactName.TAKEN, charge.known[FactName.TAKEN][1])
+            brought = [m for m in _payment(charge.id, reached, charge.paid_at) if m.effective_at <= charge.failed_at]
             yield from brought
             yield Movement("payment", charge.id, charge.failed_at, -sum(m.amount for m in brought), -1)
     if donation.paid_at is not None:
-        captures = _captures_of(donation, objects, donation.paid_at)
-        yield from _payment(_paying_charge(donation, objects), captures, donation.paid_at)
+        amount = donation.amount or 0
+        reached = list(_reached_since_failures(objects, amount))
+        if max((each for _, each in reached), default=-1) < amount:  # the amount is not known from captures
+            reached = [(donation.paid_at, amount)]
+        yield from _payment(_paying_charge(donation, objects), reached, donation.paid_at)
 
 
-def _payment(object_id: str, captures: Mapping[int, int], paid_at: int) -> Iterator[Movement]:
-    """A payment, and its further captures.
+def _reached_since_failures(objects: Objects, most: int) -> Iterator[tuple[int, int]]:
+    """As `_reached`, by the donation's charge and its PaymentIntent. What a failed charge captured, and what the
+    PaymentIntent had received before a late failure, was taken back.
+    """
+    since = max((failure.failed_at for failure in projection.late_failures(objects)), default=0)
+    for known, name in projection.amount_sources(objects):
+        if name == FactName.RECEIVED:
+            yield from (each for each in _reached(known, name, most) if each[0] >= since)
+        elif projection.holds_money(known):
+            yield from _reached(known, name, most)
+
+
+def _payment(object_id: str, reached: list[tuple[int, int]], paid_at: int) -> Iterator[Movement]:
+    """A payment of what was captured by then (else of the first capture), and its further captures.
 
     Args:
-        captures: when each amount was reached.
+        reached: the times at which amounts were stated.
     """
-    so_far = max((amount for amount, at in captures.items() if at <= paid_at), default=min(captures))
+    so_far = max((amount for at, amount in reached if at <= paid_at), default=min(amount for _, amount in reached))
     yield Movement("payment", object_id, paid_at, so_far, 1)
-    for amount in sorted(captures):
+    for at, amount in sorted(reached):
         if amount > so_far:
-            yield Movement("payment", object_id, max(paid_at, captures[amount]), amount - so_far)
+            yield Movement("payment", object_id, at, amount - so_far)
             so_far = amount
 
 
-def _captures_of(donation: Donation, objects: Objects, paid_at: int) -> dict[int, int]:
-    """When the donation's payment reached which amount, by its charge and its PaymentIntent.
-
-    What the PaymentIntent had received before a late failure was taken back, and so was what a failed charge captured.
-    """
-    amount = donation.amount or 0
-    since = max((failure.failed_at for failure in projection.late_failures(objects)), default=0)
-    times: dict[int, int] = {}
-    for known, name in projection.amount_sources(objects):
-        if name == FactName.TAKEN and not projection.holds_money(known):
-            continue
-        at, newest = known[name]
-        for reached, first in _captures(known, amount, at if newest == amount else None).items():
-            if name == FactName.TAKEN or first >= since:
-                times[reached] = min(times.get(reached, first), first)
-    times.setdefault(amount, paid_at)
-    return _at_least(times)
-
-
-def _captures(known: ObjectFacts, amount: int, otherwise: int | None) -> dict[int, int]:
-    """When an object first stated each amount, none above the final one.
-
-    Args:
-        otherwise: when it stated the final amount, if an older release did not keep the times.
-    """
-    times: dict[int, int] = {}
-    for stated, at in known.get(FactName.CAPTURES, {}).items():
-        reached = min(int(stated), amount)
-        times[reached] = min(times.get(reached, at), at)
-    if otherwise is not None:
-        times.setdefault(amount, otherwise)
-    return times
-
-
-def _at_least(times: Mapping[int, int]) -> dict[int, int]:
-    """When at least each amount was reached: a larger one that was stated earlier reached the smaller ones as well."""
-    earliest: dict[int, int] = {}
-    at_least = projection.NEVER
-    for reached in sorted(times, reverse=True):
-        at_least = min(at_least, times[reached])
-        earliest[reached] = at_least
-    return earliest
+def _reached(known: ObjectFacts, name: FactName, most: int) -> list[tuple[int, int]]:
+    """When an object first stated which captured amounts, none above `most`. The newest one counts at its own time if
+    an older release did not keep the earliest."""
+    captures = known.get(FactName.CAPTURES, {})
+    reached = [(at, min(int(amount), most)) for amount, at in captures.items()]
+    at, newest = known[name]
+    return reached if str(newest) in captures else [*reached, (at, min(newest, most))]
 
 
 def _paying_charge(donation: Donation, objects: Objects) -> str:

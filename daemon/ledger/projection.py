@@ -425,7 +425,7 @@ class LateFailure(msgspec.Struct, frozen=True):
 def late_failures(objects: Objects) -> list[LateFailure]:
     """The late failures of a donation in the order of time; each payment lies after the failure before."""
     failed = sorted(
-        (known[FactName.FAILED], id_, known) for id_, known in objects.members[Family.CHARGE] if failed_late(known)
+        [(known[FactName.FAILED], id_, known) for id_, known in objects.members[Family.CHARGE] if failed_late(known)]
     )
     found, since = [], 0
     for failed_at, id_, known in failed:

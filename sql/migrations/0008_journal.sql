@@ -17,7 +17,7 @@ CREATE TABLE ledger_entries (
     cause        text NOT NULL   -- an event's id, an operator action's id, or rebuild:VERSION
 );
 CREATE INDEX entries_by_donation ON ledger_entries (donation_id);
-CREATE INDEX entries_by_ticket ON ledger_entries (ticket_id, currency, seq);
+CREATE INDEX entries_by_ticket ON ledger_entries (ticket_id, seq);
 
 -- Whoever has been granted rows of every table may add entries and read them, and nothing else.
 DO $$
