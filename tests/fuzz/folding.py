@@ -1,4 +1,4 @@
-"""Any events -> their facts, merged in any order and batches, and the donations they add up to (SPEC 3)."""
+"""Any events -> their facts, merged in any order and batches, and the donations they add up to."""
 
 import random
 import zlib

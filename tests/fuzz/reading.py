@@ -1,4 +1,4 @@
-"""Any bytes -> `facts.read`: an event, or one of two refusals, and of a person only what may be kept (SPEC 7)."""
+"""Any bytes -> `facts.read`: an event, or one of two refusals, and of a person only what may be kept."""
 
 import hashlib
 import hmac

@@ -1,4 +1,4 @@
-"""Pure: what a reply must be like, whatever was asked (SPEC 4 to 6)."""
+"""Pure: what a reply must be like, whatever was asked."""
 
 import json
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """The HTTP surface: raw bytes, questions and signed events on real sockets, by several clients at once.
 
 What is HTTP is asked on connections that stay open, several requests at a time; each must have its reply, with the keys
-that SPEC names. What is none is sent on a connection of its own, and must be answered or hung up on.
+that the reference names. What is none is sent on a connection of its own, and must be answered or hung up on.
 """
 
 import asyncio

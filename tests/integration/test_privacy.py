@@ -1,4 +1,4 @@
-"""Nothing of a donor but what SPEC 7 allows is found anywhere, whatever goes wrong.
+"""No part of a donor's data is found anywhere, whatever fails, except the facts that donationd keeps.
 
 Every person's field of every event is replaced by canary words; then everything the system wrote or said is searched.
 """

@@ -1,4 +1,4 @@
-"""Rows that older rules derived: `donationd rebuild` brings them, and their totals, to today's rules (SPEC 9)."""
+"""Rows that older rules derived: `donationd rebuild` brings them, and their totals, to today's rules."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What an independent reading of SPEC 3 found: small sets of events, in every order or interleaving of writers."""
+"""Faults that an independent implementation of the rules found: sets of events, in every order or interleaving."""
 
 import asyncio
 import itertools

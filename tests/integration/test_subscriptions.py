@@ -1,4 +1,4 @@
-"""Monthly gifts reach their subscription's ticket, in any order of events, at a cost that does not grow (SPEC 3)."""
+"""Monthly gifts reach their subscription's ticket, in any order of events, at a cost that does not grow."""
 
 import itertools
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Each row of the webhook's table (SPEC 4), with truly signed bodies and a real PostgreSQL."""
+"""Each row of the webhook's table, with truly signed bodies and a real PostgreSQL."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""The environment is read in one way by all processes and commands (SPEC 2)."""
+"""The environment is read in one way by all processes and commands."""
 
 import os
 import subprocess
