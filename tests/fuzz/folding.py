@@ -131,7 +131,7 @@ def _check_apart(parts: list[Facts], lent: projection.Subscriptions, shown: list
 
 
 def _check_forgetting(merged: Facts, lent: projection.Subscriptions, shown: list[Donation]) -> None:
-    """An erased donor is gone, stays gone when all is told again, and takes no money along."""
+    """An erased donor is gone, stays gone when everything is delivered again, and takes no money along."""
     forgotten = projection.redact(merged)
     again = projection.redact(merge(forgotten, merged))
     for known in (known for objects in again.values() for known in objects.values() if FactName.ERASED in known):
@@ -155,7 +155,7 @@ def _pruned(value: Any) -> Any:
 def _batches(seed: int) -> list[bytes]:
     return [
         b"\n".join(msgspec.json.encode(_pruned(event)) for event in events)
-        for events in seeds.told(seed, 120, longest=8)
+        for events in seeds.payments(seed, 120, longest=8)
     ]
 
 
