@@ -149,7 +149,7 @@ async def _serve_until_stopped(
     # From now on SIGALRM ends the process after a bounded time, whatever hangs in it. supervisord does the same where
     # it stops the process itself, but not where `donationd reload` has sent the SIGTERM.
     signal.alarm(math.ceil(config.shutdown_grace_ms / 1000) + STOP_SPARE_S)
-    draining.set()  # each reply says `Connection: close`, so that no client meets a reset
+    draining.set()  # each reply says `Connection: close`, so that no client gets a reset
     await server.drain(keep_accepting=inherited is None)
 
 
