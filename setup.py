@@ -1,5 +1,6 @@
 """Packaging of donationd: three import packages, the files of deploy/, and one console command."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -53,7 +54,8 @@ class BuildWithFiles(build_py):
     """Adds FILES to the packages, except where the checkout itself is installed (pip install -e)."""
 
     def run(self) -> None:
-        """Builds the packages and copies the files."""
+        """Builds the packages, without what an earlier build has left, and copies the files."""
+        shutil.rmtree(self.build_lib, ignore_errors=True)
         super().run()
         for name in [] if self.editable_mode else FILES:
             target = Path(self.build_lib, "daemon", "instance", "files", name)

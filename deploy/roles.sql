@@ -14,6 +14,8 @@ DECLARE
     owners name[];
     owner name;
     setting text[];
+    -- The tables whose rows may be changed and deleted: all but the journal.
+    changeable text;
     -- Pairs of a condition and the command after which it holds.
     steps text[] := ARRAY[]::text[];
     step text[];
@@ -25,6 +27,9 @@ BEGIN
     WHERE CASE WHEN to_regclass('public.schema_migrations') IS NOT NULL
           THEN oid = (SELECT relowner FROM pg_class WHERE oid = to_regclass('public.schema_migrations'))
           ELSE rolname = current_user OR oid = (SELECT datdba FROM pg_database WHERE datname = current_database()) END;
+
+    SELECT string_agg(format('public.%I', relname), ', ' ORDER BY relname) INTO changeable FROM pg_class
+    WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND relname <> 'ledger_entries';
 
     steps := steps || ARRAY[
         [$$EXISTS (SELECT FROM pg_roles WHERE rolname = 'donationd')$$,
@@ -46,10 +51,18 @@ BEGIN
         -- What exists already.
         [$$NOT EXISTS (
              SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
-             AND NOT (has_table_privilege('donationd', oid, 'SELECT') AND has_table_privilege('donationd', oid, 'INSERT')
-                      AND has_table_privilege('donationd', oid, 'UPDATE')
-                      AND has_table_privilege('donationd', oid, 'DELETE')))$$,
-         'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO donationd'],
+             AND NOT (has_table_privilege('donationd', oid, 'SELECT') AND has_table_privilege('donationd', oid, 'INSERT')))$$,
+         'GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO donationd'],
+        [$$NOT EXISTS (
+             SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
+             AND relname <> 'ledger_entries'
+             AND NOT (has_table_privilege('donationd', oid, 'UPDATE') AND has_table_privilege('donationd', oid, 'DELETE')))$$,
+         'GRANT UPDATE, DELETE ON ' || coalesce(changeable, '(no tables)') || ' TO donationd'],
+        -- The journal is only added to. Its migration revokes the rest too, for a role that had it by default.
+        [$$NOT EXISTS (
+             SELECT FROM pg_class WHERE oid = to_regclass('public.ledger_entries')
+             AND (has_table_privilege('donationd', oid, 'UPDATE') OR has_table_privilege('donationd', oid, 'DELETE')))$$,
+         'REVOKE UPDATE, DELETE ON public.ledger_entries FROM donationd'],
         [$$NOT EXISTS (
              SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'S'
              AND NOT (has_sequence_privilege('donationd', oid, 'USAGE') AND has_sequence_privilege('donationd', oid, 'SELECT')))$$,

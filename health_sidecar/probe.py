@@ -22,6 +22,7 @@ REQUIRED_TABLES = (
     "recording_tickets",
     "ticket_totals",
     "operator_acts",
+    "ledger_entries",
 )
 MIGRATIONS_TABLE = "schema_migrations"
 # With these the server accepts no new connection, and goes on serving those that are open.

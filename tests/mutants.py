@@ -73,8 +73,8 @@ MUTANTS = (
     Mutant(
         "refunds that a snapshot counts already",
         "daemon/ledger/projection.py",
-        "cls(standing, max(0, returned - counted), hold)",
-        "cls(standing, returned, hold)",
+        "return max(0, returned - counted)",
+        "return returned",
     ),
     Mutant(
         "a released hold refunded",
@@ -88,7 +88,7 @@ MUTANTS = (
     Mutant(
         "a payment before its late failure",
         "daemon/ledger/projection.py",
-        "if first is not None and first >= last_failure",
+        "if first is not None and since <= first < until",
         "if first is not None",
     ),
     Mutant(
@@ -148,8 +148,8 @@ MUTANTS = (
     Mutant(
         "won before lost",
         "daemon/ledger/facts.py",
-        '    "lost",\n    "won",\n)\n# A status',
-        '    "won",\n    "lost",\n)\n# A status',
+        '    "lost",\n    "won",\n)\n# The rank of a status',
+        '    "won",\n    "lost",\n)\n# The rank of a status',
     ),
     Mutant(
         "a hold is a payment",
@@ -179,8 +179,8 @@ MUTANTS = (
     Mutant(
         "a conflicting group written",
         "sql/queries/record_events.sql",
-        "subscription text, rules int)\n    WHERE n NOT IN (TABLE conflicting)",
-        "subscription text, rules int)",
+        "cause text, action_on text)\n    WHERE n NOT IN (TABLE conflicting)",
+        "cause text, action_on text)",
     ),
     Mutant(
         "an object that another writer has named meanwhile",

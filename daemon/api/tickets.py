@@ -1,4 +1,4 @@
-"""The two GET replies: rows of the ledger -> the seed's JSON (SPEC 5)."""
+"""The two GET replies: rows of the ledger -> JSON."""
 
 import base64
 import hashlib
@@ -11,12 +11,14 @@ from aiohttp import web
 from daemon.ledger import money
 from daemon.ledger.donation import Status
 from daemon.ledger.facts import TICKET_PATTERN
-from daemon.ledger.reader import Cursor, Figures, Ledger, PageQuery, TotalsRow
+from daemon.ledger.reader import Cursor, Figures, Ledger, Moment, PageQuery, TotalsRow
+from daemon.runtime.http.auth import OperatorAuthentication, Scope
 
 PAGE = 100
 PAGE_LIMIT = 1000
 TOTAL_PATH = "/api/tickets/{id}/donations/total"
 TOTAL_HEADERS = {"Cache-Control": "max-age=5"}
+LEDGER_SEQ = "X-Ledger-Seq"  # the journal's last entry when the reply was read
 TICKET = re.compile(TICKET_PATTERN)
 
 
@@ -25,11 +27,13 @@ class Donations:
 
     Args:
         default_currency: of tickets that name none.
+        operators: who may read totals as they were known at an earlier moment.
     """
 
-    def __init__(self, ledger: Ledger, default_currency: str) -> None:
+    def __init__(self, ledger: Ledger, default_currency: str, operators: OperatorAuthentication | None = None) -> None:
         self._ledger = ledger
         self._default_currency = default_currency
+        self._operators_total_as_of = (operators or OperatorAuthentication(())).require(Scope.READ, self._total_as_of)
 
     async def page(self, request: web.Request) -> web.Response:
         """`GET /api/tickets/{id}/donations?limit=&cursor=&status=&currency=`"""
@@ -47,10 +51,12 @@ class Donations:
             "donations": msgspec.Raw(page.donations.encode()),
             "nextCursor": _opaque(page.next),
         }
-        return _json(request, reply)
+        return _json(request, reply, {LEDGER_SEQ: str(page.ledger_seq)})
 
-    async def total(self, request: web.Request) -> web.Response:
-        """`GET /api/tickets/{id}/donations/total?currency=`"""
+    async def total(self, request: web.Request) -> web.StreamResponse:
+        """`GET /api/tickets/{id}/donations/total?currency=`; with `asOf=` for operators"""
+        if "asOf" in request.query:
+            return await self._operators_total_as_of(request)
         wanted = _currency(_query(request, "currency").get("currency"))
         ticket = _ticket_id(request)
         rows = await self._ledger.totals(ticket)
@@ -66,7 +72,29 @@ class Donations:
                 "lastDonation": _last_donation(rows[0], default_currency=top),
                 "byCurrency": by_currency,
             },
-            TOTAL_HEADERS,
+            {**TOTAL_HEADERS, LEDGER_SEQ: str(rows[0].ledger_seq)},
+        )
+
+    async def _total_as_of(self, request: web.Request) -> web.Response:
+        """The amounts as the journal's entries add up to at an earlier moment; it does not count donations."""
+        query = _query(request, "asOf", "currency")
+        moment, wanted = _moment(query["asOf"]), _currency(query.get("currency"))
+        ticket = _ticket_id(request)
+        rows = await self._ledger.totals_as_of(ticket, moment)
+        if not rows:
+            raise _unknown(ticket)
+        recorded = rows[0].recorded_at
+        top = wanted or rows[0].ticket_currency or self._default_currency
+        by_currency = {row.currency: _amounts(row.currency, row.figures) for row in rows if row.currency}
+        return _json(
+            request,
+            {
+                "success": True,
+                "asOf": {"seq": rows[0].seq, "recordedAt": recorded and recorded.astimezone(UTC)},
+                **by_currency.get(top, _amounts(top, Figures())),
+                "byCurrency": by_currency,
+            },
+            {LEDGER_SEQ: str(rows[0].seq)},
         )
 
 
@@ -93,8 +121,8 @@ def _time(moment: datetime | None) -> str | None:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else None
 
 
-def _figures(currency: str, figures: Figures) -> dict[str, object]:
-    """The JSON of one currency's figures."""
+def _amounts(currency: str, figures: Figures) -> dict[str, object]:
+    """The JSON of one currency's amounts."""
     net = _number(figures.net_minor, currency)
     return {
         "total": net,
@@ -105,6 +133,13 @@ def _figures(currency: str, figures: Figures) -> dict[str, object]:
             "disputed": _number(figures.disputed_minor, currency),
             "net": net,
         },
+    }
+
+
+def _figures(currency: str, figures: Figures) -> dict[str, object]:
+    """The JSON of one currency's figures."""
+    return {
+        **_amounts(currency, figures),
         "counts": {
             "paid": figures.paid,
             "refunded": figures.refunded,
@@ -174,6 +209,13 @@ def _currency(text: str | None) -> str | None:
     if not money.CURRENCY.fullmatch(text.upper()):
         raise web.HTTPBadRequest(text="currency: three letters, such as USD")
     return text.upper()
+
+
+def _moment(text: str) -> Moment:
+    try:
+        return Moment.parse(text)
+    except ValueError:
+        raise web.HTTPBadRequest(text="asOf: an entry's number, or a time such as 2026-01-31T00:00:00Z") from None
 
 
 def _opaque(place: str | None) -> str | None:

@@ -5,8 +5,12 @@ Like the commands themselves this module imports no more than click; a check imp
 
 import getpass
 import re
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from daemon.ledger.reader import Moment
 
 MAX_ROWS = 1_000_000
 WHERE_IDS_ARE = (
@@ -65,6 +69,16 @@ def check_title(_context: click.Context, _parameter: click.Parameter, value: str
     if value is not None and (len(value) > 200 or not value.isprintable()):
         raise click.BadParameter("a title has at most 200 characters, and none of them is a control character")
     return value
+
+
+def check_moment(_context: click.Context, _parameter: click.Parameter, value: str | None) -> "Moment | None":
+    """An entry's number or a time; None where none was given."""
+    from daemon.ledger.reader import Moment
+
+    try:
+        return None if value is None else Moment.parse(value)
+    except ValueError:
+        raise click.BadParameter("an entry's number, or a time such as 2026-01-31T00:00:00Z") from None
 
 
 def check_actor(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str:

@@ -22,13 +22,26 @@ def database_url() -> str:
     return check_url(settings(CommandConfig).database_url.get_secret_value())
 
 
-def ask(question: Callable[[Database], Awaitable[T]], timeout_s: float = 60, *, sends_donor_data: bool = False) -> T:
+class StatementsLogged(Failure):
+    """PostgreSQL's log would contain the donor data of the statements."""
+
+
+def ask(
+    question: Callable[[Database], Awaitable[T]],
+    timeout_s: float = 60,
+    *,
+    sends_donor_data: bool = False,
+    url: str | None = None,
+) -> T:
     """Asks the database one question; each statement may take `timeout_s`.
 
     With `sends_donor_data` the question is asked only if PostgreSQL's log will contain none of the statements' values:
     the role may be another one than the startup gate has checked.
+
+    Args:
+        url: another database than the command's.
     """
-    url = database_url()
+    url = url or database_url()
 
     async def answer() -> T:
         database = Database(
@@ -54,4 +67,4 @@ async def _check_log(database: Database) -> None:
     found = ServerSettings(await database.fetch(load("server_settings"), {"names": NAMES})).logged_statements()
     if found and not settings(CommandConfig).allow_logged_statements:
         heading = "PostgreSQL's log would contain donors' data; ALLOW_LOGGED_STATEMENTS=true permits it"
-        raise Failure("\n".join([heading, *found.values()]))
+        raise StatementsLogged("\n".join([heading, *found.values()]))

@@ -1,22 +1,24 @@
-"""What `donationd unassigned`, `assign`, `erase` and `audit` do."""
+"""What `donationd unassigned`, `timeline`, `assign`, `erase` and `audit` do."""
 
 import json
 import sys
 import time
-from datetime import datetime
-from typing import NamedTuple
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 import click
+import msgspec
 
 from daemon.api.config import CommandConfig
 from daemon.cli.arguments import WHERE_IDS_ARE, Failure
 from daemon.cli.database import LONG_S, ask
 from daemon.cli.settings import settings
-from daemon.ledger import operator_actions, privacy
+from daemon.ledger import money, operator_actions, privacy
 from daemon.ledger.donation import UnassignedDonation, minute
 from daemon.ledger.facts import Facts, owners
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Recorder
+from daemon.ledger.timeline import Item
 from sql import load
 from sql.database import Database
 
@@ -35,6 +37,38 @@ async def _read_unassigned(database: Database, limit: int) -> tuple[list[Unassig
     rows = await database.fetch(load("list_unassigned"), {"limit": limit})
     [(total, _failed)] = await database.fetch(load("count_backlog"))
     return list(map(UnassignedDonation._make, rows)), total
+
+
+def print_timeline(donation: str, *, as_json: bool) -> None:
+    """Prints each fact, status change and entry of a donation, in order."""
+    items = ask(lambda database: Ledger(database).timeline(donation))
+    if items is None:
+        raise Failure(f"there is no donation {donation}; {WHERE_IDS_ARE}")
+    for item in items:
+        click.echo(_timeline_json(item) if as_json else _timeline_line(item))
+
+
+def _timeline_line(item: Item) -> str:
+    """`2026-01-31 10:15:00  entry   payment ch_1: +$5.00, ticket story-1 (entry 7, evt_1)`"""
+    time = f"{datetime.fromtimestamp(item.at, UTC):%Y-%m-%d %H:%M:%S}  {item.kind:<6}  {item.source}: "
+    if (entry := item.entry) is None:
+        return time + (item.name if item.value is None else f"{item.name} {_plain(item.value)}")
+    amount = f"{'+' if entry.amount_minor > 0 else ''}{money.display(entry.amount_minor, entry.currency or '???')}"
+    ticket = f"ticket {entry.ticket_id}" if entry.ticket_id else "no ticket"
+    return f"{time}{amount}, {ticket} (entry {entry.seq}, {entry.cause})"
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _timeline_json(item: Item) -> bytes:
+    row = {"at": datetime.fromtimestamp(item.at, UTC), "kind": item.kind, "source": item.source, "name": item.name}
+    if item.value is not None:
+        row["value"] = item.value
+    if item.entry is not None:
+        row["entry"] = item.entry._asdict()
+    return msgspec.json.encode(row)
 
 
 def assign(donation: str, ticket: str, actor: str, *, as_json: bool) -> None:

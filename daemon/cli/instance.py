@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,9 +12,11 @@ import psycopg2
 
 from daemon.api.config import MigrateConfig
 from daemon.cli.arguments import Failure
+from daemon.cli.database import LONG_S, StatementsLogged, ask
 from daemon.cli.settings import check_url, read
 from daemon.instance import environment
 from daemon.instance import reload as reloading
+from daemon.ledger import rebuild as rebuilding
 from daemon.runtime.config import Basics
 from sql import migrate as migration
 from sql.errors import classify
@@ -32,14 +35,36 @@ def reload() -> None:
 
 
 def migrate(*, as_json: bool) -> None:
-    """Applies what is missing and prints what it applied."""
+    """Applies what is missing, books the rows that the journal does not contain yet, and prints what was done."""
     url = _owner_url()
     with _one_sentence():
         applied = migration.apply(url, lambda line: click.echo(line, err=as_json))
+    booked = _book(url)
     if as_json:
-        click.echo(json.dumps({"applied": applied}))
-    else:
-        click.echo(f"{len(applied)} applied; the schema is up to date" if applied else "the schema is up to date")
+        click.echo(json.dumps({"applied": applied, "booked": booked}))
+        return
+    click.echo(f"{len(applied)} applied; the schema is up to date" if applied else "the schema is up to date")
+    if booked:
+        click.echo(f"booked the entries of {booked} rows")
+
+
+def _book(url: str) -> int:
+    """Books the entries of the rows that releases before the journal stored, as `donationd rebuild` does: in batches
+    beside live traffic, and after an interruption only what is left. Returns the number of rows."""
+    if not ask(rebuilding.has_older_rows, url=url):
+        return 0
+    rows = ask(rebuilding.count_rows, timeout_s=LONG_S, url=url)
+    try:
+        with click.progressbar(length=rows, label="booking", file=sys.stderr) as bar:
+            return ask(
+                lambda database: rebuilding.rebuild(database, bar.update),
+                timeout_s=LONG_S,
+                sends_donor_data=True,
+                url=url,
+            )
+    except StatementsLogged as refusal:
+        click.echo(f"{refusal.message}\n{rows} rows are not booked in the journal: run donationd rebuild", err=True)
+        return 0
 
 
 def print_drift(*, as_json: bool) -> int:

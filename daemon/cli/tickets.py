@@ -12,8 +12,8 @@ from daemon.cli.arguments import Failure
 from daemon.cli.database import ask
 from daemon.cli.settings import settings
 from daemon.ledger import money
-from daemon.ledger.donation import decode_shown
-from daemon.ledger.reader import Cursor, Figures, Ledger, PageQuery, TotalsRow
+from daemon.ledger.donation import decode_shown, minute
+from daemon.ledger.reader import Cursor, Figures, Ledger, Moment, PageQuery, PastDonation, PastTotalsRow, TotalsRow
 from sql import load
 
 PAGE = 1000
@@ -66,6 +66,47 @@ def print_ledger(ticket: str, *, with_ids: bool, as_json: bool) -> None:
         click.echo(_ledger_line(donation, with_id=with_ids))
     for line in _total_lines(totals, default_currency):
         click.echo(line)
+
+
+def print_ledger_as_of(ticket: str, moment: Moment, *, as_json: bool) -> None:
+    """Prints what the journal's entries up to a moment add up to: each donation, and the totals."""
+    totals, donations = ask(lambda database: _read_ledger_as_of(Ledger(database), ticket, moment))
+    if as_json:
+        for donation in donations:
+            click.echo(msgspec.json.encode(_as_json(donation)))
+        return
+    recorded_at = totals[0].recorded_at
+    time = f", recorded {recorded_at.isoformat()}" if recorded_at else ""
+    click.echo(f"Ticket: {ticket}\nEntry: {totals[0].seq}{time}\n\nDonations:")
+    for donation in donations:
+        paid_at = f"[{minute(donation.paid_at)}] " if donation.paid_at else ""
+        click.echo(f"{paid_at}{_amounts(donation, donation.currency)} - {donation.donation_id}")
+    click.echo()
+    for total in totals:
+        if total.currency:
+            shown = money.display(total.figures.net_minor, total.currency)
+            click.echo(f"Total: {shown} ({_amounts(total, total.currency)})")
+
+
+async def _read_ledger_as_of(
+    ledger: Ledger, ticket: str, moment: Moment
+) -> tuple[list[PastTotalsRow], list[PastDonation]]:
+    totals = await ledger.totals_as_of(ticket, moment)
+    if not totals:
+        raise Failure(f"there is no ticket {ticket}; add it: donationd tickets add {ticket}")
+    return totals, await ledger.donations_as_of(ticket, totals[0].seq)
+
+
+def _amounts(row: PastTotalsRow | PastDonation, currency: str) -> str:
+    """`$50.00 paid, $10.00 refunded`, without what is nothing."""
+    amounts = ((row.paid_minor, "paid"), (row.refunded_minor, "refunded"), (row.disputed_minor, "disputed"))
+    return ", ".join(f"{money.display(amount, currency)} {name}" for amount, name in amounts if amount)
+
+
+def _as_json(row: PastDonation) -> dict[str, object]:
+    amounts = (("paid", row.paid_minor), ("refunded", row.refunded_minor), ("disputed", row.disputed_minor))
+    numbers = {name: msgspec.Raw(money.major(amount, row.currency).encode()) for name, amount in amounts}
+    return {"id": row.donation_id, "currency": row.currency or None, "paidAt": row.paid_at, **numbers}
 
 
 _donations = msgspec.json.Decoder(list[msgspec.Raw])

@@ -37,8 +37,10 @@ def check(environ: Mapping[str, str]) -> None:
     Raises:
         CannotStart: with every mistake, one a line.
     """
-    if mistakes := wrong_settings(environ) or _ports_in_use(environ):
-        raise CannotStart("\n".join(mistakes))
+    pairs = (("HOST", "PORT"), ("METRICS_HOST", "METRICS_PORT"))
+    problems = wrong_settings(environ) or [each for pair in pairs if (each := _port_problem(environ, *pair))]
+    if problems:
+        raise CannotStart("\n".join(problems))
 
 
 def wrong_settings(environ: Mapping[str, str]) -> list[str]:
@@ -52,11 +54,6 @@ def wrong_settings(environ: Mapping[str, str]) -> list[str]:
         except ConfigError as error:
             mistakes += error.problems
     return sorted({mistake.split(":")[0]: mistake for mistake in mistakes}.values())
-
-
-def _ports_in_use(environ: Mapping[str, str]) -> list[str]:
-    pairs = (("HOST", "PORT"), ("METRICS_HOST", "METRICS_PORT"))
-    return [problem for host, port in pairs if (problem := _port_problem(environ, host, port))]
 
 
 def _port_problem(environ: Mapping[str, str], host: str, port: str) -> str | None:

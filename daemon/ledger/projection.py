@@ -4,7 +4,7 @@
 STATUSES; the diagram of deploy/docs/explanation.md is drawn from these two.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -25,7 +25,7 @@ from daemon.ledger.facts import (
 
 # The version of the rules in this file and in facts.py. It rises when a stored row would be derived differently, with
 # a migration that lists the rows of older rules (SPEC 9, rebuild).
-RULES_VERSION = 1
+RULES_VERSION = 2  # 2: the journal's entries
 
 # Where the fields of a donation come from: the first of these sources, a family and a fact, that has a value. Within a
 # family SORT_KEY orders the objects. The invoice is the one that the donation pays, the subscription is its own.
@@ -86,12 +86,17 @@ NEVER = 2**63  # sorts after every time: an object whose `created` is not known 
 Subscriptions = Mapping[str, ObjectFacts]  # by id
 
 
+def donation_ids(facts: Facts) -> set[str]:
+    """The ids that a donation of these facts has, or may have had before more of them were known."""
+    return {id_ for family in (Family.PAYMENT_INTENT, Family.SESSION, Family.CHARGE) for id_ in facts.get(family, ())}
+
+
 def subscriptions(facts: Facts) -> set[str]:
     """The ids of the subscriptions that donations in these facts borrow from. An invoice that nothing has paid yet
     lends nothing to any donation, and so does one that its PaymentIntent no longer names."""
     if Family.INVOICE not in facts:  # nearly always
         return set()
-    return {id_ for of in _by_donation(facts, {}).values() for id_, _ in of.members[Family.SUBSCRIPTION]}
+    return {id_ for of in by_donation(facts, {}).values() for id_, _ in of.members[Family.SUBSCRIPTION]}
 
 
 def personal(facts: Facts) -> dict[str, list[tuple[Family, str, ObjectFacts]]]:
@@ -103,7 +108,7 @@ def personal(facts: Facts) -> dict[str, list[tuple[Family, str, ObjectFacts]]]:
         for id_, known in facts.get(family, {}).items():
             found.setdefault(owner[id_], []).append((family, id_, known))
     unpaid = dict(facts.get(Family.INVOICE, {}))
-    for donation, of in _by_donation(facts, {}).items():
+    for donation, of in by_donation(facts, {}).items():
         for id_, known in of.members[Family.INVOICE]:
             found.setdefault(donation, []).append((Family.INVOICE, id_, known))
             unpaid.pop(id_, None)
@@ -116,7 +121,7 @@ def donations(facts: Facts, lent: Subscriptions | None = None) -> list[Donation]
     Args:
         lent: the facts of the subscriptions that the facts' invoices name.
     """
-    return [_derive(id_, objects) for id_, objects in sorted(_by_donation(facts, lent or {}).items())]
+    return [derive(id_, objects) for id_, objects in sorted(by_donation(facts, lent or {}).items())]
 
 
 def redact(facts: Facts) -> Facts:
@@ -211,7 +216,7 @@ def split_attempts(facts: Facts) -> tuple[Facts, dict[str, ObjectFacts]]:
 Member = tuple[str, ObjectFacts]  # an object's id and its facts
 
 
-class _Objects:
+class Objects:
     """One donation's Stripe objects, by family, in the order of SORT_KEY."""
 
     __slots__ = ("every", "members")
@@ -279,6 +284,11 @@ def is_late_failure(charge: ObjectFacts) -> bool:
     return FactName.TAKEN in charge and value(charge, FactName.STATUS) == "failed"
 
 
+def failed_late(charge: ObjectFacts) -> bool:
+    """Whether it is a late failure whose time is known: a release before the first rules did not keep it."""
+    return is_late_failure(charge) and FactName.FAILED in charge
+
+
 def _created_first(member: Member) -> tuple[int, str]:
     created = value(member[1], FactName.CREATED)
     return NEVER if created is None else created, member[0]
@@ -307,15 +317,16 @@ SORT_KEY: dict[Family, Callable[[Member], Any]] = {
 }
 
 
-def _by_donation(facts: Facts, lent: Subscriptions) -> dict[str, _Objects]:
+def by_donation(facts: Facts, lent: Subscriptions) -> dict[str, Objects]:
+    """The objects of every donation in these facts, by its id."""
     owner = owners(facts)
-    grouped: dict[str, _Objects] = {}
+    grouped: dict[str, Objects] = {}
     for family, objects in facts.items():
         if family in SHARED:
             continue
         for id_, known in objects.items():
             if (of := grouped.get(owner[id_])) is None:
-                of = grouped[owner[id_]] = _Objects()
+                of = grouped[owner[id_]] = Objects()
             of.add(family, id_, known)
     for of in grouped.values():
         of.sort()
@@ -323,9 +334,10 @@ def _by_donation(facts: Facts, lent: Subscriptions) -> dict[str, _Objects]:
     return grouped
 
 
-def _derive(id_: str, of: _Objects) -> Donation:
+def derive(id_: str, of: Objects) -> Donation:
+    """What is shown of the donation that these objects make."""
     amount, currency = _amount(of)
-    refunds = _Refunds.of(of)
+    refunds = Refunds.of(of)
     refunded = refunds.total(amount)
     paid_at = _paid_at(of)
     is_paid = paid_at is not None
@@ -350,25 +362,32 @@ def _derive(id_: str, of: _Objects) -> Donation:
     )
 
 
-def _account(of: _Objects) -> str | None:
+def _account(of: Objects) -> str | None:
     accounts = [known[FactName.ACCOUNT] for known in of.every if FactName.ACCOUNT in known]
     account: str | None = max(accounts)[1] if accounts else None
     return account
 
 
-def _amount(of: _Objects) -> tuple[int | None, str | None]:
+def _amount(of: Objects) -> tuple[int | None, str | None]:
     """The amount and its currency, which the object that names the amount names as well."""
     source, amount = of.winning_object("amount")
-    currency = value(source, FactName.CURRENCY)
-    intent = of.members[Family.PAYMENT_INTENT][0][1] if of.members[Family.PAYMENT_INTENT] else {}
-    received = value(intent, FactName.RECEIVED) or 0
-    # Of a charge and its PaymentIntent the larger counts, if both are in one currency.
-    if FactName.TAKEN in source and received > amount and value(intent, FactName.CURRENCY) in (currency, None):
-        amount = received
-    return amount, currency or of.value("currency")
+    for known, name in amount_sources(of)[1:]:  # of a charge and its PaymentIntent the larger counts
+        amount = max(amount, value(known, name))
+    return amount, value(source, FactName.CURRENCY) or of.value("currency")
 
 
-def _created_at(of: _Objects) -> int:
+def amount_sources(of: Objects) -> list[tuple[ObjectFacts, FactName]]:
+    """The objects that state how much was taken, with the name of their fact: the first charge that states it, and the
+    PaymentIntent, if both are in one currency."""
+    charges = [known for _, known in of.members[Family.CHARGE] if FactName.TAKEN in known][:1]
+    intents = [known for _, known in of.members[Family.PAYMENT_INTENT] if FactName.RECEIVED in known]
+    if charges and intents:
+        currency = value(charges[0], FactName.CURRENCY)
+        intents = [known for known in intents if value(known, FactName.CURRENCY) in (currency, None)]
+    return [*((known, FactName.TAKEN) for known in charges), *((known, FactName.RECEIVED) for known in intents)]
+
+
+def _created_at(of: Objects) -> int:
     named: list[int] = [
         created
         for family in (Family.SESSION, Family.PAYMENT_INTENT)
@@ -382,17 +401,46 @@ def _created_at(of: _Objects) -> int:
     return min((known[FactName.SEEN] for known in of.every if FactName.SEEN in known), default=0)
 
 
-def _paid_at(of: _Objects) -> int | None:
-    """When the payment was made: by the events that state it, else by a charge that took money, else by other facts."""
-    failures = [
-        known[FactName.FAILED]
-        for _, known in of.members[Family.CHARGE]
-        if is_late_failure(known) and FactName.FAILED in known
-    ]
-    last_failure = max(failures, default=0)
+class LateFailure(msgspec.Struct, frozen=True):
+    """A charge that took money and failed afterwards, as a returned bank debit does: when it was paid, if that is
+    known, and when it failed."""
+
+    id: str
+    known: ObjectFacts
+    paid_at: int | None
+    failed_at: int
+
+
+def late_failures(of: Objects) -> list[LateFailure]:
+    """The late failures of a donation, in their order; each payment is looked for since the failure before."""
+    failed = sorted(
+        [(known[FactName.FAILED], id_, known) for id_, known in of.members[Family.CHARGE] if failed_late(known)]
+    )
+    found, since = [], 0
+    for failed_at, id_, known in failed:
+        charges = [known] if FactName.CAPTURED in known else []
+        found.append(LateFailure(id_, known, _paid_between(of, charges, since, failed_at), failed_at))
+        since = failed_at
+    return found
+
+
+def _paid_at(of: Objects) -> int | None:
+    """When the payment was made that stands."""
+    failures = [known[FactName.FAILED] for _, known in of.members[Family.CHARGE] if failed_late(known)]
     charges = [known for _, known in of.members[Family.CHARGE] if holds_money(known)]
+    return _paid_between(of, charges, max(failures, default=0), NEVER)
+
+
+def _paid_between(of: Objects, charges: Sequence[ObjectFacts], since: int, until: int) -> int | None:
+    """When the payment was made: by the events that state it, else by a charge that took money, else by other facts.
+
+    Args:
+        charges: those that took the money.
+        since: the late failure before; what succeeded earlier was taken back.
+        until: the late failure after.
+    """
     times: list[int] = [
-        *_successes(of, Family.PAYMENT_INTENT, FactName.PAID, FactName.PAID_LAST, last_failure),
+        *_successes(of, Family.PAYMENT_INTENT, (FactName.PAID, FactName.PAID_LAST), since, until),
         *(known[FactName.PAID] for known in charges if FactName.PAID in known),
         *(known[FactName.CAPTURED] for known in charges if FactName.NOT_TAKEN in known),
     ]
@@ -404,57 +452,57 @@ def _paid_at(of: _Objects) -> int | None:
     if charged is not None:
         return charged
     received: list[int] = [
-        *_successes(of, Family.PAYMENT_INTENT, FactName.RECEIVED_FIRST, FactName.RECEIVED_LAST, last_failure),
-        *_successes(of, Family.SESSION, FactName.PAID, FactName.PAID_LAST, last_failure),
+        *_successes(of, Family.PAYMENT_INTENT, (FactName.RECEIVED_FIRST, FactName.RECEIVED_LAST), since, until),
+        *_successes(of, Family.SESSION, (FactName.PAID, FactName.PAID_LAST), since, until),
     ]
     return min(received, default=None)
 
 
-def _successes(
-    of: _Objects, family: Family, first_name: FactName, newest_name: FactName, last_failure: int
-) -> Iterator[int]:
-    """The time of each object's first success; once a late failure came after it, that of its newest one after that."""
+def _successes(of: Objects, family: Family, names: tuple[FactName, FactName], since: int, until: int) -> Iterator[int]:
+    """The time of each object's first success; where that is out of range, that of its newest one."""
     for _, known in of.members[family]:
-        first = known.get(first_name)
-        newest = known.get(newest_name)
-        if first is not None and first >= last_failure:
+        first, newest = map(known.get, names)
+        if first is not None and since <= first < until:
             yield first
-        elif newest is not None and newest[0] >= last_failure:
+        elif newest is not None and since <= newest[0] < until:
             yield newest[0]
 
 
-class _Refunds(msgspec.Struct, frozen=True):
+class Refunds(msgspec.Struct, frozen=True):
     """What is known of a donation's refunds, in minor units (SPEC 3, refundedAmount).
 
     Attributes:
-        standing: all refunds that did not fail.
-        beyond: what the charge's newest snapshot counts beyond the refunds that belong in it.
+        known: the facts of the refunds that are known by themselves.
+        standing: all of them that did not fail.
         hold: the part of an authorisation that was released, as far as the charge counts it as refunded.
+        beyond: what the charge's newest snapshot counts beyond the refunds that belong in it.
     """
 
+    known: list[ObjectFacts]
     standing: int
-    beyond: int
     hold: int
+    beyond: int = 0
 
     @classmethod
-    def of(cls, objects: _Objects) -> "_Refunds":
+    def of(cls, objects: Objects) -> "Refunds":
         """Reads a donation's objects."""
-        refunds = [known for _, known in objects.members[Family.REFUND]]
-        standing = sum(value(refund, FactName.AMOUNT) or 0 for refund in refunds if FactName.FAILED not in refund)
-        hold = _released_hold(objects)
+        known = [known for _, known in objects.members[Family.REFUND]]
+        standing = sum(value(refund, FactName.AMOUNT) or 0 for refund in known if FactName.FAILED not in refund)
+        refunds = cls(known, standing, _released_hold(objects))
         snapshot = next(
             (known[FactName.RETURNED] for _, known in objects.members[Family.CHARGE] if FactName.RETURNED in known),
             None,
         )
-        if snapshot is None:
-            return cls(standing, 0, hold)
-        at, returned = snapshot
-        belonging = [refund for refund in refunds if _belongs(refund, at)]
+        return msgspec.structs.replace(refunds, beyond=refunds.beyond_in(*snapshot)) if snapshot else refunds
+
+    def beyond_in(self, at: int, returned: int) -> int:
+        """What a charge's snapshot of that second counts beyond the refunds that belong in it."""
+        belonging = [refund for refund in self.known if _belongs(refund, at)]
         certain = sum(value(refund, FactName.AMOUNT) or 0 for refund in belonging if refund.get(FactName.FAILED) != at)
         # The snapshot of the second in which a refund failed may count it or not: it does as far as there is room.
         failing = sum(value(refund, FactName.AMOUNT) or 0 for refund in belonging if refund.get(FactName.FAILED) == at)
-        counted = certain + min(failing, max(0, returned - hold - certain))
-        return cls(standing, max(0, returned - counted), hold)
+        counted = certain + min(failing, max(0, returned - self.hold - certain))
+        return max(0, returned - counted)
 
     def total(self, amount: int | None) -> int:
         """The refunded amount, never below zero nor above a known amount."""
@@ -469,7 +517,7 @@ def _belongs(refund: ObjectFacts, at: int) -> bool:
     return made <= at and not refund.get(FactName.FAILED, at) < at
 
 
-def _released_hold(of: _Objects) -> int:
+def _released_hold(of: Objects) -> int:
     """The part of an authorisation that was released, as far as Stripe counts it as refunded.
 
     After one partial capture it does, after several it does not, and before the last of several nothing is released.
@@ -488,7 +536,7 @@ def _released_hold(of: _Objects) -> int:
     return min(gap, counted)
 
 
-def _refunded_at(of: _Objects, hold: int) -> int | None:
+def _refunded_at(of: Objects, hold: int) -> int | None:
     times: list[int] = [
         at
         for _, known in of.members[Family.CHARGE]
@@ -506,7 +554,7 @@ def _refunded_at(of: _Objects, hold: int) -> int | None:
     return min(created, default=None)
 
 
-def _disputed(of: _Objects, amount: int | None, currency: str | None, refunded: int) -> int:
+def _disputed(of: Objects, amount: int | None, currency: str | None, refunded: int) -> int:
     total = 0
     for _, dispute in of.members[Family.DISPUTE]:
         stage, disputed, _ = value(dispute, FactName.STAGE) or (None, 0, None)
@@ -527,23 +575,23 @@ class _Money(msgspec.Struct, frozen=True):
         return paid and self.refunded >= (self.amount or 0) and self.refunded > 0
 
 
-def _is_disputed(of: _Objects, _money: _Money) -> bool:
+def _is_disputed(of: Objects, _money: _Money) -> bool:
     return any(
         (value(dispute, FactName.STAGE) or [None])[0] in IS_DISPUTED for _, dispute in of.members[Family.DISPUTE]
     )
 
 
-def _is_given_up(of: _Objects, _money: _Money) -> bool:
+def _is_given_up(of: Objects, _money: _Money) -> bool:
     return of.states_any(Family.SESSION, name=FactName.EXPIRED) or of.states_any(
         Family.PAYMENT_INTENT, name=FactName.CANCELED
     )
 
 
-def _is_failed(of: _Objects, _money: _Money) -> bool:
+def _is_failed(of: Objects, _money: _Money) -> bool:
     return of.states_any(Family.PAYMENT_INTENT, Family.SESSION, Family.CHARGE, name=FactName.FAILED)
 
 
-Holds = Callable[[_Objects, _Money], bool]
+Holds = Callable[[Objects, _Money], bool]
 
 # A donation's status is the first whose rule holds; each has the sentence that the diagram shows.
 STATUSES: tuple[tuple[Status, str, Holds], ...] = (
@@ -556,5 +604,5 @@ STATUSES: tuple[tuple[Status, str, Holds], ...] = (
 )
 
 
-def _status(of: _Objects, money: _Money) -> Status:
+def _status(of: Objects, money: _Money) -> Status:
     return next(status for status, _sentence, holds in STATUSES if holds(of, money))

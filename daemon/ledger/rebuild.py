@@ -19,6 +19,12 @@ from sql.database import Database
 ROWS = 200  # per statement: tens of milliseconds, in which deliveries wait
 
 
+async def has_older_rows(database: Database) -> bool:
+    """Whether older rules derived any row. An index answers it."""
+    [(found,)] = await database.fetch(load("has_older_rows"))
+    return bool(found)
+
+
 async def count_rows(database: Database) -> int:
     """The number of rows to derive again. Reads the whole table."""
     [(count,)] = await database.fetch(load("count_older_rows"), {"rules": projection.RULES_VERSION})

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from daemon.ledger import projection
+from daemon.ledger import journal, projection
 from daemon.ledger.donation import Donation
 from daemon.ledger.facts import (
     FactName,
@@ -29,6 +29,7 @@ from daemon.ledger.facts import (
     upgrade,
     value,
 )
+from daemon.ledger.journal import JournalEntry
 from daemon.ledger.operator_actions import OperatorAction
 from daemon.ledger.stripe_events import StripeEvent
 from sql import load
@@ -230,12 +231,14 @@ class _Part:
 
     stored: list[_StoredRow] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
+    cause: Change | None = None
     ids: set[str] = field(default_factory=set)
     facts: Facts = field(default_factory=dict)
     is_written: bool = False
     version: int = 0
     root: str = ""
     donations: list[Donation] = field(default_factory=list)
+    entries: list[list[JournalEntry]] = field(default_factory=list)  # of each donation
     failed_charges: dict[str, ObjectFacts] = field(default_factory=dict)
 
     def join(self, other: "_Part") -> None:
@@ -251,10 +254,10 @@ class _Part:
         self.facts = rows[0].facts if rows else {}
         for row in rows[1:]:
             merge_into(self.facts, row.facts)
-        is_new = [merge_into(self.facts, change.facts) for change in self.changes]
-        is_new += [isinstance(change, Derivation) for change in self.changes]
-        is_new.append(sum(row.version > 0 for row in rows) != 1)
-        self.is_written = bool(self.facts) and any(is_new)
+        news = [c for c in self.changes if merge_into(self.facts, c.facts) or isinstance(c, Derivation)]
+        self.cause = next(reversed(news or self.changes), None)
+        is_one_row = sum(row.version > 0 for row in rows) == 1
+        self.is_written = bool(self.facts) and (bool(news) or not is_one_row)
 
     @property
     def new_subscriptions(self) -> set[str]:
@@ -267,16 +270,28 @@ class _Part:
             return
         self.version = 1 + max((row.version for row in self.stored), default=0)
         self.facts, self.failed_charges = projection.split_attempts(projection.redact(self.facts))
-        self.donations = projection.donations(self.facts, lent)
+        derived = journal.derive(self.facts, lent)
+        self.donations = [donation for donation, _ in derived]
+        self.entries = [entries for _, entries in derived]
         self.root = self.donations[0].id if self.donations else min(self.facts[Family.INVOICE])
 
     def row(self, n: int) -> dict[str, object]:
         """As record_events.sql reads it."""
         if not self.is_written:
-            return {"n": n, "root": "", "ids": (), "new_ids": (), "relocated_ids": ()}
+            return {"n": n, "root": "", "ids": (), "new_ids": (), "relocated_ids": (), "booked_ids": ()}
         relocated = {id_ for row in self.stored if row.version and row.root != self.root for id_ in row.ids}
         new = self.ids.difference(*(row.ids for row in self.stored))
-        return {"n": n, "root": self.root, "ids": self.ids, "new_ids": new, "relocated_ids": relocated}
+        row = {"n": n, "root": self.root, "ids": self.ids, "new_ids": new, "relocated_ids": relocated}
+        return {**row, "booked_ids": projection.donation_ids(self.facts), **self._cause()}
+
+    def _cause(self) -> dict[str, object]:
+        """What its entries are booked for. An operator action has no id yet, and is named by its donation."""
+        match self.cause:
+            case ReceivedEvent(event):
+                return {"cause": event.id}
+            case OperatorAction(donation=donation):
+                return {"action_on": donation}
+        return {"cause": f"rebuild:{projection.RULES_VERSION}"}
 
     def donation_rows(self, n: int) -> list[dict[str, object]]:
         """As record_events.sql reads them: the facts stand on the root's row only."""
@@ -288,8 +303,10 @@ class _Part:
                 "rules": projection.RULES_VERSION,
                 "version": self.version if donation.id == self.root else 0,
                 "facts": self.facts if donation.id == self.root else None,
+                "entries": entries,
+                **self._cause(),
             }
-            for donation in self.donations
+            for donation, entries in zip(self.donations, self.entries, strict=True)
         ]
 
     def billing_rows(self, n: int) -> list[dict[str, object]]:
@@ -423,6 +440,11 @@ class Recorder:
         lenders = (
             await self._subscriptions(payments, []) | lenders
         )  # a row may hold payments of other subscriptions too
+        for payment in payments:  # its entries are booked for the event that changed the subscription
+            borrowed = projection.subscriptions(payment.facts)
+            payment.cause = next(
+                (each.changes[-1] for each in lenders.values() if each.id in borrowed and each.ticket_changed), None
+            )
         batch = _Batch(_groups([*parts, *payments], lenders), lenders)
         lent = {each.id: each.facts for each in lenders.values()}
         for group in batch.groups:

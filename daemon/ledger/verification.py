@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from daemon.ledger import projection
+from daemon.ledger import journal, projection
 from daemon.ledger.donation import Donation, Status
 from daemon.ledger.facts import DONOR_FIELDS, Facts, Family, ObjectFacts, checked, object_ids, upgrade
+from daemon.ledger.journal_verification import Entries, JournalSums
 from daemon.ledger.reader import Figures
 from sql.connection import Row
 from sql.snapshot import Snapshot
@@ -137,7 +138,7 @@ def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str]
     Yields:
         A line per difference; nothing if the ledger is right.
     """
-    sums, names = TicketSums(), 0
+    sums, booked, names = TicketSums(), JournalSums(snapshot), 0
     linked: dict[str, dict[str, Donation]] = defaultdict(dict)
     for row in map(StoredDonation.of, snapshot.stream("verify_donations", {"with_facts": False})):
         linked[row.root][row.donation.id] = row.donation
@@ -146,27 +147,33 @@ def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str]
         facts_of, malformed = _facts_of(batch)
         lent, malformed_lent = _subscriptions(snapshot, facts_of.values())
         yield from malformed + malformed_lent
+        entries: dict[str, Entries] = {}
         for row in batch:
             id_ = row.donation.id
             stored = {id_: row.donation, **linked.pop(id_, {})}
             if id_ not in facts_of:
                 continue
             try:
-                derived = _derive(facts_of[id_], lent)
+                entries[id_] = _derive(facts_of[id_], lent)
             except MALFORMED as error:
                 del facts_of[id_]
                 yield _malformed(f"donation {id_}: its facts, or those of its subscription,", error)
                 continue
+            derived = {donation.id: donation for donation, _ in entries[id_]}
             yield from differences(stored, derived)
             for donation in derived.values():
                 sums.add(donation)
+        older = {row.donation.id for row in batch if row.rules < projection.RULES_VERSION}
+        yield from booked.check(facts_of, entries, older)
         root_of = _roots(snapshot, facts_of)
         names += len(root_of)
         yield from _misplaced(snapshot, root_of)
         progress(len(batch))
     for root, donations in linked.items():
         yield from (f"donation {id_}: its facts should be kept by {root}, which is missing" for id_ in donations)
-    yield from sums.differences(map(StoredTotals._make, snapshot.rows("verify_totals")))
+    totals = [StoredTotals(*row) for row in snapshot.rows("verify_totals")]
+    yield from sums.differences(totals)
+    yield from booked.differences({(of.ticket_id, of.currency): of[2:5] for of in totals})
     objects = stored_sizes(snapshot).objects
     if objects != names:
         yield f"{objects} Stripe objects are on record, the facts name {names}"
@@ -191,10 +198,11 @@ def _facts_of(batch: Iterable[StoredDonation]) -> tuple[dict[str, Facts], list[s
     return facts_of, malformed
 
 
-def _derive(facts: Facts, lent: projection.Subscriptions) -> dict[str, Donation]:
-    """The donations that facts add up to, by id. Raises one of MALFORMED, also if a field would have a wrong type."""
-    derived = [msgspec.structs.asdict(donation) for donation in projection.donations(facts, lent)]
-    return {donation.id: donation for donation in msgspec.convert(derived, list[Donation])}
+def _derive(facts: Facts, lent: projection.Subscriptions) -> Entries:
+    """The donations that facts add up to, with their entries. Raises one of MALFORMED, also for a field of a wrong
+    type."""
+    derived = [(msgspec.structs.asdict(donation), entries) for donation, entries in journal.derive(facts, lent)]
+    return msgspec.convert(derived, Entries)
 
 
 def _malformed(what: str, error: Exception) -> str:

@@ -317,7 +317,7 @@ class Payment:
     def change_dispute(self, dispute: Dispute, status: str) -> None:
         """An inquiry escalates, evidence is sent, or the bank decides.
 
-        A stage that falls in SPEC's order is reached at least a second later.
+        A status that comes earlier in STAGES is reached at least a second later.
         """
         if STAGES.index(status) < STAGES.index(dispute.status):
             self.at += 1

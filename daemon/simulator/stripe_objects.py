@@ -60,13 +60,13 @@ TODAY = APIS[-1]
 
 
 def ticket_of(text: str | None) -> str | None:
-    """The text if it can be a ticket's id (SPEC 3), else None: it does not count."""
+    """The text if it can be a ticket's id, else None: it does not count."""
     return text if text is not None and TICKET.fullmatch(text) else None
 
 
 @dataclass(frozen=True)
 class Donor:
-    """A person as Stripe knows them; `last_name` is all of the name that the ledger may show (SPEC 7)."""
+    """A person as Stripe knows them; `last_name` is all of the name that the ledger may show."""
 
     name: str | None
     last_name: str | None
@@ -498,8 +498,8 @@ class Refund:
         }
 
 
-# The statuses of a dispute in SPEC's order: among states of one second the later one counts. UNKNOWN_STATUS stands for
-# whatever Stripe may add.
+# The statuses of a dispute in ascending order: among states of one second the later one counts. UNKNOWN_STATUS stands
+# for any that Stripe may add.
 UNKNOWN_STATUS = "arbitration_under_review"
 STAGES = (
     "warning_needs_response",

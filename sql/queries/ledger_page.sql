@@ -48,6 +48,7 @@ SELECT (SELECT coalesce(json_agg(donation ORDER BY n), '[]')::text FROM donation
            AS donations,
        (SELECT count(*) FROM donations WHERE n <= %(limit)s) AS count,
        (SELECT paid_key || ':' || created_key || ':' || id FROM shown
-        WHERE n = %(limit)s AND EXISTS (SELECT FROM shown WHERE n > %(limit)s)) AS next
+        WHERE n = %(limit)s AND EXISTS (SELECT FROM shown WHERE n > %(limit)s)) AS next,
+       (SELECT coalesce(max(seq), 0) FROM ledger_entries) AS ledger_seq
 FROM recording_tickets
 WHERE id = %(ticket)s

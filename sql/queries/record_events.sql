@@ -3,17 +3,26 @@
 --
 -- A group is what must be written together: the parts that have its number. A part is a set of Stripe objects with the
 -- donations derived from its facts: `ids` are its objects if anything of it is written, `new_ids` those of them that no
--- row contained when the facts were read, `relocated_ids` those whose facts were kept by another row than `root`. The
--- bases of a group are the rows and versions that it was derived from, version 0 for a row that did not exist. If the
--- ledger's rows are others by now, the group is conflicting: nothing of it is written, and its number is returned.
+-- row contained when the facts were read, `relocated_ids` those whose facts were kept by another row than `root`,
+-- `booked_ids` those that its donations have as their id, or had. The bases of a group are the rows and versions that it
+-- was derived from, version 0 for a row that did not exist. If the ledger's rows are others by now, the group is
+-- conflicting: nothing of it is written, and its number is returned.
 --
--- The caller has the ledger's lock (lock_ledger.sql), so no other process writes between reading and writing here.
+-- The journal gets the difference between the entries that the facts make (`entries` of a donation) and what is booked of
+-- the same ids, as sums, whatever release wrote the rows last: so a donation that gets another id is booked out. It is
+-- computed here because nothing else is booked under the lock, and because no further query is needed. `cause` is an
+-- event's id; null for an operator action, which gets its id here and is found by its donation, `action_on`.
 --
--- $1 parts {n, root, ids, new_ids, relocated_ids}; $2 bases {n, root, version}; $3 donations; $4 events; $5 operator
--- actions; $6 billing rows {n, id, version, facts}; $7 failed charges {n, id, payment_intent, facts}: arrays of JSON
--- objects. Rows of $6 and $7 without facts are deleted.
+-- The caller has the ledger's lock (lock_ledger.sql), so no other process writes between reading and writing here, and
+-- `seq` rises without gaps, in the order of commits.
+--
+-- $1 parts {n, root, ids, new_ids, relocated_ids, booked_ids, cause, action_on}; $2 bases {n, root, version};
+-- $3 donations; $4 events; $5 operator actions; $6 billing rows {n, id, version, facts}; $7 failed charges {n, id,
+-- payment_intent, facts}: arrays of JSON objects. Rows of $6 and $7 without facts are deleted.
 WITH groups AS MATERIALIZED (
-    SELECT * FROM json_to_recordset($1) AS g(n int, root text, ids text[], new_ids text[], relocated_ids text[])
+    SELECT * FROM json_to_recordset($1)
+        AS g(n int, root text, ids text[], new_ids text[], relocated_ids text[], booked_ids text[], cause text,
+             action_on text)
 ), conflicting AS MATERIALIZED (
     SELECT b.n FROM json_to_recordset($2) AS b(n int, root text, version bigint)
     WHERE b.version <> coalesce((SELECT a.version FROM stripe_attributions a WHERE a.id = b.root),
@@ -37,12 +46,13 @@ WITH groups AS MATERIALIZED (
     SELECT to_timestamp(a.at_us / 1e6), a.actor, a.action, a.donation, a.detail
     FROM json_to_recordset($5) AS a(at_us bigint, actor text, action text, donation text, detail text, n int)
     WHERE a.n NOT IN (TABLE conflicting)
+    RETURNING id, donation_id
 ), after AS MATERIALIZED (
     SELECT * FROM json_to_recordset($3)
         AS d(n int, root text, id text, version bigint, facts json, ticket text, status text, amount bigint,
              currency text, refunded bigint, disputed bigint, created_at bigint, paid_at bigint, refunded_at bigint,
              last_name text, country text, email_hash text, session_id text, charge_id text, account text,
-             subscription text, rules int)
+             subscription text, rules int, entries json, cause text, action_on text)
     WHERE n NOT IN (TABLE conflicting)
 ), before AS MATERIALIZED (
     SELECT a.id, a.ticket_id, a.status, a.amount_minor, a.currency, a.refunded_minor, a.disputed_minor, a.paid_at
@@ -99,6 +109,31 @@ WITH groups AS MATERIALIZED (
     UNION ALL
     SELECT -1, coalesce(ticket_id, ''), coalesce(currency, ''), amount_minor, refunded_minor, disputed_minor, status
     FROM before WHERE paid_at IS NOT NULL
+), changed AS (
+    SELECT donation, ticket, currency, kind, object, at, sum(amount)::bigint AS amount, cause, action_on
+    FROM (
+        SELECT d.id AS donation, coalesce(d.ticket, '') AS ticket, coalesce(d.currency, '') AS currency,
+               e.kind, e.object, to_timestamp(e.at) AS at, e.amount, d.cause, d.action_on
+        FROM after d CROSS JOIN json_to_recordset(d.entries) AS e(kind text, object text, at bigint, amount bigint)
+        UNION ALL
+        SELECT e.donation_id, e.ticket_id, e.currency, e.kind, e.object_id, e.effective_at, -e.amount_minor,
+               f.cause, f.action_on
+        FROM fresh f CROSS JOIN unnest(f.booked_ids) AS i(id) JOIN ledger_entries e ON e.donation_id = i.id
+    ) derived_and_booked
+    GROUP BY donation, ticket, currency, kind, object, at, cause, action_on
+    HAVING sum(amount) <> 0
+), newest AS MATERIALIZED (
+    SELECT coalesce(e.seq, 0) AS seq, greatest(clock_timestamp(), e.recorded_at) AS recorded_at
+    FROM (SELECT) one LEFT JOIN LATERAL (
+        SELECT seq, recorded_at FROM ledger_entries ORDER BY seq DESC LIMIT 1
+    ) e ON true
+), booked AS (
+    INSERT INTO ledger_entries (seq, recorded_at, effective_at, amount_minor, kind, donation_id, ticket_id, currency,
+                                object_id, cause)
+    SELECT n.seq + row_number() OVER (ORDER BY c.at, c.donation, c.kind, c.object, c.amount),
+           n.recorded_at, c.at, c.amount, c.kind, c.donation, c.ticket, c.currency, c.object,
+           coalesce(c.cause, (SELECT max(a.id)::text FROM audited a WHERE a.donation_id = c.action_on))
+    FROM changed c CROSS JOIN newest n
 ), counted AS (
     INSERT INTO ticket_totals AS t
            (ticket_id, currency, paid_minor, refunded_minor, disputed_minor, paid, refunded, disputed,

@@ -55,6 +55,16 @@ FIGURES = (
     Figure("resident memory, after many webhooks ÷ after 10,000", "memory", "memory early", 1.05, 1.0, False, "MB"),
     Figure("bytes on disk per event ÷ the seed's schema", "disk", "seed's disk", 0.67, 0.50, False, "B"),
     Figure("bytes of WAL per event ÷ the seed's schema", "wal", "seed's wal", 0.67, 0.50, False, "B"),
+    Figure("one process: with the journal ÷ without", "one", "without journal", 0.95, 1.0, unit="/s"),
+    Figure(
+        "WAL with the journal ÷ without",
+        "wal of donations",
+        "wal of donations without journal",
+        1.10,
+        1.05,
+        rising=False,
+        unit="B",
+    ),
 )
 
 

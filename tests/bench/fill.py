@@ -71,7 +71,7 @@ def batches(entries: Iterable[ReceivedEvent], size: int) -> Iterator[list[Receiv
 
 def empty(database: Stored) -> None:
     """Takes every event and donation away."""
-    query(database.url, f"TRUNCATE {', '.join(TABLES)}, ticket_totals CASCADE")
+    query(database.url, f"TRUNCATE {', '.join(TABLES)}, ticket_totals, ledger_entries CASCADE")
 
 
 def settle(database: Stored) -> None:

@@ -20,6 +20,7 @@ from tests.support.process import Process
 
 SECRET = "whsec_" + "bench" * 8
 API, ONE_BY_ONE, EMPTY = "daemon.api", "tests.bench.one_by_one", "tests.bench.empty"
+WITHOUT_JOURNAL = "tests.bench.without_journal"
 START_TIMEOUT_S = 30.0
 POLL_S = 0.05
 # SHORT=1 shows in a minute that everything runs: tables and times are this much smaller, and the figures mean nothing.

@@ -12,9 +12,22 @@ from pathlib import Path
 import msgspec
 
 from daemon.runtime.readiness import ReadinessClient
-from tests.bench import disk, fill
+from tests.bench import disk, fill, journal
 from tests.bench.load import Measured, get, post_again, post_new
-from tests.bench.machine import API, EMPTY, ONE_BY_ONE, SHARE, Broken, Site, Stored, query, resident_mb, site, stored
+from tests.bench.machine import (
+    API,
+    EMPTY,
+    ONE_BY_ONE,
+    SHARE,
+    WITHOUT_JOURNAL,
+    Broken,
+    Site,
+    Stored,
+    query,
+    resident_mb,
+    site,
+    stored,
+)
 from tests.bench.stream import Pool, Stream
 from tests.support.postgres import Server
 
@@ -24,6 +37,7 @@ PRIMED = (
     10_000 // SHARE
 )  # events recorded before a round: a second of the record minute, so that donations are going on
 WRITTEN_TO_DISK = 50_000 // SHARE
+BOOKED = 12_800 // SHARE // 64 * 64  # events, with the journal and without it
 TICKETS = [f"ticket_{number:04}" for number in range(1000)]
 MILLION, TEN, HOT = "ticket_million", "ticket_ten", "ticket_hot"
 DEEP_PAGES, PAGE_LIMIT = 300 // SHARE, 1000
@@ -51,6 +65,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.spread, self.hot = Stream(self.pool, TICKETS), Stream(self.pool, [HOT])
         self.spread_full = Stream(self.pool, TICKETS)
+        self.unbooked = Stream(self.pool, TICKETS)  # as `spread`, of other payments
 
     def round(self) -> None:
         """Measures each quantity once. What is compared is measured close together."""
@@ -64,6 +79,7 @@ class Bench:
             raise Broken(f"{answered} events were acknowledged and {events} are stored: some are lost")
         self._reads()
         self._disk()
+        self._journal()
         self._note("look", asyncio.run(_look_us(self.small.readiness)))
 
     def _one_process(self) -> int:
@@ -73,7 +89,8 @@ class Bench:
         self._note("p50", one.p50_us)
         self._note("p99", one.p99_us)
         self._count_failures("one", one)
-        answered = one.accepted + self._new("one by one", "one by one", self.spread, CONNECTIONS)
+        answered = one.accepted + self._new("without journal", "without journal", self.unbooked, CONNECTIONS)
+        answered += self._new("one by one", "one by one", self.spread, CONNECTIONS)
         answered += self._new("hot", "api", self.hot, CONNECTIONS)
         self._new("full", "full", self.spread_full, CONNECTIONS)
         return (
@@ -121,6 +138,12 @@ class Bench:
         ):
             self._note(name, value)
 
+    def _journal(self) -> None:
+        fill.empty(self.small)
+        booked, unbooked = journal.wal(self.small, self.spread.take(BOOKED), self.unbooked.take(BOOKED))
+        self._note("wal of donations", booked)
+        self._note("wal of donations without journal", unbooked)
+
     def memory(self, folder: Path, rounds: int) -> int:
         """Feeds one new API process for a minute per round at most. Returns how many webhooks it took."""
         with site(API, self.small, folder) as fed:
@@ -166,6 +189,7 @@ def bench(server: Server, folder: Path, say: Say) -> Iterator[Bench]:
                 ("api", API, small, 1),
                 ("two", API, small, 2),
                 ("one by one", ONE_BY_ONE, small, 1),
+                ("without journal", WITHOUT_JOURNAL, small, 1),
                 ("full", API, full, 1),
             )
         }

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from daemon.ledger import operator_actions, projection
+from daemon.ledger import journal, operator_actions, projection
 from daemon.ledger.donation import Donation
 from daemon.ledger.facts import DONOR_FIELDS, FactName, Facts, Family, merge, merge_into, object_ids, owners
 from daemon.ledger.stripe_events import CannotApply, NotAnEvent, read
@@ -61,6 +61,7 @@ def check_fold(parts: list[Facts], rng: random.Random) -> None:
         check_donation(donation)
     assert all(one.id < other.id for one, other in pairwise(shown)), "a donation shown twice"
     assert {donation.id for donation in shown} == set(owners(merged).values())
+    _check_journal(merged, lent)
     _check_apart(parts, lent, shown)
     _check_forgetting(merged, lent, shown)
     assert msgspec.json.encode(parts) == before, "merging changed what it was given"
@@ -102,6 +103,16 @@ def check_donation(donation: Donation) -> None:
     assert type(donation.created_at) is int
     assert donation.created_at >= 0
     assert ID(donation.id)
+
+
+def _check_journal(merged: Facts, lent: projection.Subscriptions) -> None:
+    """The entries of each donation add up to its figures."""
+    for id_, objects in projection.by_donation(merged, lent).items():
+        donation = projection.derive(id_, objects)
+        entries = journal.entries(donation, objects)
+        sums = tuple(sum(entry.amount for entry in entries if entry.kind == kind) for kind in journal.KINDS)
+        paid = donation.amount or 0, donation.refunded, donation.disputed
+        assert sums == (paid if donation.paid_at is not None else (0, 0, 0)), "entries that are not the figures"
 
 
 def _check_apart(parts: list[Facts], lent: projection.Subscriptions, shown: list[Donation]) -> None:

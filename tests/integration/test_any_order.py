@@ -21,6 +21,7 @@ from sql.database import Database
 from sql.snapshot import snapshot
 from tests.simulator.oracle import FAMILIES, expected_donations
 from tests.simulator.random_payments import RandomScenario, random_scenario
+from tests.support.journal_model import BOOKED, booked_rows
 from tests.support.model_ledger import SHOWN, TOTALS, as_row, totals_of
 
 WRITERS = 3
@@ -64,7 +65,7 @@ class World:
     def clear(self) -> None:
         self.rows(
             "TRUNCATE stripe_events, stripe_attributions, stripe_objects, stripe_billing, stripe_failed_charges,"
-            " ticket_totals"
+            " ticket_totals, ledger_entries"
         )
 
     def close(self) -> None:
@@ -86,6 +87,7 @@ def assert_ledger(world: World, scenarios: Sequence[Scenario]) -> None:
     ends = sorted((end for scenario in scenarios for end in expected_donations(scenario)), key=lambda end: end.donation)
     assert world.rows(SHOWN) == [as_row(end) for end in ends]
     assert world.rows(TOTALS) == totals_of(ends)
+    assert world.rows(BOOKED) == booked_rows(scenarios)
     with snapshot(world.url, "donationd test") as moment:
         assert list(verify(moment, lambda _done: None)) == []
 

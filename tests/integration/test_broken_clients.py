@@ -47,7 +47,7 @@ GROWTH_MB = 8  # of a process: caches and the allocator's leftovers, not a hosti
 EXPECTED = (
     *(
         "Rejected requests that are not HTTP",
-        "Refused what is no",
+        "Rejected requests that are not events",
         "More requests at the same time",
         "Connections were closed",
     ),

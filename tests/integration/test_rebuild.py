@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from daemon.cli.main import main
 from daemon.ledger import projection
-from daemon.ledger.donation import Donation
+from daemon.ledger.donation import Donation, Status
 from daemon.ledger.rebuild import count_rows, rebuild, set_wrong_totals
 from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import read
@@ -45,21 +45,21 @@ def entries(lives: Sequence[scenarios.Scenario], seed: int) -> list[ReceivedEven
 
 def use_former_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rules of an earlier release: half of what is lost in a dispute, and no refunds at all."""
-    derive = projection.donations
+    derive = projection.derive
 
-    def former(facts: Any, lent: Any = None) -> list[Donation]:
-        return [
-            msgspec.structs.replace(
-                each,
-                disputed=each.disputed // 2,
-                refunded=0,
-                refunded_at=None,
-                status="PAID" if each.status == "REFUNDED" else each.status,
-            )
-            for each in derive(facts, lent)
-        ]
+    def former(id_: str, objects: projection.Objects) -> Donation:
+        donation = derive(id_, objects)
+        return msgspec.structs.replace(
+            donation,
+            disputed=donation.disputed // 2,
+            refunded=0,
+            refunded_at=None,
+            status=Status.PAID if donation.status == Status.REFUNDED else donation.status,
+        )
 
-    monkeypatch.setattr("daemon.ledger.projection.donations", former)
+    monkeypatch.setattr("daemon.ledger.projection.derive", former)
+    monkeypatch.setattr("daemon.ledger.journal.entries", lambda _donation, _objects: [])
+    monkeypatch.setattr("daemon.ledger.projection.donation_ids", lambda _facts: set())
     monkeypatch.setattr("daemon.ledger.projection.RULES_VERSION", 0)
 
 
@@ -93,7 +93,7 @@ async def clear(database: Database) -> None:
     """Empties the ledger."""
     await database.fetch(
         "TRUNCATE stripe_events, stripe_attributions, stripe_objects, ticket_totals, stripe_billing,"
-        " stripe_failed_charges"
+        " stripe_failed_charges, ledger_entries"
     )
 
 

@@ -110,7 +110,7 @@ async def clear(database: Database) -> None:
     """Empties the ledger."""
     await database.fetch(
         "TRUNCATE stripe_events, stripe_attributions, stripe_objects, ticket_totals, stripe_billing,"
-        " stripe_failed_charges"
+        " stripe_failed_charges, ledger_entries"
     )
 
 

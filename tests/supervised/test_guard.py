@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -10,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from daemon.instance.installation import ROOT
 from daemon.instance.postgres_cluster import ELSEWHERE
-from tests.support.guard import also_remove, base_environ
+from tests.support.guard import also_remove
 from tests.support.instance import eventually
+from tests.support.process import Process
 
 # A test with both of what the suite's tests start: a database in the suite's own PostgreSQL, and a whole instance.
 TEST = """
@@ -48,14 +47,7 @@ class Run:
         test = folder / "test_inner.py"
         test.write_text(TEST.format(seen=str(self._seen), server=str(self._server), seconds=seconds))
         words = ["-q", "-p", "tests.conftest", "-p", "no:cacheprovider", "-c", "pyproject.toml", str(test)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", *words],
-            cwd=ROOT,
-            env={**base_environ(), "TMPDIR": str(temporary)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        self.process = Process([sys.executable, "-m", "pytest", *words], None, {"TMPDIR": str(temporary)})
 
     @property
     def server_home(self) -> Path:

@@ -27,13 +27,16 @@ STOP_LIMIT_S = stop_limits(DEFAULTS | {"DONATIOND_INCLUDE": "deploy/embedded.con
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this checkout, built without a network from a copy, so that no earlier build is part of it."""
+    """The wheel of this checkout, built without a network from a copy in which an earlier release was built before."""
     copy, wheels = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("wheels")
     for name in PARTS:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, copy)
+    earlier = copy / "build" / "lib" / "daemon"
+    earlier.mkdir(parents=True)
+    (earlier / "earlier.py").touch()
     pip("wheel", "--no-build-isolation", "--wheel-dir", str(wheels), str(copy))
     [built] = wheels.glob("*.whl")
     return built
@@ -118,6 +121,14 @@ def test_the_wheel_contains_the_files_that_run_it(wheel: Path) -> None:
     named = {name.removeprefix(prefix): content for name, content in packed.items() if name.startswith(prefix)}
     wanted = [ROOT / "supervisord.conf", *(path for path in (ROOT / "deploy").rglob("*") if path.is_file())]
     assert named == {str(path.relative_to(ROOT)): path.read_bytes() for path in wanted}
+
+
+def test_the_wheel_contains_no_module_of_an_earlier_release(wheel: Path) -> None:
+    """Its modules are those of the checkout, whatever an earlier build has left."""
+    with ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if name.endswith(".py")}
+    sources = [path for package in ("daemon", "health_sidecar", "sql") for path in (ROOT / package).rglob("*.py")]
+    assert packed == {str(path.relative_to(ROOT)) for path in sources}
 
 
 def test_a_whole_instance_runs_from_the_wheel(installation: Installation) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.mutants import MUTANTS
+
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 
@@ -68,3 +70,8 @@ def test_files_of_tests_that_are_named_exist(file: str) -> None:
     """A file of tests that is moved is also renamed in what runs it and in what refers to it."""
     named = re.findall(r"tests/[\w/]+\.py", (ROOT / file).read_text())
     assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_every_mutant_fits_the_code() -> None:
+    """Each fault of `make mutants` replaces a text that its file contains exactly once."""
+    assert [mutant.fault for mutant in MUTANTS if (ROOT / mutant.file).read_text().count(mutant.old) != 1] == []

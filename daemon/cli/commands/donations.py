@@ -1,4 +1,5 @@
-"""`donationd unassigned`, `assign`, `erase` and `audit`: what operators do about donations, and the record of it."""
+"""`donationd unassigned`, `timeline`, `assign`, `erase` and `audit`: what operators see of donations and do about them,
+and the record of it."""
 
 import click
 
@@ -28,6 +29,26 @@ def unassigned(limit: int, as_json: bool) -> None:
     from daemon.cli import donations
 
     donations.print_unassigned(limit, as_json=as_json)
+
+
+@click.command()
+@click.argument("donation", callback=check_donation)
+@json_lines_option
+def timeline(donation: str, as_json: bool) -> None:
+    """Print everything that happened to a donation, in order.
+
+    Each fact with the object and the time of the event that stated it, each change of the status, and each entry of the
+    journal. DONATION is the id of any of its objects: PaymentIntent, Checkout Session, charge, refund or dispute. A
+    newer value of a fact replaces the older one, so a change that only an older value showed is not listed.
+
+    \b
+    Examples:
+      donationd timeline pi_3PqXb2Lkd
+      donationd timeline pi_3PqXb2Lkd --json
+    """
+    from daemon.cli import donations
+
+    donations.print_timeline(donation, as_json=as_json)
 
 
 @click.command()

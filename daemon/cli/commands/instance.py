@@ -56,7 +56,9 @@ def reload() -> None:
 def migrate(status: bool, as_json: bool) -> None:
     """Bring the database's schema up to date, under a lock.
 
-    It uses MIGRATE_DATABASE_URL (the role that owns the schema), or DATABASE_URL where that is not set.
+    It uses MIGRATE_DATABASE_URL (the role that owns the schema), or DATABASE_URL where that is not set. Rows that
+    releases before the journal stored are then booked in it, some hundred at a time, beside live traffic. If that is
+    interrupted, the next run books the rows that are left.
 
     \b
     Examples:

@@ -1,8 +1,20 @@
 """`donationd tickets` and `ledger`: what donations are for, and the donations of one ticket."""
 
+from typing import TYPE_CHECKING
+
 import click
 
-from daemon.cli.arguments import check_currency, check_ticket, check_title, json_lines_option, ticket_argument
+from daemon.cli.arguments import (
+    check_currency,
+    check_moment,
+    check_ticket,
+    check_title,
+    json_lines_option,
+    ticket_argument,
+)
+
+if TYPE_CHECKING:
+    from daemon.ledger.reader import Moment
 
 
 @click.group()
@@ -52,8 +64,15 @@ def _list(as_json: bool) -> None:
 @click.option(
     "--ids", is_flag=True, help="Also print each donation's id, for `donationd assign` and `donationd erase`."
 )
+@click.option(
+    "--as-of",
+    "moment",
+    callback=check_moment,
+    metavar="SEQ|TIME",
+    help="As it was known after an entry of the journal, or at a time such as 2026-01-31T00:00:00Z.",
+)
 @json_lines_option
-def ledger(ticket: str, ids: bool, as_json: bool) -> None:
+def ledger(ticket: str, ids: bool, moment: "Moment | None", as_json: bool) -> None:
     """Print a ticket's donations and their total.
 
     The donation paid last stands first. The total counts every donation that was ever paid as paid, as the API's
@@ -64,7 +83,11 @@ def ledger(ticket: str, ids: bool, as_json: bool) -> None:
       donationd ledger story-1
       donationd ledger story-1 --ids
       donationd ledger story-1 --json
+      donationd ledger story-1 --as-of 2026-01-31T00:00:00Z
     """
     from daemon.cli import tickets
 
+    if moment is not None:
+        tickets.print_ledger_as_of(ticket, moment, as_json=as_json)
+        return
     tickets.print_ledger(ticket, with_ids=ids, as_json=as_json)

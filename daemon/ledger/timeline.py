@@ -1,0 +1,157 @@
+"""Pure: what happened to one donation, in order: its facts, the changes of its status, its journal entries (SPEC 9).
+
+Status changes are derived again from the facts that were known at each second. A newer value of a fact takes the place
+of an older one, so what only an older value showed is not in the timeline.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+
+from daemon.ledger import journal, projection
+from daemon.ledger.facts import FactName, Facts, Family, ObjectFacts, owners
+
+NAMES = {
+    Family.PAYMENT_INTENT: "PaymentIntent",
+    Family.SESSION: "session",
+    Family.CHARGE: "charge",
+    Family.REFUND: "refund",
+    Family.DISPUTE: "dispute",
+    Family.INVOICE: "invoice",
+    Family.SUBSCRIPTION: "subscription",
+}
+# Facts of an operator carry microseconds; the smallest amount that a charge returned carries no time at all.
+IN_MICROSECONDS = frozenset({FactName.ASSIGNED, FactName.ERASED})
+WITHOUT_TIME = frozenset({FactName.RETURNED_LEAST})
+# What an object is from its first event on, although a later event may have stated it again.
+LASTING = WITHOUT_TIME | {
+    *(FactName.PAYMENT_INTENT, FactName.CHARGE, FactName.INVOICE),
+    *(FactName.AMOUNT, FactName.CURRENCY, FactName.CREATED),
+}
+
+
+class BookedEntry(NamedTuple):
+    """A row of donation_entries.sql."""
+
+    seq: int
+    recorded_at: datetime
+    effective_at: int
+    donation_id: str
+    ticket_id: str
+    currency: str
+    kind: str
+    object_id: str
+    amount_minor: int
+    cause: str
+
+
+class Item(Struct, frozen=True, omit_defaults=True):
+    """One line of a timeline: a fact of an object, a new status of the donation, or a journal entry.
+
+    `at` is in Unix seconds: of the event that stated a fact, of a status change, of an entry's movement.
+    """
+
+    at: int
+    kind: str  # fact, status or entry
+    source: str  # the object that states it, with its family; the donation of a status; the kind and object of an entry
+    name: str
+    value: Any = None
+    entry: BookedEntry | None = None
+
+
+def timeline(donation: str, facts: Facts, lent: projection.Subscriptions, entries: Iterable[BookedEntry]) -> list[Item]:
+    """Everything that is known of a donation, in the order of time; at one second facts, then status, then entries.
+
+    Args:
+        donation: its id.
+        facts: of the row that keeps the donation's facts.
+        lent: the facts of the subscriptions that the donation borrows from.
+    """
+    own = _own_facts(donation, facts, lent)
+    items = [*_facts(own), *_statuses(donation, lent, own), *map(_entry, entries)]
+    order = {"fact": 0, "status": 1, "entry": 2}
+    return sorted(items, key=lambda item: (item.at, order[item.kind], item.entry.seq if item.entry else 0))
+
+
+def booked_ids(donation: str, facts: Facts) -> set[str]:
+    """The ids under which entries of a donation may be booked: its own, and those that it had."""
+    owner = owners(facts)
+    return {id_ for id_ in projection.donation_ids(facts) if owner[id_] == donation}
+
+
+def _own_facts(donation: str, facts: Facts, lent: projection.Subscriptions) -> Facts:
+    """The facts of the donation's objects, of the invoice that it pays, and of its subscription."""
+    owner = owners(facts)
+    objects = projection.by_donation(facts, lent)[donation]
+    own: Facts = {}
+    for family, known in facts.items():
+        if mine := {id_: each for id_, each in known.items() if owner.get(id_) == donation}:
+            own[family] = mine
+    for family in (Family.INVOICE, Family.SUBSCRIPTION):
+        if borrowed := dict(objects.members[family]):
+            own[family] = borrowed
+    return own
+
+
+def _facts(facts: Facts) -> Iterator[Item]:
+    for family, objects in facts.items():
+        for id_, known in objects.items():
+            for name, fact in known.items():
+                for at, detail, shown in _statements(name, fact):
+                    yield Item(at, "fact", f"{NAMES[family]} {id_}", f"{name} {detail}".strip(), shown)
+
+
+def _statements(name: FactName, fact: Any) -> Iterator[tuple[int, str, Any]]:
+    """Each statement of a fact: its time, what distinguishes it from others of the same fact, and its value."""
+    if name in WITHOUT_TIME:
+        return
+    if name == FactName.HISTORY:  # of each status the earliest and the newest event, which may be the same
+        for status, kept in fact.items():
+            for at, amount in {abs(at): amount for at, amount in kept.values()}.items():
+                yield at, status, amount
+    elif isinstance(fact, dict):
+        for amount, at in fact.items():
+            yield at, amount, None
+    else:
+        at, shown = fact if isinstance(fact, list) else (fact, None)
+        yield at // (1_000_000 if name in IN_MICROSECONDS else 1), "", shown
+
+
+def _statuses(donation: str, lent: projection.Subscriptions, own: Facts) -> Iterator[Item]:
+    """The donation's status at each second in which a fact was stated, where it is another than before."""
+    before = None
+    for at in sorted({item.at for item in _facts(own)}):
+        known: Facts = {family: _known_at(objects, at) for family, objects in own.items()}
+        known.pop(Family.SUBSCRIPTION, None)
+        found = {each.id: each.status for each in projection.donations(known, lent)}
+        if donation in found and found[donation] != before:
+            before = found[donation]
+            yield Item(at, "status", donation, str(before))
+
+
+def _known_at(objects: dict[str, ObjectFacts], at: int) -> dict[str, ObjectFacts]:
+    """What was known of some objects at the end of a second."""
+    known = {id_: _facts_at(facts, at) for id_, facts in objects.items()}
+    return {id_: facts for id_, facts in known.items() if facts}
+
+
+def _facts_at(facts: ObjectFacts, at: int) -> ObjectFacts:
+    """What was known of an object, nothing before its first event; older amounts come from the maps that are kept."""
+    known = {name: fact for name, fact in facts.items() if any(since <= at for since, *_ in _statements(name, fact))}
+    if not known:
+        return {}
+    known |= {name: fact for name, fact in facts.items() if name in LASTING}
+    for name, kept in ((FactName.TAKEN, FactName.CAPTURES), (FactName.RETURNED, FactName.REFUNDS)):
+        amounts = [[since, int(amount)] for amount, since in facts.get(kept, {}).items() if since <= at]
+        if amounts and name in facts and name not in known:
+            known[name] = max(amounts)
+    states = {since: state for since, state in journal.states(facts).items() if since <= at}
+    if states:
+        known[FactName.STAGE] = [max(states), states[max(states)]]
+    return known
+
+
+def _entry(entry: BookedEntry) -> Item:
+    return Item(entry.effective_at, "entry", f"{entry.kind} {entry.object_id}", entry.cause, entry.amount_minor, entry)

@@ -1,0 +1,57 @@
+"""The release before the journal, as a writer beside today's: its statement booked nothing, and named its rules."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import msgspec
+
+from daemon.ledger import journal, projection
+from daemon.ledger.recorder import EXECUTE
+from sql import load
+from sql.connection import Params, Row
+from sql.database import Database
+
+RULES_VERSION = 1
+DONATIONS = 2  # place among the statement's parameters
+
+
+def _without_journal(statement: str) -> str:
+    """The statement without the part that books entries."""
+    before, _, rest = statement.partition("), changed AS (")
+    _, _, after = rest.partition("), counted AS (")
+    assert after, "record_events.sql does not have the parts that are taken out here"
+    return f"{before}), counted AS ({after}"
+
+
+class WithoutJournal(Database):
+    """A database whose statement books nothing."""
+
+    async def fetch(self, sql: str, params: Params = (), *, prepare: str | None = None) -> list[Row]:
+        """As Database.fetch."""
+        if prepare:
+            prepare = prepare.replace(load("record_events"), _without_journal(load("record_events")))
+        return await super().fetch(sql, params, prepare=prepare)
+
+
+class FormerRelease(WithoutJournal):
+    """A database that is written to as that release does: rows name its rules."""
+
+    async def fetch(self, sql: str, params: Params = (), *, prepare: str | None = None) -> list[Row]:
+        """As Database.fetch."""
+        if sql == EXECUTE:
+            arrays = list(params)
+            rows = msgspec.json.decode(str(arrays[DONATIONS]))
+            arrays[DONATIONS] = msgspec.json.encode([{**row, "rules": RULES_VERSION} for row in rows]).decode()
+            params = arrays
+        return await super().fetch(sql, params, prepare=prepare)
+
+
+@contextmanager
+def no_entries() -> Iterator[None]:
+    """No entries are derived, so that what deriving them costs can be compared too."""
+    with (
+        patch.object(journal, "entries", lambda _donation, _objects: []),
+        patch.object(projection, "donation_ids", lambda _facts: ()),
+    ):
+        yield

@@ -1,0 +1,285 @@
+"""Movements and entries of the journal, against a model made from SPEC 9 and by hand."""
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from daemon.ledger import journal, projection
+from daemon.ledger.donation import Donation
+from daemon.ledger.facts import Facts, Family, merge
+from daemon.ledger.stripe_events import read
+from daemon.simulator.scenarios import shuffled
+from daemon.simulator.sender import encode
+from daemon.simulator.stripe_objects import Json
+from tests.simulator.oracle import FAMILIES, expected_donations
+from tests.simulator.random_payments import RandomScenario, random_scenario
+from tests.support.journal_model import Sums, expected_entries
+
+AT = 1_760_000_000
+RANDOM = st.randoms(use_true_random=False)
+WORLD = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def merged(events: Iterable[Json]) -> Facts:
+    return merge({}, *(read(encode(event), livemode=False, hash_key=None).facts or {} for event in events))
+
+
+def booked(facts: Facts) -> dict[str, tuple[Donation, Sums]]:
+    """Each donation with the sums of its entries, by id."""
+    lent = facts.get(Family.SUBSCRIPTION, {})
+    own, _ = projection.split_attempts(
+        projection.redact({family: of for family, of in facts.items() if family != Family.SUBSCRIPTION})
+    )
+    result = {}
+    for id_, objects in projection.by_donation(own, lent).items():
+        donation = projection.derive(id_, objects)
+        entries = journal.entries(donation, objects)
+        result[id_] = donation, {(e.kind, e.object, e.at): e.amount for e in entries}
+    return result
+
+
+def assert_figures(donation: Donation, entries: Sums) -> None:
+    """The entries of a donation add up to what it contributes to its ticket's totals."""
+    paid = donation.amount or 0, donation.refunded, donation.disputed
+    sums = [sum(amount for (of, _, _), amount in entries.items() if of == kind) for kind in journal.KINDS]
+    assert tuple(sums) == (paid if donation.paid_at is not None else (0, 0, 0))
+
+
+def assert_scenario(scenario: RandomScenario, events: Sequence[Json]) -> None:
+    donations = booked(merged(events))
+    for donation, entries in donations.values():
+        assert_figures(donation, entries)
+    for end in expected_donations(scenario):
+        assert donations[end.donation][1] == expected_entries(end, events)
+
+
+@WORLD
+@given(rng=RANDOM, repeated=st.sampled_from([0.0, 0.5]))
+def test_the_models_entries_whatever_the_order(rng: random.Random, repeated: float) -> None:
+    """Whatever happened at Stripe, in any order and with duplicates: the model's sums per kind, object and time, and
+    together the donation's figures."""
+    scenario = random_scenario(rng, ("story-1", "story-2"), key="k", start=AT, longest=40)
+    assert_scenario(scenario, shuffled([scenario], rng.randint(0, 99), duplicates=repeated))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: "+".join(sorted(family)))
+def test_an_endpoint_may_miss_a_family_of_events(family: frozenset[str]) -> None:
+    """Without a family of events that others can replace, the entries follow from the rest."""
+    rng = random.Random(31)
+    scenarios = (random_scenario(rng, ("story-1",), key=f"{n}", start=AT) for n in range(150))
+    rest = [left for scenario in scenarios if (left := scenario.without(family))]
+    assert len(rest) > 30
+    for scenario in rest:
+        assert_scenario(scenario, scenario.events)
+
+
+# --- By hand
+
+
+def event(kind: str, at: int, shown: dict[str, Any]) -> Json:
+    return {
+        "id": f"evt_{kind.replace('.', '_')}_{at}_{shown['id']}",
+        "object": "event",
+        "type": kind,
+        "created": AT + at,
+        "livemode": False,
+        "data": {"object": shown},
+    }
+
+
+def charge(kind: str, at: int, id_: str = "ch_1", **shown: Any) -> Json:
+    usual = {"amount": 1000, "amount_captured": 1000, "amount_refunded": 0, "captured": True, "paid": True}
+    own = {"id": id_, "status": "succeeded", "currency": "usd", "payment_intent": "pi_1", "created": AT}
+    return event(f"charge.{kind}", at, own | usual | shown)
+
+
+def failed(at: int, id_: str) -> Json:
+    return charge("failed", at, id_, amount_captured=0, captured=False, paid=False, status="failed")
+
+
+def succeeded(at: int, amount: int = 1000) -> Json:
+    return event("payment_intent.succeeded", at, {"id": "pi_1", "amount_received": amount, "currency": "usd"})
+
+
+def refund(kind: str, at: int, id_: str, amount: int, **shown: Any) -> Json:
+    links = {"charge": "ch_1", "payment_intent": "pi_1"}
+    own = {"id": id_, "amount": amount, "currency": "usd", "created": AT + at, "status": "pending"}
+    return event(f"refund.{kind}", at, links | own | shown)
+
+
+def dispute(at: int, status: str, amount: int, currency: str = "usd") -> Json:
+    links = {"charge": "ch_1", "payment_intent": "pi_1"}
+    own = {"id": "du_1", "amount": amount, "currency": currency, "status": status}
+    return event("charge.dispute.updated", at, links | own)
+
+
+def entries_of(*events: Json) -> list[tuple[int, str, str, int]]:
+    """The entries of the one donation, by time."""
+    [(donation, entries)] = booked(merged(json.loads(json.dumps(events)))).values()
+    assert_figures(donation, entries)
+    return sorted((at - AT, kind, object_, amount) for (kind, object_, at), amount in entries.items())
+
+
+def test_a_late_failure_is_reversed_at_its_own_time() -> None:
+    """A bank debit that was returned stays in the journal: paid, taken back when its charge failed, and paid again."""
+    assert entries_of(
+        charge("succeeded", 10), succeeded(10), failed(500, "ch_1"), charge("succeeded", 900, "ch_2"), succeeded(901)
+    ) == [
+        (10, "payment", "ch_1", 1000),
+        (500, "payment", "ch_1", -1000),
+        (900, "payment", "ch_2", 1000),
+    ]
+
+
+def test_each_late_failure_has_its_own_payment() -> None:
+    """Between two failures a payment counts from the success between them."""
+    assert entries_of(
+        succeeded(10),
+        charge("updated", 12, "ch_1"),
+        failed(500, "ch_1"),
+        charge("succeeded", 600, "ch_2"),
+        failed(800, "ch_2"),
+    ) == [
+        (10, "payment", "ch_1", 1000),
+        (500, "payment", "ch_1", -1000),
+        (600, "payment", "ch_2", 1000),
+        (800, "payment", "ch_2", -1000),
+    ]
+
+
+def test_further_captures_count_from_the_earliest_event_that_reached_them() -> None:
+    """The payment is what was captured by paidAt; what was captured later is a movement of its own."""
+    part: dict[str, Any] = {"amount": 5000, "captured": False}
+    assert entries_of(
+        charge("captured", 10, **part, amount_captured=1000),
+        charge("captured", 20, **part, amount_captured=2500),
+        charge("updated", 90, amount=5000, amount_captured=4000),
+        charge("captured", 30, amount=5000, amount_captured=4000),
+        succeeded(30, 4000),
+    ) == [(10, "payment", "ch_1", 1000), (20, "payment", "ch_1", 1500), (30, "payment", "ch_1", 1500)]
+
+
+def test_a_larger_capture_of_either_object_reaches_the_smaller_ones() -> None:
+    """Charge and PaymentIntent state captures in any order; each amount counts from the first event that reached it."""
+    received = {"id": "pi_1", "amount_received": 5000, "currency": "usd"}
+    assert entries_of(
+        charge("captured", 10, amount=6000, amount_captured=2000, captured=False),
+        charge("updated", 20, amount=6000, amount_captured=6000),
+        event("payment_intent.processing", 30, received),
+    ) == [(10, "payment", "ch_1", 2000), (20, "payment", "ch_1", 4000)]
+
+
+def test_what_a_late_failure_took_back_is_no_capture_of_the_next_payment() -> None:
+    """After a late failure captures count from the events of the new payment only."""
+    part: dict[str, Any] = {"amount": 5000, "amount_captured": 0, "captured": False}
+    assert entries_of(
+        charge("succeeded", 10, amount=5000, amount_captured=5000),
+        succeeded(10, 5000),
+        failed(30, "ch_1"),
+        charge("succeeded", 38, "ch_2", **part, created=AT + 38),
+        charge("updated", 40, "ch_2", amount=5000, amount_captured=3000, captured=False, created=AT + 38),
+        charge("captured", 50, "ch_2", amount=5000, amount_captured=5000, created=AT + 38),
+        succeeded(50, 5000),
+    ) == [
+        (10, "payment", "ch_1", 5000),
+        (30, "payment", "ch_1", -5000),
+        (40, "payment", "ch_2", 3000),
+        (50, "payment", "ch_2", 2000),
+    ]
+
+
+def test_a_refund_is_reversed_when_it_fails() -> None:
+    """A refund counts from its own `created` until the earliest event that says it failed."""
+    assert entries_of(
+        charge("succeeded", 10),
+        refund("created", 50, "re_1", 300),
+        refund("failed", 90, "re_1", 300, status="failed", created=AT + 50),
+        refund("updated", 95, "re_1", 300, status="failed", created=AT + 50),
+    ) == [(10, "payment", "ch_1", 1000), (50, "refund", "re_1", 300), (90, "refund", "re_1", -300)]
+
+
+def test_refunds_that_only_the_charge_knows_count_from_its_earliest_snapshot() -> None:
+    """What a snapshot counts beyond the known refunds is the charge's own movement."""
+    assert entries_of(
+        charge("succeeded", 10),
+        charge("refunded", 40, amount_refunded=200),
+        refund("created", 60, "re_1", 300),
+        charge("refunded", 61, amount_refunded=500),
+        charge("updated", 99, amount_refunded=600),
+    ) == [
+        (10, "payment", "ch_1", 1000),
+        (40, "refund", "ch_1", 200),
+        (60, "refund", "re_1", 300),
+        (99, "refund", "ch_1", 100),
+    ]
+
+
+def test_a_dispute_moves_money_whenever_what_it_takes_changes() -> None:
+    """Inquiry, dispute, another amount, won, lost after all: only the changes of what is taken are entries."""
+    assert entries_of(
+        charge("succeeded", 10),
+        dispute(20, "warning_needs_response", 900),
+        dispute(30, "needs_response", 900),
+        dispute(40, "under_review", 800),
+        dispute(50, "won", 800),
+        dispute(60, "lost", 800),
+    ) == [
+        (10, "payment", "ch_1", 1000),
+        (30, "dispute", "du_1", 900),
+        (40, "dispute", "du_1", -100),
+        (50, "dispute", "du_1", -800),
+        (60, "dispute", "du_1", 800),
+    ]
+
+
+def test_a_dispute_in_another_currency_takes_the_whole_amount_of_its_time() -> None:
+    """What it takes changes with the donation's amount, under the object that changes the amount."""
+    assert entries_of(
+        charge("succeeded", 10, amount=5000, amount_captured=5000),
+        dispute(20, "lost", 100, "eur"),
+        failed(30, "ch_1"),
+        charge("succeeded", 40, "ch_2", amount=3000, amount_captured=3000, created=AT + 40),
+    ) == [
+        (10, "payment", "ch_1", 5000),
+        (20, "dispute", "du_1", 5000),
+        (30, "dispute", "ch_1", -5000),
+        (30, "payment", "ch_1", -5000),
+        (40, "dispute", "ch_2", 3000),
+        (40, "payment", "ch_2", 3000),
+    ]
+
+
+def test_a_limit_changes_another_figure_under_the_movements_own_object() -> None:
+    """A refund beside a dispute of the whole amount takes from the disputed figure; both entries are the refund's."""
+    assert entries_of(
+        charge("succeeded", 10), dispute(20, "lost", 5, currency="eur"), refund("created", 30, "re_1", 400)
+    ) == [
+        (10, "payment", "ch_1", 1000),
+        (20, "dispute", "du_1", 1000),
+        (30, "dispute", "re_1", -400),
+        (30, "refund", "re_1", 400),
+    ]
+
+
+def test_the_payment_brings_what_came_before_it() -> None:
+    """Before paidAt nothing counts; the payment then brings the earlier movements, under its own object."""
+    assert entries_of(refund("created", 5, "re_1", 300), charge("succeeded", 10)) == [
+        (10, "payment", "ch_1", 1000),
+        (10, "refund", "ch_1", 300),
+    ]
+
+
+def test_a_payment_whose_charge_is_unknown_is_the_donations_own() -> None:
+    """Until an event names the charge that took the money, the payment's object is the donation."""
+    assert entries_of(succeeded(10)) == [(10, "payment", "pi_1", 1000)]
+
+
+def test_a_donation_that_was_never_paid_has_no_entries() -> None:
+    """Disputes and refunds of what was never paid are no movements of the ledger's money."""
+    intent = event("payment_intent.created", 1, {"id": "pi_1", "amount": 1000, "currency": "usd"})
+    assert entries_of(intent, refund("created", 5, "re_1", 300), dispute(20, "lost", 900)) == []
