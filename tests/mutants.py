@@ -98,7 +98,7 @@ MUTANTS = (
         "return FactName.CAPTURED in charge",
     ),
     Mutant(
-        "a status that nobody knows takes nothing",
+        "an unknown status takes nothing",
         "daemon/ledger/projection.py",
         "        STAGE_OF_UNKNOWN,\n        *(",
         "        *(",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from daemon.instance.installation import IS_CHECKOUT
-from daemon.instance.state_folder import note, socket_folder, state_folder
+from daemon.instance.state_folder import environ_file, socket_folder, state_folder
 from daemon.runtime import files
 from daemon.runtime.config import set_variables
 
@@ -43,14 +43,14 @@ def running_environ(home: Path | None = None) -> dict[str, str] | None:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                kept: dict[str, str] = json.loads(note(state).read_text())
+                kept: dict[str, str] = json.loads(environ_file(state).read_text())
                 return kept
     except (OSError, ValueError):
         return None
     return None
 
 
-def complete(given: Mapping[str, str], state: Path, embedded: bool) -> dict[str, str]:
+def complete_environ(given: Mapping[str, str], state: Path, embedded: bool) -> dict[str, str]:
     """The environment of every process: what is given wins, then what the state folder keeps, then defaults."""
     run = socket_folder(state)
     given = set_variables(given)
@@ -91,7 +91,7 @@ def _kept_secrets(state: Path) -> dict[str, str]:
     return kept
 
 
-def shared(environ: Mapping[str, str]) -> dict[str, str]:
+def shared_environ(environ: Mapping[str, str]) -> dict[str, str]:
     """What a command of the same folder needs to reach this instance, and nothing else of our environment.
 
     Secrets are shared only by an embedded instance, which makes them itself.

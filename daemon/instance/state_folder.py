@@ -137,17 +137,17 @@ def _make_own(folder: Path) -> None:
 
 
 def clear_leftovers(state: Path, environ: Mapping[str, str]) -> None:
-    """Removes the sockets, metric files and note of an earlier run. The lock is ours and the ports are free: no process
-    still counts in those files.
+    """Removes the sockets, metric files and settings of an earlier run. This process holds the lock and the ports are
+    free, so no process uses those files any more.
     """
     for path in (state / "metrics").glob("*.db"):
         with contextlib.suppress(IsADirectoryError):  # damage, which the API process repairs
             path.unlink(missing_ok=True)
-    for path in (Path(environ["DONATIOND_RUN"], "supervisor.sock"), note(state)):
+    for path in (Path(environ["DONATIOND_RUN"], "supervisor.sock"), environ_file(state)):
         path.unlink(missing_ok=True)
     Path(environ["READINESS_SOCKET"]).parent.mkdir(parents=True, exist_ok=True)
 
 
-def note(state: Path) -> Path:
-    """What commands of the same folder may know of the running instance (see `environment`)."""
+def environ_file(state: Path) -> Path:
+    """The file with the settings of the running instance that commands of the same folder use (see `environment`)."""
     return state / "run" / "environ.json"

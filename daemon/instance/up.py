@@ -1,11 +1,11 @@
 """`donationd up`: everything under supervisord, in the foreground, until it is asked to stop.
 
-It completes the environment, starts supervisord on the one `supervisord.conf`, waits until the API is ready, says
-what to open and what to try, and stops everything on SIGINT, SIGTERM or SIGHUP. When the process that started it ends,
-it continues, unless it was asked to follow that process (`make run` asks).
+It completes the environment, starts supervisord with `supervisord.conf`, waits until the API is ready, prints addresses
+and first commands, and stops everything on SIGINT, SIGTERM or SIGHUP. When the process that started it ends, it
+continues, unless `--stop-with` names that process (`make run` does this).
 
-What ensures that nothing keeps running: supervisord gets SIGTERM when this process ends, its programs when supervisord
-ends (PDEATHSIG), and this process adopts what supervisord leaves behind and waits until it has ended.
+No process keeps running after it: supervisord receives SIGTERM when this process ends, and so do the programs when
+supervisord ends (PDEATHSIG). Processes that outlive supervisord become children of this process, which waits for them.
 """
 
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from daemon.instance import postgres, preflight, state_folder, supervisord
 from daemon.instance.console import CannotStart, say
-from daemon.instance.environment import api_stop_s, complete, shared
+from daemon.instance.environment import api_stop_s, complete_environ, shared_environ
 from daemon.instance.startup import wait_until_ready
 from daemon.instance.stop_signals import Stop, catch_stop_signals, follow, ignore_stop_signals
 from daemon.instance.welcome import welcome
@@ -25,16 +25,16 @@ from daemon.runtime.core_dumps import forbid_core_dumps
 
 
 def up(embedded: bool, stop_with: int | None = None) -> int:
-    """Runs everything until SIGINT, SIGTERM or SIGHUP; returns the exit status.
+    """Runs all processes until SIGINT, SIGTERM or SIGHUP; returns the exit status.
 
     Args:
-        embedded: bring PostgreSQL too, and fill in what a first trial needs.
-        stop_with: the pid of our parent; its end, or its hang-up, is a stop signal too.
+        embedded: also run a PostgreSQL server, and set what a first trial needs.
+        stop_with: the pid of the parent process: stop also when it ends, or when its terminal is closed.
 
     Returns:
         0 after a requested stop; 1 if it could not start, or supervisord ended by itself.
     """
-    forbid_core_dumps()  # for the children too
+    forbid_core_dumps()  # of the children too: they inherit the limit
     catch_stop_signals()
     process: subprocess.Popen[bytes] | None = None
     try:
@@ -43,7 +43,7 @@ def up(embedded: bool, stop_with: int | None = None) -> int:
         state = state_folder.state_folder()
         state_folder.make_folders(state)
         state_folder.warn_of_open_folders(state)
-        os.umask(0o077)  # what this process and its children make from now on is for its owner only
+        os.umask(0o077)  # only the owner can read the files that this process and its children create
         with state_folder.lock(state) as lock:
             environ = _prepare(state, embedded)
             process = supervisord.start(environ, state, lock)
@@ -51,7 +51,7 @@ def up(embedded: bool, stop_with: int | None = None) -> int:
             welcome(environ, state)
             status = supervisord.collect(process, until_it_ends=True)
             raise CannotStart(f"supervisord ended by itself (status {status}); {state}/logs/supervisord.log says why")
-    except (CannotStart, OSError) as error:  # OSError: a full disk, or a file that can't be read any more
+    except (CannotStart, OSError) as error:  # OSError: the disk is full, or a file cannot be read
         for line in str(error).splitlines():
             say(f"donationd: {line}", sys.stderr.fileno())
         return 1
@@ -65,18 +65,18 @@ def up(embedded: bool, stop_with: int | None = None) -> int:
 
 
 def _prepare(state: Path, embedded: bool) -> dict[str, str]:
-    """Everything before the start of supervisord; returns the environment of all processes.
+    """Does everything that comes before the start of supervisord; returns the environment of all processes.
 
     Raises:
-        CannotStart: the settings, the ports or the embedded database can't be used.
+        CannotStart: the settings, the ports or the embedded database cannot be used.
     """
-    environ = complete(os.environ, state, embedded)
+    environ = complete_environ(os.environ, state, embedded)
     preflight.check(environ)
     environ["DONATIOND_API_STOP_SECONDS"] = str(api_stop_s(environ))
     state_folder.clear_leftovers(state, environ)
     if environ["DONATIOND_INCLUDE"]:
         _prepare_database(environ, state)
-    files.write(state_folder.note(state), json.dumps(shared(environ)).encode())
+    files.write(state_folder.environ_file(state), json.dumps(shared_environ(environ)).encode())
     return environ
 
 

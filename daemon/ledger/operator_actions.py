@@ -61,7 +61,7 @@ def erase(facts: Facts, donation: str, *, actor: str, at_us: int) -> OperatorAct
 
     Arguments and errors as `assign`; `donation` may also be an invoice that nothing has paid yet.
     """
-    objects = projection.personal(facts)
+    objects = projection.donor_objects(facts)
     id_ = donation if donation in objects else owners(facts)[donation]
     marks: Facts = {}
     for family, object_, _ in objects.get(id_, []):
@@ -73,7 +73,7 @@ def donations_with(facts: Facts, email_hashes: Collection[str]) -> set[str]:
     """The ids of the donations (and unpaid invoices) among these whose objects contain one of the e-mail hashes."""
     return {
         donation
-        for donation, objects in projection.personal(facts).items()
+        for donation, objects in projection.donor_objects(facts).items()
         if any(value(known, FactName.EMAIL_HASH) in email_hashes for _, _, known in objects)
     }
 

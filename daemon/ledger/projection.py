@@ -1,7 +1,8 @@
-"""Pure: the donations that merged facts add up to (SPEC 3).
+"""Pure: how donations are derived from merged facts.
 
-`donations` derives everything that is shown from the merged facts (facts.py), by the precedence of SOURCES and
-STATUSES; the diagram of deploy/docs/explanation.md is drawn from these two.
+`donations` derives everything that is shown. SOURCES and STATUSES contain the order of precedence; the diagram of
+deploy/docs/explanation.md is drawn from them. In this file `objects` are the Stripe objects of one donation, and
+`known` is the facts of one object.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,11 +25,11 @@ from daemon.ledger.facts import (
 )
 
 # The version of the rules in this file and in facts.py. It rises when a stored row would be derived differently, with
-# a migration that lists the rows of older rules (SPEC 9, rebuild).
+# a migration that lists the rows of older rules (rebuild.py).
 RULES_VERSION = 2  # 2: the journal's entries
 
-# Where the fields of a donation come from: the first of these sources, a family and a fact, that has a value. Within a
-# family SORT_KEY orders the objects. The invoice is the one that the donation pays, the subscription is its own.
+# Where the value of a field comes from: the first of these sources (a family and a fact) that has one. SORT_KEY orders
+# the objects of a family. The invoice is the one that the donation pays; the subscription is the invoice's.
 Field = Literal["ticket", "amount", "currency", "last_name", "country", "email_hash"]
 SOURCES: dict[Field, tuple[tuple[Family, FactName], ...]] = {
     "ticket": (
@@ -70,6 +71,7 @@ SOURCES: dict[Field, tuple[tuple[Family, FactName], ...]] = {
     ),
 }
 
+# The ranks of the statuses in which Stripe has taken the disputed amount from the charity.
 TAKES_MONEY = frozenset(
     {
         STAGE_OF_UNKNOWN,
@@ -79,6 +81,7 @@ TAKES_MONEY = frozenset(
         ),
     }
 )
+# The ranks of the statuses in which a donation is DISPUTED: an inquiry takes no money.
 IS_DISPUTED = TAKES_MONEY | {RANKS["warning_needs_response"], RANKS["warning_under_review"]}
 
 NEVER = 2**63  # sorts after every time: an object whose `created` is not known was not the first
@@ -92,59 +95,66 @@ def donation_ids(facts: Facts) -> set[str]:
 
 
 def subscriptions(facts: Facts) -> set[str]:
-    """The ids of the subscriptions that donations in these facts borrow from. An invoice that nothing has paid yet
-    lends nothing to any donation, and so does one that its PaymentIntent no longer names."""
+    """The ids of the subscriptions from which donations in these facts can take their ticket.
+
+    Only an invoice that a PaymentIntent or charge names leads to one.
+    """
     if Family.INVOICE not in facts:  # nearly always
         return set()
-    return {id_ for of in by_donation(facts, {}).values() for id_, _ in of.members[Family.SUBSCRIPTION]}
+    return {id_ for objects in by_donation(facts, {}).values() for id_, _ in objects.members[Family.SUBSCRIPTION]}
 
 
-def personal(facts: Facts) -> dict[str, list[tuple[Family, str, ObjectFacts]]]:
-    """Donation id -> its objects that may name a donor: family, id and facts. An invoice that nothing has paid yet
-    stands under its own id."""
+def donor_objects(facts: Facts) -> dict[str, list[tuple[Family, str, ObjectFacts]]]:
+    """Donation id -> its objects that can contain facts about the donor: family, id and facts.
+
+    An invoice whose payment is not known yet has an entry under its own id.
+    """
     owner = owners(facts)
     found: dict[str, list[tuple[Family, str, ObjectFacts]]] = {}
     for family in (Family.PAYMENT_INTENT, Family.SESSION, Family.CHARGE):
         for id_, known in facts.get(family, {}).items():
             found.setdefault(owner[id_], []).append((family, id_, known))
     unpaid = dict(facts.get(Family.INVOICE, {}))
-    for donation, of in by_donation(facts, {}).items():
-        for id_, known in of.members[Family.INVOICE]:
+    for donation, objects in by_donation(facts, {}).items():
+        for id_, known in objects.members[Family.INVOICE]:
             found.setdefault(donation, []).append((Family.INVOICE, id_, known))
             unpaid.pop(id_, None)
     return found | {id_: [(Family.INVOICE, id_, known)] for id_, known in unpaid.items()}
 
 
 def donations(facts: Facts, lent: Subscriptions | None = None) -> list[Donation]:
-    """Every donation in these facts, by id. Usually one; sessions can tie several together, an invoice alone is none.
+    """All donations in these facts, in the order of their ids.
+
+    It is usually one. Facts of several donations are kept together if one session has named several PaymentIntents, and
+    the facts of an invoice that is not paid yet make no donation.
 
     Args:
-        lent: the facts of the subscriptions that the facts' invoices name.
+        lent: the facts of the subscriptions that the invoices name.
     """
     return [derive(id_, objects) for id_, objects in sorted(by_donation(facts, lent or {}).items())]
 
 
 def redact(facts: Facts) -> Facts:
-    """Facts without the donors that may not be kept.
+    """Facts without the donor facts that must not be kept.
 
-    Those of every donation that was erased, so that no redelivery brings one back (SPEC 7): all objects of such a
-    donation are marked as well, and one that is later found to belong to another donation stays erased. And those of
-    charges that failed, which name no donor (SPEC 3), whatever else is stated of them: what is removed here is not
-    stored again, so the rule must not depend on the facts that are known so far.
+    1. Those of failed charges: people who test stolen cards use other people's names. This must not depend on other
+       facts, because what is removed here cannot be added again.
+    2. Those of each donation whose donor was erased, so that a redelivered event cannot bring them back. All objects of
+       such a donation are marked as erased; an object stays so if it is later found to belong to another donation.
     """
     for charge in facts.get(Family.CHARGE, {}).values():
         if FactName.FAILED in charge:
             for name in DONOR_FIELDS:
                 charge.pop(name, None)
     marks: list[Any] = [
-        known[FactName.ERASED] for of in facts.values() for known in of.values() if FactName.ERASED in known
+        known[FactName.ERASED] for members in facts.values() for known in members.values() if FactName.ERASED in known
     ]
     if not marks:
         return facts
     at: int = min(marks)
     erased = {
         id_
-        for objects in personal(facts).values()
+        for objects in donor_objects(facts).values()
         if any(FactName.ERASED in known for _, _, known in objects)
         for _, id_, _ in objects
     }
@@ -161,7 +171,7 @@ def _without_donor(known: ObjectFacts, at: int) -> ObjectFacts:
     return {FactName.ERASED: at, **{name: fact for name, fact in known.items() if name not in DONOR_FIELDS}}
 
 
-# What a failed charge may still supply, if no later one of its PaymentIntent does.
+# The facts of a failed charge that can be shown, if no later charge of its PaymentIntent states them.
 SUPPLIED = (
     FactName.AMOUNT,
     FactName.RETURNED,
@@ -171,17 +181,18 @@ SUPPLIED = (
     FactName.INVOICE,
     FactName.ACCOUNT,
 )
-# A charge that states one of these counts for itself, whatever other charges state: it took money, or was refunded.
+# A charge with one of these facts is always needed, whatever other charges state: it took money, or was refunded.
 STATES_MONEY = frozenset({FactName.TAKEN, FactName.REFUND_EVENTS, FactName.REFUND_SEEN})
 
 
 def split_attempts(facts: Facts) -> tuple[Facts, dict[str, ObjectFacts]]:
-    """Facts without the failed charges that can supply no value any more, and these charges.
+    """Facts without the failed charges that cannot change the donation any more, and these charges.
 
-    So the facts of a PaymentIntent stay small, however often it failed: card testers try a thousand times. A charge
-    that never took money comes after each later one, so it is needed only for what no later failed one states. The
-    later one keeps what it states and its place before this one whatever becomes of it, so that the rule knows no
-    order. The charge's own facts are kept elsewhere, and count in full as soon as an event names it again.
+    This keeps the facts of a PaymentIntent small: a person who tests stolen cards makes a thousand attempts. In the
+    order of SORT_KEY a charge that never took money comes after each later charge. So it is needed only for a fact that
+    no later failed charge states, and the later charge keeps its facts and its place whatever happens to it: the result
+    does not depend on the order of events. The facts of the removed charges are stored elsewhere, and are read again
+    when an event names the charge.
     """
     charges = facts.get(Family.CHARGE, {})
     if len(charges) < 2:
@@ -226,7 +237,7 @@ class Objects:
         self.every: list[ObjectFacts] = []
 
     def add(self, family: Family, id_: str, known: ObjectFacts) -> None:
-        """Adds an object. What an operator stated about it is a source of its own."""
+        """Adds an object; also as one of the family OPERATOR if an operator has assigned it to a ticket."""
         self.members[family].append((id_, known))
         if family not in SHARED:
             self.every.append(known)
@@ -234,13 +245,13 @@ class Objects:
             self.members[Family.OPERATOR].append((id_, known))
 
     def sort(self) -> None:
-        """Sorts the objects of each family by SORT_KEY. Of several sessions only the first counts."""
+        """Sorts the objects of each family by SORT_KEY, and keeps only the first of several sessions."""
         for family, members in self.members.items():
             if len(members) > 1:
                 members.sort(key=SORT_KEY[family], reverse=family != Family.SESSION)
         del self.members[Family.SESSION][1:]
 
-    def borrow(self, facts: Facts, lent: Subscriptions) -> None:
+    def add_invoice(self, facts: Facts, lent: Subscriptions) -> None:
         """Adds the invoice that the donation pays, and that invoice's subscription."""
         invoice = self.first(Family.PAYMENT_INTENT, FactName.INVOICE) or self.first(Family.CHARGE, FactName.INVOICE)
         if invoice is None:
@@ -263,7 +274,7 @@ class Objects:
         return self.winning_object(field)[1]
 
     def first(self, family: Family, name: FactName) -> Any:
-        """The value of the first object of a family that states this newest fact, or None."""
+        """The value of a fact with the rule NEWEST, of the first object of a family that has it, or None."""
         for _, known in self.members[family]:
             if name in known:
                 return known[name][1]
@@ -275,17 +286,17 @@ class Objects:
 
 
 def holds_money(charge: ObjectFacts) -> bool:
-    """Whether a charge took money, and did not give it back by a late failure (SPEC 3, paidAt)."""
+    """Whether a charge took money and has not failed afterwards."""
     return FactName.CAPTURED in charge and value(charge, FactName.STATUS) != "failed"
 
 
 def is_late_failure(charge: ObjectFacts) -> bool:
-    """Whether a charge took money and has failed since, as a returned bank debit does."""
+    """Whether a charge took money and has failed afterwards, as a bank debit that is returned does."""
     return FactName.TAKEN in charge and value(charge, FactName.STATUS) == "failed"
 
 
 def failed_late(charge: ObjectFacts) -> bool:
-    """Whether it is a late failure whose time is known: a release before the first rules did not keep it."""
+    """Whether it is a late failure with a known time: a release before rules_version 1 did not store the time."""
     return is_late_failure(charge) and FactName.FAILED in charge
 
 
@@ -302,9 +313,9 @@ def _newest_currency(member: Member) -> tuple[list[Any], str]:
     return member[1].get(FactName.CURRENCY, [0, ""]), member[0]
 
 
-# The order in which the objects of a family count: of several charges the one that captured money comes first, then the
-# later created, then the greater id; of sessions the first created; of assignments by operators the newest. A donation
-# has one invoice and one subscription.
+# The order of the objects of a family; the largest key comes first, for sessions the smallest. Of charges the one that
+# captured money comes first, then the one created later, then the greater id; of sessions the one created first; of the
+# assignments of operators the newest. A donation has at most one invoice and one subscription.
 SORT_KEY: dict[Family, Callable[[Member], Any]] = {
     Family.PAYMENT_INTENT: lambda member: member[0],
     Family.SESSION: _created_first,
@@ -321,84 +332,84 @@ def by_donation(facts: Facts, lent: Subscriptions) -> dict[str, Objects]:
     """The objects of every donation in these facts, by its id."""
     owner = owners(facts)
     grouped: dict[str, Objects] = {}
-    for family, objects in facts.items():
+    for family, members in facts.items():
         if family in SHARED:
             continue
-        for id_, known in objects.items():
-            if (of := grouped.get(owner[id_])) is None:
-                of = grouped[owner[id_]] = Objects()
-            of.add(family, id_, known)
-    for of in grouped.values():
-        of.sort()
-        of.borrow(facts, lent)
+        for id_, known in members.items():
+            if (objects := grouped.get(owner[id_])) is None:
+                objects = grouped[owner[id_]] = Objects()
+            objects.add(family, id_, known)
+    for objects in grouped.values():
+        objects.sort()
+        objects.add_invoice(facts, lent)
     return grouped
 
 
-def derive(id_: str, of: Objects) -> Donation:
-    """What is shown of the donation that these objects make."""
-    amount, currency = _amount(of)
-    refunds = Refunds.of(of)
+def derive(id_: str, objects: Objects) -> Donation:
+    """The donation with this id, which consists of these objects."""
+    amount, currency = _amount(objects)
+    refunds = Refunds.of(objects)
     refunded = refunds.total(amount)
-    paid_at = _paid_at(of)
+    paid_at = _paid_at(objects)
     is_paid = paid_at is not None
     return Donation(
         id=id_,
-        ticket=of.value("ticket"),
-        status=_status(of, _Money(amount, refunded, paid_at)),
+        ticket=objects.value("ticket"),
+        status=_status(objects, _Money(amount, refunded, paid_at)),
         amount=amount,
         currency=currency,
         refunded=refunded,
-        disputed=_disputed(of, amount, currency, refunded),
-        created_at=_created_at(of),
+        disputed=_disputed(objects, amount, currency, refunded),
+        created_at=_created_at(objects),
         paid_at=paid_at,
-        refunded_at=_refunded_at(of, refunds.hold) if refunded else None,
-        last_name=of.value("last_name") if is_paid else None,
-        country=of.value("country") if is_paid else None,
-        email_hash=of.value("email_hash"),
-        session_id=of.members[Family.SESSION][0][0] if of.members[Family.SESSION] else None,
-        charge_id=of.members[Family.CHARGE][0][0] if of.members[Family.CHARGE] else None,
-        account=_account(of),
-        subscription=of.members[Family.SUBSCRIPTION][0][0] if of.members[Family.SUBSCRIPTION] else None,
+        refunded_at=_refunded_at(objects, refunds.hold) if refunded else None,
+        last_name=objects.value("last_name") if is_paid else None,
+        country=objects.value("country") if is_paid else None,
+        email_hash=objects.value("email_hash"),
+        session_id=objects.members[Family.SESSION][0][0] if objects.members[Family.SESSION] else None,
+        charge_id=objects.members[Family.CHARGE][0][0] if objects.members[Family.CHARGE] else None,
+        account=_account(objects),
+        subscription=objects.members[Family.SUBSCRIPTION][0][0] if objects.members[Family.SUBSCRIPTION] else None,
     )
 
 
-def _account(of: Objects) -> str | None:
-    accounts = [known[FactName.ACCOUNT] for known in of.every if FactName.ACCOUNT in known]
+def _account(objects: Objects) -> str | None:
+    accounts = [known[FactName.ACCOUNT] for known in objects.every if FactName.ACCOUNT in known]
     account: str | None = max(accounts)[1] if accounts else None
     return account
 
 
-def _amount(of: Objects) -> tuple[int | None, str | None]:
-    """The amount and its currency, which the object that names the amount names as well."""
-    source, amount = of.winning_object("amount")
-    for known, name in amount_sources(of)[1:]:  # of a charge and its PaymentIntent the larger counts
+def _amount(objects: Objects) -> tuple[int | None, str | None]:
+    """The amount, and the currency of the object that it comes from."""
+    source, amount = objects.winning_object("amount")
+    for known, name in amount_sources(objects)[1:]:  # the larger one, if charge and PaymentIntent differ
         amount = max(amount, value(known, name))
-    return amount, value(source, FactName.CURRENCY) or of.value("currency")
+    return amount, value(source, FactName.CURRENCY) or objects.value("currency")
 
 
-def amount_sources(of: Objects) -> list[tuple[ObjectFacts, FactName]]:
+def amount_sources(objects: Objects) -> list[tuple[ObjectFacts, FactName]]:
     """The objects that state how much was taken, with the name of their fact: the first charge that states it, and the
     PaymentIntent, if both are in one currency."""
-    charges = [known for _, known in of.members[Family.CHARGE] if FactName.TAKEN in known][:1]
-    intents = [known for _, known in of.members[Family.PAYMENT_INTENT] if FactName.RECEIVED in known]
+    charges = [known for _, known in objects.members[Family.CHARGE] if FactName.TAKEN in known][:1]
+    intents = [known for _, known in objects.members[Family.PAYMENT_INTENT] if FactName.RECEIVED in known]
     if charges and intents:
         currency = value(charges[0], FactName.CURRENCY)
         intents = [known for known in intents if value(known, FactName.CURRENCY) in (currency, None)]
     return [*((known, FactName.TAKEN) for known in charges), *((known, FactName.RECEIVED) for known in intents)]
 
 
-def _created_at(of: Objects) -> int:
+def _created_at(objects: Objects) -> int:
     named: list[int] = [
         created
         for family in (Family.SESSION, Family.PAYMENT_INTENT)
-        if (created := of.first(family, FactName.CREATED)) is not None
+        if (created := objects.first(family, FactName.CREATED)) is not None
     ]
     if named:
         return min(named)
-    charged: int | None = of.first(Family.CHARGE, FactName.CREATED)
+    charged: int | None = objects.first(Family.CHARGE, FactName.CREATED)
     if charged is not None:
         return charged
-    return min((known[FactName.SEEN] for known in of.every if FactName.SEEN in known), default=0)
+    return min((known[FactName.SEEN] for known in objects.every if FactName.SEEN in known), default=0)
 
 
 class LateFailure(msgspec.Struct, frozen=True):
@@ -411,36 +422,36 @@ class LateFailure(msgspec.Struct, frozen=True):
     failed_at: int
 
 
-def late_failures(of: Objects) -> list[LateFailure]:
-    """The late failures of a donation, in their order; each payment is looked for since the failure before."""
+def late_failures(objects: Objects) -> list[LateFailure]:
+    """The late failures of a donation in the order of time; each payment lies after the failure before."""
     failed = sorted(
-        [(known[FactName.FAILED], id_, known) for id_, known in of.members[Family.CHARGE] if failed_late(known)]
+        [(known[FactName.FAILED], id_, known) for id_, known in objects.members[Family.CHARGE] if failed_late(known)]
     )
     found, since = [], 0
     for failed_at, id_, known in failed:
         charges = [known] if FactName.CAPTURED in known else []
-        found.append(LateFailure(id_, known, _paid_between(of, charges, since, failed_at), failed_at))
+        found.append(LateFailure(id_, known, _paid_between(objects, charges, since, failed_at), failed_at))
         since = failed_at
     return found
 
 
-def _paid_at(of: Objects) -> int | None:
-    """When the payment was made that stands."""
-    failures = [known[FactName.FAILED] for _, known in of.members[Family.CHARGE] if failed_late(known)]
-    charges = [known for _, known in of.members[Family.CHARGE] if holds_money(known)]
-    return _paid_between(of, charges, max(failures, default=0), NEVER)
+def _paid_at(objects: Objects) -> int | None:
+    """When the payment was made that no late failure has reversed."""
+    failures = [known[FactName.FAILED] for _, known in objects.members[Family.CHARGE] if failed_late(known)]
+    charges = [known for _, known in objects.members[Family.CHARGE] if holds_money(known)]
+    return _paid_between(objects, charges, max(failures, default=0), NEVER)
 
 
-def _paid_between(of: Objects, charges: Sequence[ObjectFacts], since: int, until: int) -> int | None:
-    """When the payment was made: by the events that state it, else by a charge that took money, else by other facts.
+def _paid_between(objects: Objects, charges: Sequence[ObjectFacts], since: int, until: int) -> int | None:
+    """When a payment was made: by the events of success, otherwise by its charge's creation, otherwise by other facts.
 
     Args:
         charges: those that took the money.
-        since: the late failure before; what succeeded earlier was taken back.
-        until: the late failure after.
+        since: the time of the late failure before, which reversed every earlier payment.
+        until: the time of the late failure after.
     """
     times: list[int] = [
-        *_successes(of, Family.PAYMENT_INTENT, (FactName.PAID, FactName.PAID_LAST), since, until),
+        *_successes(objects, Family.PAYMENT_INTENT, (FactName.PAID, FactName.PAID_LAST), since, until),
         *(known[FactName.PAID] for known in charges if FactName.PAID in known),
         *(known[FactName.CAPTURED] for known in charges if FactName.NOT_TAKEN in known),
     ]
@@ -452,15 +463,17 @@ def _paid_between(of: Objects, charges: Sequence[ObjectFacts], since: int, until
     if charged is not None:
         return charged
     received: list[int] = [
-        *_successes(of, Family.PAYMENT_INTENT, (FactName.RECEIVED_FIRST, FactName.RECEIVED_LAST), since, until),
-        *_successes(of, Family.SESSION, (FactName.PAID, FactName.PAID_LAST), since, until),
+        *_successes(objects, Family.PAYMENT_INTENT, (FactName.RECEIVED_FIRST, FactName.RECEIVED_LAST), since, until),
+        *_successes(objects, Family.SESSION, (FactName.PAID, FactName.PAID_LAST), since, until),
     ]
     return min(received, default=None)
 
 
-def _successes(of: Objects, family: Family, names: tuple[FactName, FactName], since: int, until: int) -> Iterator[int]:
-    """The time of each object's first success; where that is out of range, that of its newest one."""
-    for _, known in of.members[family]:
+def _successes(
+    objects: Objects, family: Family, names: tuple[FactName, FactName], since: int, until: int
+) -> Iterator[int]:
+    """The time of each object's first success; if that is not in the range, the time of its newest success."""
+    for _, known in objects.members[family]:
         first, newest = map(known.get, names)
         if first is not None and since <= first < until:
             yield first
@@ -469,13 +482,15 @@ def _successes(of: Objects, family: Family, names: tuple[FactName, FactName], si
 
 
 class Refunds(msgspec.Struct, frozen=True):
-    """What is known of a donation's refunds, in minor units (SPEC 3, refundedAmount).
+    """What is known about a donation's refunds; the amounts are in minor units.
+
+    Stripe reports refunds twice: as refund objects, and as the sum `amount_refunded` of the charge.
 
     Attributes:
-        known: the facts of the refunds that are known by themselves.
-        standing: all of them that did not fail.
-        hold: the part of an authorisation that was released, as far as the charge counts it as refunded.
-        beyond: what the charge's newest snapshot counts beyond the refunds that belong in it.
+        known: the facts of the refund objects.
+        standing: the sum of the refund objects that have not failed.
+        hold: the part of an authorisation that was released, as far as `amount_refunded` contains it.
+        beyond: the part of the newest `amount_refunded` for which no refund object is known.
     """
 
     known: list[ObjectFacts]
@@ -496,37 +511,37 @@ class Refunds(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(refunds, beyond=refunds.beyond_in(*snapshot)) if snapshot else refunds
 
     def beyond_in(self, at: int, returned: int) -> int:
-        """What a charge's snapshot of that second counts beyond the refunds that belong in it."""
+        """The part of `returned`, the `amount_refunded` at that time, for which no refund object is known."""
         belonging = [refund for refund in self.known if _belongs(refund, at)]
         certain = sum(value(refund, FactName.AMOUNT) or 0 for refund in belonging if refund.get(FactName.FAILED) != at)
-        # The snapshot of the second in which a refund failed may count it or not: it does as far as there is room.
+        # A refund that failed in the second of the snapshot may be in the sum or not: it is, as far as it fits into it.
         failing = sum(value(refund, FactName.AMOUNT) or 0 for refund in belonging if refund.get(FactName.FAILED) == at)
         counted = certain + min(failing, max(0, returned - self.hold - certain))
         return max(0, returned - counted)
 
     def total(self, amount: int | None) -> int:
-        """The refunded amount, never below zero nor above a known amount."""
+        """The refunded amount: at least zero, and at most the donation's amount if that is known."""
         total = max(0, self.standing + self.beyond - self.hold)
         return total if amount is None else min(total, amount)
 
 
 def _belongs(refund: ObjectFacts, at: int) -> bool:
-    """Whether a charge's snapshot of that second may count this refund already."""
+    """Whether `amount_refunded` at that time can contain this refund."""
     created = value(refund, FactName.CREATED)
     made = refund.get(FactName.SEEN, 0) if created is None else created
     return made <= at and not refund.get(FactName.FAILED, at) < at
 
 
-def _released_hold(of: Objects) -> int:
-    """The part of an authorisation that was released, as far as Stripe counts it as refunded.
+def _released_hold(objects: Objects) -> int:
+    """The part of an authorisation that was released, as far as `amount_refunded` contains it.
 
-    After one partial capture it does, after several it does not, and before the last of several nothing is released.
+    It does after a single partial capture, and does not after several; nothing is released before the last of several.
     """
-    authorised: int | None = of.first(Family.CHARGE, FactName.AMOUNT)
+    authorised: int | None = objects.first(Family.CHARGE, FactName.AMOUNT)
     if authorised is None:
         return 0
-    charge = next(known for _, known in of.members[Family.CHARGE] if FactName.AMOUNT in known)
-    taken: int = max(value(charge, FactName.TAKEN) or 0, of.first(Family.PAYMENT_INTENT, FactName.RECEIVED) or 0)
+    charge = next(known for _, known in objects.members[Family.CHARGE] if FactName.AMOUNT in known)
+    taken: int = max(value(charge, FactName.TAKEN) or 0, objects.first(Family.PAYMENT_INTENT, FactName.RECEIVED) or 0)
     gap = max(0, authorised - taken)
     if not taken:
         return gap
@@ -536,27 +551,27 @@ def _released_hold(of: Objects) -> int:
     return min(gap, counted)
 
 
-def _refunded_at(of: Objects, hold: int) -> int | None:
+def _refunded_at(objects: Objects, hold: int) -> int | None:
     times: list[int] = [
         at
-        for _, known in of.members[Family.CHARGE]
+        for _, known in objects.members[Family.CHARGE]
         for amount, at in known.get(FactName.REFUND_EVENTS, {}).items()
         if int(amount) > hold
     ]
     times += [
-        known[FactName.REFUND_SEEN] for _, known in of.members[Family.CHARGE] if FactName.REFUND_SEEN in known
-    ]  # by rules_version 0
+        known[FactName.REFUND_SEEN] for _, known in objects.members[Family.CHARGE] if FactName.REFUND_SEEN in known
+    ]  # stored by rules_version 0
     if times:
         return min(times)
     created: list[int] = [
-        known[FactName.CREATED][1] for _, known in of.members[Family.REFUND] if FactName.CREATED in known
+        known[FactName.CREATED][1] for _, known in objects.members[Family.REFUND] if FactName.CREATED in known
     ]
     return min(created, default=None)
 
 
-def _disputed(of: Objects, amount: int | None, currency: str | None, refunded: int) -> int:
+def _disputed(objects: Objects, amount: int | None, currency: str | None, refunded: int) -> int:
     total = 0
-    for _, dispute in of.members[Family.DISPUTE]:
+    for _, dispute in objects.members[Family.DISPUTE]:
         stage, disputed, _ = value(dispute, FactName.STAGE) or (None, 0, None)
         if stage in TAKES_MONEY:
             in_our_currency = value(dispute, FactName.CURRENCY) in (currency, None)
@@ -575,34 +590,34 @@ class _Money(msgspec.Struct, frozen=True):
         return paid and self.refunded >= (self.amount or 0) and self.refunded > 0
 
 
-def _is_disputed(of: Objects, _money: _Money) -> bool:
+def _is_disputed(objects: Objects, _money: _Money) -> bool:
     return any(
-        (value(dispute, FactName.STAGE) or [None])[0] in IS_DISPUTED for _, dispute in of.members[Family.DISPUTE]
+        (value(dispute, FactName.STAGE) or [None])[0] in IS_DISPUTED for _, dispute in objects.members[Family.DISPUTE]
     )
 
 
-def _is_given_up(of: Objects, _money: _Money) -> bool:
-    return of.states_any(Family.SESSION, name=FactName.EXPIRED) or of.states_any(
+def _is_expired(objects: Objects, _money: _Money) -> bool:
+    return objects.states_any(Family.SESSION, name=FactName.EXPIRED) or objects.states_any(
         Family.PAYMENT_INTENT, name=FactName.CANCELED
     )
 
 
-def _is_failed(of: Objects, _money: _Money) -> bool:
-    return of.states_any(Family.PAYMENT_INTENT, Family.SESSION, Family.CHARGE, name=FactName.FAILED)
+def _is_failed(objects: Objects, _money: _Money) -> bool:
+    return objects.states_any(Family.PAYMENT_INTENT, Family.SESSION, Family.CHARGE, name=FactName.FAILED)
 
 
-Holds = Callable[[Objects, _Money], bool]
+StatusRule = Callable[[Objects, _Money], bool]
 
-# A donation's status is the first whose rule holds; each has the sentence that the diagram shows.
-STATUSES: tuple[tuple[Status, str, Holds], ...] = (
+# A donation has the first of these statuses whose rule is true. The sentences are shown in the diagram.
+STATUSES: tuple[tuple[Status, str, StatusRule], ...] = (
     (Status.DISPUTED, "a dispute, an inquiry or an appeal is open, or a dispute was lost", _is_disputed),
-    (Status.REFUNDED, "paid, and the whole amount went back", lambda _of, money: money.is_refunded),
-    (Status.PAID, "money came", lambda _of, money: money.paid_at is not None),
-    (Status.EXPIRED, "the session expired, or the PaymentIntent was canceled", _is_given_up),
+    (Status.REFUNDED, "paid, and the whole amount was refunded", lambda _objects, money: money.is_refunded),
+    (Status.PAID, "the payment succeeded", lambda _objects, money: money.paid_at is not None),
+    (Status.EXPIRED, "the session expired, or the PaymentIntent was canceled", _is_expired),
     (Status.FAILED, "an attempt to pay failed", _is_failed),
-    (Status.CREATED, "nothing of that yet", lambda _of, _money: True),
+    (Status.CREATED, "nothing of this has happened yet", lambda _objects, _money: True),
 )
 
 
-def _status(of: Objects, money: _Money) -> Status:
-    return next(status for status, _sentence, holds in STATUSES if holds(of, money))
+def _status(objects: Objects, money: _Money) -> Status:
+    return next(status for status, _sentence, rule in STATUSES if rule(objects, money))

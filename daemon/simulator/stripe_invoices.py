@@ -90,7 +90,7 @@ class Invoice:
             "lines": {"object": "list", "data": [line], "has_more": False, "total_count": 1},
             "livemode": self.livemode,
             "metadata": {},
-            "number": f"GIFT-{self.created}",
+            "number": f"INV-{self.created}",
             "status": self.status,
             "total": self.amount,
         }

@@ -164,7 +164,7 @@ class Bench:
         self.say(f"  {name}: {value:,.2f}")
 
     def _count_failures(self, name: str, measured: Measured) -> None:
-        """A reply of 503 is no breakage of the benchmark, but whoever reads its figures must know."""
+        """A reply of 503 does not end the benchmark, but the reader of its figures must see it."""
         if failures := measured.refused + measured.lost:
             self.failures[name] += failures
             self.say(f"  {name}: {measured.refused} refused, {measured.lost} lost")

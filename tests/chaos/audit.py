@@ -1,4 +1,4 @@
-"""Holds what clients were told against the promise and the database, and says it as a table."""
+"""Compares the replies that clients received with the guarantees and the database, and prints a table."""
 
 import math
 import statistics
@@ -41,7 +41,7 @@ class Incident:
         return reply.began_s <= self.ready_s and reply.ended_s >= self.began_s
 
     def silenced_s(self, reply: Reply) -> float:
-        """How long of a request's time there may have been nobody to answer it."""
+        """For how long of a request's time it is possible that no process could answer it."""
         if not self.fault.hangs_up:
             return 0.0
         return max(0.0, min(reply.ended_s, self.ready_s) - max(reply.began_s, self.began_s))

@@ -85,7 +85,7 @@ class Proxy:
             self._server = None
 
     def half_close(self) -> None:
-        """Clients are told that the server has nothing more to say (FIN); what they send still arrives there."""
+        """Sends the clients a FIN, as if the server sent nothing more; what they send still arrives there."""
         self._half_closed = True
         for client in self._links.values():
             _finish(client)

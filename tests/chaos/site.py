@@ -189,7 +189,7 @@ def _wait_for_standby(url: str) -> None:
         while time.monotonic() < deadline:
             cursor.execute("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'")
             if cursor.fetchone():
-                # Commits wait from when the checkpointer has heard of it, which is before it does this.
+                # Commits wait as soon as the checkpointer has received the change, which is before this checkpoint.
                 cursor.execute("CHECKPOINT")
                 return
             time.sleep(POLL_S)

@@ -1,4 +1,4 @@
-"""`make fuzz`: inputs that nobody would think of, to everything that reads what comes from outside.
+"""`make fuzz`: unexpected inputs for everything that reads data from outside.
 
 Environment:
   N     cases in all, 20000 unless given

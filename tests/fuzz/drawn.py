@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
-from tests.fuzz.outcome import Outcome, Say, finding, told
+from tests.fuzz.outcome import Outcome, Say, error_line, finding
 from tests.fuzz.target import load
 
 ROUND = 2000  # cases; Hypothesis remembers all of a round's
@@ -69,7 +69,7 @@ def _round(outcome: Outcome, inputs: st.SearchStrategy[T], check: Callable[[T], 
     except Exception as error:
         [smallest] = last
         shown = smallest if isinstance(smallest, bytes) else repr(smallest).encode()
-        outcome.findings.append(finding(outcome.name, told(error), shown))
+        outcome.findings.append(finding(outcome.name, error_line(error), shown))
     else:
         outcome.cases = begun_with + cases  # Hypothesis leaves out what it has drawn before
 

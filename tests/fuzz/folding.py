@@ -1,4 +1,4 @@
-"""Any events -> their facts, merged in any order and batches, and the donations they add up to (SPEC 3)."""
+"""Any events -> their facts, merged in any order and batches, and the donations they add up to."""
 
 import random
 import zlib
@@ -41,7 +41,7 @@ def _acts(parts: list[Facts], rng: random.Random) -> list[Facts]:
     """What an operator does: nothing, mostly; an assignment, an erasure, or both."""
     merged = merge({}, *parts)
     assignable = sorted(owners(merged))
-    erasable = sorted({*assignable, *projection.personal(merged)})
+    erasable = sorted({*assignable, *projection.donor_objects(merged)})
     done = []
     if assignable and rng.random() < 0.3:
         done.append(operator_actions.assign(merged, rng.choice(assignable), "story-2", actor="fuzz", at_us=AT_US))
@@ -131,7 +131,7 @@ def _check_apart(parts: list[Facts], lent: projection.Subscriptions, shown: list
 
 
 def _check_forgetting(merged: Facts, lent: projection.Subscriptions, shown: list[Donation]) -> None:
-    """An erased donor is gone, stays gone when all is told again, and takes no money along."""
+    """An erased donor is gone, stays gone when everything is delivered again, and takes no money along."""
     forgotten = projection.redact(merged)
     again = projection.redact(merge(forgotten, merged))
     for known in (known for objects in again.values() for known in objects.values() if FactName.ERASED in known):
@@ -155,7 +155,7 @@ def _pruned(value: Any) -> Any:
 def _batches(seed: int) -> list[bytes]:
     return [
         b"\n".join(msgspec.json.encode(_pruned(event)) for event in events)
-        for events in seeds.told(seed, 120, longest=8)
+        for events in seeds.payments(seed, 120, longest=8)
     ]
 
 

@@ -70,7 +70,7 @@ def _changed_json(body: bytes, rng: random.Random) -> bytes:
 
 
 def batch(lines: bytes, rng: random.Random) -> bytes:
-    """Events, a line each, with one of them changed, told twice, left out or moved."""
+    """Events, a line each, with one of them changed, repeated, left out or moved."""
     events = lines.split(b"\n")
     at = rng.randrange(len(events))
     match rng.randrange(8):

@@ -18,7 +18,7 @@ class Outcome:
 
     Attributes:
         findings: each a reproducible input with what it broke; the inputs are made up.
-        detail: what else there is to tell: coverage, replies by status.
+        detail: what else is reported: coverage, replies by status.
     """
 
     name: str
@@ -53,7 +53,7 @@ def finding(name: str, problem: str, *inputs: bytes) -> str:
     return "\n    ".join(lines)
 
 
-def told(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """An exception in a line, with the place that raised it."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -1,4 +1,4 @@
-"""Any bytes -> `facts.read`: an event, or one of two refusals, and of a person only what may be kept (SPEC 7)."""
+"""Any bytes -> `facts.read`: an event, or one of two refusals, and of a person only what may be kept."""
 
 import hashlib
 import hmac
@@ -162,7 +162,7 @@ def _check_sources(found: Facts, body: bytes, key: bytes | None) -> None:
         for name, sources in SAID_UNDER.items():
             if isinstance(fact := known.get(name), list):
                 admissible = {_kept(name, text, key) for source in sources for text in said[source]}
-                assert fact[1] in admissible, f"a {name} that nobody said"
+                assert fact[1] in admissible, f"a {name} that the event does not state"
 
 
 def _said(body: bytes) -> dict[str, set[str]]:

@@ -1,4 +1,4 @@
-"""Pure: what a reply must be like, whatever was asked (SPEC 4 to 6)."""
+"""Pure: what a reply must be like, whatever was asked."""
 
 import json
 from dataclasses import dataclass
@@ -44,22 +44,26 @@ def wrong_with(reply: Reply, *, no_body: bool = False) -> str | None:
     if no_body or reply.status in NO_BODY:
         return "a body where none belongs" if reply.body else None
     try:
-        told = json.loads(reply.body)
+        content = json.loads(reply.body)
     except ValueError:
         return f"status {reply.status} with a body that is no JSON: {reply.body[:200]!r}"
-    if not isinstance(told, dict):
+    if not isinstance(content, dict):
         return "a body that is no object"
-    return _wrong_keys(reply.status, told)
+    return _wrong_keys(reply.status, content)
 
 
-def _wrong_keys(status: int, told: dict[str, Any]) -> str | None:
+def _wrong_keys(status: int, content: dict[str, Any]) -> str | None:
     if status != 200:
-        return None if set(told) == REFUSED and told["success"] is False else "a refusal with other keys"
-    if set(told) not in DOCUMENTED:
-        return f"keys that are not documented: {sorted(told)}"
-    if "donations" in told:
-        fits = told["count"] == len(told["donations"]) and all(set(each) == DONATION for each in told["donations"])
+        return None if set(content) == REFUSED and content["success"] is False else "a refusal with other keys"
+    if set(content) not in DOCUMENTED:
+        return f"keys that are not documented: {sorted(content)}"
+    if "donations" in content:
+        fits = content["count"] == len(content["donations"]) and all(
+            set(each) == DONATION for each in content["donations"]
+        )
         return None if fits else "a page of another form"
-    if "byCurrency" in told:
-        return None if all(set(each) == FIGURES for each in told["byCurrency"].values()) else "totals of another form"
+    if "byCurrency" in content:
+        return (
+            None if all(set(each) == FIGURES for each in content["byCurrency"].values()) else "totals of another form"
+        )
     return None

@@ -31,7 +31,7 @@ def with_canaries(value: Any, rng: random.Random) -> Any:
     return changed | {key: f"{CANARY} {key}" for key in PERSONAL if changed.get(key)}
 
 
-def told(seed: int, count: int, *, longest: int = 24) -> list[list[Json]]:
+def payments(seed: int, count: int, *, longest: int = 24) -> list[list[Json]]:
     """The events of this number of random payments in all of Stripe's API versions, then of some of the demo's."""
     rng = random.Random(seed)
     random_ones = [random_scenario(rng, TICKETS, key=f"{n}", start=START, longest=longest).events for n in range(count)]
@@ -42,6 +42,6 @@ def told(seed: int, count: int, *, longest: int = 24) -> list[list[Json]]:
 def bodies(seed: int, count: int) -> list[bytes]:
     """The bodies of webhooks: this number of payments' events, one of each type and shape."""
     by_shape: dict[tuple[str, ...], bytes] = {}
-    for event in (event for events in told(seed, count) for event in events):
+    for event in (event for events in payments(seed, count) for event in events):
         by_shape.setdefault((event["type"], *event["data"]["object"]), encode(event))
     return list(by_shape.values())

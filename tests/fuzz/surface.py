@@ -1,7 +1,7 @@
 """The HTTP surface: raw bytes, questions and signed events on real sockets, by several clients at once.
 
 What is HTTP is asked on connections that stay open, several requests at a time; each must have its reply, with the keys
-that SPEC names. What is none is sent on a connection of its own, and must be answered or hung up on.
+that the reference names. What is none is sent on a connection of its own, and must be answered or hung up on.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from tests.fuzz import requests, seeds
-from tests.fuzz.outcome import Outcome, Say, finding, told
+from tests.fuzz.outcome import Outcome, Say, error_line, finding
 from tests.fuzz.replies import Reply, wrong_with
 from tests.fuzz.requests import Request
 from tests.fuzz.site import Site
@@ -37,16 +37,16 @@ def run(outcome: Outcome, site: Site, seed: int, say: Say) -> None:
         asyncio.run(fuzz.run(say))
     finally:
         outcome.seconds = time.monotonic() - began_s
-        outcome.detail = ", ".join(f"{count:,} {what}" for what, count in fuzz.heard.most_common())
+        outcome.detail = ", ".join(f"{count:,} {what}" for what, count in fuzz.replies.most_common())
 
 
 class _Fuzz:
-    """The clients and what they heard."""
+    """The clients and the replies that they received."""
 
     def __init__(self, site: Site, outcome: Outcome, seed: int) -> None:
         self.site, self.outcome, self.seed = site, outcome, seed
         self.bodies = seeds.bodies(seed, 200)
-        self.heard = Counter[str]()
+        self.replies = Counter[str]()
         self.begun = self.noises = 0  # cases
 
     async def run(self, say: Say) -> None:
@@ -61,7 +61,7 @@ class _Fuzz:
     async def _speak(self, say: Say) -> None:
         while True:
             await asyncio.sleep(PROGRESS_S)
-            say(f"surface: {self.outcome.cases:,} of {self.outcome.wanted:,}, replies: {dict(self.heard)}")
+            say(f"surface: {self.outcome.cases:,} of {self.outcome.wanted:,}, replies: {dict(self.replies)}")
 
     async def _client(self, number: int) -> None:
         rng = random.Random(f"{self.seed} client {number}")
@@ -72,7 +72,7 @@ class _Fuzz:
                 else:
                     await self._ask(rng)
             except OSError as error:
-                self._found(f"nobody listens any more: {told(error)}")
+                self._found(f"no process listens any more: {error_line(error)}")
 
     async def _ask(self, rng: random.Random) -> None:
         """A connection with some groups of requests, all of them HTTP."""
@@ -101,10 +101,10 @@ class _Fuzz:
                 async with asyncio.timeout(ANSWER_S):
                     reply = await read_reply(reader, no_body=request.no_body)
             except (OSError, EOFError, ValueError, TimeoutError) as error:
-                self._found(f"no reply: {told(error)}", *(each.data for each in group))
+                self._found(f"no reply: {error_line(error)}", *(each.data for each in group))
                 return False
             self.outcome.cases += 1
-            self.heard[str(reply.status)] += 1
+            self.replies[str(reply.status)] += 1
             problem = wrong_with(reply, no_body=request.no_body)
             if request.statuses and reply.status not in request.statuses:
                 problem = f"status {reply.status}, not {sorted(request.statuses)}: {reply.body[:200]!r}"
@@ -127,17 +127,17 @@ class _Fuzz:
             async with asyncio.timeout(ANSWER_S):
                 answer = await _everything(reader, writer)
             if not answer:
-                self.heard["hung up on noise"] += 1
+                self.replies["hung up on noise"] += 1
             for reply in split(answer):
-                self.heard[f"{reply.status} to noise"] += 1
+                self.replies[f"{reply.status} to noise"] += 1
                 if reply.status >= 500 and reply.status not in {501, 503, 505}:
                     self._found(f"status {reply.status} to noise", data)
         except TimeoutError:
             self._found("neither an answer nor an end", data)
         except ConnectionError:
-            self.heard["reset"] += 1
+            self.replies["reset"] += 1
         except ValueError as error:
-            self._found(f"an answer that is no HTTP: {told(error)}", data)
+            self._found(f"an answer that is no HTTP: {error_line(error)}", data)
         finally:
             self.outcome.cases += 1
             writer.transport.abort()
@@ -182,6 +182,6 @@ def split(answer: bytes) -> Iterator[Reply]:
             raise ValueError(f"the head of a reply is cut off: {head[:50]!r}")
         status, headers = _head(head)
         size = int(headers.get("content-length", 0))
-        has_body = not answer.startswith(b"HTTP/")  # nobody knows any more whether HEAD was asked
+        has_body = not answer.startswith(b"HTTP/")  # it is not known any more whether the request was HEAD
         body, answer = (answer[:size], answer[size:]) if has_body else (b"", answer)
         yield Reply(status, headers, body)

@@ -43,7 +43,13 @@ ANY_PLACE = re.compile(r"(?P<paid>-1|\d+):(?P<created>\d+):(?P<id>.+)", re.DOTAL
 FAULTS: dict[str, tuple[str, object, str, object, str]] = {
     "a whole name is kept": ("reading", privacy, "last_name", lambda name: name, "a canary came out"),
     "free text is a ticket": ("reading", stripe_events, "_ticket", msgspec.json.Decoder(str), "came out|another form"),
-    "e-mails are hashed as they are": ("reading", privacy, "email_hash", lambda e, _: e and "0" * 64, "nobody said"),
+    "e-mails are hashed as they are": (
+        "reading",
+        privacy,
+        "email_hash",
+        lambda e, _: e and "0" * 64,
+        "the event does not state",
+    ),
     "the last statement stands": ("folding", facts, "merge_object", last_statement_stands, "order|repetition"),
     "all is disputed": ("folding", projection, "_disputed", all_of_it, "more went back than came"),
     "nothing is forgotten": ("folding", projection, "redact", redact_nothing, "an erased donor came back"),
@@ -85,8 +91,8 @@ def test_most_of_what_is_changed_still_means_something() -> None:
     assert applied > len(bodies) * 5
 
 
-def reply(status: int, told: object) -> Reply:
-    return Reply(status, {}, json.dumps(told).encode())
+def reply(status: int, content: object) -> Reply:
+    return Reply(status, {}, json.dumps(content).encode())
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,6 @@ def check(world: tuple[random.Random, int]) -> None:
     scenarios = [random_scenario(rng, seeds.TICKETS, key=f"{n}", start=seeds.START) for n in range(count)]
     events = shuffled(scenarios, rng.randint(0, 99), duplicates=0.3)
     assert derived(events) == sorted(as_row(end) for scenario in scenarios for end in expected_donations(scenario))
-    told = [read(msgspec.json.encode(event), livemode=False, hash_key=None).facts for event in events]
-    if parts := [facts for facts in told if facts]:
+    read_facts = [read(msgspec.json.encode(event), livemode=False, hash_key=None).facts for event in events]
+    if parts := [facts for facts in read_facts if facts]:
         folding.check_fold(parts, rng)

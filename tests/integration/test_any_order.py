@@ -41,7 +41,7 @@ class World:
             for _ in range(WRITERS)
         ]
 
-    def tell(self, events: Sequence[Json], rng: random.Random) -> None:
+    def deliver(self, events: Sequence[Json], rng: random.Random) -> None:
         """Records the events in this order, cut into batches that the writers take at the same time."""
         entries = [ReceivedEvent(read(encode(event), livemode=False, hash_key=None)) for event in events]
         batches: list[list[ReceivedEvent]] = []
@@ -102,7 +102,7 @@ def test_any_order_gives_the_models_ledger(world: World, rng: random.Random, cou
     """Whatever happened at Stripe and however it is reported: the model's donations and totals, to the last field."""
     scenarios = random_scenarios(rng, count)
     world.clear()
-    world.tell(shuffled(scenarios, rng.randint(0, 99), duplicates=0.5), rng)
+    world.deliver(shuffled(scenarios, rng.randint(0, 99), duplicates=0.5), rng)
     assert_ledger(world, scenarios)
 
 
@@ -112,7 +112,7 @@ def test_a_whole_world_at_once(world: World) -> None:
     scenarios = random_scenarios(rng, 300)
     world.clear()
     for seed in (1, 2):
-        world.tell(shuffled(scenarios, seed, duplicates=0.2), rng)
+        world.deliver(shuffled(scenarios, seed, duplicates=0.2), rng)
         assert_ledger(world, scenarios)
 
 
@@ -123,7 +123,7 @@ def test_an_endpoint_may_miss_a_family_of_events(world: World, family: frozenset
     scenarios = [rest for scenario in random_scenarios(rng, 150) if (rest := scenario.without(family))]
     assert len(scenarios) > 50
     world.clear()
-    world.tell(shuffled(scenarios, 3), rng)
+    world.deliver(shuffled(scenarios, 3), rng)
     assert_ledger(world, scenarios)
 
 
@@ -135,7 +135,7 @@ def test_a_prefix_never_shows_more_than_there_ever_was(world: World) -> None:
     events = sorted((event for scenario in scenarios for event in scenario.events), key=lambda event: event["created"])
     world.clear()
     for begin in range(0, len(events), 8):
-        world.tell(events[begin : begin + 8], rng)
+        world.deliver(events[begin : begin + 8], rng)
         for id_, _ticket, _currency, _status, amount, refunded, disputed, _created, paid_at, *_rest in world.rows(
             SHOWN
         ):

@@ -1,4 +1,4 @@
-"""`python -m daemon.api` as a process: started by hand, killed, and told to stop."""
+"""`python -m daemon.api` as a process: started without supervisord, killed, and stopped."""
 
 import asyncio
 import json
@@ -152,7 +152,7 @@ SPOILT = {
 
 @pytest.mark.parametrize("spoilt", SPOILT)
 async def test_a_spoilt_request_is_the_clients_mistake(api: Api, spoilt: str) -> None:
-    """Never 500, and nothing in the log: whoever spoils requests must not fill the disk, or ring for our mistakes."""
+    """Never 500, and nothing in the log: invalid requests must not fill the disk, or cause an alert."""
     rest, status = SPOILT[spoilt]
     path = b"/nothing" if status in (b"404", b"417") else b"/webhooks/stripe"
     async with ReadinessServer(api.socket, Readiness(ready=True), lambda: None) as publisher, api.running() as process:

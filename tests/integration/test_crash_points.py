@@ -97,7 +97,7 @@ async def before_the_write(way: Way, event: Json, kill: Kill) -> bool:
 
 
 async def in_flight_and_done(way: Way, event: Json, kill: Kill) -> bool:
-    """PostgreSQL is at the statement, waits for a lock, and carries on when nobody waits for the answer any more."""
+    """PostgreSQL is at the statement, waits for a lock, and continues when no client waits for the answer any more."""
     async with posting(way, event), held_in_flight(way) as pid:
         await kill()
     await way.one("SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)", pid)
@@ -140,7 +140,7 @@ async def lose(way: Way, proxy: Proxy, event: Json, kill: Kill, **directions: bo
 
 @asynccontextmanager
 async def posting(way: Way, event: Json) -> AsyncIterator[None]:
-    """A delivery that nobody answers; everything passes again afterwards."""
+    """A delivery that gets no answer; everything passes again afterwards."""
     delivery = asyncio.create_task(way.post(event))
     try:
         async with asyncio.timeout(WAIT_S):
@@ -194,7 +194,7 @@ async def test_a_killed_api_process_changes_nothing_in_the_end(way: Way, point: 
 
 
 async def crash_and_redeliver(way: Way, point: Point, before: Sequence[Json], event: Json) -> None:
-    """Kills an API process, which took others before, at this point of an event's way; the next is told it again."""
+    """Kills an API process, which took others before, at this point of an event's way; the next one gets it again."""
     async with way.api.running() as process:
         await until(process, "listening on")
         for each in before:

@@ -178,7 +178,7 @@ async def kind(work: Awaitable[object]) -> str:
 
 
 async def test_a_statement_over_the_servers_limit_is_an_outage(own: Instance, open_database: Open) -> None:
-    """Stock: the server's statement_timeout arrives as CancelledError, in a task that nobody cancelled."""
+    """Stock: the server's statement_timeout arrives as CancelledError, in a task that was not cancelled."""
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # the stock driver also reports it there
     async with aiopg.connect(at(own)) as stock, stock.cursor() as cursor:
         await cursor.execute("SET statement_timeout = 20")
@@ -256,7 +256,7 @@ async def test_a_stopped_server_is_given_up_in_time_and_used_again(own: Instance
 
 
 async def test_connections_that_break_wake_those_who_wait(own: Instance, open_database: Open) -> None:
-    """Stock: when all used connections of a full pool break, nobody who waits for one is woken."""
+    """Stock: when all used connections of a full pool break, no task that waits for one is woken."""
     async with aiopg.create_pool(at(own), minsize=0, maxsize=1, application_name="stock") as pool:
         used = await pool.acquire()
         waiter = asyncio.create_task(pool._acquire())
@@ -353,7 +353,7 @@ async def test_a_restart_while_idle_fails_nobody(own: Instance, open_database: O
     assert database.stats()["idle"] == 3
     async with aiopg.create_pool(at(own), minsize=1) as pool:
         own.crash()
-        own.start({"fsync": "off"})  # the event loop has stood still: nobody has read an end of file yet
+        own.start({"fsync": "off"})  # the event loop did not run: no end of file has been read yet
         async with pool.acquire() as stock, stock.cursor() as cursor:
             with pytest.raises(psycopg2.OperationalError):
                 await cursor.execute("SELECT 1")
@@ -508,7 +508,7 @@ def test_only_known_kinds_have_a_remedy() -> None:
 
 
 async def test_what_the_schema_lacks_is_named(own: Instance, open_database: Open) -> None:
-    """Of a missing table or column the name is told: it is ours, and no value."""
+    """The name of a missing table or column is reported: it is part of the schema, and not a value."""
     database = open_database(at(own))
     for sql, words in (("TABLE lost", 'relation "lost" does not exist'), ("SELECT lost", 'column "lost" does not')):
         with pytest.raises(StatementRejected, match=words):

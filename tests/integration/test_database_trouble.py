@@ -1,6 +1,6 @@
 """Trouble with the disk and the database, one by one, done to a real PostgreSQL below a real sidecar and a real API.
 
-Each time: an honest status in time, one line that names the trouble, and nothing lost once it is mended.
+Each time: a correct status in time, one line that names the trouble, and nothing is lost once it is repaired.
 """
 
 import tempfile
@@ -25,7 +25,7 @@ from tests.support.small_disk import SmallDisk, small_disk
 Start = Callable[..., Live]
 ADD_TICKET = f"INSERT INTO recording_tickets VALUES ('{TICKET}')"  # noqa: S608 - a constant
 FEW_REQUESTS = 5
-QUICK_PINGS = {"WATCHDOG_INTERVAL_MS": "100"}  # where no request fails that could tell the sidecar
+QUICK_PINGS = {"WATCHDOG_INTERVAL_MS": "100"}  # where no request fails, so that no API process reports it
 
 
 def run(url: str, *statements: str) -> list[tuple[object, ...]]:
@@ -41,7 +41,7 @@ def run(url: str, *statements: str) -> list[tuple[object, ...]]:
 
 @contextmanager
 def done(url: str, do: Sequence[str], undo: Sequence[str]) -> Iterator[None]:
-    """Statements that make trouble, and those that mend it at the end."""
+    """Statements that cause trouble, and those that repair it at the end."""
     run(url, *do)
     try:
         yield
@@ -112,7 +112,7 @@ def fill_last_page(url: str) -> None:
 
 
 def test_the_disk_of_the_tables_is_full(server: Server, ledger: str, start: Start, disk: SmallDisk) -> None:
-    """Deliveries get 503 and the line names the disk; reads are answered, so it stays ready; room is enough to mend."""
+    """Deliveries get 503 and the line names the disk; reads are answered, so it stays ready; free space is enough."""
     place = disk.folder("tables", server.user)
     with done(
         ledger,
@@ -139,7 +139,7 @@ class OwnServer:
     """A server of a test's own in a folder, started and stopped as the test likes.
 
     Args:
-        make: how its data comes to be; told where.
+        make: creates its data in the folder that it is called with.
     """
 
     def __init__(self, folder: str, make: Callable[[Server], None]) -> None:
@@ -155,7 +155,7 @@ class OwnServer:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nobody is at its socket any more."""
+        """Whether no process listens on its socket any more."""
         return not (self.server.home / "data" / "postmaster.pid").exists()
 
 
@@ -202,7 +202,7 @@ def test_the_disk_of_the_write_ahead_log_is_full(disk: SmallDisk, tmp_path: Path
 
 
 def test_the_disk_of_the_state_folder_is_full(ledger: str, start: Start, disk: SmallDisk) -> None:
-    """Neither process ends, deliveries are taken all the time, and what can't be kept is told once, not each time."""
+    """Neither process ends, deliveries are always accepted, and what can't be kept is reported once, not each time."""
     folder = disk.folder("metrics", None)
     live = start(
         READINESS_SOCKET=str(disk.path / "readiness.sock"),
@@ -252,7 +252,7 @@ def test_the_primary_turns_read_only(ledger: str, start: Start) -> None:
 
 
 def test_the_only_server_is_not_the_one_asked_for(ledger: str, start: Start) -> None:
-    """With target_session_attrs=read-write nobody new can connect: not ready, though the sidecar's own connection
+    """With target_session_attrs=read-write no new connection succeeds: not ready, though the sidecar's own connection
     still answers.
     """
     live = start(f"{ledger.replace(USER, ROLE)}&target_session_attrs=read-write")
@@ -278,7 +278,7 @@ def test_a_standby_that_nobody_promotes(server: Server, ledger: str, tmp_path: P
             live.check_well_again()
 
 
-# --- Somebody in the way ----------------------------------------------------------------------------------------------
+# --- Locks and full pools --------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -333,7 +333,8 @@ def test_a_statement_takes_too_long(ledger: str, start: Start) -> None:
 
 @contextmanager
 def all_connections_taken(url: str) -> Iterator[Callable[[], None]]:
-    """Connects until nobody else can. Yields what does so again, for those that have become free."""
+    """Connects until no further connection is possible. Yields a function that does so again, for connections that
+    have become free."""
     with ExitStack() as taken:
 
         def take() -> None:

@@ -1,4 +1,4 @@
-"""The ledger's and the totals' replies (SPEC 5), on a real PostgreSQL."""
+"""The ledger's and the totals' replies, on a real PostgreSQL."""
 
 import base64
 import json

@@ -193,7 +193,7 @@ async def test_missing_table_fails_and_names_the_remedy(table: str, logged: LogC
 
 
 async def test_unreadable_table_fails_and_says_so(logged: LogCapture) -> None:
-    """A role without rights is told apart from a table that is not there."""
+    """A role without rights is distinguished from a table that does not exist."""
     database = FakeDatabase()
     database.tables["stripe_events"] = False
     verdict, _ = await gate(database, logged)
@@ -280,7 +280,7 @@ def test_configuration_reports_every_mistake_at_once() -> None:
 
 
 def test_bytes_that_are_no_text_are_a_mistake_like_any_other() -> None:
-    """A variable that is no UTF-8 is named, for it can be told to nobody; one of other programs' does not matter."""
+    """A variable that is no UTF-8 is named, for no process can receive it; one of other programs' does not matter."""
     broken = os.fsdecode(b"hunter2\xff")
     given = {
         "DATABASE_URL": broken,

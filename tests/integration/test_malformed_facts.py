@@ -35,7 +35,7 @@ WRONG: tuple[Any, ...] = (
 
 @pytest.fixture
 def connection(database_url: str) -> Iterator[Any]:
-    """The database of a ledger with one payment of each kind and a subscription's gifts."""
+    """The database of a ledger with one payment of each kind and a subscription's donations."""
     add_ticket(database_url, "story-1")
     kinds = {life.kind: life for life in scenarios.generate(3, 200, ["story-1"], now=NOW)}
     for life in kinds.values():

@@ -35,7 +35,7 @@ DONORS = "SELECT donor_last_name, donor_country, donor_email_hash FROM stripe_at
 
 
 def test_money_without_a_ticket_is_listed_and_moved(donationd: Callable[..., Result], database_url: str) -> None:
-    """A payment nobody claimed is counted, listed, and moved with its later events; who did it is on record."""
+    """A payment without a ticket is counted, listed, and moved with its later events; the operator is recorded."""
     lost, strange = scenario("no_ticket"), scenario("paid")
     record(database_url, [*lost.events[:-1], *strange.events])
     listed = donationd("unassigned")
@@ -71,7 +71,7 @@ def test_an_assignment_follows_a_session_into_its_payment(donationd: Callable[..
 
 
 def test_an_assignment_needs_a_known_donation_and_ticket(donationd: Callable[..., Result], database_url: str) -> None:
-    """Unknown ids fail with what to do next; wrong usage is told apart."""
+    """Unknown ids fail with what to do next; wrong usage has another exit status."""
     add_ticket(database_url, "story-1")
     assert donationd("assign", "pi_unknown", "story-1").exit_code == 1
     unknown = donationd("assign", "pi_unknown", "story-2")
@@ -199,7 +199,7 @@ def test_old_events_go_and_their_donations_stay(donationd: Callable[..., Result]
 
 
 def test_what_a_shared_row_holds_is_erased_for_good(donationd: Callable[..., Result], database_url: str) -> None:
-    """A session that moves on to another PaymentIntent after its donor was erased brings nobody back."""
+    """A session that moves on to another PaymentIntent after its donor was erased brings no donor back."""
     life = named_scenario()
     session = next(dict(e) for e in life.events if e["type"].startswith("checkout."))
     moved = {**session["data"]["object"], "payment_intent": "pi_another"}

@@ -1,4 +1,4 @@
-"""Operator tokens (SPEC 2 and 10), and the ledger that PUBLIC_LEDGER=false closes (SPEC 2)."""
+"""Operator tokens, and the ledger that PUBLIC_LEDGER=false closes."""
 
 import asyncio
 import hmac

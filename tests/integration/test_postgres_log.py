@@ -22,7 +22,7 @@ from tests.support.live import TICKET, Live, living
 from tests.support.postgres import USER, Server, debian_programs, running_server
 
 ROLES = (ROOT / "deploy" / "roles.sql").read_text()
-# As PostgreSQL is installed, where the tests' usual server has already been told.
+# As PostgreSQL is installed, where the tests' usual server is already configured.
 STOCK = {"log_min_error_statement": "error", "log_error_verbosity": "default"}
 EMAIL = "quetzal@example.com"
 DONOR = re.compile(rf"Quetzalcoatl|\bMX\b|{hashlib.sha256(EMAIL.encode()).hexdigest()}")

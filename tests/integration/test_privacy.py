@@ -1,4 +1,4 @@
-"""Nothing of a donor but what SPEC 7 allows is found anywhere, whatever goes wrong.
+"""No part of a donor's data is found anywhere, whatever fails, except the facts that donationd keeps.
 
 Every person's field of every event is replaced by canary words; then everything the system wrote or said is searched.
 """
@@ -48,7 +48,7 @@ CANARIES: dict[str, Any] = {
     "customer_purchase_ip": "canary-203.0.113.77",
     "last4": "canary-4242",
     "fingerprint": "canary-fingerprint",
-    "description": "a gift from canary",
+    "description": "a donation from canary",
     "client_reference_id": "canary street 12",
     "receipt_url": "https://pay.example/canary",
     "client_secret": "canary-secret",
@@ -207,7 +207,7 @@ class Witness:
 
     def __init__(self, api: Api, session: aiohttp.ClientSession) -> None:
         self.api, self.session = api, session
-        self.heard: list[str] = []
+        self.replies: list[str] = []
         self.statuses: list[int] = []
 
     async def post(self, body: bytes, *, secret: str = SECRET) -> int:
@@ -222,7 +222,7 @@ class Witness:
             await self._keep(reply)
 
     async def _keep(self, reply: aiohttp.ClientResponse) -> None:
-        self.heard.append(f"{reply.headers} {await reply.text()}")
+        self.replies.append(f"{reply.headers} {await reply.text()}")
 
 
 @pytest.fixture
@@ -301,7 +301,7 @@ async def everything_said(api: Api, database_url: str, server: Server, play: Pla
     return {
         "api": api.log.read_text(),
         "sidecar": sidecar_log.read_text(),
-        "replies": "\n".join(witness.heard),
+        "replies": "\n".join(witness.replies),
         "dump": await asyncio.to_thread(server.dump, database_url),
         "postgresql": server.log.read_bytes()[logged_before:].decode(),
     }

@@ -1,4 +1,4 @@
-"""Rows that older rules derived: `donationd rebuild` brings them, and their totals, to today's rules (SPEC 9)."""
+"""Rows that older rules derived: `donationd rebuild` brings them, and their totals, to today's rules."""
 
 import asyncio
 import json
@@ -228,7 +228,7 @@ async def test_an_interrupted_rebuild_goes_on_where_it_stopped(
 async def test_wrong_totals_are_set_beside_traffic_and_a_second_run(
     database: Database, right: tuple[list[Row], list[Row]], damage: str
 ) -> None:
-    """Totals that nothing explains are set to what the rows add up to, once, whoever else runs or writes."""
+    """Totals that nothing explains are set to what the rows add up to, once, whichever other process runs or writes."""
     events = entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1)
     await record(database, events[:200])
     await database.fetch(damage)

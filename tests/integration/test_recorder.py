@@ -94,7 +94,7 @@ async def test_a_session_and_its_payment_become_one_donation(database: Database)
 
 
 async def test_a_donation_that_was_lost_by_other_hands_is_made_again(database: Database) -> None:
-    """A row that somebody deleted, whose objects are still named, keeps no event of its batch from being recorded."""
+    """After a row was deleted by hand whose objects are still named, all events of its batch are recorded."""
     lives = scenarios.generate(2, 2, TICKETS, now=NOW)
     entries = [ReceivedEvent(reduced(event)) for life in lives for event in life.events]
     recorder = Recorder(database)

@@ -44,7 +44,7 @@ def test_it_covers_what_migrations_add(role_url: str, database_url: str) -> None
     check_only_rows(role_url)
 
 
-# --- Whoever runs the file, in one run
+# --- Any role that runs the file, in one run
 
 
 @pytest.fixture(scope="module", params=["the embedded PostgreSQL", "Debian's PostgreSQL 15"])

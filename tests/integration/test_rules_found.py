@@ -1,4 +1,4 @@
-"""What an independent reading of SPEC 3 found: small sets of events, in every order or interleaving of writers."""
+"""Faults that an independent implementation of the rules found: sets of events, in every order or interleaving."""
 
 import asyncio
 import itertools
@@ -110,11 +110,11 @@ async def writer_that_has_read(
     await database.close()
 
 
-@pytest.mark.parametrize("first", ["gift", "subscription"])
+@pytest.mark.parametrize("first", ["donation", "subscription"])
 async def test_a_first_payment_of_an_invoice_beside_a_new_ticket_of_its_subscription(
     database: Database, database_url: str, first: str
 ) -> None:
-    """A gift whose invoice was recorded before its payment follows its subscription, whichever of two writers that
+    """A donation whose invoice was recorded before its payment follows its subscription, whichever of two writers that
     have both read the ledger writes first."""
     known = [subscription("sub_1", "story-1", 0), invoice("in_1", "sub_1"), payment("pi_1")]
     await Recorder(database).record(known)
@@ -122,8 +122,11 @@ async def test_a_first_payment_of_an_invoice_beside_a_new_ticket_of_its_subscrip
         "invoice_payment.paid", 2, {"id": "inpay_1", "invoice": "in_1", "payment": {"payment_intent": "pi_1"}}
     )
     changed = subscription("sub_1", "story-9", 3)
-    async with writer_that_has_read(database_url, joined) as gift, writer_that_has_read(database_url, changed) as other:
-        for released, task in (gift, other) if first == "gift" else (other, gift):
+    async with (
+        writer_that_has_read(database_url, joined) as donation,
+        writer_that_has_read(database_url, changed) as other,
+    ):
+        for released, task in (donation, other) if first == "donation" else (other, donation):
             released.set()
             await task
     assert await database.fetch(TICKETS) == [("pi_1", "story-9")]
@@ -145,7 +148,7 @@ async def test_a_payment_that_leaves_one_subscription_s_invoice_for_another_s(
 
 
 async def test_gifts_of_two_subscriptions_in_one_row_follow_their_own(database: Database, database_url: str) -> None:
-    """When one session ties gifts of two subscriptions together, each still has its own subscription's ticket."""
+    """When one session names donations of two subscriptions, each still has its own subscription's ticket."""
     session = {"id": "cs_1", "mode": "payment"}
     events = [
         invoice("in_1", "sub_1", payment_intent="pi_1"),

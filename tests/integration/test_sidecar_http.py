@@ -331,7 +331,7 @@ async def ended(process: Process) -> str:
     return process.unread()
 
 
-# Nobody listens on port 1 of the loopback.
+# No process listens on port 1 of the loopback.
 NOWHERE = "postgresql://donationd:hunter2@127.0.0.1:1/ledger"
 
 
@@ -394,7 +394,7 @@ async def test_process_notices_a_reported_outage_in_under_a_second(tmp_path: Pat
             with closing(psycopg2.connect(database_url.replace(f"/{name}?", "/postgres?"))) as admin:
                 admin.autocommit = True
                 with admin.cursor() as cursor:
-                    # Nobody gets in any more, and whoever is in is thrown out: an outage of this database alone.
+                    # No new connection is accepted, and open ones are closed: an outage of only this database.
                     cursor.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
                     cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
             lost_s = time.monotonic()

@@ -184,19 +184,19 @@ async def test_each_trouble_is_a_sentence_and_exit_status_1(
     assert problem in result.output
     as_json = await ask(client.port, "--json")
     assert as_json.exit_code == 1
-    told = json.loads(as_json.stdout)
-    assert not told["ok"]
-    assert problem in told["problems"][0]
+    status = json.loads(as_json.stdout)
+    assert not status["ok"]
+    assert problem in status["problems"][0]
 
 
 async def test_a_silent_sidecar_is_a_problem_and_no_traceback(aiohttp_client: MakeClient) -> None:
-    """Nobody there, or somebody else: one sentence, exit status 1, JSON for programs all the same."""
+    """No sidecar, or another program on its port: one sentence, exit status 1, JSON for programs all the same."""
     client = await aiohttp_client(web.Application())
     port = client.port
     other = await ask(client.port, "--json")
     assert (other.exit_code, json.loads(other.stdout)["ok"]) == (1, False)
     assert "is not this release's sidecar" in other.stdout
     await client.close()
-    nobody = await ask(port)
-    assert nobody.exit_code == 1
-    assert "the sidecar does not answer" in nobody.output
+    absent = await ask(port)
+    assert absent.exit_code == 1
+    assert "the sidecar does not answer" in absent.output

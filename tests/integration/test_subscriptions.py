@@ -1,4 +1,4 @@
-"""Monthly gifts reach their subscription's ticket, in any order of events, at a cost that does not grow (SPEC 3)."""
+"""Monthly donations reach their subscription's ticket, in any order of events, at a cost that does not grow."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from sql.snapshot import snapshot
 
 START = 1_793_000_000
 MONTH_S = 30 * 86_400
-GIFTS = """
+MONTHLY = """
 SELECT id, ticket_id, status, amount_minor, donor_last_name, donor_email_hash IS NOT NULL, subscription_id
 FROM stripe_attributions ORDER BY id
 """
@@ -95,7 +95,7 @@ def month(n: int, *, old: bool) -> list[ReceivedEvent]:
     ]
 
 
-def gift(n: int, ticket: str | None) -> Row:
+def monthly(n: int, ticket: str | None) -> Row:
     """The row that a month must have."""
     return (f"pi_{n}", ticket, "PAID", 1500, "Example", True, "sub_1")
 
@@ -121,35 +121,35 @@ async def clear(database: Database) -> None:
 async def test_the_five_events_of_a_month_in_every_order(
     database: Database, database_url: str, old: bool, source: Callable[[], ReceivedEvent]
 ) -> None:
-    """In all 120 orders the gift reaches the ticket that only its subscription, or that one's session, names."""
+    """In all 120 orders the donation reaches the ticket that only its subscription, or that one's session, names."""
     events = [source(), *month(1, old=old)]
     for order in itertools.permutations(events):
         await clear(database)
         for entry in order:
             await Recorder(database).record([entry])
-        assert await database.fetch(GIFTS) == [gift(1, "story-1")]
+        assert await database.fetch(MONTHLY) == [monthly(1, "story-1")]
     assert_right(database_url)
 
 
 @pytest.mark.parametrize("old", [True, False], ids=["before 2025-03", "since 2025-03"])
 async def test_all_gifts_follow_their_subscription(database: Database, database_url: str, old: bool) -> None:
-    """When the subscription's own ticket changes, or a session is heard late, all its gifts follow, totals included."""
+    """When the subscription's own ticket changes, or a session's event is late, all its donations and totals follow."""
     months = range(1, 7)
     recorder = Recorder(database)
     for n in months:
         await recorder.record(month(n, old=old))
-    assert await database.fetch(GIFTS) == [gift(n, None) for n in months]
+    assert await database.fetch(MONTHLY) == [monthly(n, None) for n in months]
     await recorder.record([session("story-3")])
-    assert await database.fetch(GIFTS) == [gift(n, "story-3") for n in months]
+    assert await database.fetch(MONTHLY) == [monthly(n, "story-3") for n in months]
     await recorder.record([subscription("story-1")])
-    assert await database.fetch(GIFTS) == [gift(n, "story-1") for n in months]
+    assert await database.fetch(MONTHLY) == [monthly(n, "story-1") for n in months]
     await recorder.record([subscription("story-2", START + 9, "updated"), *month(7, old=old)])
-    assert await database.fetch(GIFTS) == [gift(n, "story-2") for n in (*months, 7)]
+    assert await database.fetch(MONTHLY) == [monthly(n, "story-2") for n in (*months, 7)]
     assert_right(database_url)
 
 
 async def test_a_new_gift_and_a_new_ticket_at_the_same_time(database: Database, database_url: str) -> None:
-    """A ticket that changes while another writer records a gift, each from what it read before, reaches the gift."""
+    """A ticket that changes while another writer records a donation reaches it, though each has read before."""
     first, second = Recorder(database), Recorder(database)
     await first.record([subscription("story-1"), *month(1, old=True)])
     real = first._write
@@ -161,7 +161,7 @@ async def test_a_new_gift_and_a_new_ticket_at_the_same_time(database: Database, 
 
     first._write = write_after_the_other  # type: ignore[method-assign]
     await first.record([subscription("story-2", START + 9, "updated")])
-    assert await database.fetch(GIFTS) == [gift(1, "story-2"), gift(2, "story-2")]
+    assert await database.fetch(MONTHLY) == [monthly(1, "story-2"), monthly(2, "story-2")]
     assert_right(database_url)
 
 
@@ -175,7 +175,7 @@ async def test_an_event_costs_as_much_after_ten_years(statements: Statements, da
     assert calls == second[0]
     assert size < second[1] * 1.05  # longer numbers in ids
     again = await statements.cost([subscription("story-1", START + 5, "updated")])
-    assert again[1] < second[1]  # the same ticket: no gift is read
+    assert again[1] < second[1]  # the same ticket: no donation is read
     assert_right(database_url)
 
 

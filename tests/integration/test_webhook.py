@@ -1,4 +1,4 @@
-"""Each row of the webhook's table (SPEC 4), with truly signed bodies and a real PostgreSQL."""
+"""Each row of the webhook's table, with truly signed bodies and a real PostgreSQL."""
 
 import asyncio
 import io
@@ -193,7 +193,7 @@ async def test_not_ready_is_503_before_anything_else(database: Database, aiohttp
 
 
 async def test_a_lost_database_is_503_and_reported(aiohttp_client: MakeClient, event: Any) -> None:
-    """Lost while processing: 503 with Retry-After, and the sidecar is told."""
+    """Lost while processing: 503 with Retry-After, and it is reported to the sidecar."""
     nowhere = Database(
         "postgresql://nobody@127.0.0.1:1/none",
         pool_size=1,

@@ -1,4 +1,4 @@
-"""What the ledger must show of a payment by SPEC 3, independently of the ledger's own rules.
+"""What the ledger must show of a payment, independently of the ledger's own rules.
 
 Two sources: Stripe's state, which knows what really happened to the money, and for each object the reports of itself
 that the endpoint received, because the ledger can't know more than that.
@@ -243,7 +243,7 @@ class _Charge(_Object):
 
 
 class _Received:
-    """What is known of a payment. Sources are asked in SPEC's order."""
+    """What is known of a payment. Sources are asked in the order of precedence."""
 
     def __init__(self, state: State, without: frozenset[str]) -> None:
         self.state, self.without = state, without
@@ -409,7 +409,7 @@ class _Received:
         return min(report.at for session in self.state.sessions for report in session.reports)
 
     def status(self) -> str:
-        """The first that holds, in SPEC's order."""
+        """The first that applies, in the order of precedence."""
         if any(dispute.is_open_or_lost for dispute in self.disputes):
             return "DISPUTED"
         if self.paid_at() is not None:

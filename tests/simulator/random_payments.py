@@ -476,8 +476,8 @@ def _capture(walk: RandomWalk, charge: Charge) -> None:
     left = charge.amount - charge.amount_captured
     may_exceed = bool(_extendable(walk.payment.state)) and walk.chance(2)
     amount = left + walk.part(charge.amount) if may_exceed else walk.part(left)
-    # A known limit of SPEC 3: after a release that Stripe does not count as refunded, too little is shown as refunded
-    # if a refund came before this capture, or if this capture is not received. So such a release is counted here.
+    # A known limit of the rules: after a release that Stripe does not count as refunded, too little is shown as
+    # refunded if a refund came before this capture, or if this capture is not received. Such releases are counted here.
     is_seen = walk.endpoint.receives("charge.captured") or not walk.endpoint.receives("charge.refunded")
     is_limit = bool(charge.refunds) or not is_seen or not walk.endpoint.api.has_amount_captured
     counts_release = is_limit or walk.chance(6)

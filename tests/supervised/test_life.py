@@ -25,7 +25,8 @@ NEEDED["api:api_01"] = NEEDED["api:api_00"]
 
 
 def test_a_whole_life(instance: Instance) -> None:
-    """Whatever dies comes back, an outage is told and heals by itself, the data stays, and the end leaves nothing."""
+    """A process that dies is started again, an outage is reported and ends by itself, the data stays, and a stop leaves
+    nothing behind."""
     printed = instance.start()
     assert f"{instance.api}/health" in printed
     assert "stripe listen --forward-to" in printed
@@ -105,7 +106,7 @@ def check_the_role_has_rows_only(instance: Instance) -> None:
 
 
 def check_everything_is_its_owners_alone(instance: Instance) -> None:
-    """Nobody but its owner can open anything an instance has made; only the readiness socket is the group's too."""
+    """Only the owner can open anything an instance has made; only the readiness socket is the group's too."""
     modes = {path: path.lstat().st_mode for path in instance.state.rglob("*")}
     assert {path.name for path, mode in modes.items() if stat.S_ISSOCK(mode)} == SOCKETS
     assert {path.name for path in modes} >= {"environ.json", "sidecar-totals.json", "sidecar.log", "counter_0.db"}

@@ -1,4 +1,4 @@
-"""What is set up wrongly stays down at a gentle pace, says why, and starts to work once it is mended."""
+"""A wrong set-up is retried slowly, the log names the reason, and the processes start once it is repaired."""
 
 import os
 import resource

@@ -87,7 +87,7 @@ def check_killed_process_keeps_its_counts(site: Instance) -> None:
     eventually(
         lambda: counted(site, "supervisord_process_restarts_total", process="api:api_00") == 1, "a restart counted"
     )
-    eventually(lambda: counted(site, "db_pool_connections_max") == 10, "both processes have told their pools")
+    eventually(lambda: counted(site, "db_pool_connections_max") == 10, "both processes have reported their pools")
     assert counted(site, "webhook_events_total") == before
 
 
@@ -98,9 +98,9 @@ def check_outage(site: Instance, monitoring: Monitoring) -> None:
     eventually(lambda: monitoring.ask("db_ready") == [0.0], "Prometheus sees db_ready 0")
     eventually(lambda: monitoring.firing("DatabaseNotReady"), "the alert fires")
     eventually(lambda: "DatabaseNotReady" in monitoring.received(), "Alertmanager has it")
-    told = donationd("status", "--json")
-    assert told.returncode == 1
-    assert "connection refused" in json.loads(told.stdout)["problems"][0]
+    status = donationd("status", "--json")
+    assert status.returncode == 1
+    assert "connection refused" in json.loads(status.stdout)["problems"][0]
     site.supervisorctl("start", "postgres")
     eventually(lambda: monitoring.ask("db_ready") == [1.0], "Prometheus sees db_ready 1")
     eventually(lambda: not monitoring.firing("DatabaseNotReady"), "the alert clears")

@@ -1,4 +1,4 @@
-"""The environment is read in one way by all processes and commands (SPEC 2)."""
+"""The environment is read in one way by all processes and commands."""
 
 import os
 import subprocess
@@ -135,7 +135,7 @@ def test_every_command_refuses_the_urls_that_the_gate_refuses(
 
 def wrong_settings(environ: Mapping[str, str], state: Path) -> list[str]:
     """What `up` says about these variables."""
-    return preflight.wrong_settings(environment.complete(environ, state, embedded=False))
+    return preflight.wrong_settings(environment.complete_environ(environ, state, embedded=False))
 
 
 def check_refusal(text: str) -> None:

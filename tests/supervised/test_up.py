@@ -19,7 +19,7 @@ from tests.support.instance import run_up
 
 @pytest.fixture
 def taken_port() -> Iterator[int]:
-    """A port of 127.0.0.1 that somebody else listens on."""
+    """A port of 127.0.0.1 on which another process listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
@@ -140,7 +140,7 @@ def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_lost_database_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:
-    """Where the noted data is gone the start is refused, so that nobody takes an empty ledger for the real one."""
+    """Where the noted data is gone the start is refused, so that an empty ledger is not mistaken for the real one."""
     note = {"programs": "/p", "data": str(tmp_path / "gone"), "port": 25432, "user": None}
     state = tmp_path / "state"
     state.mkdir()

@@ -62,7 +62,7 @@ def as_row(of: Expected) -> Row:
 
 
 def totals_of(ends: Sequence[Expected]) -> list[Row]:
-    """SPEC 3's totals, added up from what the model expects."""
+    """The totals, added up from what the model expects."""
     sums: dict[tuple[str, str], Counter[str]] = {}
     for end in ends:
         if end.paid_at is not None:

@@ -1,4 +1,4 @@
-"""The last-name token: what is kept of a donor's name (SPEC 7)."""
+"""The last-name token: what is kept of a donor's name."""
 
 import unicodedata
 
@@ -36,7 +36,7 @@ INVISIBLE = (
 @pytest.mark.parametrize(
     ("name", "kept"),
     [
-        # The examples of SPEC 7.
+        # Plain names.
         ("Maria Garcia Lopez", "Lopez"),
         ("Jane", "Jane"),
         ("Dr. Ann O'Hara, PhD", "O'Hara"),
@@ -127,7 +127,7 @@ def test_the_part_before_the_comma_is_used(name: str, kept: str | None) -> None:
     ],
 )
 def test_suffixes_are_skipped(name: str, kept: str | None) -> None:
-    """Numerals count from II to X and in capitals, as SPEC 7 writes them: "Vi" and "Xi" are names."""
+    """Numerals count from II to X and in capitals: "Vi" and "Xi" are names."""
     assert last_name(name) == kept
 
 

@@ -92,7 +92,7 @@ def test_ids_are_unique(scenarios: list[Scenario]) -> None:
 
 
 def test_events_lie_in_order_before_now(scenarios: list[Scenario]) -> None:
-    """Events come in time order, within the last 30 days (a monthly gift: 62), in whole seconds, in test mode."""
+    """Events come in time order, within the last 30 days (a monthly donation: 62), in whole seconds, in test mode."""
     for scenario in scenarios:
         times = [event["created"] for event in scenario.events]
         assert times == sorted(times)
