@@ -31,9 +31,11 @@ help:
 run: $(RUNTIME)
 	@exec $(BIN)/donationd up --embedded --stop-with $$PPID
 
-# Files run side by side, because many of them wait for processes most of the time; ARGS=tests/test_x.py runs one.
+# Files run side by side, because many of them wait for processes most of the time, in the order of
+# tests/support/order.py: by itself xdist begins with the files of most tests, and ends with those that take longest.
+# ARGS=tests/unit/test_facts.py runs one.
 test: $(TESTS)
-	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses $(JOBS) --dist loadfile)
+	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder)
 
 check: $(TESTS)
 	$(BIN)/ruff format --check .

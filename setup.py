@@ -1,15 +1,24 @@
-"""Packaging of donationd: three import packages and one console command."""
+"""Packaging of donationd: three import packages, the files of deploy/, and one console command."""
+
+import shutil
+from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
-# Each dependency and why it is here.
+# Each dependency and why it is here. Where more than its documented interface is in use, that is named above it, and
+# the version has an upper bound: before the bound is raised, the next release must be read.
 RUNTIME = [
-    "aiohttp>=3.14",  # the HTTP servers
-    "aiopg>=1.4",  # PostgreSQL from asyncio
-    "psycopg2-binary>=2.9.13",  # the driver below aiopg; used directly by the commands that need no event loop
+    # web.RequestHandler, which is not documented: its methods are extended, and none of its private attributes is used.
+    "aiohttp>=3.14,<3.15",  # the HTTP servers
+    # Private attributes of aiopg.Connection: _close, _conn, _fileno, _loop, _poll, _waiter, _writing.
+    "aiopg>=1.4,<1.5",  # PostgreSQL from asyncio
+    # The module _psycopg, to call a function of its libpq.
+    "psycopg2-binary>=2.9.13,<2.10",  # the driver below aiopg; used directly by the commands that need no event loop
     "stripe>=16",  # the check of a webhook's signature, and Stripe's API
     "supervisor>=4.3",  # keeps the processes alive
-    "prometheus-client>=0.26",  # metrics, shared by several processes
+    # mmap_dict.mmap_key, values.ValueClass, and the format of the files that several processes share.
+    "prometheus-client>=0.26,<0.27",  # metrics, shared by several processes
     "msgspec>=0.22",  # typed decoding of events: names the fields we keep, skips the rest
     "pydantic>=2.14",  # configuration: every mistake reported at once
     "structlog>=26",  # log lines for people and for machines
@@ -36,6 +45,28 @@ TEST = [
     "types-psycopg2",  # the driver's types
 ]
 
+# What runs donationd and is no Python code. It lies at the top of the repository; the wheel has it in the package
+# daemon.instance, which finds it in either place (daemon/instance/installation.py).
+FILES = ["supervisord.conf", *sorted(str(path) for path in Path("deploy").rglob("*") if path.is_file())]
+
+
+class BuildWithFiles(build_py):
+    """Adds FILES to the packages, except where the checkout itself is installed (pip install -e)."""
+
+    def run(self) -> None:
+        """Builds the packages, without what an earlier build has left, and copies the files."""
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+        for name in [] if self.editable_mode else FILES:
+            target = Path(self.build_lib, "daemon", "instance", "files", name)
+            self.mkpath(str(target.parent))
+            self.copy_file(name, str(target))
+
+    def get_source_files(self) -> list[str]:
+        """What a source distribution must contain."""
+        return [*super().get_source_files(), *FILES]
+
+
 setup(
     name="donationd",
     version="0.1.0",
@@ -44,6 +75,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["daemon*", "health_sidecar*", "sql*"]),
     package_data={"sql": ["migrations/*.sql", "queries/*.sql"]},
+    cmdclass={"build_py": BuildWithFiles},
     install_requires=RUNTIME,
     extras_require={"embedded": EMBEDDED, "test": TEST},
     entry_points={"console_scripts": ["donationd = daemon.cli.main:run"]},

@@ -12,9 +12,8 @@ from contextlib import asynccontextmanager
 import structlog
 from aiohttp import web
 
-from daemon.runtime import lifecycle
 from daemon.runtime.http.limits import Limits, reserve_descriptors
-from daemon.runtime.http.server import HttpServer, opened
+from daemon.runtime.http.server import HttpServer
 from daemon.runtime.lifecycle import ProcessRun, Program, run_process, serving
 from health_sidecar import process_states
 from health_sidecar.config import Config
@@ -58,7 +57,7 @@ async def open_sidecar(config: Config, environ: Mapping[str, str]) -> AsyncItera
         registry = build_registry(metrics, config.metrics_dir, processes_file)
         app = build_app(lambda: publisher.state, registry, report_routes(sidecar.report_history, sidecar.report_status))
         try:
-            async with opened(web.AppRunner(app, shutdown_timeout=SHUTDOWN_S), LIMITS) as server:
+            async with HttpServer(web.AppRunner(app, shutdown_timeout=SHUTDOWN_S), LIMITS) as server:
                 await server.listen(host=config.metrics_host, port=config.metrics_port)
                 log.info("Sidecar listening on http://{}:{}".format(*server.addresses[0][:2]))
                 yield sidecar, server
@@ -81,7 +80,7 @@ async def serve(config: Config, process: ProcessRun) -> int:
             sidecar.event_rates.run(),
             server.sweep(),
         ]
-        if lifecycle.supervised(process.environ):
+        if process.is_supervised:
             parts += [sidecar.supervision.run(sidecar.gate_passed), sidecar.supervision.watch()]
         async with process.running(*parts):
             await process.stop.wait()

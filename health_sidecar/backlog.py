@@ -1,7 +1,7 @@
-"""What waits for a person: unassigned donations and failed events, counted now and then for the metrics.
+"""What waits for a person: unassigned donations and failed events, counted regularly for the metrics.
 
-Never at a scrape, which must not wait for the database, and over a connection of its own, so that counting can't make
-a ping late.
+They are not counted when Prometheus reads the metrics, because that must not wait for the database, and over a
+connection of their own, so that counting cannot make a ping late.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from sql.errors import DatabaseUnavailable, StatementRejected
 
 log = structlog.get_logger()
 
-INTERVAL_S = 15.0  # about as often as Prometheus looks
+INTERVAL_S = 15.0  # about as often as Prometheus reads
 
 
 async def count_backlog(
@@ -25,7 +25,7 @@ async def count_backlog(
     is_ready: Callable[[], bool],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Keeps the backlog's figures fresh, for ever; while the database is away the last ones stay."""
+    """Keep the figures of the backlog fresh, for ever; while the database is unavailable the last ones remain."""
     while True:
         if is_ready():
             try:

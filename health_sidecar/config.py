@@ -1,4 +1,4 @@
-"""The configuration of the sidecar (SPEC 2)."""
+"""The configuration of the sidecar."""
 
 from pathlib import Path
 from typing import Annotated

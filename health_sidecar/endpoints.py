@@ -15,9 +15,9 @@ from daemon.runtime.http.health_routes import health_routes
 from daemon.runtime.http.limits import Places
 from daemon.runtime.readiness import Readiness
 
-# A health check answered from a cache is none.
+# A health check must not be answered from a cache.
 _HEADERS = {"Cache-Control": "no-store"}
-METRICS_PLACES = 2  # adding up many processes' files takes a processor core
+METRICS_PLACES = 2  # adding up the files of many processes takes a whole processor core
 HISTORY_WINDOW = timedelta(days=1)
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -25,18 +25,17 @@ Report = dict[str, object]
 
 
 def metrics_route(registry: CollectorRegistry) -> web.RouteDef:
-    """GET /metrics in the format the scraper asks for."""
-
+    """GET /metrics in the format that the client requests."""
     places = Places("metrics", METRICS_PLACES)
 
     async def metrics(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         try:
             async with places:
-                # Many processes' files take a while to add up; heartbeats go on meanwhile.
+                # Adding up the files of many processes takes a while; heartbeats continue meanwhile.
                 page = await asyncio.to_thread(encode, registry)
         except Busy:
-            return unavailable("More requests for metrics arrive than can be worked on")
+            return unavailable("There are more requests for metrics than can be answered at the same time")
         return web.Response(body=page, headers={"Content-Type": content_type})
 
     return web.get("/metrics", metrics)
@@ -48,7 +47,7 @@ def report_routes(
     """GET /health/history?since= and GET /health/status.
 
     Args:
-        history: the report of a window, from its begin to its end.
+        history: the report of a window, given its start and its end.
     """
 
     async def history_since(request: web.Request) -> web.Response:
@@ -56,7 +55,7 @@ def report_routes(
         try:
             since = _moment(request.query["since"]) if "since" in request.query else now - HISTORY_WINDOW
             if since >= now:
-                raise ValueError("since: lies in the future")
+                raise ValueError("since: must not be in the future")
         except ValueError as error:
             return web.json_response(error_body(400, str(error)), status=400, headers=_HEADERS)
         return web.json_response(history(since, now), headers=_HEADERS)
@@ -68,19 +67,19 @@ def report_routes(
 
 
 def _moment(text: str) -> datetime:
-    """A moment as RFC 3339 writes it. Raises ValueError saying so."""
+    """A time in the format of RFC 3339. Raises ValueError with what is expected."""
     try:
         return msgspec.convert(text, Moment).astimezone(UTC)
     except (msgspec.ValidationError, OverflowError):
         raise ValueError(
-            "since: needs a moment as in RFC 3339, such as 2024-12-16T12:30:00Z (in a URL + is written %2B)"
+            "since: needs a time as in RFC 3339, such as 2024-12-16T12:30:00Z (in a URL + is written %2B)"
         ) from None
 
 
 def build_app(
     state: Callable[[], Readiness], registry: CollectorRegistry, reports: list[web.RouteDef] | None = None
 ) -> web.Application:
-    """The sidecar's whole HTTP side."""
+    """The sidecar's application."""
     app = web.Application()
     app.add_routes([*health_routes(state), *(reports or []), metrics_route(registry)])
     return app

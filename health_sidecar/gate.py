@@ -1,7 +1,7 @@
-"""The startup gate: what must hold before anybody may use the database, checked in order.
+"""The startup gate: what must hold before the database may be used, checked in order.
 
-URL format, then SELECT 1 with retries, then the schema, then the server's settings. The log lines are the original's,
-word for word.
+URL format, then SELECT 1 with retries, then the schema, then the server's settings. The log lines are those of the
+original design.
 """
 
 import asyncio
@@ -32,17 +32,20 @@ OUT_OF_SYNC = "schema out of sync"
 SCHEMA_REFUSED = "schema check refused"
 UNSAFE_SETTINGS = "unsafe server settings"
 WRONG_CONFIGURATION = "wrong configuration"
-# Doubling stops here: a database that is back should not wait longer for us than this.
+# Doubling stops here, so that no longer than this passes after the database is available again.
 MAX_RETRY_DELAY_S = 60.0
-# The sidecar asks one thing at a time; the second connection is for the history of its runs.
+# The sidecar runs one check at a time; the second connection is for the history of its runs.
 POOL_SIZE = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a gate run ended; `detail` names what failed, without hosts, users or driver texts.
+    """How a gate run ended.
 
-    `reached`: the database answered, so that the run can be recorded at once.
+    Attributes:
+        detail: what failed, without hosts, users or driver texts.
+        error: a class of error.
+        reached: the database answered, so that the run can be recorded at once.
     """
 
     passed: bool
@@ -52,7 +55,7 @@ class Verdict:
 
     @property
     def outcome(self) -> str:
-        """The word used in metrics and in health_check_runs."""
+        """Its name in metrics and in health_check_runs."""
         return "passed" if self.passed else "failed"
 
     def run(self, at: datetime) -> Run:
@@ -61,7 +64,7 @@ class Verdict:
 
 
 class GateClosed(Exception):
-    """A check failed: `headline` is the original's line, `reason` says more, `error` is a class of error."""
+    """A check failed: `headline` is the original design's line, `reason` explains it, `error` is a class of error."""
 
     def __init__(self, headline: str, reason: str, error: str, *, reached: bool = False) -> None:
         super().__init__(reason)
@@ -72,7 +75,7 @@ class GateClosed(Exception):
 
 
 def open_probe(config: Config, application_name: str) -> Probe:
-    """A probe of the database in DATABASE_URL; connects only when asked something."""
+    """A probe of the database in DATABASE_URL; it connects with its first query."""
     timeout_s = config.db_ping_timeout_ms / 1000
     noted: dict[Server, str] = {}
 
@@ -90,7 +93,7 @@ def open_probe(config: Config, application_name: str) -> Probe:
 
 
 def check_url(url: str) -> None:
-    """Raises GateClosed unless `url` starts with postgresql:// and libpq can read it. Never repeats any of it."""
+    """Raises GateClosed unless `url` starts with postgresql:// and libpq can read it. Never repeats any part of it."""
     if problem := url_problem(url):
         reason = f"DATABASE_URL {problem if url else 'not set'}"
         raise GateClosed("❌ DATABASE_URL validation failed", reason, "invalid DATABASE_URL")
@@ -107,11 +110,13 @@ async def run_gate(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     log: FilteringBoundLogger,
 ) -> Verdict:
-    """Run all checks once, log what they find, and say how it ended.
+    """Run all checks once, and log what they find and how the run ended.
 
-    `failed_attempt` is called with the class of error of each attempt to connect that another one follows.
-    With `allow_logged_statements` a server that logs statements with donors' data is a warning and not a failure.
-    The connection is tried `attempts` times, the pause between them starting at `retry_delay_s` and doubling.
+    Args:
+        attempts: how often to try to connect.
+        retry_delay_s: the first pause between two attempts; each further one is twice as long.
+        allow_logged_statements: a server that logs statements with donors' data is a warning and not a failure.
+        failed_attempt: is called with the class of error of each failed attempt to connect, except the last one.
     """
     _banner(log, "🔒 DATABASE STARTUP GATE")
     try:
@@ -120,7 +125,7 @@ async def run_gate(
         await _connect(probe, attempts, retry_delay_s, failed_attempt=failed_attempt, sleep=sleep, log=log)
         await _check_schema(probe, log)
         await _check_server(probe, log, allow_logged_statements=allow_logged_statements)
-        await _look_for_pooler(probe, log)
+        await _check_pooler(probe, log)
     except GateClosed as closed:
         verdict = Verdict(passed=False, detail=closed.reason, error=closed.error, reached=closed.reached)
         headline = closed.headline
@@ -146,7 +151,7 @@ async def _connect(
     sleep: Callable[[float], Awaitable[None]],
     log: FilteringBoundLogger,
 ) -> None:
-    """SELECT 1, again and again up to `attempts`. Raises GateClosed."""
+    """SELECT 1, up to `attempts` times. Raises GateClosed."""
 
     for number in range(1, attempts + 1):
         log.info(f"[DB Startup] Attempting connection (attempt {number}/{attempts})...")
@@ -178,7 +183,7 @@ async def _check_schema(probe: Probe, log: FilteringBoundLogger) -> None:
         raise GateClosed(headline, reason, SCHEMA_REFUSED, reached=True) from None
     if schema.drift.unknown:
         log.warning(
-            "[DB Startup] ⚠️ The database has migrations that this version does not know; going on",
+            "[DB Startup] ⚠️ The database has migrations that this version does not know; the gate goes on",
             migrations=", ".join(schema.drift.unknown),
         )
     problems = schema.problems()
@@ -197,7 +202,7 @@ async def _check_schema(probe: Probe, log: FilteringBoundLogger) -> None:
 async def _check_server(probe: Probe, log: FilteringBoundLogger, *, allow_logged_statements: bool) -> None:
     """The settings that decide about donors' data in PostgreSQL's log and about durable commits. Raises GateClosed.
 
-    The reason that is kept names the settings; the commands, which name role and database, stand in the log only.
+    The reason that is recorded names the settings; the commands, which name role and database, are only in the log.
     """
     headline = "❌ Server settings check failed"
     try:
@@ -227,8 +232,8 @@ async def _check_server(probe: Probe, log: FilteringBoundLogger, *, allow_logged
         raise GateClosed(headline, "; ".join(reasons), UNSAFE_SETTINGS, reached=True)
 
 
-async def _look_for_pooler(probe: Probe, log: FilteringBoundLogger) -> None:
-    """Warns of a pooler that gives a session to several clients in turn; whether there is one may stay unknown."""
+async def _check_pooler(probe: Probe, log: FilteringBoundLogger) -> None:
+    """Warn of a pooler that shares a session among clients; whether there is one may remain unknown."""
     with contextlib.suppress(DatabaseUnavailable, StatementRejected):
         if await probe.shares_sessions():
             log.warning(
@@ -270,7 +275,7 @@ async def _once(config: Config) -> Verdict:
             allow_logged_statements=config.allow_logged_statements,
             log=structlog.get_logger(),
         )
-        # The file of waiting rows belongs to the sidecar: this run is written now or not at all.
+        # The file of unwritten rows belongs to the sidecar: this run is written now or not at all.
         if verdict.reached:
             history = History(None, probe.fetch)
             history.record(verdict.run(datetime.now(UTC)))

@@ -1,7 +1,7 @@
-"""Gate runs and changes of state: on their way into health_check_runs, and the newest of them in memory.
+"""Gate runs and changes of state: those not yet written to health_check_runs, and the newest of all in memory.
 
-A row is first noted in a small file, and leaves it when PostgreSQL has it: an outage is exactly what must not be
-forgotten because the database was away.
+A row is first written to a small file, and removed from it when PostgreSQL has stored it: an outage must not be
+lost because the database was unavailable.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from daemon.runtime.rate_limited_log import OnChangeLog
 from sql import load
 from sql.errors import DatabaseUnavailable, StatementRejected
 
-# About 60 kB on disk. When full, the first half stays (how the outage began) and the newest follow.
+# About 60 kB on disk. When it is full, the first half (how the outage began) and the newest rows are kept.
 MAX_WAITING = 400
 MAX_BYTES = 1024 * 1024
-# Details are sentences of ours; a bound all the same.
+# Details are short sentences; this is a bound for all cases.
 MAX_DETAIL_CHARS = 500
-# Some megabytes at most, and years of ordinary life.
+# Some megabytes at most, and years of ordinary operation.
 MAX_RECENT = 10_000
 
 
@@ -40,7 +40,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class History:
-    """Rows waiting for the database, oldest first; `path` None keeps them in memory only."""
+    """Rows that wait for the database, oldest first; with `path` None they are only in memory."""
 
     def __init__(
         self, path: Path | None, execute: Callable[[str, Mapping[str, object]], Awaitable[list[tuple[Any, ...]]]]
@@ -51,12 +51,12 @@ class History:
         self._unwritten = OnChangeLog("warning", "[DB Watchdog] cannot write health_check_runs")
         self._unread = OnChangeLog("warning", "[DB Watchdog] cannot read health_check_runs")
         self._unsaved = OnChangeLog("warning", "[DB Watchdog] cannot keep the history file")
-        self._recalled = False
+        self._has_read_earlier_rows = False
         self.waiting: list[Run] = _load(path) if path else []
         self.recent: deque[Run] = deque(self.waiting, MAX_RECENT)
 
     def record(self, run: Run) -> None:
-        """Note a row. It is written at the next `wake`."""
+        """Keep a row. It is written to the database after the next `wake`."""
         run = msgspec.structs.replace(run, detail=run.detail[:MAX_DETAIL_CHARS])
         self.recent.append(run)
         self.waiting.append(run)
@@ -65,20 +65,20 @@ class History:
         self._save()
 
     def wake(self) -> None:
-        """The database answers: have `run` write what waits. Cheap when nothing does."""
+        """The database answers: let `run` write the rows that wait. This is cheap if there are none."""
         if self.waiting:
             self._wake.set()
 
     async def run(self) -> None:
-        """Write waiting rows whenever woken, for ever."""
+        """Write waiting rows after each `wake`, for ever."""
         while True:
             await self._wake.wait()
             self._wake.clear()
             await self.drain()
-            await self.recall()
+            await self.read_earlier_rows()
 
     async def drain(self) -> None:
-        """Write what waits, oldest first; stops at the first row that PostgreSQL does not take."""
+        """Write the rows that wait, oldest first, until PostgreSQL does not accept one."""
         while self.waiting:
             row = self.waiting[0]
             try:
@@ -92,9 +92,9 @@ class History:
                 self.waiting.remove(row)
             self._save()
 
-    async def recall(self) -> None:
-        """Put what earlier lives wrote before what this one has seen. Until the database answers, that is not known."""
-        if self._recalled:
+    async def read_earlier_rows(self) -> None:
+        """Put the rows of earlier process runs before those of this one, once the database has answered."""
+        if self._has_read_earlier_rows:
             return
         try:
             rows = await self._execute(load("recent_runs"), {"limit": MAX_RECENT})
@@ -103,10 +103,10 @@ class History:
             return
         written = [Run(kind=kind, ok=ok, state=state, detail=detail, at=at) for kind, ok, state, detail, at in rows]
         self.recent = deque([*reversed(written), *self.waiting], MAX_RECENT)
-        self._recalled = True
+        self._has_read_earlier_rows = True
 
     def _save(self) -> None:
-        """Make the file hold what waits; no file when nothing does. Trouble with it is logged and goes no further."""
+        """Write the rows that wait to the file, or remove it if there are none. Errors are only logged."""
         if self._path is None:
             return
         try:
@@ -121,7 +121,7 @@ class History:
 
 
 def _load(path: Path) -> list[Run]:
-    """The rows that an earlier process run left behind; lines that can't be read are left out."""
+    """The rows that an earlier process run has left; lines that cannot be read are left out."""
     rows: list[Run] = []
     try:
         lines = (files.read(path, MAX_BYTES) or b"").splitlines()

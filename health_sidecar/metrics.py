@@ -1,7 +1,7 @@
 """The sidecar's own figures, the API processes' sums and supervisord's processes, for one /metrics page.
 
 The figures are plain numbers read by a collector, so prometheus-client's multiprocess files never hold them, whatever
-the environment says. Counters live on in a file: a sidecar that ends because the gate failed must not forget it.
+the environment contains. Counters are kept in a file: they must survive the end of a sidecar whose gate has failed.
 """
 
 import bisect
@@ -32,9 +32,9 @@ from health_sidecar import process_states
 # A ping takes about a millisecond; from 5 s on it is a timeout by default.
 PING_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
-# Shown once they were counted: a zero that nobody counted would be a lie.
+# Shown once they have been counted: before that a zero would be wrong.
 BACKLOG = {
-    "donations_unassigned": "Paid donations that name no ticket, or none that is known",
+    "donations_unassigned": "Paid donations without a ticket, or with an unknown one",
     "webhook_events_failed_waiting": "Events that could not be applied and wait for a fix",
 }
 
@@ -66,11 +66,11 @@ class Metrics(Collector):
         self.supervisord_reachable: bool | None = None
 
     def show(self, state: Readiness) -> None:
-        """This is what is told to everybody from now on."""
+        """From now on this is the state."""
         self._state = state
 
     def ping(self, duration_s: float, *, ok: bool) -> None:
-        """A ping took so long, answered or not."""
+        """A ping has ended after this time; `ok` if it was answered."""
         self._ping_counts[bisect.bisect_left(PING_BUCKETS_S, duration_s)] += 1
         self._ping_sum_s += duration_s
         if not ok:
@@ -88,7 +88,7 @@ class Metrics(Collector):
         self._save()
 
     def listener_hung(self) -> None:
-        """supervisord's listener hung and was killed. It counts the others that hang, in its own file."""
+        """supervisord's listener hung and was killed. The listener itself counts the other processes that hang."""
         self._totals.listener_hangs += 1
         self._save()
 
@@ -98,11 +98,11 @@ class Metrics(Collector):
         return self._totals.listener_hangs
 
     def backlog(self, *, unassigned: int, failed: int) -> None:
-        """So many donations and events wait for a person."""
+        """This many donations and events wait for a person."""
         self.waiting = {"donations_unassigned": unassigned, "webhook_events_failed_waiting": failed}
 
     def collect(self) -> Iterator[Metric]:
-        """The families in Prometheus's terms."""
+        """All metrics of the sidecar itself."""
         yield GaugeMetricFamily("db_ready", "1 while the database can be used, else 0", value=int(self._state.ready))
         yield CounterMetricFamily("db_ping_failures", "Pings that failed", value=self._totals.ping_failures)
         yield GaugeMetricFamily(
@@ -110,14 +110,18 @@ class Metrics(Collector):
             "Failed pings since the last one that succeeded",
             value=self._state.failure_count,
         )
-        last_error = GaugeMetricFamily("db_last_ping_error", "1: how the last ping failed, if it did", labels=["error"])
+        last_error = GaugeMetricFamily(
+            "db_last_ping_error",
+            "1 for the class of error with which the last ping failed; absent if it succeeded",
+            labels=["error"],
+        )
         if self._state.last_error is not None:
             last_error.add_metric([self._state.last_error], 1)
         yield last_error
         if (last_ping_at := self._state.last_ping_at) is not None:
             yield GaugeMetricFamily(
                 "db_last_ping_timestamp_seconds",
-                "When the database last answered; time() less this is how long ago",
+                "Time at which the database last answered",
                 value=last_ping_at.timestamp(),
             )
         yield self._durations()
@@ -139,7 +143,7 @@ class Metrics(Collector):
         bounds = [*map(str, PING_BUCKETS_S), "+Inf"]
         buckets = list(zip(bounds, map(float, itertools.accumulate(self._ping_counts)), strict=True))
         return HistogramMetricFamily(
-            "db_ping_duration_seconds", "How long pings took", buckets=buckets, sum_value=self._ping_sum_s
+            "db_ping_duration_seconds", "Duration of pings", buckets=buckets, sum_value=self._ping_sum_s
         )
 
     def _save(self) -> None:
@@ -160,7 +164,7 @@ def _by_outcome(name: str, text: str, counts: dict[str, int]) -> CounterMetricFa
 
 
 def _load(path: Path) -> Totals:
-    """The counters of earlier process runs; zeros where there are none that can be read."""
+    """The counters of earlier process runs; zeros where they cannot be read."""
     totals = Totals()
     found = files.read_json(path, Totals, MAX_TOTALS_BYTES)
     if found is not None:
@@ -178,7 +182,7 @@ class ApiSums(Collector):
         self._folder = folder
 
     def collect(self) -> Iterator[Metric]:
-        """Read the files anew; nothing while there is no folder."""
+        """Read the files; there are no metrics while there is no folder."""
         try:
             found = {path for path in self._folder.iterdir() if path.suffix == ".db"}
         except FileNotFoundError:
@@ -200,13 +204,13 @@ def _is_sound(path: Path) -> bool:
 
 
 class Joined(Collector):
-    """Several collectors as one: a family that more than one of them has is one family, with the samples of all."""
+    """Several collectors as one: a metric that more than one of them has is one metric, with the samples of all."""
 
     def __init__(self, *collectors: Collector) -> None:
         self._collectors = collectors
 
     def collect(self) -> Iterator[Metric]:
-        """Read each of them anew."""
+        """Read each of them."""
         families: dict[str, Metric] = {}
         for family in itertools.chain.from_iterable(collector.collect() for collector in self._collectors):
             if family.name in families:
@@ -220,25 +224,27 @@ LISTENER = "listener"  # its name in supervisord.conf
 
 
 class Supervised(Collector):
-    """supervisord's processes, from the file that the listener keeps at `path`; how often that hung, from `own`."""
+    """supervisord's processes, from the file that the listener writes to `path`; its own hangs come from `own`."""
 
     def __init__(self, path: Path, own: Metrics) -> None:
         self._path = path
         self._own = own
 
     def collect(self) -> Iterator[Metric]:
-        """Read the file anew; families without samples where nobody listens."""
+        """Read the file; without a listener the metrics have no samples."""
         states = GaugeMetricFamily(
             "supervisord_process_state", "1 for the state the process is in, else 0", labels=["process", "state"]
         )
         restarts = CounterMetricFamily(
-            "supervisord_process_restarts", "Starts after an end that was not asked for", labels=["process"]
+            "supervisord_process_restarts", "Starts after the process had ended by itself", labels=["process"]
         )
         hangs = CounterMetricFamily(
-            "supervisord_process_hangs", "Times it hung and was killed, to be started again", labels=["process"]
+            "supervisord_process_hangs",
+            "Times the process hung and was killed, to be started again",
+            labels=["process"],
         )
         starts = GaugeMetricFamily(
-            "supervisord_process_start_time_seconds", "When a process that runs was started", labels=["process"]
+            "supervisord_process_start_time_seconds", "Start time of a process that runs", labels=["process"]
         )
         for name, process in process_states.load(self._path).items():
             for state in process_states.STATES:
@@ -251,11 +257,11 @@ class Supervised(Collector):
 
 
 class Build(Collector):
-    """Which release this is."""
+    """The release that runs."""
 
     def collect(self) -> Iterator[Metric]:
         """One sample that is always 1."""
-        family = GaugeMetricFamily("donationd_build_info", "1: the release that runs", labels=["version"])
+        family = GaugeMetricFamily("donationd_build_info", "Always 1, with the release that runs", labels=["version"])
         family.add_metric([importlib.metadata.version("donationd")], 1)
         yield family
 

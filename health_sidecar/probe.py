@@ -1,4 +1,4 @@
-"""What we ask PostgreSQL: does it answer, has it our schema, and what do its settings mean for donors and commits?"""
+"""The queries of the sidecar: does PostgreSQL answer, what is its schema, and what are its settings?"""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from sql.errors import DatabaseUnavailable, StatementRejected
 from sql.migrate import Drift, compare, discover
 from sql.server_settings import NAMES, ServerSettings
 
-HISTORY_TABLE = "health_check_runs"  # the only one that no request needs
+HISTORY_TABLE = "health_check_runs"  # the only one that requests do not need
 REQUIRED_TABLES = (
     HISTORY_TABLE,
     "stripe_events",
@@ -25,9 +25,9 @@ REQUIRED_TABLES = (
     "ledger_entries",
 )
 MIGRATIONS_TABLE = "schema_migrations"
-# With these the server takes nobody new, and goes on serving who is connected.
-ONLY_FOR_NEWCOMERS = {"too many connections"}
-# What somebody's lock on a table looks like; the database itself is well.
+# With these the server accepts no new connection, and goes on serving those that are open.
+ONLY_FOR_NEW_CONNECTIONS = {"too many connections"}
+# The effect of a lock that another session has on a table; the database itself works.
 SLOW_KINDS = {"timeout", "lock held"}
 
 
@@ -48,12 +48,12 @@ class Schema:
     drift: Drift
 
     def problems(self) -> list[str]:
-        """One sentence per reason not to start; each names what mends it. Empty: the schema is as it should be."""
+        """One sentence per reason not to start, each with its remedy. Empty if the schema is as it should be."""
         found = []
         if self.missing_tables:
-            # What was migrated once and is gone, migrating does not bring back.
-            mend = "Run: donationd migrate" if self.drift.missing else "Restore them from a backup"
-            found.append(f"missing tables: {', '.join(self.missing_tables)}. {mend}")
+            # Tables that were created and are lost are not created again by migrating.
+            remedy = "Run: donationd migrate" if self.drift.missing else "Restore them from a backup"
+            found.append(f"missing tables: {', '.join(self.missing_tables)}. {remedy}")
         if self.unreadable_tables:
             names = ", ".join(self.unreadable_tables)
             found.append(f"no permission to read: {names}. Run deploy/roles.sql again as the tables' owner")
@@ -75,53 +75,53 @@ class Schema:
 
 
 class Probe:
-    """Asks one database; `open_database` makes a fresh connection pool, at first use and at each `reconnect`."""
+    """Queries one database; `open_database` creates a connection pool, at first use and at each `reconnect`."""
 
     def __init__(self, open_database: Callable[[], Connection], timeout_s: float) -> None:
         self._open = open_database
         self._timeout_s = timeout_s
         self._database: Connection | None = None
-        self._known = discover()  # read now: an upgrade may replace the files while this version still runs
+        self._known = discover()  # read now, because an upgrade may replace the files while this version still runs
 
     async def ping(self) -> None:
         """SELECT 1. Raises DatabaseUnavailable, of kind "timeout" for a server that accepts but does not answer."""
         await self.fetch(load("ping"))
 
     async def reconnect(self) -> None:
-        """Drop every connection and ping over a new one. Raises DatabaseUnavailable."""
+        """Close every connection and ping over a new one. Raises DatabaseUnavailable."""
         await self.close()
         await self.ping()
 
     async def shares_sessions(self) -> bool:
         """Whether two open connections of ours share one session of PostgreSQL. Raises DatabaseUnavailable."""
         ours = await self.fetch(load("server_process"))
-        beside = self._open()
+        other = self._open()
         try:
-            return await self._ask(beside, load("server_process")) == ours
+            return await self._query(other, load("server_process")) == ours
         finally:
-            await self._give_up(beside)
+            await self._close(other)
 
     async def ping_new_connection(self) -> None:
-        """SELECT 1 over one more connection: a server may serve who is connected and let in nobody else.
+        """SELECT 1 over a new connection: a server may serve open connections and accept no new one.
 
-        Raises DatabaseUnavailable, but not where there is only no room for one more just now.
+        Raises DatabaseUnavailable, but not if there are only too many connections at the moment.
         """
-        beside = self._open()
+        other = self._open()
         try:
-            await self._ask(beside, load("ping"))
+            await self._query(other, load("ping"))
         except DatabaseUnavailable as down:
-            if down.kind not in ONLY_FOR_NEWCOMERS:
+            if down.kind not in ONLY_FOR_NEW_CONNECTIONS:
                 raise
         finally:
-            await self._give_up(beside)
+            await self._close(other)
 
     async def schema(self) -> Schema:
-        """Hold the database's tables and migrations against what this version needs. Raises DatabaseUnavailable."""
+        """Compare the database's tables and migrations with what this version needs. Raises DatabaseUnavailable."""
         names = [*REQUIRED_TABLES, MIGRATIONS_TABLE]
         rows = await self.fetch(load("check_tables"), {"names": names})
         missing = {str(name) for name, exists, _readable in rows if not exists}
         unreadable = {str(name) for name, exists, readable in rows if exists and not readable}
-        if missing.issuperset(names):  # never migrated, rather than lost
+        if missing.issuperset(names):  # it was never migrated
             return Schema(REQUIRED_TABLES, (), compare(self._known, {}))
         drift = compare((), {})
         if MIGRATIONS_TABLE not in missing | unreadable:
@@ -134,7 +134,7 @@ class Probe:
         )
 
     async def has_older_rows(self) -> bool:
-        """Whether an older release derived any stored row by other rules; False where it can't be known now."""
+        """Whether an older release derived any stored row by other rules; False if this cannot be found out now."""
         with contextlib.suppress(DatabaseUnavailable, StatementRejected):
             [(found,)] = await self.fetch(load("has_older_rows"))
             return bool(found)
@@ -148,15 +148,15 @@ class Probe:
         """One statement within the ping's time limit. Raises DatabaseUnavailable."""
         if self._database is None:
             self._database = self._open()
-        return await self._ask(self._database, sql, params)
+        return await self._query(self._database, sql, params)
 
     async def close(self) -> None:
-        """Give up all connections; the next question opens new ones."""
+        """Close all connections; the next query opens new ones."""
         database, self._database = self._database, None
         if database is not None:
-            await self._give_up(database)
+            await self._close(database)
 
-    async def _ask(
+    async def _query(
         self, database: Connection, sql: str, params: Mapping[str, object] | Sequence[object] = ()
     ) -> list[tuple[Any, ...]]:
         try:
@@ -165,8 +165,8 @@ class Probe:
         except TimeoutError:
             raise DatabaseUnavailable("timeout") from None
 
-    async def _give_up(self, database: Connection) -> None:
-        # A dead server must not hold up the attempt to reach it anew.
+    async def _close(self, database: Connection) -> None:
+        # A dead server must not delay the attempt to reach it again.
         with contextlib.suppress(TimeoutError, DatabaseUnavailable):
             async with asyncio.timeout(self._timeout_s):
                 await database.close()

@@ -14,14 +14,15 @@ from typing import Self
 
 from daemon.runtime.readiness import HEARTBEAT_S, MAX_LINE_BYTES, Readiness, encode, is_report, push
 
-# More than any sensible number of API processes; a bound against a client that leaks connections.
+# More than any sensible number of API processes; this bounds a client that leaks connections.
 MAX_CLIENTS = 256
 
 
 class ReadinessServer:
-    """The sidecar's end: a Unix stream server that pushes the state to whoever connects.
+    """A Unix stream server that sends the state to every client.
 
-    `on_report` is called for each line by which an API process says that a query failed.
+    Args:
+        on_report: is called for each line by which a client reports that a query failed.
     """
 
     def __init__(self, path: Path, state: Readiness, on_report: Callable[[], None]) -> None:
@@ -30,17 +31,17 @@ class ReadinessServer:
         self._on_report = on_report
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
-        self._made: tuple[int, int] | None = None
+        self._identity: tuple[int, int] | None = None
 
     async def __aenter__(self) -> Self:
-        """Open the socket. Raises OSError if its place is taken by something else or can't be written."""
+        """Open the socket. Raises OSError if another kind of file is at its place, or its folder cannot be written."""
         await self._listen()
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
-        """Take the socket away, if it is still ours, and hang up."""
-        # While our listener is open no other file can carry its inode number.
-        if _identity(self._path) == self._made:
+        """Remove the socket, if it is still ours, and close all connections."""
+        # While our listener is open no other file can have its inode number.
+        if _identity(self._path) == self._identity:
             self._path.unlink(missing_ok=True)
         if self._server is not None:
             self._server.close()
@@ -48,38 +49,36 @@ class ReadinessServer:
             writer.transport.abort()
 
     def publish(self, state: Readiness) -> None:
-        """Make `state` the current one and push it to every follower. Never blocks."""
+        """Make `state` the current one and send it to every client. Never blocks."""
         self.state = state
         line = encode(state)
         for writer in tuple(self._writers):
             push(writer, line)
 
     async def run(self) -> None:
-        """Repeat the state each second, for ever: a follower that hears nothing stops believing us.
+        """Repeat the state each second, for ever: a client that receives nothing becomes not ready.
 
-        A socket that somebody removed or replaced is made anew, else no process started from then on would find us;
-        but not where another sidecar answers. As long as that can't be done, those who have found us stay.
+        A socket that was removed or replaced is opened again, because no process that starts later would find this
+        server; but not where another sidecar answers. Clients that are connected stay so.
         """
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             self.publish(self.state)
-            if _identity(self._path) != self._made and not _answers(self._path):
+            if _identity(self._path) != self._identity and not _is_served(self._path):
                 with contextlib.suppress(OSError):
                     await self._listen()
 
     async def _listen(self) -> None:
-        """Open the socket at its place, instead of the one we had. Followers that have found us stay."""
+        """Open the socket at its place, instead of the one before. Clients that are connected stay so."""
         listener = _bind(self._path)
-        self._made = _identity(self._path)
-        former, self._server = (
-            self._server,
-            await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_LINE_BYTES),
-        )
+        self._identity = _identity(self._path)
+        former = self._server
+        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_LINE_BYTES)
         if former is not None:
             former.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One follower's connection, until either side ends it."""
+        """The connection of one client, until either side ends it."""
         if len(self._writers) >= MAX_CLIENTS:
             writer.transport.abort()
             return
@@ -104,8 +103,8 @@ def _bind(path: Path) -> socket.socket:
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise FileExistsError(f"{path} exists and is no socket")
-    temporary = path.with_name(f".{os.getpid()}")  # never longer than the name itself by much: addresses are short
+            raise FileExistsError(f"{path} exists and is not a socket")
+    temporary = path.with_name(f".{os.getpid()}")  # a short name, because a socket's address has little room
     temporary.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -130,13 +129,13 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _answers(path: Path) -> bool:
-    """Whether somebody listens on the socket at `path`. A Unix socket says so at once."""
+def _is_served(path: Path) -> bool:
+    """Whether a process listens on the socket at `path`. A Unix socket answers at once."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
             probe.connect(str(path))
-        except BlockingIOError:  # a full queue: somebody is there
+        except BlockingIOError:  # its queue is full: a process listens
             return True
         except OSError:
             return False

@@ -1,4 +1,4 @@
-"""What is told on demand, to people and programs: availability over a window, and everything on one page. Pure."""
+"""The reports for people and programs: availability over a window, and the status of everything. No I/O."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -14,11 +14,11 @@ def history(runs: Sequence[Run], since: datetime, now: datetime) -> dict[str, ob
     """The reply of GET /health/history: the runs of a window, oldest first, and its availability.
 
     Args:
-        runs: all that are known, oldest first.
+        runs: all known runs, oldest first.
 
     Returns:
-        `since` is the window's begin, or the first known run where nothing is known of the time before it;
-        `availabilityPercent` is null where nothing is known at all.
+        `since` is the start of the window, or the time of the first known run if that is later;
+        `availabilityPercent` is null if nothing is known.
     """
     known_since = max(since, runs[0].at) if runs else since
     return {
@@ -32,7 +32,7 @@ def history(runs: Sequence[Run], since: datetime, now: datetime) -> dict[str, ob
 def availability(runs: Sequence[Run], since: datetime, now: datetime) -> float | None:
     """The percentage of the window in which the database was ready; each state lasts until the next run.
 
-    Cut, not rounded, to three decimals: 100 means never away. None where the window is empty or nothing is known.
+    Cut, not rounded, to three decimals: 100 means always ready. None if the window is empty or nothing is known.
     """
     if not runs or now <= since:
         return None
@@ -51,7 +51,7 @@ def status(
     *,
     supervisord: str | None = None,
 ) -> dict[str, object]:
-    """The reply of GET /health/status, as `donationd status` shows it; `supervisord` is what is wrong with it."""
+    """The reply of GET /health/status, which `donationd status` shows; `supervisord` is a problem with supervisord."""
     problems = _problems(readiness, processes, waiting) + ([supervisord] if supervisord else [])
     return {
         "ok": not problems,
@@ -68,7 +68,7 @@ def status(
 
 
 def _problems(readiness: Readiness, processes: Processes, waiting: Mapping[str, int]) -> list[str]:
-    """A sentence for each thing that is not well."""
+    """One sentence for each problem."""
     found = []
     if not readiness.ready:
         found.append(f"{readiness.message}{f' ({readiness.last_error})' if readiness.last_error else ''}")
@@ -87,5 +87,5 @@ WAITING = {
 
 
 def as_json(run: Run) -> dict[str, object]:
-    """A run as it is told."""
+    """A run in a reply."""
     return {"at": utc_text(run.at), "kind": run.kind, "ok": run.ok, "state": run.state, "detail": run.detail}

@@ -1,5 +1,6 @@
-"""The sidecar's part in supervising: has supervisord start the API, says whether supervisord answers, and replaces a
-listener that hangs. Nothing here ends the sidecar: what is needed only to start a process must not end one that serves.
+"""The sidecar and supervisord: start the API, report whether supervisord answers, and kill a listener that hangs.
+
+Nothing here ends the sidecar: what is needed only to start a process must not end one that serves.
 """
 
 import asyncio
@@ -19,15 +20,15 @@ from health_sidecar.metrics import LISTENER, Metrics
 log = structlog.get_logger()
 
 API_GROUP = "api"
-CHECK_S = 5.0  # supervisord's answer is some milliseconds of work
-FIRST_RETRY_S = 0.5  # doubles up to CHECK_S while the API is still to be started
-# No API process runs and no file leads to supervisord: it is to be restarted, which opens another socket. Long enough
-# for a socket that comes back by itself, as while supervisord is being restarted.
+CHECK_S = 5.0  # an answer costs supervisord some milliseconds
+FIRST_RETRY_S = 0.5  # is doubled up to CHECK_S until the API has been started
+# If no API process runs and supervisord's socket is lost, supervisord must be restarted to open it again. This is long
+# enough for a socket that returns by itself, as while supervisord is being restarted.
 RESTART_AFTER_S = 10.0
 
 
 class Supervision:
-    """Keeps asking the supervisord at `address`, which is our parent."""
+    """Calls the supervisord at `address`, which is our parent, at regular intervals."""
 
     def __init__(self, address: str, metrics: Metrics) -> None:
         self.problem: str | None = None  # for `donationd status`
@@ -35,29 +36,30 @@ class Supervision:
         self._metrics = metrics
         self._has_started = False
         self._lost_s: float | None = None
-        self._lost = OnChangeLog("warning", "[Supervisor] ⚠️ supervisord can't be asked")
-        self._unwatched = OnChangeLog("warning", "[Supervisor] ⚠️ No process that hangs can be found")
+        self._lost = OnChangeLog("warning", "[Supervisor] ⚠️ supervisord cannot be reached")
+        self._undetected = OnChangeLog("warning", "[Supervisor] ⚠️ No process that hangs can be found")
 
     async def run(self, gate_passed: asyncio.Event) -> None:
-        """After the gate: have the API started, however late; then see whether supervisord answers, for ever."""
+        """After the gate let supervisord start the API, however late; then check whether it answers, for ever."""
         await gate_passed.wait()
         pause_s = FIRST_RETRY_S
         while True:
             try:
-                await asyncio.to_thread(self._ask)
+                await asyncio.to_thread(self._call)
             except supervisor_rpc.SupervisordUnreachable as error:
                 self._failed(error)
             except xmlrpc.client.Fault as fault:
-                if fault.faultCode != Faults.SHUTDOWN_STATE:  # then we are about to be stopped, too
+                if fault.faultCode != Faults.SHUTDOWN_STATE:  # then the sidecar is about to be stopped, too
                     self._failed(fault)
             else:
                 self._answered()
             pause_s = CHECK_S if self._has_started else min(2 * pause_s, CHECK_S)
             await asyncio.sleep(pause_s)
 
-    def _ask(self) -> None:
-        """Start the API's processes, once; from then on only see whether supervisord answers. A process that an
-        operator stops later stays so.
+    def _call(self) -> None:
+        """Start the API's processes once; later only check whether supervisord answers.
+
+        A process that an operator stops later stays stopped.
         """
         if self._has_started:
             with supervisor_rpc.supervisord(self._address) as supervisor:
@@ -66,7 +68,7 @@ class Supervision:
         if supervisor_rpc.start_group(self._address, API_GROUP):
             log.info("API processes started", group=API_GROUP)
         else:
-            log.error("supervisord knows no such group: the API was not started", group=API_GROUP)
+            log.error("supervisord has no such group: the API was not started", group=API_GROUP)
         self._has_started = True
 
     def _answered(self) -> None:
@@ -84,11 +86,11 @@ class Supervision:
         self._lost.report(self.problem)
         self._metrics.supervisord_reachable = False
         if is_lost and not self._has_started and now_s > self._lost_s + RESTART_AFTER_S:
-            self._lost_s = now_s  # supervisord gets as long again
+            self._lost_s = now_s  # supervisord has as much time again
             self._restart_supervisord()
 
     def _restart_supervisord(self) -> None:
-        """Where no API process runs there is nothing to lose; where that can't be seen there may be."""
+        """Only if no API process runs, so that nothing is lost. If this cannot be read, one may run."""
         try:
             if find({API_GROUP}):
                 return
@@ -98,16 +100,16 @@ class Supervision:
         os.kill(os.getppid(), signal.SIGHUP)
 
     async def watch(self) -> None:
-        """Replace a listener that hangs, for ever."""
+        """Kill a listener that hangs, for ever."""
         detector = HangDetector()
         while True:
             await asyncio.sleep(CHECK_INTERVAL_S)
             try:
                 hung = detector.check(find({LISTENER}), time.monotonic())
             except OSError as error:
-                self._unwatched.report(str(error))
+                self._undetected.report(str(error))
                 continue
-            self._unwatched.clear()
+            self._undetected.clear()
             if hung:
                 kill(hung)
                 self._metrics.listener_hung()

@@ -1,12 +1,12 @@
-"""The watchdog: like a night porter who knocks every half minute, and harder as soon as nobody answers.
+"""The watchdog: pings the database at a long interval, and at a short one as soon as a ping fails.
 
-The state machine is pure: it gets the time and a ping's result and says when the next ping is due. `watch` is the thin
-loop that pings when it says so.
+The state machine has no I/O: it takes the time and the result of a ping and decides when the next ping is due.
+`watch_database` is the loop that pings at these times.
 
     WATCHING --ping failed, fewer than the limit--> WATCHING, next ping after the short interval
     WATCHING --the last failure--> RECONNECTING: not ready
     RECONNECTING --attempt succeeded--> WATCHING: ready again
-    RECONNECTING --attempts used up--> GONE: the process ends with exit status 1
+    RECONNECTING --last attempt failed--> GAVE_UP: the process ends with exit status 1
 """
 
 import enum
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from sql.errors import DatabaseUnavailable
 
-# The original closes its connection and breathes for a second before its first attempt to reconnect.
+# The original design closes its connection and waits for a second before its first attempt to reconnect.
 RECONNECT_PAUSE_S = 1.0
 
 
@@ -31,15 +31,15 @@ class Rules:
 
 
 class Phase(enum.Enum):
-    """Where the watchdog stands."""
+    """What the watchdog does."""
 
     WATCHING = "watching"
     RECONNECTING = "reconnecting"
-    GONE = "gone"
+    GAVE_UP = "gave up"
 
 
 class Outcome(enum.Enum):
-    """What a ping's result meant."""
+    """The effect of a ping's result."""
 
     STEADY = "steady"
     FAILED = "failed"
@@ -93,17 +93,17 @@ def failed(watch: Watch, rules: Rules, now_s: float) -> tuple[Watch, Outcome]:
 
 
 def _attempt_failed(watch: Watch, rules: Rules, now_s: float) -> tuple[Watch, Outcome]:
-    """One more attempt to reconnect is used up."""
+    """One more attempt to reconnect has failed."""
     tried = replace(watch, attempts=watch.attempts + 1, due_s=now_s + rules.reconnect_delay_s, pinged_s=now_s)
     if tried.attempts < rules.reconnect_attempts:
         return tried, Outcome.RECONNECT_FAILED
-    return replace(tried, phase=Phase.GONE), Outcome.GAVE_UP
+    return replace(tried, phase=Phase.GAVE_UP), Outcome.GAVE_UP
 
 
 def reported(watch: Watch, rules: Rules, now_s: float) -> Watch:
-    """An API process says that a query failed: ping at once, but never more often than the short interval.
+    """An API process reports a failed query: ping at once, but never more often than the short interval.
 
-    While reconnecting the news is old.
+    While reconnecting a report changes nothing.
     """
     if watch.phase is not Phase.WATCHING:
         return watch
@@ -111,7 +111,7 @@ def reported(watch: Watch, rules: Rules, now_s: float) -> Watch:
 
 
 def describe(watch: Watch, outcome: Outcome, rules: Rules) -> list[tuple[str, str]]:
-    """The log lines of an outcome: level and text, in the original's wording. `watch` is the state after it."""
+    """The log lines of an outcome, in the wording of the original design: level and text. `watch` is the new state."""
     match outcome:
         case Outcome.STEADY:
             return [("debug", "[DB Watchdog] Ping successful")]
@@ -148,15 +148,15 @@ async def watch_database(
     clock: Callable[[], float],
     on_result: Callable[[Watch, Outcome, str | None], None],
 ) -> None:
-    """Drive the state machine until it gives up.
+    """Run the state machine until it gives up.
 
     `ping` and `reconnect` raise DatabaseUnavailable; `wait_report(seconds)` returns True as soon as an API process
     reports a failed query, False after that time; `on_result` is called with every result and the class of its error.
     """
     watch = begin(rules, clock())
-    while watch.phase is not Phase.GONE:
+    while watch.phase is not Phase.GAVE_UP:
         pause_s = watch.due_s - clock()
-        # A ping that is due goes first: no flood of reports can put it off.
+        # A ping that is due comes first: no flood of reports can delay it.
         if pause_s > 0 and await wait_report(pause_s):
             watch = reported(watch, rules, clock())
             continue

@@ -1,7 +1,7 @@
-"""Every line of SQL this project speaks, and the one road to PostgreSQL.
+"""All SQL of this project, and the only access to PostgreSQL.
 
-`migrations/` holds the schema's history, `queries/` one file per statement; `database` runs them, `migrate` applies
-them.
+`migrations/` contains the history of the schema, which `migrate` applies; `queries/` contains one file per statement,
+which `database` runs.
 """
 
 from functools import cache
@@ -10,5 +10,5 @@ from importlib import resources
 
 @cache
 def load(name: str) -> str:
-    """The text of `queries/<name>.sql`. Raises FileNotFoundError for a name that is not there."""
+    """The text of `queries/<name>.sql`. Raises FileNotFoundError for an unknown name."""
     return (resources.files(__package__) / "queries" / f"{name}.sql").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""One connection to PostgreSQL, and who opens it: aiopg's, driven from here so that every wait has a limit."""
+"""Connections to PostgreSQL: aiopg's, driven from here so that every wait has a limit, and what opens them."""
 
 import asyncio
 import ctypes
@@ -16,20 +16,20 @@ from psycopg2 import _psycopg, extensions
 from sql.errors import FINAL_KINDS, NOT_REPLICATED, DatabaseUnavailable, classify
 from sql.servers import Server, Servers
 
-# Over the standard library's logger: a command that has not set up any logging prints none of this.
+# Over the standard library's logger: a command that has not configured any logging prints none of this.
 log = structlog.wrap_logger(logging.getLogger(__name__))
 
 Row = tuple[Any, ...]
 Params = Mapping[str, object] | Sequence[object]
 
-# Of a statement's time, what it may wait for a lock: then the server says that it was one, and not just that it took
-# too long.
+# The share of a statement's time that it may wait for a lock: the server's error then names the lock, and not only the
+# time limit.
 LOCK_SHARE = 0.8
 
-# Said once on each connection. The third setting makes the server look, during a statement, whether its client is still
-# there: what a caller gave up or a killed process left behind ends within a second, not at the time limit. The last two
-# are for what is acknowledged after a commit: it waits at least until the commit is on the disk, and on the synchronous
-# standby's if there is one, and the warning that this wait was cancelled is sent to us.
+# Run once on each connection. The third setting makes the server check, during a statement, whether its client is still
+# connected: the statement of a killed process ends within a second, not at the time limit. The last two are for what is
+# acknowledged after a commit: the commit waits at least for the disk, and for that of the synchronous standby if there
+# is one, and the warning that this wait was cancelled is sent to us.
 SESSION = """
 SELECT set_config('statement_timeout', %(timeout_ms)s, false),
        set_config('lock_timeout', %(lock_timeout_ms)s, false),
@@ -39,16 +39,16 @@ SELECT set_config('statement_timeout', %(timeout_ms)s, false),
        set_config('client_min_messages', 'warning', false)
 """
 # The function of PostgreSQL that waits for a synchronous standby. Its warning has no SQLSTATE of its own, and its text
-# may be translated; libpq adds the function's name if it is asked for all there is.
+# may be translated; libpq adds the function's name at its highest verbosity.
 WAIT_FOR_STANDBY = "SyncRepWaitForLSN"
 PQERRORS_VERBOSE = 2
-# psycopg2 has no function for it. Its module's libraries are searched, and libpq is one of them.
+# psycopg2 has no function for it. It is found in the libraries of its module, of which libpq is one.
 _set_error_verbosity = ctypes.CDLL(_psycopg.__file__).PQsetErrorVerbosity
 _set_error_verbosity.argtypes = (ctypes.c_void_p, ctypes.c_int)
 
 
 class _Notices:
-    """Takes the place of psycopg2's list of notices, and keeps none of them: their texts may hold values."""
+    """Replaces psycopg2's list of notices, and keeps none of them: their texts may contain values."""
 
     def __init__(self) -> None:
         self.is_not_replicated = False
@@ -59,10 +59,11 @@ class _Notices:
 
 
 class Connection(aiopg.Connection):
-    """aiopg's connection, driven from here, at whatever socket libpq uses by then, for as long as the caller waits.
+    """aiopg's connection, driven from here at the socket that libpq uses at the time, for as long as the caller waits.
 
-    aiopg itself watches the first socket only, though libpq changes it while connecting; makes a CancelledError of a
-    statement that the server ended; and tells nobody of a connection that broke if the socket's number is over 1023.
+    aiopg itself watches only the first socket, although libpq changes it while connecting; it raises CancelledError for
+    a statement that the server ended; and it does not notice a connection that broke if its socket's number is over
+    1023.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -70,7 +71,7 @@ class Connection(aiopg.Connection):
         self.generation = 0  # the pool's
         self._prepared: set[str] = set()
         self._notices = _Notices()
-        # aiopg's cursors are cycles, and hold a statement's text: one each time would be garbage of 100 kB.
+        # aiopg's cursors are reference cycles that contain a statement's text: a new one each time would leave 100 kB.
         self._only_cursor: aiopg.Cursor | None = None
         self._unwatch()
 
@@ -79,7 +80,7 @@ class Connection(aiopg.Connection):
             while (state := self._conn.poll()) != extensions.POLL_OK:
                 await self._socket_ready(writing=state == extensions.POLL_WRITE)
         except asyncio.CancelledError:
-            # What the server still does on this connection is unknown: never hand it to anybody else.
+            # What the server still does on this connection is unknown: it must not be used again.
             self.close()
             raise
         finally:
@@ -114,7 +115,7 @@ class Connection(aiopg.Connection):
         await self.run(SESSION, session, None)
 
     async def run(self, sql: str, params: Params, prepare: str | None) -> list[Row]:
-        """Runs a statement, and before the first that needs it what prepares it.
+        """Runs a statement, after `prepare` if that has not yet been run on this connection.
 
         Raises:
             DatabaseUnavailable: it is committed on this server and perhaps not on the synchronous standby.
@@ -125,7 +126,7 @@ class Connection(aiopg.Connection):
             self._prepared.add(prepare)
         self._notices.is_not_replicated = False
         await cursor.execute(sql, params)
-        self.raw.poll()  # psycopg2 hands out notices at its next reading, and what came with the reply has been read
+        self.raw.poll()  # psycopg2 delivers notices with its next read, and those of the reply have been received
         if self._notices.is_not_replicated:
             raise DatabaseUnavailable(NOT_REPLICATED)
         return list(await cursor.fetchall()) if cursor.description else []
@@ -133,7 +134,7 @@ class Connection(aiopg.Connection):
     def is_alive(self) -> bool:
         """Whether the socket is still open: a closed one reads as end of file without waiting."""
         try:
-            # The first may read no more than the server's goodbye; then the second meets the end of file.
+            # The first may only read the server's last message; then the second reads the end of file.
             self.raw.poll()
             self.raw.poll()
         except psycopg2.Error:
@@ -141,7 +142,7 @@ class Connection(aiopg.Connection):
         return not self.closed
 
     def is_idle(self) -> bool:
-        """Whether nothing of the last statement is left on it."""
+        """Whether the last statement has ended."""
         return not self.closed and self.raw.get_transaction_status() == extensions.TRANSACTION_STATUS_IDLE
 
 
@@ -198,7 +199,7 @@ class Connector:
         return connection
 
     def _note_failure(self, server: Server, reason: str) -> None:
-        """Logs the driver's own words, once until they change: no statement and no password is in them."""
+        """Logs the driver's own text, once until it changes: it contains no statement and no password."""
         if self._failures.get(server) != reason:
             self._failures[server] = reason
             log.info("[DB] No connection", host=server.host, address=server.address, port=server.port, reason=reason)

@@ -21,12 +21,12 @@ from sql.errors import (
 )
 from sql.servers import Server
 
-# The client gives up a little after the server should have, so that the server's own answer is the usual one.
+# The client gives up a little later than the server, so that it usually gets the server's own error.
 CLIENT_GRACE_S = 1.0
 
 
 class _PreparedLost(Exception):
-    """What the connection had prepared can't be executed any more; nothing was done."""
+    """What was prepared on the connection cannot be executed any more; nothing was done."""
 
 
 class Database:
@@ -41,7 +41,7 @@ class Database:
         statement_timeout_s: the server ends a statement after this.
         connect_timeout_s: for a free connection and for a new one, together; several hosts share it.
         application_name: shown in pg_stat_activity.
-        noted: servers and why they failed, as it stands in the log; for pools that shall not say the same again.
+        noted: servers and their last failures in the log, shared by pools that shall not log the same again.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class Database:
         self._pool_size = pool_size
         self._statement_timeout_s = statement_timeout_s
         self._connect_timeout_s = connect_timeout_s
-        # A pool of our own: in aiopg's, a connection that breaks wakes nobody who waits for it, and one that is slow
-        # to open holds up all others. Idle connections are taken from the end: those used lately are most likely alive.
+        # A pool of our own: in aiopg's, a connection that breaks wakes no waiting caller, and one that is slow to open
+        # delays all others. Idle connections are taken from the end: those used last are most likely alive.
         self._free = asyncio.Semaphore(pool_size)
         self._idle: list[Connection] = []
         self._used: set[Connection] = set()
@@ -75,7 +75,7 @@ class Database:
         """Runs one statement in its own transaction and returns its rows (none if it has none to return).
 
         Args:
-            prepare: what `sql` needs on its connection, such as a PREPARE; it is run once on each.
+            prepare: a statement that `sql` needs on its connection, such as a PREPARE; it is run once on each.
 
         Raises:
             DatabaseUnavailable: it could not be reached or did not answer in time.
@@ -99,7 +99,7 @@ class Database:
             async with asyncio.timeout(self._statement_timeout_s + CLIENT_GRACE_S):
                 return await connection.run(sql, params, prepare)
         except (OSError, psycopg2.Error) as error:
-            # Not chained: PostgreSQL's own text can repeat a value.
+            # Not chained, because PostgreSQL's own text can repeat a value.
             raise self._judge(error, connection, prepared=prepare is not None) from None
         finally:
             self._release(connection)
@@ -135,7 +135,7 @@ class Database:
         if self._closed:
             raise DatabaseUnavailable("closed")
         if self._idle and not self._idle[-1].is_alive():
-            # A restart of the server leaves dead sockets behind: all of them are suspect.
+            # After a restart of the server all sockets are dead.
             self._drop()
         return self._idle.pop() if self._idle else None
 
@@ -164,7 +164,7 @@ class Database:
         return {"used": len(self._used), "idle": len(self._idle), "max": self._pool_size}
 
     async def close(self) -> None:
-        """Closes every connection, those in use too. The object can't be used afterwards."""
+        """Closes every connection, those in use too. The pool cannot be used afterwards."""
         self._closed = True
         self._drop()
         for connection in tuple(self._used):

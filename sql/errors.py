@@ -10,9 +10,8 @@ import psycopg2
 from psycopg2 import errorcodes
 
 NOT_REPLICATED = "not replicated"
-# What PostgreSQL reports for reasons that pass: the kind of outage, by SQLSTATE or by its class (the first two
-# characters). A later attempt of the same statement can succeed. With every other SQLSTATE it cannot:
-# `StatementRejected`.
+# Errors of PostgreSQL whose reasons pass: the kind of outage, by SQLSTATE or by its class (the first two characters).
+# A later attempt of the same statement can succeed. With every other SQLSTATE it cannot: `StatementRejected`.
 KIND_BY_SQLSTATE = {
     "08": "connection lost",
     errorcodes.READ_ONLY_SQL_TRANSACTION: "read only",
@@ -36,27 +35,27 @@ KIND_BY_SQLSTATE = {
     errorcodes.DATA_CORRUPTED: "data corrupted",
     errorcodes.INDEX_CORRUPTED: "data corrupted",
 }
-# What is refused because of its values: a cardinality, a value, a constraint, a view's check, a limit (such as an index
-# entry that is too long), or a trigger that raises an exception. The same statement with other values can succeed.
+# A statement is rejected for its values because of a cardinality, a value, a constraint, a view's check, a limit (such
+# as an index entry that is too long), or a trigger that raises an exception. With other values it can succeed.
 FOR_ITS_VALUES = ("21", "22", "23", "44", "54", "P0")
-# What a connection had prepared is gone (DISCARD, or a pooler that changes servers), or stands there already (such a
-# pooler again). Nothing was done, and a new connection prepares it.
+# What a connection had prepared no longer exists (after DISCARD, or with a pooler that changes servers), or exists
+# already (with such a pooler). Nothing was done, and a new connection prepares it again.
 PREPARATION_LOST = "prepared statement lost"
 PREPARED_LOST = {errorcodes.INVALID_SQL_STATEMENT_NAME, errorcodes.DUPLICATE_PREPARED_STATEMENT}
 # "cached plan must not change result type" has the SQLSTATE of every unsupported feature. Its text may be translated,
 # the name of PostgreSQL's function is not.
 PLAN_OUTDATED = "RevalidateCachedQuery"
-# PostgreSQL's own words for these hold the name of a table or a column, and nothing else of the statement.
+# PostgreSQL's own message for these contains the name of a table or a column, and nothing else of the statement.
 ABOUT_A_NAME = {errorcodes.UNDEFINED_TABLE, errorcodes.UNDEFINED_COLUMN, errorcodes.INSUFFICIENT_PRIVILEGE}
-# The server's answer to one statement that tells of all connections: it ends, or another has become the primary.
+# Answers of the server to one statement that concern all connections: it ends, or another has become the primary.
 SERVER_CHANGED = {
     errorcodes.ADMIN_SHUTDOWN,
     errorcodes.CRASH_SHUTDOWN,
     errorcodes.READ_ONLY_SQL_TRANSACTION,
 }
-# For failures to connect: psycopg2 has nothing but libpq's text for them.
+# For failures to connect: psycopg2 has only libpq's text for them.
 KIND_BY_TEXT = (
-    ("no space left on device", "disk full"),  # the last words of a server that can't write its log
+    ("no space left on device", "disk full"),  # the last message of a server that cannot write its log
     ("connection refused", "connection refused"),
     ("no such file", "connection refused"),
     ("timeout", "timeout"),
@@ -88,36 +87,36 @@ KIND_BY_TEXT = (
     ("broken pipe", "connection lost"),
     ("no message from the libpq", "connection lost"),
 )
-# What a person can do about an outage of a kind, where that is known; without a person, it is tried again.
+# What an operator can do about an outage of a kind, where that is known; it is tried again in any case.
 REMEDIES = {
     "authentication failed": "give the role the password of DATABASE_URL, or change DATABASE_URL and start again",
     "data corrupted": "restore the damaged tables or indexes from a backup; PostgreSQL's log names them",
     "disk full": "free space where PostgreSQL keeps its data",
     "internal error": "look in PostgreSQL's log",
-    "lock held": "look for the session that holds it: pg_blocking_pids() in pg_stat_activity",
+    "lock held": "find the session that holds it: pg_blocking_pids() in pg_stat_activity",
     "no such database or role": "create it, or change DATABASE_URL and start again",
     NOT_REPLICATED: "bring the synchronous standby back, or take it out of synchronous_standby_names",
     "out of resources": "look in PostgreSQL's log: its memory or a limit is used up",
     PREPARATION_LOST: "connect to PostgreSQL itself, or let the pooler work in session mode",
-    "read only": "lead DATABASE_URL to the primary, or look who set default_transaction_read_only",
+    "read only": "let DATABASE_URL lead to the primary, or find out what set default_transaction_read_only",
     "system error": "look in PostgreSQL's log: its operating system or its disk reports errors",
     "timeout": "look in pg_stat_activity for what is slow",
     "too many connections": "look in pg_stat_activity for who holds them, or raise max_connections",
 }
-# libpq tries no further server after these: the next would say the same, and might lock the role.
+# libpq tries no further server after these: the next would answer the same, and might lock the role.
 FINAL_KINDS = {"authentication failed"}
 
 
 def remedy(kind: str) -> dict[str, str]:
-    """What a person can do about an outage of this kind, as a log line takes it; empty where nothing is known."""
+    """What an operator can do about an outage of this kind, for a log line; empty where nothing is known."""
     return {"remedy": REMEDIES[kind]} if kind in REMEDIES else {}
 
 
 class DatabaseUnavailable(Exception):
     """The database could not be used; what was sent is not known to be durable, and may be sent again.
 
-    `kind` is a class of failure such as "timeout". It and `str()` name no host, user, value or driver text, so both
-    may be shown to anybody.
+    `kind` is a class of failure such as "timeout". Neither it nor `str()` contains a host, user, value or driver text:
+    both may be shown to every client.
     """
 
     def __init__(self, kind: str) -> None:
@@ -126,8 +125,9 @@ class DatabaseUnavailable(Exception):
 
 
 class StatementRejected(Exception):
-    """The database does not take this statement. The message names the error's class, and of the schema what is not as
-    it should be, never a value.
+    """The database does not accept this statement.
+
+    The message contains the class of the error and what is wrong with the schema, never a value.
     """
 
     def __init__(self, error: psycopg2.Error) -> None:
@@ -150,7 +150,7 @@ def _name(sqlstate: str) -> str:
 
 
 def classify(error: BaseException) -> str:
-    """The kind of outage a driver's error stands for, as one of a few fixed phrases."""
+    """The kind of outage that a driver's error means, as one of a few fixed phrases."""
     if isinstance(error, TimeoutError):
         return "timeout"
     if isinstance(error, socket.gaierror):
@@ -162,7 +162,7 @@ def classify(error: BaseException) -> str:
 
 
 def judge(error: Exception) -> DatabaseUnavailable | StatementRejected:
-    """What a driver's error means for the caller whose statement it answers."""
+    """What a driver's error means for the caller of the statement."""
     is_driver_s_own = isinstance(error, OSError | psycopg2.OperationalError | psycopg2.InterfaceError)
     if not isinstance(error, psycopg2.Error) or _kind_by_sqlstate(error) or (is_driver_s_own and not error.pgcode):
         return DatabaseUnavailable(classify(error))

@@ -1,6 +1,6 @@
 """The schema's history: which migrations there are, which are applied, and applying the rest.
 
-A migration is `migrations/NNNN_name.sql`; its SHA-256 is kept when it is applied, so that an edited file is found out.
+A migration is `migrations/NNNN_name.sql`; its SHA-256 is stored when it is applied, so that an edited file is detected.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 
 
 class MigrationError(Exception):
-    """A migration can't be applied; the message says why and what to do."""
+    """A migration cannot be applied; the message explains why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def compare(known: tuple[Migration, ...], applied: Mapping[str, str]) -> Drift:
 
 
 def drift(url: str) -> Drift:
-    """What `donationd migrate --status` says. Raises psycopg2.Error when the database can't be asked."""
+    """What `donationd migrate --status` shows. Raises psycopg2.Error if the database cannot be reached."""
     with closing(_connect(url)) as connection:
         return compare(discover(), _applied(connection))
 
@@ -96,7 +96,7 @@ def apply(url: str, report: Callable[[str], None] = lambda _line: None) -> list[
 
     Raises:
         MigrationError: an applied file was edited, or another migration holds the lock for too long.
-        psycopg2.Error: the database can't be reached or refuses a statement.
+        psycopg2.Error: the database cannot be reached or rejects a statement.
     """
     with closing(_connect(url)) as connection, _lock(connection):
         with connection, connection.cursor() as cursor:

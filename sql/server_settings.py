@@ -73,7 +73,7 @@ class ServerSettings:
         return []
 
     def warnings(self) -> list[str]:
-        """A sentence for each setting that is worth a change and does not keep anything from working."""
+        """A sentence for each setting that should be changed although everything works."""
         found = []
         if self._value.get(VERBOSITY) != "terse":
             found.append(

@@ -1,7 +1,7 @@
 """Which servers a libpq URL names, and in which order to try them: libpq's rules, for one server at a time.
 
-libpq itself would go from server to server, but behind the back of an event loop: it changes sockets while it does,
-looks names up while everything waits, and lets one silent server use up all the time there is.
+libpq itself would try one server after another, but without regard to an event loop: it changes sockets meanwhile,
+resolves names while everything waits, and lets one silent server use all of the time.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import psycopg2
 from psycopg2.extensions import parse_dsn
 
 SCHEME = "postgresql://"
-# libpq goes through the list twice for this one; it sees one server at a time here, so the rounds are ours.
+# libpq goes through the list twice for this one; here it gets one server at a time, so the rounds are made here.
 ROUNDS = {"prefer-standby": ("standby", "any")}
 
 
@@ -30,7 +30,7 @@ class Server:
 
     @property
     def has_name(self) -> bool:
-        """Whether its name must be looked up first: it is no address and no Unix socket."""
+        """Whether its name must be resolved first: it is neither an address nor a Unix socket."""
         if self.address or not self.host or self.host.startswith(("/", "@")):
             return False
         try:
@@ -50,7 +50,7 @@ class Server:
         try:
             found = await asyncio.get_running_loop().getaddrinfo(self.host, None, type=socket.SOCK_STREAM)
         except UnicodeError:  # a part of it is empty or over 63 characters
-            raise socket.gaierror(socket.EAI_NONAME, "no name of a host") from None
+            raise socket.gaierror(socket.EAI_NONAME, "not the name of a host") from None
         return [replace(self, address=str(where[0])) for *_, where in found]
 
 
@@ -61,29 +61,29 @@ class Servers:
         url: a libpq URL. Its `connect_timeout` is not used: the caller has a limit for all servers together.
 
     Raises:
-        ValueError: libpq could not read the URL. The message repeats nothing of it.
+        ValueError: libpq could not read the URL. The message repeats no part of it.
     """
 
     def __init__(self, url: str) -> None:
         try:
             options = parse_dsn(url)
         except psycopg2.ProgrammingError:
-            raise ValueError("no URL that libpq can read") from None
+            raise ValueError("libpq cannot read this URL") from None
         self._rounds = _rounds(options.pop("target_session_attrs", ""))
         balance = options.pop("load_balance_hosts", "") == "random"
         hosts, addresses, ports = (options.pop(name, "").split(",") for name in ("host", "hostaddr", "port"))
-        # Parts of a password that was not encoded; they must reach no log. The folder of a Unix socket may hold an @.
+        # These are parts of an unencoded password and must not reach a log. A Unix socket's folder may contain @.
         names = [host for host in hosts if not host.startswith("/")]
         if any("@" in name[1:] for name in names) or not all(port.strip().isdigit() for port in ports if port):
-            raise ValueError("a host or a port that can be none")
+            raise ValueError("a host or a port is not valid")
         servers = _pair(hosts, addresses, ports)
-        # Each process and pool draws lots once, and then keeps to what works.
+        # Each process and pool draws a random order once, and then prefers the server that works.
         self._servers = random.sample(servers, len(servers)) if balance else servers
         self._last_good: Server | None = None
         self.options: dict[str, str] = options  # what is the same for all of them
 
     def in_order(self) -> list[Server]:
-        """Whom to try, one after the other."""
+        """The servers in the order in which to try them."""
         servers = self.good_first(self._servers)
         return [replace(server, session_attrs=attrs) for attrs in self._rounds for server in servers]
 
@@ -105,8 +105,8 @@ def url_problem(url: str) -> str | None:
         Servers(url)
     except ValueError:
         return (
-            "is no URL that libpq can read: look for unescaped characters in the password, "
-            "and for ports that do not go with the hosts"
+            "is not a URL that libpq can read: check for unescaped characters in the password, "
+            "and for ports that do not match the hosts"
         )
     return None
 
@@ -125,4 +125,4 @@ def _pair(hosts: list[str], addresses: list[str], ports: list[str]) -> list[Serv
     try:
         return [Server(*each) for each in zip(hosts, addresses, ports, strict=True)]
     except ValueError:
-        raise ValueError("as many ports and addresses as hosts are needed, or one port for all") from None
+        raise ValueError("there must be as many ports and addresses as hosts, or one port for all") from None

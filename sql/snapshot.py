@@ -1,4 +1,4 @@
-"""Reads much of the database as it is at one moment, row by row, beside live traffic."""
+"""Reads large parts of the database as of one time, row by row, beside live traffic."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -11,11 +11,11 @@ from sql.connection import Row
 from sql.errors import judge
 
 CONNECT_TIMEOUT_S = 5
-FETCH_ROWS = 1000  # per round trip: what is held in memory at a time
+FETCH_ROWS = 1000  # per round trip; this many are in memory at a time
 
 
 class Snapshot:
-    """One read-only transaction: everything read through it is of the same moment."""
+    """One read-only transaction: all that is read through it is of the same time."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -41,8 +41,8 @@ def snapshot(url: str, application_name: str) -> Iterator[Snapshot]:
     """Opens a snapshot of the database at a libpq URL.
 
     Raises:
-        DatabaseUnavailable: it can't be reached, or went away while it was read.
-        StatementRejected: it does not take a statement.
+        DatabaseUnavailable: it cannot be reached, or was lost while it was read.
+        StatementRejected: it does not accept a statement.
     """
     try:
         connection = psycopg2.connect(url, connect_timeout=CONNECT_TIMEOUT_S, application_name=application_name)

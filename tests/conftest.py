@@ -20,6 +20,7 @@ from sql import migrate
 from sql.database import Database
 from tests.support.guard import guarded
 from tests.support.instance import SECRETS, Instance, instance_of_its_own
+from tests.support.order import place
 from tests.support.postgres import Server, running_server
 
 TEMPLATE = "template_ledger"
@@ -37,10 +38,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Quick tests first: a mistake shows at once, and whole instances under supervisord come last. A test of those may
-    take as long as `up` may take to stop, in addition to every test's limit.
+    """Puts the tests in order. A test of a whole instance may take as long as `up` may take to stop, in addition to
+    every test's limit.
     """
-    items.sort(key=lambda item: "supervised" in item.nodeid or "test_up" in item.nodeid)
+    side_by_side = hasattr(config, "workerinput")  # set by pytest-xdist
+    items.sort(key=lambda item: place(item.nodeid.partition("::")[0], side_by_side=side_by_side))
     limit_s = float(config.getini("timeout")) + stop_limits(DEFAULTS | {"DONATIOND_INCLUDE": EMBEDDED}).total_s
     for item in items:
         if "supervised" in item.nodeid:
@@ -61,7 +63,7 @@ def restored_logging() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """A running server."""
-    with running_server({"max_connections": "50"}) as server:
+    with running_server({"max_connections": "50"}, in_memory=True) as server:
         yield server
 
 

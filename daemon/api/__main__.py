@@ -1,7 +1,7 @@
 """The API process: serves until SIGTERM.
 
-Below supervisord the listening socket is file descriptor 0. Started by hand, the process waits for the gate on the
-readiness socket and then opens the port itself.
+Under supervisord the listening socket is file descriptor 0. A process that is started without supervisord waits until
+the sidecar reports that the startup gate has passed, and then listens on the configured port itself.
 """
 
 import asyncio
@@ -27,41 +27,42 @@ from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
 from daemon.runtime.http.auth import OperatorAuthentication
 from daemon.runtime.http.limits import Limits, Places, reserve_descriptors
-from daemon.runtime.http.server import HttpServer, inherited_socket, opened
+from daemon.runtime.http.server import HttpServer, inherited_socket
 from daemon.runtime.lifecycle import ProcessRun, Program, run_process, serving
 from daemon.runtime.readiness import ReadinessClient
 from sql.database import Database
 
 log = structlog.get_logger()
 
-STOP_SPARE_S = 5  # beyond SHUTDOWN_GRACE_MS, as `up` has supervisord wait
-# Before the first request is accepted the sidecar may send the state, so that the first requests need not be rejected.
+# A process that is still running this long after SHUTDOWN_GRACE_MS is killed; supervisord waits as long (`up`).
+STOP_SPARE_S = 5
+# The longest wait for the sidecar's first state before requests are accepted: without a state they would be rejected.
 FIRST_STATE_S = 1.0
-# What a request and a batch create is freed with them, by reference counts. Searching it for cycles after every 700
-# objects, as Python does, was a tenth of an event's time.
+# Almost everything that a request creates is freed by reference counts when it ends. Python's default, a search for
+# reference cycles after every 700 new objects, took a tenth of an event's time.
 GC_THRESHOLD = 10_000
 CONNECT_TIMEOUT_S = 3.0  # for a connection to PostgreSQL; a server that needs longer counts as down
 
 
 async def serve(config: Config, process: ProcessRun) -> int:
-    """Everything between the configuration and the exit status."""
+    """Create the parts of the process, serve until it is to stop, and return the exit status."""
     metrics = open_metrics(config.prometheus_multiproc_dir, str(config.api_slot))
     refusals = Refusals(metrics)
     readiness = ReadinessClient(config.readiness_socket)
-    # Writes go out one batch at a time; reads have connections of their own, and never wait behind them.
+    # Batches are written one at a time, over one connection; reads have other connections and never wait for a batch.
     writer = _database(config, config.database_url, pool_size=1)
     reader = _database(config, config.read_database_url or config.database_url, pool_size=config.db_pool_size)
     batcher = Batcher(Recorder(writer), config.webhook_queue_limit, metrics.batch_written)
     metrics.begin()
     draining = asyncio.Event()
     runner = _runner(config, batcher, Ledger(reader), readiness, metrics=metrics, draining=draining)
-    gc.freeze()
+    gc.freeze()  # what exists now is never freed, so no search needs to look at it
     gc.set_threshold(GC_THRESHOLD)
     sampling = metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats))
     try:
         async with (
             process.running(readiness.run(), sampling),
-            opened(
+            HttpServer(
                 runner, _limits(config), on_closed=refusals.connection_closed, on_bad_request=refusals.bad_request
             ) as server,
             process.running(server.sweep()),
@@ -134,7 +135,7 @@ def _limits(config: Config) -> Limits:
 async def _serve_until_stopped(
     config: Config, process: ProcessRun, server: HttpServer, readiness: ReadinessClient, draining: asyncio.Event
 ) -> None:
-    """Listen at once on an inherited socket, else when a gate has passed; then serve until the process is to stop."""
+    """Listen, at once on an inherited socket, otherwise after the gate has passed, and serve until `process.stop`."""
     inherited = inherited_socket()
     if inherited:
         await readiness.wait_first_state(FIRST_STATE_S)
@@ -147,10 +148,10 @@ async def _serve_until_stopped(
         await server.listen(host=config.host, port=config.port)
         log.info(f"🚀 HTTP Server successfully bound and listening on http://{config.host}:{config.port}")
     await process.stop.wait()
-    # From now on SIGALRM ends the process after a bounded time, whatever hangs in it. supervisord does the same where
-    # it stops the process itself, but not where `donationd reload` has sent the SIGTERM.
+    # SIGALRM kills the process if it has not ended by then. supervisord does the same when it stops the process itself,
+    # but not when `donationd reload` has sent the SIGTERM.
     signal.alarm(math.ceil(config.shutdown_grace_ms / 1000) + STOP_SPARE_S)
-    draining.set()  # each reply says `Connection: close`, so that no client meets a reset
+    draining.set()  # each reply has `Connection: close`, so that no client sends a request on a connection that ends
     await server.drain(keep_accepting=inherited is None)
 
 

@@ -1,4 +1,4 @@
-"""Wiring: routes, the readiness guard, and the one table from errors to replies."""
+"""The application of an API process: routes, the check of readiness, and the one table from errors to replies."""
 
 import asyncio
 import time
@@ -23,8 +23,8 @@ from sql.errors import DatabaseUnavailable, StatementRejected, remedy
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-# What can go wrong with a request for reasons of ours, with its line in the log. A fault repeats with each request: it
-# is told once, and then counted.
+# What can go wrong with a request for reasons of ours, with its log line. It repeats with each request: it is written
+# once, and then counted.
 FAULTS = {
     "busy": ("warning", "[API] More requests at the same time than the limits allow"),
     "down": ("warning", "[API] Database unavailable"),
@@ -59,9 +59,9 @@ def build(
     """The application of an API process.
 
     Args:
-        readiness: what the sidecar says; looked at before anything else, but for the health checks.
-        deadline_s: everything that one request may take.
-        draining: once set, each reply closes its connection, so that clients go on to another process.
+        readiness: checked before anything else, except for health checks.
+        deadline_s: the time that one request may take in total.
+        draining: once set, each reply closes its connection, so that clients connect to another process.
         ledger_access: who may read the ledger; None if it is public. Totals always are.
     """
     page = _within(Places("ledger pages", work.pages), donations.page)
@@ -99,7 +99,7 @@ def _gateway(readiness: ReadinessClient, metrics: ApiMetrics, deadline_s: float,
             response = await _answer(request, handler, readiness, deadline_s, faults)
         else:
             response = unavailable(NOT_READY)
-        if _route(request) == TOTAL_PATH:  # errors too: a browser hides them from the page that asked, otherwise
+        if _route(request) == TOTAL_PATH:  # errors too: otherwise a browser hides them from the page
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*"
         if draining.is_set():
             response.force_close()
@@ -119,19 +119,19 @@ async def _answer(
         return error_reply(error)
     except Busy as limit:
         faults["busy"].report(limit.kind)
-        return unavailable("More requests of this kind arrive than can be worked on")
+        return unavailable("There are more requests of this kind than can be worked on at the same time")
     except NoMemory:
-        return unavailable("More requests arrive than there is memory for")
+        return unavailable("There are more requests than fit into memory")
     except BodyTimeout:
         return error_reply(web.HTTPRequestTimeout())
     except (web.RequestPayloadError, ConnectionError):
-        return error_reply(web.HTTPBadRequest(text="the body did not arrive whole"))
+        return error_reply(web.HTTPBadRequest(text="the body is not complete"))
     except DatabaseUnavailable as down:
         readiness.report_failure()
         faults["down"].report(down.kind, **remedy(down.kind), **log_context(request))
         return unavailable(NOT_READY)
     except Overloaded:
-        return unavailable("More events wait than can be taken")
+        return unavailable("There are more events than can wait")
     except StatementRejected as refused:
         readiness.report_failure()
         faults["schema"].report(str(refused), route=_route(request), **log_context(request))
@@ -144,7 +144,7 @@ async def _answer(
         faults["unexpected"].report(
             f"{type(error).__name__} at {_place(error)}", route=_route(request), **log_context(request)
         )
-        return error_reply(web.HTTPInternalServerError(text="unexpected error; it is in the log"))
+        return error_reply(web.HTTPInternalServerError(text="unexpected error; the log contains the details"))
 
 
 def _place(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""The configurations of an API process and of the commands (SPEC 2)."""
+"""The configurations of an API process and of the commands."""
 
 import re
 from pathlib import Path

@@ -1,10 +1,10 @@
 """The metrics files of an API process, a file for each kind of metric, named after the process's slot.
 
-A slot and not a pid, so that a restart neither loses a count nor counts it twice. The sidecar reads the files; the
-format is prometheus-client's. Its own writer writes through memory, where a full disk or a file that something else
-shortens ends the process (SIGBUS), and it does not start with a damaged file. Here the process itself holds the values
-and writes each change at once, so that a process that is killed has counted what it has done. A file that was removed,
-damaged or replaced is written again from them.
+They have the slot and not the pid in their names, so that a restart neither loses a count nor counts it twice. The
+sidecar reads the files; the format is prometheus-client's. The library's own writer maps the files into memory, where a
+full disk or a file that is shortened ends the process (SIGBUS), and it does not start with a damaged file. Here the
+process keeps the values and writes each change at once, so that a process that is killed has counted what it has done.
+A file that was removed, damaged or replaced is written again from these values.
 """
 
 import os
@@ -46,14 +46,14 @@ class MetricsFile:
             self._content = bytearray(content[:used])
 
     def position(self, key: str) -> int:
-        """Where the value of this key stands; a new key is added with the value 0."""
+        """The position of this key's value; a new key is added with the value 0."""
         if key not in self._positions:
             begin, added = len(self._content), entry(key)
             end = begin + len(added)
             self._content += added
             self._content[: HEADER.size] = HEADER.pack(end)
             self._positions[key] = end - VALUE.size
-            # The header last: a reader finds the whole entry or none.
+            # The header is written last, so that a reader finds the whole entry or none.
             self._store(added, begin)
             self._store(HEADER.pack(end), 0)
         return self._positions[key]
@@ -64,13 +64,13 @@ class MetricsFile:
         return value
 
     def set(self, position: int, value: float, time: float) -> None:
-        """Change a value; `time` is 0 but for gauges that show the newest."""
+        """Change a value; `time` is 0 except for gauges that show the newest value."""
         data = VALUE.pack(value, time)
         self._content[position : position + VALUE.size] = data
         self._store(data, position)
 
     def keep(self) -> None:
-        """Write the file again if it does not hold what was counted, and say why."""
+        """Write the file again if its content is not what was counted, and log why."""
         reason = self._difference() if self._descriptor is not None else self._damage
         if self._descriptor is not None and reason is None:
             return
@@ -91,7 +91,7 @@ class MetricsFile:
             return  # the next `keep` finds the difference
 
     def _difference(self) -> str | None:
-        """What is wrong with the file that we have open, or None."""
+        """What is wrong with the open file, or None."""
         assert self._descriptor is not None  # noqa: S101 - for the type checker
         try:
             if _identity(self._path.lstat()) != self._identity:
@@ -162,6 +162,6 @@ class MetricsFiles:
         return Value(self._files[kind], mmap_key(*key))
 
     def keep(self) -> None:
-        """Have every file hold what was counted."""
+        """Make every file contain what was counted."""
         for file in self._files.values():
             file.keep()

@@ -1,4 +1,4 @@
-"""The two GET replies: rows of the ledger -> the seed's JSON (SPEC 5)."""
+"""The two GET replies: rows of the ledger -> JSON."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""The path of an event: raw bytes -> signature -> facts -> one durable statement -> reply (SPEC 4)."""
+"""The path of an event: raw bytes -> signature -> facts -> one SQL statement, committed -> reply."""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,9 +14,10 @@ from daemon.ledger.stripe_events import CannotApply, NotAnEvent, StripeEvent, re
 from daemon.runtime.http.limits import read_body
 from daemon.runtime.rate_limited_log import CountingLog, RateLimitedLog
 
-BODY_LIMIT = 1024 * 1024  # Stripe's events have a few kB
+BODY_LIMIT = 1024 * 1024  # bytes; Stripe's events have a few kB
 
-Record = Callable[[ReceivedEvent, int], Awaitable[Outcome]]  # an event, and its body's size in bytes
+# Records an event; the number is the size of its body in bytes.
+Record = Callable[[ReceivedEvent, int], Awaitable[Outcome]]
 
 
 class _Reply(msgspec.Struct, omit_defaults=True):
@@ -46,63 +47,82 @@ class Webhook:
         self._livemode = livemode
         self._hash_key = hash_key
         self._clock = clock
-        self._skew_due_s = 0.0
-        self._refusals = CountingLog("[Webhook] ❌ Refused what is no event that Stripe signed")
-        self._lines = {
+        self._next_skew_sample_s = 0.0
+        self._rejections = CountingLog("[Webhook] ❌ Rejected requests that are not events signed by Stripe")
+        self._event_logs = {
             result: RateLimitedLog(level, wording, f"[Webhook] … and {{}} more events {result}")
             for result, (level, wording) in WORDING.items()
         }
 
     async def receive(self, request: web.Request) -> web.Response:
-        """Answers once the event's effect is durable; the status of each rejection is in SPEC 4's table."""
-        started = time.perf_counter()
-        try:
-            body = await read_body(request, BODY_LIMIT)
-            now = self._clock()
-            signed_s = verify(body, request.headers.get("Stripe-Signature", ""), self._secrets, now)
-            if now >= self._skew_due_s:
-                self._skew_due_s = now + SAMPLE_INTERVAL_S
-                self._metrics.clock_skew(now - signed_s)
-            event, error = self._reduce(body)
-        except web.HTTPRequestEntityTooLarge:
-            self._refuse("too large")
-            raise
-        except BadSignature as refusal:
-            self._refuse(refusal.reason)
-            raise web.HTTPBadRequest(text=str(refusal)) from None
-        except NotAnEvent as refusal:
-            self._refuse("no event")
-            raise web.HTTPBadRequest(text=str(refusal)) from None
+        """Replies once the event's effect is committed, or with the status of its rejection: 400, 413, 422 or 503."""
+        began_s = time.perf_counter()
+        event, failure, size = await self._read_event(request)
         set_event_id(request, event.id)
-        result, error = await self._record(ReceivedEvent(event, error), len(body))
-        self._metrics.event_answered(event.type, result, time.perf_counter() - started)
+        result, error = await self._record(ReceivedEvent(event, failure), size)
+        self._metrics.event_answered(event.type, result, time.perf_counter() - began_s)
         if event.unknown_status and result is Result.APPLIED:
             self._metrics.unknown_status(event.unknown_status)
         self._log(request, event, result, error)
         if result is Result.FAILED:
             raise web.HTTPUnprocessableEntity(text=f"event {event.id} can't be applied: {error}")
-        reply = _Reply(True, event.type, result is Result.DUPLICATE, event.facts is not None, event.reason)
+        reply = _Reply(
+            received=True,
+            type=event.type,
+            idempotent=result is Result.DUPLICATE,
+            handled=event.facts is not None,
+            reason=event.reason,
+        )
         return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
 
+    async def _read_event(self, request: web.Request) -> tuple[StripeEvent, str | None, int]:
+        """The event that Stripe signed, the reason why it cannot be applied (None if it can), and its size in bytes.
+
+        Raises:
+            HTTPException: the request is not an event that Stripe signed; it is counted as rejected.
+        """
+        try:
+            body = await read_body(request, BODY_LIMIT)
+            self._verify(body, request.headers.get("Stripe-Signature", ""))
+            event, failure = self._reduce(body)
+        except web.HTTPRequestEntityTooLarge:
+            self._count_rejection("too large")
+            raise
+        except BadSignature as rejection:
+            self._count_rejection(rejection.reason)
+            raise web.HTTPBadRequest(text=str(rejection)) from None
+        except NotAnEvent as rejection:
+            self._count_rejection("no event")
+            raise web.HTTPBadRequest(text=str(rejection)) from None
+        return event, failure, len(body)
+
+    def _verify(self, body: bytes, signature: str) -> None:
+        """Checks the signature, and measures from time to time how far the clock here is from Stripe's."""
+        now_s = self._clock()
+        signed_s = verify(body, signature, self._secrets, now_s)
+        if now_s >= self._next_skew_sample_s:
+            self._next_skew_sample_s = now_s + SAMPLE_INTERVAL_S
+            self._metrics.clock_skew(now_s - signed_s)
+
     def _reduce(self, body: bytes) -> tuple[StripeEvent, str | None]:
-        """The event, and the scrubbed reason why it can't be applied, if so."""
+        """The event, and the reason why it cannot be applied, without any value of the event; None if it can."""
         try:
             return read(body, livemode=self._livemode, hash_key=self._hash_key), None
         except CannotApply as failure:
             return failure.event, failure.reason
 
-    def _refuse(self, reason: str) -> None:
+    def _count_rejection(self, reason: str) -> None:
         self._metrics.body_rejected(reason)
-        self._refusals.count(reason)
+        self._rejections.count(reason)
 
     def _log(self, request: web.Request, event: StripeEvent, result: Result, error: str | None) -> None:
         reason = error or event.reason
-        self._lines[result].write(
+        self._event_logs[result].write(
             event.id, **log_context(request), type=event.type, **({"reason": reason} if reason else {})
         )
 
 
-# Level and message of an event's log line, by what became of it, in the seed's wording.
+# The level and the text of an event's log line, by its result.
 WORDING = {
     Result.DUPLICATE: ("info", "[Webhook] ✅ Event {} already processed, skipping"),
     Result.FAILED: ("error", "[Webhook] ❌ Event {} can't be applied"),

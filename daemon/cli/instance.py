@@ -1,9 +1,11 @@
-"""What `donationd reload`, `migrate` and `gate` do."""
+"""What `donationd reload` and `migrate` do."""
 
 import dataclasses
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 import psycopg2
@@ -16,7 +18,6 @@ from daemon.instance import environment
 from daemon.instance import reload as reloading
 from daemon.ledger import rebuild as rebuilding
 from daemon.runtime.config import Basics
-from health_sidecar import gate as startup_gate
 from sql import migrate as migration
 from sql.errors import classify
 
@@ -36,12 +37,8 @@ def reload() -> None:
 def migrate(*, as_json: bool) -> None:
     """Applies what is missing, books the rows that the journal does not contain yet, and prints what was done."""
     url = _owner_url()
-    try:
+    with _one_sentence():
         applied = migration.apply(url, lambda line: click.echo(line, err=as_json))
-    except migration.MigrationError as error:
-        raise Failure(str(error)) from None
-    except psycopg2.Error as error:
-        raise Failure(_without_url(error)) from None
     booked = _book(url)
     if as_json:
         click.echo(json.dumps({"applied": applied, "booked": booked}))
@@ -73,12 +70,8 @@ def _book(url: str) -> int:
 def print_drift(*, as_json: bool) -> int:
     """Prints how the schema differs from this release's migrations; returns the exit status."""
     url = _owner_url()
-    try:
+    with _one_sentence():
         drift = migration.drift(url)
-    except migration.MigrationError as error:
-        raise Failure(str(error)) from None
-    except psycopg2.Error as error:
-        raise Failure(_without_url(error)) from None
     is_up_to_date = not (drift.missing or drift.edited)
     if as_json:
         click.echo(json.dumps({"upToDate": is_up_to_date, **dataclasses.asdict(drift)}))
@@ -98,15 +91,17 @@ def _owner_url() -> str:
     return check_url(url)
 
 
-def _without_url(error: psycopg2.Error) -> str:
-    """The server's sentence about a statement; about a connection only the class of the error, because libpq's text
-    may repeat parts of the URL.
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Makes one sentence of an error. Of a failed connection it names only the class: libpq's text may repeat parts of
+    the URL.
     """
-    if error.pgcode:
-        return f"the database refused: {str(error).strip().splitlines()[0]}"
-    return f"no connection to the database ({classify(error)}); in its URL, special characters are percent-encoded"
-
-
-def gate(*, as_json: bool) -> int:
-    """Runs the startup gate; returns the exit status."""
-    return startup_gate.run_once(os.environ, as_json=as_json)
+    try:
+        yield
+    except migration.MigrationError as error:
+        raise Failure(str(error)) from None
+    except psycopg2.Error as error:
+        if error.pgcode:
+            raise Failure(f"the database refused: {str(error).strip().splitlines()[0]}") from None
+        problem = f"no connection to the database ({classify(error)})"
+        raise Failure(f"{problem}; in its URL, special characters are percent-encoded") from None

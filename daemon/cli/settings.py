@@ -1,4 +1,4 @@
-"""The settings of the commands: one reader for all of them, which is also that of the processes (SPEC 2)."""
+"""The settings of the commands: one reader for all of them, which is also that of the processes."""
 
 import os
 from collections.abc import Mapping

@@ -31,8 +31,8 @@ def simulate(payments: int, seed: int | None, url: str | None) -> None:
             f"no API replies at {base} ({reason}): start it there with `donationd up`, or name its address with --url"
         )
     chosen = seed if seed is not None else time.time_ns() % 2**31
-    lives = scenarios.generate(chosen, payments, tickets, now=int(time.time()))
-    events = scenarios.shuffled(lives, chosen)
+    generated = scenarios.generate(chosen, payments, tickets, now=int(time.time()))
+    events = scenarios.shuffled(generated, chosen)
     outcome = asyncio.run(sender.deliver(base, secret, events, progress=_print_progress))
     click.echo(err=True)
     click.echo(f"{payments} payments (seed {chosen}), {_summary(outcome)}")

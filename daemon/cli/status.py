@@ -3,7 +3,7 @@
 import http.client
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -51,28 +51,38 @@ def _reason(error: Exception) -> str:
 
 
 def _screen(report: Report) -> Iterator[str]:
-    now_s = time.time()
     yield "All is well." if report["ok"] else "Not well:"
     yield from (f"  - {problem}" for problem in report["problems"])
     if "readiness" not in report:
         return
-    yield from ["", f"Database   {_readiness(report['readiness'], now_s)}"]
-    yield from ["", f"{'Processes':<20} {'state':<10} {'for':>12} {'restarts':>9}"]
-    for process in report["processes"]:
-        runs = "-" if process["startedAt"] is None else _span(now_s - process["startedAt"])
-        yield f"  {process['name']:<18} {process['state']:<10} {runs:>12} {process['restarts']:>9}"
-    if not report["processes"]:
-        yield "  none: supervisord's listener has not written them yet"
-    minute, hour = report["events"]["minute"], report["events"]["hour"]
-    yield from ["", f"{'Events in the last':<20} {_span(minute['seconds']):>10} {_span(hour['seconds']):>12}"]
-    for outcome in OUTCOMES:
-        yield f"  {outcome:<18} {minute.get(outcome, 0):>10} {hour.get(outcome, 0):>12}"
+    now_s = time.time()
     waiting = report["waiting"]
-    yield from ["", f"Waiting    {_count(waiting, 'webhook_events_failed_waiting')} failed events, "
-                f"{_count(waiting, 'donations_unassigned')} unassigned donations"]  # fmt: skip
+    yield from ["", f"Database   {_readiness(report['readiness'], now_s)}", ""]
+    yield from _processes(report["processes"], now_s)
+    yield from ["", *_events(report["events"]), ""]
+    yield (
+        f"Waiting    {_count(waiting, 'webhook_events_failed_waiting')} failed events, "
+        f"{_count(waiting, 'donations_unassigned')} unassigned donations"
+    )
     yield from ["", "Last changes"]
     for run in report["runs"]:
         yield f"  {run['at'][:19].replace('T', ' ')}  {run['kind']:<10} {run['state']:<10} {run['detail']}".rstrip()
+
+
+def _processes(processes: Sequence[Report], now_s: float) -> Iterator[str]:
+    yield f"{'Processes':<20} {'state':<10} {'for':>12} {'restarts':>9}"
+    for process in processes:
+        runs = "-" if process["startedAt"] is None else _span(now_s - process["startedAt"])
+        yield f"  {process['name']:<18} {process['state']:<10} {runs:>12} {process['restarts']:>9}"
+    if not processes:
+        yield "  none: supervisord's listener has not written them yet"
+
+
+def _events(events: Report) -> Iterator[str]:
+    minute, hour = events["minute"], events["hour"]
+    yield f"{'Events in the last':<20} {_span(minute['seconds']):>10} {_span(hour['seconds']):>12}"
+    for outcome in OUTCOMES:
+        yield f"  {outcome:<18} {minute.get(outcome, 0):>10} {hour.get(outcome, 0):>12}"
 
 
 def _readiness(readiness: Report, now_s: float) -> str:

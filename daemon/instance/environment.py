@@ -58,7 +58,7 @@ def complete(given: Mapping[str, str], state: Path, embedded: bool) -> dict[str,
     if embedded:
         environ |= EMBEDDED_DEFAULTS | _kept_secrets(state)
     environ |= {"READINESS_SOCKET": str(run / "readiness.sock"), **given}
-    environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # supervisord.conf sets it, for the API processes alone
+    environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # supervisord.conf sets it, for the API processes only
     if not IS_CHECKOUT:
         environ["PYTHONSAFEPATH"] = "1"  # a module in the current folder is not one of ours
     return environ | {
@@ -66,24 +66,14 @@ def complete(given: Mapping[str, str], state: Path, embedded: bool) -> dict[str,
         "DONATIOND_STATE": str(state),
         "DONATIOND_RUN": str(run),
         "DONATIOND_PYTHON": sys.executable,
-        "DONATIOND_API_STOP_SECONDS": str(api_stop_s(environ)),
         "DONATIOND_INCLUDE": "deploy/embedded.conf" if embedded and "DATABASE_URL" not in given else "",
         "PYTHONUNBUFFERED": "1",
     }
 
 
 def api_stop_s(environ: Mapping[str, str]) -> int:
-    """How long supervisord waits until an API process has drained; after that it kills it.
-
-    A value that is no number is refused by `preflight`.
-    """
-    grace_ms = environ["SHUTDOWN_GRACE_MS"]
-    return (int(grace_ms) // 1000 if is_number(grace_ms) else 0) + API_STOP_SPARE_S
-
-
-def is_number(text: str) -> bool:
-    """Whether a setting is a whole number, written in digits only."""
-    return text.isascii() and text.isdecimal()
+    """How long supervisord waits until an API process has drained; after that it kills it."""
+    return int(environ["SHUTDOWN_GRACE_MS"]) // 1000 + API_STOP_SPARE_S
 
 
 def _kept_secrets(state: Path) -> dict[str, str]:

@@ -75,7 +75,8 @@ def locate(state: Path, run: Path, report: Callable[[str], None]) -> Cluster:
     former = load(state)
     data = _data_folder(state, former)
     user = _server_user(data)
-    programs = find_programs(_data_version(data))
+    version = data / "PG_VERSION"
+    programs = find_programs(int(version.read_text()) if version.exists() else None)
     if user is not None and not (can_run(programs, user) and can_enter(state, user)):
         if data.parent == state and data.exists():
             raise CannotStart(f"user {user}, whom the database in {data} belongs to, can't enter {state} any more")
@@ -129,11 +130,6 @@ def _passwd(uid: int) -> str | None:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return None
-
-
-def _data_version(data: Path) -> int | None:
-    version = data / "PG_VERSION"
-    return int(version.read_text()) if version.exists() else None
 
 
 def elsewhere(state: Path) -> Path:

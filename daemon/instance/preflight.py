@@ -5,13 +5,30 @@ import socket
 from collections.abc import Mapping
 from contextlib import closing
 
-from daemon.api.config import Config
+from pydantic import Field, field_validator
+
+from daemon.api.config import Config as ApiConfig
 from daemon.instance.console import CannotStart
-from daemon.instance.environment import is_number
-from daemon.runtime.config import ConfigError
+from daemon.runtime.config import Basics, ConfigError, WholeNumber
 from health_sidecar.config import Config as SidecarConfig
 
 MAX_API_PROCESSES = 64
+
+
+class SupervisordConfig(Basics):
+    """The settings that supervisord reads, with its own limits."""
+
+    host: str
+    port: WholeNumber = Field(ge=1, le=65535)
+    metrics_port: WholeNumber = Field(ge=1, le=65535)
+    api_processes: WholeNumber = Field(ge=1, le=MAX_API_PROCESSES)
+
+    @field_validator("host")
+    @classmethod
+    def _is_ipv4(cls, value: str) -> str:
+        if ":" in value:
+            raise ValueError("must be a name or an IPv4 address, because supervisord can't listen on IPv6")
+        return value
 
 
 def check(environ: Mapping[str, str]) -> None:
@@ -20,31 +37,23 @@ def check(environ: Mapping[str, str]) -> None:
     Raises:
         CannotStart: with every mistake, one a line.
     """
-    if mistakes := wrong_settings(environ) or _ports_in_use(environ):
-        raise CannotStart("\n".join(mistakes))
+    pairs = (("HOST", "PORT"), ("METRICS_HOST", "METRICS_PORT"))
+    problems = wrong_settings(environ) or [each for pair in pairs if (each := _port_problem(environ, *pair))]
+    if problems:
+        raise CannotStart("\n".join(problems))
 
 
 def wrong_settings(environ: Mapping[str, str]) -> list[str]:
-    """One sentence per variable: what the programs' own configurations refuse, and what supervisord would refuse."""
+    """One sentence for each variable that the sidecar, the API or supervisord would refuse."""
     mistakes = []
     if environ["DONATIOND_INCLUDE"]:  # `up` brings the database: its URL is known later
         environ = {**environ, "DATABASE_URL": "postgresql://"}
-    for config in (SidecarConfig, Config):
+    for config in (SidecarConfig, ApiConfig, SupervisordConfig):
         try:
             config.from_environ(environ)
         except ConfigError as error:
             mistakes += error.problems
-    for name, highest in (("PORT", 65535), ("METRICS_PORT", 65535), ("API_PROCESSES", MAX_API_PROCESSES)):
-        if not (is_number(environ[name]) and 1 <= int(environ[name]) <= highest):
-            mistakes.append(f"{name}: must be a whole number from 1 to {highest}")
-    if ":" in environ["HOST"]:
-        mistakes.append("HOST: must be a name or an IPv4 address, because supervisord can't listen on IPv6")
     return sorted({mistake.split(":")[0]: mistake for mistake in mistakes}.values())
-
-
-def _ports_in_use(environ: Mapping[str, str]) -> list[str]:
-    pairs = (("HOST", "PORT"), ("METRICS_HOST", "METRICS_PORT"))
-    return [problem for host, port in pairs if (problem := _port_problem(environ, host, port))]
 
 
 def _port_problem(environ: Mapping[str, str], host: str, port: str) -> str | None:

@@ -21,7 +21,7 @@ from daemon.instance.environment import UNSHARED, api_stop_s
 from daemon.instance.installation import ROOT, home_folder
 from daemon.runtime.lifecycle import die_with_parent
 
-STOP_SPARE_S = 3.0  # supervisord acts once a second: it stops a group, kills it, and notices that it has ended
+STOP_SPARE_S = 3.0  # supervisord works once a second: it stops a group, kills it, and notices that it has ended
 PROGRAMS_SPARE_S = 10.0  # beyond the longest stopwaitsecs, for programs that end without supervisord
 ORPHANS_S = 5.0  # for what is left after supervisord has ended in order
 KILLED_S = 5.0  # from SIGKILL to the end, unless the disk does not answer

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from daemon.instance import postgres, preflight, state_folder, supervisord
 from daemon.instance.console import CannotStart, say
-from daemon.instance.environment import complete, shared
+from daemon.instance.environment import api_stop_s, complete, shared
 from daemon.instance.startup import wait_until_ready
 from daemon.instance.stop_signals import Stop, catch_stop_signals, follow, ignore_stop_signals
 from daemon.instance.welcome import welcome
@@ -72,6 +72,7 @@ def _prepare(state: Path, embedded: bool) -> dict[str, str]:
     """
     environ = complete(os.environ, state, embedded)
     preflight.check(environ)
+    environ["DONATIOND_API_STOP_SECONDS"] = str(api_stop_s(environ))
     state_folder.clear_leftovers(state, environ)
     if environ["DONATIOND_INCLUDE"]:
         _prepare_database(environ, state)

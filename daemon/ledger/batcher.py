@@ -1,7 +1,7 @@
-"""Natural batching: events that arrive while a statement runs wait, and the next statement writes all of them.
+"""Batches without a timer: events that arrive while a statement runs wait, and the next statement writes all of them.
 
-There is no timer, and no waiting when nothing else runs; under load batches grow by themselves. Facts merge in any
-batches to the same ledger.
+When no statement runs, an event is written at once; under load batches grow. How events are divided into batches does
+not change the ledger.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from daemon.ledger.recorder import Outcome, ReceivedEvent, Result
 # A statement takes time in proportion to its batch, and each request in it waits for all of it; beyond some hundred
 # events a larger batch saves hardly anything per event.
 BATCH_EVENTS = 256
-BATCH_BYTES = 4 * 1024 * 1024  # of bodies; four of the largest that are accepted
+BATCH_BYTES = 4 * 1024 * 1024  # of bodies: four times the largest body that is accepted
 
 
 class Overloaded(Exception):
@@ -29,10 +29,10 @@ class Writer(Protocol):
 
 
 @dataclass(slots=True)
-class _Waiting:
+class _WaitingEvent:
     received: ReceivedEvent
     size: int
-    done: asyncio.Future[Outcome]
+    outcome: asyncio.Future[Outcome]
 
 
 class Batcher:
@@ -41,41 +41,41 @@ class Batcher:
     Args:
         writer: writes one batch at a time, durably when it returns.
         limit: events that may wait; more are rejected at once, so that memory and waiting stay bounded.
-        observe: is called after each batch with the number of its events, and the `created` of the newest event that
-            was applied (0 if none was).
+        on_written: is called after each batch with the number of its events, and the `created` of the newest event
+            that was applied (0 if none was).
     """
 
     def __init__(
-        self, writer: Writer, limit: int, observe: Callable[[int, int], None] = lambda _size, _newest_s: None
+        self, writer: Writer, limit: int, on_written: Callable[[int, int], None] = lambda _count, _newest_s: None
     ) -> None:
         self._writer = writer
         self._limit = limit
-        self._observe = observe
-        self._waiting: deque[_Waiting] = deque()
+        self._on_written = on_written
+        self._waiting: deque[_WaitingEvent] = deque()
         self._writing: asyncio.Task[None] | None = None
 
     @property
     def waiting(self) -> int:
-        """Events that wait for the statement that runs."""
+        """How many events wait until the running statement ends."""
         return len(self._waiting)
 
     async def record(self, received: ReceivedEvent, size: int) -> Outcome:
-        """Records one event together with all that wait. Returns what became of it.
+        """Records one event, in one batch with other waiting events. Returns the outcome of this event.
 
         Args:
             size: of the event's body, in bytes.
 
         Raises:
-            Overloaded: too many wait already.
-            DatabaseUnavailable, StatementRejected: as Recorder.record, for the batch.
+            Overloaded: the maximum number of events is waiting.
+            DatabaseUnavailable, StatementRejected: as Recorder.record, for the whole batch.
         """
         if len(self._waiting) >= self._limit:
             raise Overloaded
-        waiting = _Waiting(received, size, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
+        event = _WaitingEvent(received, size, asyncio.get_running_loop().create_future())
+        self._waiting.append(event)
         if self._writing is None:
             self._writing = asyncio.create_task(self._write())
-        return await waiting.done
+        return await event.outcome
 
     async def _write(self) -> None:
         try:
@@ -84,7 +84,7 @@ class Batcher:
         finally:
             self._writing = None
 
-    def _next_batch(self) -> list[_Waiting]:
+    def _next_batch(self) -> list[_WaitingEvent]:
         batch = [self._waiting.popleft()]
         size = batch[0].size
         while self._waiting and len(batch) < BATCH_EVENTS and size + self._waiting[0].size <= BATCH_BYTES:
@@ -92,18 +92,18 @@ class Batcher:
             size += batch[-1].size
         return batch
 
-    async def _write_batch(self, batch: list[_Waiting]) -> None:
+    async def _write_batch(self, batch: list[_WaitingEvent]) -> None:
         try:
-            outcomes = await self._writer.record([waiting.received for waiting in batch])
+            outcomes = await self._writer.record([event.received for event in batch])
         except Exception as error:
-            for waiting in batch:
-                if not waiting.done.done():
-                    waiting.done.set_exception(error)
+            for event in batch:
+                if not event.outcome.done():  # it is done if the request was cancelled meanwhile
+                    event.outcome.set_exception(error)
             return
         newest_s = 0
-        for waiting, outcome in zip(batch, outcomes, strict=True):
-            if not waiting.done.done():
-                waiting.done.set_result(outcome)
+        for event, outcome in zip(batch, outcomes, strict=True):
+            if not event.outcome.done():
+                event.outcome.set_result(outcome)
             if outcome.result is Result.APPLIED:
-                newest_s = max(newest_s, waiting.received.event.created)
-        self._observe(len(batch), newest_s)
+                newest_s = max(newest_s, event.received.event.created)
+        self._on_written(len(batch), newest_s)

@@ -4,9 +4,10 @@ Facts are kept per object, under the object's family and id:
 
     {"pi": {"pi_1": {"amount": [1700000000, 5000], "paid": 1700000000, "captures": {"5000": 1700000000}}}, "ch": {...}}
 
-RULES says of each fact how two statements of it are merged. Merging is commutative, associative and idempotent, so
-retries, duplicates, reordering and batches need no code of their own. `stripe_events.py` reads facts from events,
-`projection.py` derives donations from them.
+A time is the `created` of an event, in Unix seconds. Most facts are a pair of a time and a value ("amount"), some are
+only a time ("paid"), some are a map ("captures"). RULES names for each fact the rule by which two versions of it are
+merged. Merging is commutative, associative and idempotent, so retries, duplicates, reordering and batches need no code
+of their own. `stripe_events.py` reads facts from events, `projection.py` derives donations from them.
 """
 
 from collections.abc import Mapping
@@ -19,16 +20,17 @@ import msgspec
 if TYPE_CHECKING:
     from enum import StrEnum as _Names
 else:
-    # To the type checker the two classes below are enums, so that a misspelt name is an error. When the program runs,
-    # their members are the plain strings: in Python 3.11 reading a member of an enum takes 0.2 µs, an event reads more
-    # than fifty, and looking a plain string up is faster too.
+    # For the type checker the two classes below are enums, so that a misspelt name is an error. When the program runs,
+    # their members are plain strings: in Python 3.11 reading a member of an enum takes 0.2 µs, an event reads more than
+    # fifty members, and a plain string is also found faster in a dictionary.
     class _Names: ...
 
 
 class Family(_Names):
     """The kinds of Stripe objects, by the names under which their facts are stored.
 
-    OPERATOR is no kind of object and is never stored: it stands for what an operator stated about any object.
+    OPERATOR is not a kind of object and is never stored. In the order of sources (projection.py) it represents what an
+    operator decided about an object of any family.
     """
 
     PAYMENT_INTENT = "pi"
@@ -42,61 +44,64 @@ class Family(_Names):
 
 
 class FactName(_Names):
-    """The facts of an object, by the names under which they are stored. RULES says which family has which."""
+    """The facts of an object, by the names under which they are stored. RULES lists which family has which.
+
+    A "snapshot" is the object as one event contains it.
+    """
 
     ACCOUNT = "account"  # the connected account that the event came from
     AMOUNT = "amount"
-    ASSIGNED = "assigned"  # by an operator: the ticket
-    CANCELED = "canceled"
-    CAPTURED = "captured"  # a snapshot in which the charge had taken money
-    CAPTURES = "captures"  # per amount captured (or received): when it was first reached
+    ASSIGNED = "assigned"  # the ticket that an operator chose, with the time of the assignment in microseconds
+    CANCELED = "canceled"  # when: by the earliest event
+    CAPTURED = "captured"  # the time of the earliest snapshot in which the charge had taken money
+    CAPTURES = "captures"  # for each amount captured (or received): the time when it was first reached
     CHARGE = "charge"
     COUNTRY = "country"
     CREATED = "created"
     CURRENCY = "currency"
     EMAIL_HASH = "email_hash"
-    ERASED = "erased"  # by an operator
-    EXPIRED = "expired"
-    FAILED = "failed"
-    FLAG = "flag"  # a charge's `captured`
-    HISTORY = "history"  # per status of a dispute: its amount at the earliest and at the newest event
+    ERASED = "erased"  # when an operator erased the donor, in microseconds
+    EXPIRED = "expired"  # when: by the earliest event
+    FAILED = "failed"  # when: by the earliest event
+    FLAG = "flag"  # a charge's field `captured`, true or false
+    HISTORY = "history"  # for each status of a dispute: its amount at the earliest and at the newest event
     INVOICE = "invoice"
     LAST_NAME = "last_name"
-    NOT_TAKEN = "not_taken"  # a snapshot in which the charge had taken no money
-    PAID = "paid"
-    PAID_LAST = "paid_last"
+    NOT_TAKEN = "not_taken"  # the time of the earliest snapshot in which the charge had taken no money
+    PAID = "paid"  # when: by the earliest event
+    PAID_LAST = "paid_last"  # when: by the newest event
     PAYMENT_INTENT = "payment_intent"
     RECEIVED = "received"  # a PaymentIntent's `amount_received`
-    RECEIVED_FIRST = "received_first"
-    RECEIVED_LAST = "received_last"
+    RECEIVED_FIRST = "received_first"  # the time of the earliest snapshot in which it was above zero
+    RECEIVED_LAST = "received_last"  # the time of the newest such snapshot
     REFERENCE = "reference"  # a session's `client_reference_id`, if it is a ticket id
-    REFUND_EVENTS = "refund_events"  # per amount refunded: the earliest `charge.refunded`
-    REFUND_SEEN = "refund_seen"  # the earliest `charge.refunded`, as rules_version 0 stored it
-    REFUNDS = "refunds"  # per amount refunded: the earliest snapshot
+    REFUND_EVENTS = "refund_events"  # for each amount refunded: the time of the earliest `charge.refunded`
+    REFUND_SEEN = "refund_seen"  # the time of the earliest `charge.refunded`, as rules_version 0 stored it
+    REFUNDS = "refunds"  # for each amount refunded: the time of the earliest snapshot
     RETURNED = "returned"  # a charge's `amount_refunded`
     RETURNED_LEAST = "returned_least"  # the smallest `amount_refunded` after a capture
-    SEEN = "seen"  # the earliest event that named the object
-    SESSION_REFERENCE = "session_reference"  # of a subscription: from the session that began it
-    SESSION_TICKET = "session_ticket"  # of a subscription: from the session that began it
-    STAGE = "stage"  # of a dispute: the rank of its status, its amount, its status
-    STATE = "state"  # of a dispute: as rules_version 0 stored it
+    SEEN = "seen"  # the time of the earliest event that named the object
+    SESSION_REFERENCE = "session_reference"  # of a subscription: REFERENCE of the session that created it
+    SESSION_TICKET = "session_ticket"  # of a subscription: TICKET of the session that created it
+    STAGE = "stage"  # of a dispute: the rank of its status (RANKS), its amount, its status
+    STATE = "state"  # of a dispute: what rules_version 0 stored in the place of STAGE
     STATUS = "status"
     SUBSCRIPTION = "subscription"
     TAKEN = "taken"  # a charge's captured amount
     TICKET = "ticket"
 
 
-# Lists and objects, because that is what JSON gives back.
+# Pairs are lists and not tuples, because that is what JSON is decoded to.
 Fact = list[Any] | int | dict[str, Any]
 ObjectFacts = dict[FactName, Any]
 Facts = dict[Family, dict[str, ObjectFacts]]
 
 
 class Rule(Enum):
-    """How two statements of one fact are merged."""
+    """How two versions of one fact are merged."""
 
-    NEWEST = "a pair of the event's `created` and a value: the greater pair stands"
-    FIRST = "a number, mostly the event's `created`: the smaller one stands; that it exists is all that some facts say"
+    NEWEST = "a pair of a time and a value: the greater pair is kept, so the newest value"
+    FIRST = "a number, nearly always a time: the smaller number is kept, so the earliest time"
 
 
 NEWEST, FIRST = Rule.NEWEST, Rule.FIRST
@@ -104,7 +109,7 @@ NEWEST, FIRST = Rule.NEWEST, Rule.FIRST
 
 @dataclass(frozen=True)
 class PerKey:
-    """A map of facts, each merged by itself."""
+    """The rule of a map: the values of each key are merged by the rule `each`."""
 
     each: "Rule | PerKey"
 
@@ -194,16 +199,18 @@ RULES: dict[Family, dict[FactName, Rule | PerKey]] = {
     },
 }
 
-# The facts about a person, which erasing takes away.
+# The facts about a person: they are removed when an operator erases the donor.
 DONOR_FIELDS = frozenset({FactName.LAST_NAME, FactName.COUNTRY, FactName.EMAIL_HASH})
 
-# Families of objects that no donation is made of: they only lend it their ticket and donor.
+# Families whose objects belong to no donation, because several donations can use one: they only supply a ticket and a
+# donor.
 SHARED = frozenset({Family.INVOICE, Family.SUBSCRIPTION})
 
-ID_PATTERN = r"^[A-Za-z0-9_]{1,255}\Z"
+ID_PATTERN = r"^[A-Za-z0-9_]{1,255}\Z"  # of Stripe's objects
+# Nine digits or more, and nothing else, could be a telephone or card number.
 TICKET_PATTERN = r"^(?![0-9]{9,}\Z)[A-Za-z0-9_-]{1,64}\Z"
 
-# Dispute statuses in rising stages (SPEC 3): among states of one second the later stage stands.
+# The statuses of a dispute in ascending order: of two states with the same time the one with the later status is kept.
 DISPUTE_STAGES = (
     "warning_needs_response",
     "warning_under_review",
@@ -217,11 +224,12 @@ DISPUTE_STAGES = (
     "lost",
     "won",
 )
-# A status that Stripe may add later ranks after the appeals and before what ends a dispute.
+# The rank of a status that this list does not have, because Stripe may add some: after the appeals, and before the
+# statuses that end a dispute.
 STAGE_OF_UNKNOWN = DISPUTE_STAGES.index("appeal_under_review") + 1
 RANKS = {status: stage if stage < STAGE_OF_UNKNOWN else stage + 1 for stage, status in enumerate(DISPUTE_STAGES)}
 
-# The dispute statuses of facts that rules_version 0 stored, by the number it stored them as.
+# The dispute statuses by the numbers as which rules_version 0 stored them.
 FORMER_STAGES = (
     "warning_needs_response",
     "warning_under_review",
@@ -236,7 +244,7 @@ FORMER_STAGES = (
 
 
 def merge(facts: Facts, *more: Facts) -> Facts:
-    """All of them merged, as a new object."""
+    """All of these facts merged, as a new object."""
     result: Facts = {}
     for each in (facts, *more):
         merge_into(result, each)
@@ -276,14 +284,17 @@ def _merge_facts(stored: dict[Any, Any], more: dict[Any, Any], rules: Mapping[An
 
 
 def _rule_by_form(fact: Fact) -> Rule | PerKey:
-    """The rule of a fact that a newer release has stored: returning to this one must lose nothing."""
+    """The rule of a fact that this release does not know: a newer release stored it, and must find it again."""
     if isinstance(fact, dict):
         return PerKey(_rule_by_form(next(iter(fact.values()), 0)))
     return FIRST if isinstance(fact, int) else NEWEST
 
 
 def upgrade(facts: Facts) -> Facts:
-    """Facts as rules_version 0 stored them, in today's form: it knew no appeals, and numbered a dispute's stages."""
+    """Changes facts that rules_version 0 stored to the form of today, and returns them.
+
+    It did not know appeals, and stored a number in the place of a dispute's status.
+    """
     for dispute in facts.get(Family.DISPUTE, {}).values():
         former = dispute.pop(FactName.STATE, None)
         if isinstance(former, list):
@@ -301,7 +312,7 @@ def _form(rule: Rule | PerKey) -> Any:
 
 
 def _forms() -> Any:
-    """The type of all facts, as msgspec checks it. It looks at no fact that only a newer release knows."""
+    """The type of all facts, as msgspec checks it. Facts that only a newer release knows are not checked."""
     families: dict[str, Any] = {}
     for family, rules in RULES.items():
         forms = {str(name): _form(rule) for name, rule in rules.items()}
@@ -313,36 +324,37 @@ _FORMS = _forms()
 
 
 def checked(stored: object) -> Facts:
-    """Facts as they are stored, if each has the form that its rule asks for. Raises ValueError otherwise."""
+    """Stored facts, if each has the form that its rule needs. Raises ValueError otherwise."""
     facts = msgspec.convert(stored, dict[str, dict[str, dict[str, list[Any] | int | dict[str, Any]]]])
     msgspec.convert(facts, _FORMS)
     return facts  # type: ignore[return-value]
 
 
 def object_ids(facts: Facts) -> set[str]:
-    """The ids of all objects that the facts name and that tie facts to one donation: subscriptions do not."""
+    """The ids by which facts belong to one group: of all objects in them except subscriptions, which several donations
+    share."""
     return {id_ for family, objects in facts.items() if family != Family.SUBSCRIPTION for id_ in objects}
 
 
 def owners(facts: Facts) -> dict[str, str]:
-    """Object id -> id of the donation it belongs to: its PaymentIntent, else the session, else the charge.
+    """Object id -> id of the donation it belongs to: its PaymentIntent, otherwise its session, otherwise its charge.
 
-    Invoices have no owner: they lend what they state to the object that paid them.
+    Invoices and subscriptions belong to no donation.
     """
     owner = {id_: id_ for id_ in facts.get(Family.PAYMENT_INTENT, {})}
     for family in (Family.SESSION, Family.CHARGE):
-        owner.update(
-            {id_: value(known, FactName.PAYMENT_INTENT) or id_ for id_, known in facts.get(family, {}).items()}
-        )
-    children = {
-        id_: value(known, FactName.PAYMENT_INTENT) or owner.get(charge := value(known, FactName.CHARGE), charge)
-        for family in (Family.REFUND, Family.DISPUTE)
-        for id_, known in facts.get(family, {}).items()
-    }
-    return owner | children  # all at once: even where ids of two families are the same, no order decides
+        for id_, object_facts in facts.get(family, {}).items():
+            owner[id_] = value(object_facts, FactName.PAYMENT_INTENT) or id_
+    children: dict[str, str] = {}
+    for family in (Family.REFUND, Family.DISPUTE):
+        for id_, object_facts in facts.get(family, {}).items():
+            charge = value(object_facts, FactName.CHARGE)
+            children[id_] = value(object_facts, FactName.PAYMENT_INTENT) or owner.get(charge, charge)
+    # Children are added at the end: if one had the id of a charge, the order would otherwise decide about the others.
+    return owner | children
 
 
 def value(facts: ObjectFacts, name: FactName) -> Any:
-    """The value of a newest fact, or None."""
+    """The value of a fact with the rule NEWEST, or None if the facts do not contain it."""
     fact = facts.get(name)
     return None if fact is None else fact[1]

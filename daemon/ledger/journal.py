@@ -22,7 +22,10 @@ KINDS = ("payment", "refund", "dispute")  # the figure that an entry adds to
 class Movement(msgspec.Struct, frozen=True):
     """What an object moved at one second, in minor units.
 
-    `payments` is by how much it changes the number of payments that stand: a further capture changes it by nothing.
+    Attributes:
+        payments: by how much it changes the number of payments that stand; a further capture changes it by nothing.
+        whole: by how much it changes the number of open disputes that take the donation's whole amount, whatever it is
+            at the time: those in another currency.
     """
 
     kind: str
@@ -30,11 +33,12 @@ class Movement(msgspec.Struct, frozen=True):
     effective_at: int
     amount: int
     payments: int = 0
+    whole: int = 0
 
     @property
     def order(self) -> tuple[int, int, bool, str]:
         """By time, then payment, refund, dispute, then increases first, then object id."""
-        return self.effective_at, KINDS.index(self.kind), self.amount < 0, self.object_id
+        return self.effective_at, KINDS.index(self.kind), self.amount < 0 or self.whole < 0, self.object_id
 
 
 class JournalEntry(msgspec.Struct, frozen=True):
@@ -53,11 +57,13 @@ class _Sums:
         self.is_limited = donation.amount is not None
         self.deficit = deficit
         self.payments = 0
+        self.whole = 0
         self.amounts = dict.fromkeys(KINDS, 0)
 
     def apply(self, movement: Movement) -> None:
         """One more movement."""
         self.payments += movement.payments
+        self.whole += movement.whole
         self.amounts[movement.kind] += movement.amount
 
     def figures(self) -> tuple[int, int, int]:
@@ -68,7 +74,7 @@ class _Sums:
         refunded = max(0, refunded - self.deficit)
         if self.is_limited:
             refunded = min(refunded, paid)
-            disputed = max(0, min(disputed, paid - refunded))
+            disputed = max(0, min(paid if self.whole else disputed, paid - refunded))
         return paid, refunded, disputed
 
 
@@ -107,17 +113,15 @@ def entries(donation: Donation, objects: Objects) -> list[JournalEntry]:
 
 def _payments(donation: Donation, objects: Objects) -> Iterator[Movement]:
     """The payments that late failures took back, and the one that stands."""
-    for charge in projection.late_failures(objects):
+    failures = projection.late_failures(objects)
+    for charge in failures:
         if charge.paid_at is not None and charge.paid_at <= charge.failed_at:
             reached = _reached(charge.known, FactName.TAKEN, charge.known[FactName.TAKEN][1])
             brought = [m for m in _payment(charge.id, reached, charge.paid_at) if m.effective_at <= charge.failed_at]
             yield from brought
             yield Movement("payment", charge.id, charge.failed_at, -sum(m.amount for m in brought), -1)
     if donation.paid_at is not None:
-        amount = donation.amount or 0
-        reached = [each for source in projection.amount_sources(objects) for each in _reached(*source, amount)]
-        if max((each for _, each in reached), default=-1) < amount:  # the amount is not known from captures
-            reached = [(donation.paid_at, amount)]
+        reached = _reached_since(failures[-1].failed_at if failures else 0, donation, objects)
         yield from _payment(_paying_charge(donation, objects), reached, donation.paid_at)
 
 
@@ -133,6 +137,24 @@ def _payment(object_id: str, reached: list[tuple[int, int]], paid_at: int) -> It
         if amount > so_far:
             yield Movement("payment", object_id, at, amount - so_far)
             so_far = amount
+
+
+def _reached_since(failed_at: int, donation: Donation, objects: Objects) -> list[tuple[int, int]]:
+    """When the charge and the PaymentIntent of a payment stated which captured amounts.
+
+    What the PaymentIntent had received before the last late failure was taken back, and so was what a failed charge
+    captured. An amount that nothing captured counts from paidAt.
+    """
+    amount = donation.amount or 0
+    reached: list[tuple[int, int]] = []
+    for known, name in projection.amount_sources(objects):
+        if name == FactName.RECEIVED:
+            reached += [each for each in _reached(known, name, amount) if each[0] >= failed_at]
+        elif projection.holds_money(known):
+            reached += _reached(known, name, amount)
+    if donation.paid_at is not None and all(each < amount for _, each in reached):
+        reached.append((donation.paid_at, amount))
+    return reached
 
 
 def _reached(known: ObjectFacts, name: FactName, most: int) -> list[tuple[int, int]]:
@@ -182,10 +204,12 @@ def _disputes(donation: Donation, objects: Objects) -> Iterator[Movement]:
         taken = 0
         for at, state in sorted(states(known).items()):
             stage, amount, _ = state
-            takes = 0 if stage not in projection.TAKES_MONEY else (donation.amount or 0) if is_foreign else amount
-            if takes != taken:
+            takes = 0 if stage not in projection.TAKES_MONEY else 1 if is_foreign else amount
+            if takes != taken and is_foreign:
+                yield Movement("dispute", id_, at, 0, whole=takes - taken)
+            elif takes != taken:
                 yield Movement("dispute", id_, at, takes - taken)
-                taken = takes
+            taken = takes
 
 
 def states(dispute: ObjectFacts) -> dict[int, list[Any]]:

@@ -19,9 +19,9 @@ from pydantic import (
     field_validator,
 )
 
-# Upper ends exist so that a unit mixed up (seconds, microseconds) is noticed at start.
+# The upper limits exist so that a wrong unit (seconds, microseconds) is noticed at start.
 _HOUR_MS = 3_600_000
-# Linux's limit for a socket's address is 108 bytes with the closing zero.
+# Linux allows 108 bytes for the address of a socket, including the zero at its end.
 _SOCKET_PATH_BYTES = 107
 
 
@@ -31,14 +31,14 @@ def _digits(value: object) -> object:
     return value
 
 
-# Others than pydantic read numbers too (supervisord, for one), and it alone would accept `1_0` and `10.0`.
+# Other programs than pydantic read numbers too (supervisord, for one), and only pydantic would accept `1_0` and `10.0`.
 WholeNumber = Annotated[int, BeforeValidator(_digits)]
 Milliseconds = Annotated[WholeNumber, Field(gt=0, le=_HOUR_MS)]
 Count = Annotated[WholeNumber, Field(ge=1, le=1000)]
 
 
-# Variables of later releases, and what each would have to say for what happens anyway. Any other value is refused: it
-# asks for something that would not happen.
+# Variables of later releases, each with the value that changes nothing. Every other value is rejected, because it asks
+# for something that this release does not do.
 NOT_SUPPORTED = {
     "CHARITY_COUNTRY": "",
     "CHARITY_NAME": "",
@@ -55,7 +55,7 @@ NOT_SUPPORTED = {
 
 
 class ConfigError(Exception):
-    """The environment can't be used; `problems` holds one sentence per mistake and never a value."""
+    """The environment cannot be used; `problems` contains one sentence per mistake and never a value."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
@@ -82,7 +82,7 @@ class Basics(BaseModel):
         if isinstance(value, str) and not value.isascii():
             try:
                 value.encode()
-            except UnicodeEncodeError:  # how Python gives bytes of the environment that are no text
+            except UnicodeEncodeError:  # how Python represents bytes of the environment that are not text
                 raise ValueError("is not UTF-8") from None
         return value
 
@@ -95,7 +95,7 @@ class Basics(BaseModel):
     @classmethod
     def _fits_an_address(cls, value: Path) -> Path:
         if len(str(value).encode()) > _SOCKET_PATH_BYTES:
-            raise ValueError(f"a socket's path has at most {_SOCKET_PATH_BYTES} bytes")
+            raise ValueError(f"the path of a socket may have at most {_SOCKET_PATH_BYTES} bytes")
         return value
 
     @classmethod
@@ -116,11 +116,11 @@ class Settings(Basics):
     """The settings that the sidecar and the API processes share."""
 
     database_url: SecretStr
-    allow_logged_statements: bool = False  # by PostgreSQL, with donors' data
+    allow_logged_statements: bool = False  # whether PostgreSQL may log statements with donors' data
 
 
 def _not_supported(given: Mapping[str, str]) -> list[str]:
-    """A sentence for each variable that asks for something this release does not do."""
+    """One sentence for each variable that asks for something that this release does not do."""
     return [
         f"{name}: this release does not support it"
         + (f", except for the value {harmless}" if harmless else "; unset it")

@@ -1,7 +1,7 @@
 """Files that processes keep for each other: read without waiting, replaced as a whole, named in the log if unusable.
 
-A file may have been damaged, emptied, made unreadable, or replaced by a folder or a FIFO (which an ordinary read would
-wait at for ever). None of that may cost more than what that file holds.
+A file may have been damaged, emptied, made unreadable, or replaced by a folder or by a FIFO (an ordinary read of which
+would wait for ever). None of that may cost more than the content of that file.
 """
 
 import os
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 
 class DamagedFile(Exception):
-    """A file that is there and can't be used; the text says why."""
+    """A file exists and cannot be used; the text says why."""
 
 
 def read(path: Path, max_bytes: int) -> bytes | None:
-    """The content of a regular file, None if there is none. Raises DamagedFile. Never waits for another process."""
+    """The content of a regular file, None if it does not exist. Raises DamagedFile. Never waits for another process."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -45,7 +45,7 @@ def read(path: Path, max_bytes: int) -> bytes | None:
 
 
 def read_json(path: Path, type_: type[T], max_bytes: int) -> T | None:
-    """The value in a JSON file; None if there is no file, or one that can't be used, which is reported."""
+    """The value in a JSON file; None if it does not exist or cannot be used, which is reported."""
     try:
         content = read(path, max_bytes)
         value = None if content is None else msgspec.json.decode(content, type=type_)
@@ -76,25 +76,25 @@ def write(path: Path, content: bytes | bytearray) -> None:
     report(path, None)
 
 
-# --- Which files can't be used ---------------------------------------------------------------------------------------
+# --- Which files cannot be used ---------------------------------------------------------------------------------------
 
-_reasons: dict[Path, str] = {}  # of the files that can't be used now
+_reasons: dict[Path, str] = {}  # of the files that cannot be used now
 _lock = threading.Lock()  # metrics are read in several threads
 
 
 def report(path: Path, reason: str | None) -> None:
-    """Note why a file can't be used, or with None that it can. It is named in the log when that changes."""
+    """Record why a file cannot be used, or with None that it can. It is named in the log when that changes."""
     with _lock:
         before = _reasons.pop(path, None)
         if reason is not None:
             _reasons[path] = reason
     if reason is not None and reason != before:
-        log.warning("[Files] ❌ A file cannot be used; what it holds is left out", path=str(path), reason=reason)
+        log.warning("[Files] ❌ A file cannot be used; its content is left out", path=str(path), reason=reason)
     elif reason is None and before is not None:
         log.info("[Files] ✅ The file can be used again", path=str(path))
 
 
 def reported(folder: Path) -> set[Path]:
-    """The files of this folder that can't be used now."""
+    """The files of this folder that cannot be used now."""
     with _lock:
         return {path for path in _reasons if path.parent == folder}

@@ -16,19 +16,19 @@ _MFD_NOEXEC_SEAL = 8  # <linux/memfd.h>; a kernel with vm.memfd_noexec=2 demands
 
 
 class Heartbeat:
-    """This process's own. Raises ConfigError where the system gives no file in memory."""
+    """The heartbeat of this process. Raises ConfigError if the system provides no file in memory."""
 
     def __init__(self) -> None:
         try:
             self._file = _memory_file()
         except OSError as error:
             raise ConfigError(
-                [f"no heartbeat without a file in memory: allow memfd_create ({error.strerror})"]
+                [f"the heartbeat needs a file in memory, but memfd_create fails ({error.strerror}): allow it"]
             ) from None
         self._count = 0
 
     def beat(self) -> None:
-        """The main loop has come round. Never blocks."""
+        """The main loop has run once more. Never blocks."""
         self._count += 1
         os.pwrite(self._file, b"%d" % self._count, 0)
 

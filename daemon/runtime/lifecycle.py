@@ -38,6 +38,7 @@ class ProcessRun:
     Attributes:
         stop: is set when the process is to end, by SIGTERM or SIGINT or because one of its parts has ended.
         failed: whether a part has ended, which none is meant to.
+        is_supervised: whether supervisord started the process.
     """
 
     def __init__(self, environ: Mapping[str, str], heartbeat: Heartbeat, started_s: float) -> None:
@@ -45,6 +46,7 @@ class ProcessRun:
         self.heartbeat = heartbeat
         self.stop = asyncio.Event()
         self.failed = False
+        self.is_supervised = supervised(environ)
         self._signalled = asyncio.Event()
         self._started_s = started_s
 

@@ -5,11 +5,11 @@ ordinary write then waits for as long as that lasts, with the whole event loop. 
 no room in it waits in memory; what has no room there either is dropped, in whole lines, and counted.
 
 Why not a queue with a writer thread (logging.handlers.QueueHandler): what is written here has left the process even if
-the process is killed a moment later; tracebacks, warnings and `print` take the same way, in their order; and what
-writes to the descriptor itself (libpq, faulthandler) does not wait either. Non-blocking is a property of our end of the
-pipe, which supervisord closes in its own process after it has started us: no other process notices.
+the process is killed a moment later; tracebacks, warnings and `print` are written in the same way and in their order;
+and what writes to the descriptor itself (libpq, faulthandler) does not wait either. Non-blocking is a property of our
+end of the pipe, which supervisord closes in its own process after it has started us: no other process is affected.
 
-A log that is a regular file is written as ever, and waits for that file's disk.
+A log that is a regular file is written as usual, and waits for the disk of that file.
 """
 
 import io
@@ -20,8 +20,8 @@ import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
-# As much again as the pipe holds: a burst that supervisord does not read at once, and no more, because what waits in
-# memory is lost if the process is killed.
+# As much as the pipe holds: for a burst that supervisord does not read at once. Not more, because what waits in memory
+# is lost if the process is killed.
 MAX_WAITING_BYTES = 64 * 1024
 CHUNK_BYTES = 64 * 1024
 RETRY_S = 0.05
@@ -64,7 +64,7 @@ class LogOutput(io.RawIOBase):
         """Write, keep or drop `data`: one or more whole lines. Never waits and never fails."""
         lines = bytes(data)
         with self._lock:
-            # Once lines are missing all that follows is, until the line that counts them is written: one gap, one line.
+            # Once a line is missing all that follow are dropped, until the line that counts them is written.
             if self._waiting and (self._missing or len(self._waiting) + len(lines) > MAX_WAITING_BYTES):
                 count = max(1, lines.count(b"\n"))
                 self._missing += count
@@ -87,9 +87,9 @@ class LogOutput(io.RawIOBase):
         return True
 
     def _push(self) -> None:
-        """Write what waits as far as there is room, and the count of missing lines after it."""
+        """Write what waits as far as there is room, then the count of missing lines."""
         if self._is_pushing:
-            return  # a destructor within our own `_push`, which goes on to write the line
+            return  # called by a destructor within `_push` itself, which goes on and writes the line
         self._is_pushing = True
         try:
             while self._waiting:
@@ -99,7 +99,7 @@ class LogOutput(io.RawIOBase):
                     self._waiting += self._count_line(self._missing)
                     self._missing = 0
         except OSError:
-            pass  # no room, a full disk, or no reader any more: it is tried again
+            pass  # no room, a full disk, or a reader that has ended: it is tried again
         finally:
             self._is_pushing = False
 
@@ -110,7 +110,7 @@ class LogOutput(io.RawIOBase):
             return not self._waiting
 
     def _retry(self) -> None:
-        """The thread: as long as something waits, try again now and then."""
+        """The thread: as long as something waits, try again regularly."""
         while True:
             self._wake.get()
             while not self._is_written():

@@ -1,6 +1,6 @@
 """Log lines for people (text) and for machines (json), one per line.
 
-The event's text comes first, word for word, then key=value pairs. What other libraries log takes the same way out.
+The event's text comes first, unchanged, then key=value pairs. What other libraries log is written in the same way.
 """
 
 import atexit
@@ -16,7 +16,7 @@ from daemon.runtime.log_output import LogOutput
 
 Format = Literal["text", "json"]
 
-# Stands in a log where lines are missing.
+# Written to a log where lines are missing.
 DROPPED = "[Log] {} lines are missing here: the log was not read or its disk was full, and requests do not wait for it"
 DROPPED_HELP = "Log lines that were dropped because the log was not read or its disk was full"
 EXIT_WAIT_S = 1.0  # for a log that is read slowly; one that is not read at all must not keep a process from ending
@@ -33,7 +33,7 @@ def configure_serving(fmt: Format, level: str, *, stdout_is_protocol: bool = Fal
     """As `configure`, for a process that must not wait for its log: see `log_output`.
 
     Everything that Python writes to standard output and error goes there; with `stdout_is_protocol` standard output is
-    left alone.
+    not changed.
     """
     standard = sys.stderr if stdout_is_protocol else sys.stdout
     standard.flush()
@@ -48,7 +48,7 @@ def configure_serving(fmt: Format, level: str, *, stdout_is_protocol: bool = Fal
 
 
 def _dropped_line(count: int) -> bytes:
-    """Formatted like every other line, but on no other way: the output's lock is held."""
+    """The line, formatted like every other; it is not logged as the others are, because the output's lock is held."""
     record = logging.LogRecord(__name__, logging.WARNING, "", 0, DROPPED.format(count), None, None)
     return f"{logging.getLogger().handlers[0].format(record)}\n".encode()
 
@@ -61,7 +61,7 @@ def configure(fmt: Format, level: str, *, timestamps: bool = True, stream: TextI
     """
     stream = stream or sys.stdout
     if isinstance(stream, io.TextIOWrapper):
-        # A terminal that cannot show a symbol is no reason to die while reporting something worse.
+        # A terminal that cannot show a symbol must not end a process that reports something worse.
         stream.reconfigure(errors="backslashreplace", line_buffering=True)
     numeric_level = logging.getLevelNamesMapping()[level.upper()]
     before = _before(fmt, timestamps)
@@ -111,7 +111,7 @@ def _drop_rulers(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
 
 
 def _as_text(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    """`time LEVEL message key=value …`, the level only where it is worse than info."""
+    """`time LEVEL message key=value …`, with the level only where it is worse than info."""
     time = event.pop("timestamp", "")
     level = str(event.pop("level", "info")).upper()
     message = str(event.pop("event", ""))
@@ -125,6 +125,6 @@ def _as_text(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
 
 
 def _value(value: object) -> str:
-    """A value as it may stand after `=`: quoted where it holds a space or a line break."""
+    """A value for the place after `=`: quoted where it contains a space or a line break."""
     text = str(value)
     return repr(text) if any(mark in text for mark in " \n\r\t") else text

@@ -1,7 +1,7 @@
 """The format of the API processes' metrics files: prometheus-client's (its `mmap_dict`), checked before it is trusted.
 
-The library reads a damaged file as far as it makes sense, raises errors of many kinds, or goes round in it for ever.
-What passes here it can read. `daemon.api.metrics_files` writes the files.
+With a damaged file the library reads a part of it, raises errors of many kinds, or never returns. It can read what
+passes here. `daemon.api.metrics_files` writes the files.
 
 A file is a header (the number of bytes in use, and four of padding) and entries: the length of a key, the key and its
 padding to a multiple of eight bytes, a value and a time. A key is JSON: metric, sample, labels, help.
@@ -43,7 +43,7 @@ def check_file(path: Path) -> str | None:
 
 
 def positions(content: bytes | None, kind: str) -> dict[str, int]:
-    """Where the value of each key stands; `content` None is a file that is not there. Raises DamagedFile.
+    """The position of each key's value; `content` None means that there is no file. Raises DamagedFile.
 
     Args:
         kind: of the metrics, as the file's name begins.
@@ -78,7 +78,7 @@ def _padding(length: int) -> int:
 
 
 def _read_key(content: bytes, position: int, used: int) -> tuple[str, int]:
-    """The key at this position, and where its value stands."""
+    """The key at this position, and the position of its value."""
     [length] = LENGTH.unpack_from(content, position)
     begin = position + LENGTH.size
     end = begin + length
@@ -93,7 +93,7 @@ def _read_key(content: bytes, position: int, used: int) -> tuple[str, int]:
         raise DamagedFile("one of its keys cannot be read") from None
     names_are_right = sample.startswith(metric) and _METRIC_NAME.fullmatch(metric) and _METRIC_NAME.fullmatch(sample)
     if not names_are_right or not all(map(_LABEL_NAME.fullmatch, labels)):
-        raise DamagedFile("one of its keys is none of a metric")
+        raise DamagedFile("one of its keys is not that of a metric")
     return key, value_at
 
 

@@ -1,7 +1,8 @@
-"""One line again and again, as long as it is not too often: ids only, never a donor.
+"""Log lines that can repeat at any rate, and what each kind does about it. Lines contain ids only, never a donor.
 
-One line for a trouble that each request meets. And one line for all that is refused, however much it is: whoever is no
-Stripe must not fill the disk.
+`RateLimitedLog` writes some lines a second and counts the others. `IncidentLog` writes a line when an incident begins
+and then how often it was repeated. `CountingLog` only counts, for what clients can send at any rate: they must not be
+able to fill the disk. `OnChangeLog` writes a line when a condition begins and when its reason changes.
 """
 
 import asyncio
@@ -15,19 +16,26 @@ import structlog
 log = structlog.get_logger()
 
 LINES_PER_S = 10  # a person reads no faster, and a flood must not fill the disk
-TALLY_S = 10.0  # soon enough to see a wrong secret at the first event, and no more than a megabyte a day
+TALLY_S = 10.0  # soon enough to show a wrong secret at the first event, and at most a megabyte a day
+
+Later = Callable[[float, Callable[[], None]], object]  # calls a function after so many seconds
+
+
+def _later(delay_s: float, call: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(delay_s, call)
 
 
 class RateLimitedLog:
-    """Writes a line at most some times a second, and then one that counts the rest. Each line has its own limit, so
-    that a flood of one hides no other.
+    """Writes a line up to LINES_PER_S times a second, and then one line with the number of the others.
+
+    Each object has a limit of its own, so that a flood of one line hides no other line.
 
     Args:
         level: as structlog names it: "info", "error", …
         wording: the message, with a place for each name.
         rest: the message of the line that counts, with a place for the number.
-        clock: seconds, rising.
-        later: calls a function after so many seconds; the event loop's by default.
+        clock: seconds of a monotonic clock.
+        later: by default that of the event loop.
     """
 
     def __init__(
@@ -36,7 +44,7 @@ class RateLimitedLog:
         wording: str,
         rest: str,
         clock: Callable[[], float] = time.monotonic,
-        later: Callable[[float, Callable[[], None]], object] | None = None,
+        later: Later = _later,
     ) -> None:
         self._level = level
         self._wording = wording
@@ -48,7 +56,7 @@ class RateLimitedLog:
         self._left_out = 0
 
     def write(self, *names: str, **values: object) -> None:
-        """Writes the line with `names` in it, or counts it."""
+        """Write the line with `names` in it, or count it."""
         now_s = self._clock()
         if now_s >= self._second_ends_s:
             self._second_ends_s, self._written = now_s + 1.0, 0
@@ -57,7 +65,7 @@ class RateLimitedLog:
             getattr(log, self._level)(self._wording.format(*names), **values)
             return
         if self._left_out == 0:
-            (self._later or asyncio.get_running_loop().call_later)(1.0, self._count_the_rest)
+            self._later(1.0, self._count_the_rest)
         self._left_out += 1
 
     def _count_the_rest(self) -> None:
@@ -66,68 +74,56 @@ class RateLimitedLog:
 
 
 class IncidentLog:
-    """Tells of a trouble when it begins, with all that is known of it, and then in one line every TALLY_S seconds how
-    often it was met again; when it was not, it is over. Different troubles hide no other.
+    """Writes a line with all details when an incident begins, and every TALLY_S seconds how often it was repeated.
 
-    Args:
-        later: as for RateLimitedLog.
+    When TALLY_S seconds pass without it, it is over. Different incidents have lines of their own.
     """
 
-    def __init__(
-        self, level: str, wording: str, later: Callable[[float, Callable[[], None]], object] | None = None
-    ) -> None:
+    def __init__(self, level: str, wording: str, later: Later = _later) -> None:
         self._level = level
         self._wording = wording
         self._later = later
-        self._again = Counter[str]()
+        self._repeated = Counter[str]()
 
-    def report(self, trouble: str, **values: object) -> None:
-        """It was met; `trouble` is one of a few phrases, and nothing a client said."""
-        if trouble in self._again:
-            self._again[trouble] += 1
+    def report(self, incident: str, **details: object) -> None:
+        """The incident has happened; it is one of a few phrases, and nothing that a client sent."""
+        if incident in self._repeated:
+            self._repeated[incident] += 1
             return
-        self._again[trouble] = 0
-        getattr(log, self._level)(f"{self._wording}: {trouble}", **values)
-        self._look_later(trouble)
+        self._repeated[incident] = 0
+        getattr(log, self._level)(f"{self._wording}: {incident}", **details)
+        self._later(TALLY_S, partial(self._tally, incident))
 
-    def _look_later(self, trouble: str) -> None:
-        (self._later or asyncio.get_running_loop().call_later)(TALLY_S, partial(self._look, trouble))
-
-    def _look(self, trouble: str) -> None:
-        times = self._again.pop(trouble)
+    def _tally(self, incident: str) -> None:
+        times = self._repeated.pop(incident)
         if times:
-            self._again[trouble] = 0
-            getattr(log, self._level)(f"{self._wording}: {trouble}, {times} times more", seconds=round(TALLY_S))
-            self._look_later(trouble)
+            self._repeated[incident] = 0
+            getattr(log, self._level)(f"{self._wording}: {incident}, {times} times more", seconds=round(TALLY_S))
+            self._later(TALLY_S, partial(self._tally, incident))
 
 
 class CountingLog:
-    """Counts what is refused, and says it in one line at most every TALLY_S seconds; none while there is nothing.
+    """Counts, and writes the counts by reason in one line at most every TALLY_S seconds; no line without a count."""
 
-    Args:
-        wording: the line's message; the counts by reason follow it.
-        later: as for RateLimitedLog.
-    """
-
-    def __init__(self, wording: str, later: Callable[[float, Callable[[], None]], object] | None = None) -> None:
+    def __init__(self, wording: str, later: Later = _later) -> None:
         self._wording = wording
         self._later = later
         self._counts = Counter[str]()
 
-    def count(self, reason: str, times: int = 1) -> None:
-        """So many more were refused; `reason` is one of a few fixed phrases, and nothing a client said."""
+    def count(self, reason: str) -> None:
+        """Count one more; `reason` is one of a few fixed phrases, and nothing that a client sent."""
         if not self._counts:
-            (self._later or asyncio.get_running_loop().call_later)(TALLY_S, self._say)
-        self._counts[reason] += times
+            self._later(TALLY_S, self._write)
+        self._counts[reason] += 1
 
-    def _say(self) -> None:
+    def _write(self) -> None:
         counts = {reason.replace(" ", "_"): count for reason, count in sorted(self._counts.items())}
         log.warning(self._wording, **counts)
         self._counts.clear()
 
 
 class OnChangeLog:
-    """A line about what lasts: written when it begins and when its reason changes, not each time it is met."""
+    """Writes a line about a condition when it begins and when its reason changes, not each time it is found."""
 
     def __init__(self, level: str, text: str) -> None:
         self._level = level
@@ -135,18 +131,18 @@ class OnChangeLog:
         self._reason: str | None = None
 
     def report(self, reason: str, **values: object) -> None:
-        """It was met, for this reason."""
+        """The condition holds, for this reason."""
         if reason != self._reason:
             self._reason = reason
             getattr(log, self._level)(self._text, reason=reason, **values)
 
+    def clear(self) -> None:
+        """The condition no longer holds; the next report is a new one."""
+        self._reason = None
+
     def set(self, reason: str) -> None:
-        """It lasts for this reason, or with an empty one it is over."""
+        """The condition holds for this reason; an empty one means that it does not hold."""
         if reason:
             self.report(reason)
         else:
             self.clear()
-
-    def clear(self) -> None:
-        """It is over: the next time is a new one."""
-        self._reason = None

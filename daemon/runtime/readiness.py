@@ -1,8 +1,8 @@
-"""The wire contract of readiness: the state, its line, the end that publishes it and the end that follows it.
+"""Readiness: whether the database can be used, as a line of the readiness socket, and the client that reads it.
 
-Connecting is the whole request. The publisher writes one JSON line at once, at each change and each second; silence,
-end of file or a line it cannot read leave a follower not ready. The one thing a follower ever writes is a line that
-says that a query of its own failed for want of a database.
+Connecting is the whole request. The server (`health_sidecar.publisher`) sends the state as one JSON line at once, at
+each change and every second. After silence, the end of the connection or a line that cannot be read, the client is not
+ready. The only line that a client sends reports that a query of its own failed because there was no database.
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from typing import Annotated
 
 import msgspec
 
-# A state is about 200 bytes; anything near this is no state.
+# A state has about 200 bytes; a line of this size is not a state.
 MAX_LINE_BYTES = 4096
 HEARTBEAT_S = 1.0
-# Three heartbeats: one may be late on a busy machine, three in a row are a dead or stopped sidecar.
+# Three heartbeats: one may be late on a busy machine, but when three are missing the sidecar is dead or stopped.
 SILENCE_S = 3.0
-# Between two tries of a follower to reach the socket: short, since all requests are refused meanwhile.
+# Between two attempts of a client to connect: short, because all requests are rejected meanwhile.
 RETRY_S = 0.1
-# A follower that does not read is cut off here, after some minutes of heartbeats.
+# The connection of a client that does not read is closed at this, after some minutes of heartbeats.
 MAX_UNREAD_BYTES = 64 * 1024
-# A thousand failing requests are one piece of news.
+# A thousand failing requests need one report.
 REPORT_SPACING_S = 0.05
 
 HEALTHY = "Database connection is healthy"
@@ -61,7 +61,7 @@ class Readiness(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 
 
 def utc_text(at: datetime) -> str:
-    """A moment as RFC 3339 in UTC with milliseconds: 2024-12-16T12:30:45.123Z."""
+    """A time as RFC 3339 in UTC with milliseconds: 2024-12-16T12:30:45.123Z."""
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -74,7 +74,7 @@ _DECODER = msgspec.json.Decoder(Readiness)
 
 
 def decode(line: bytes) -> Readiness:
-    """The state in a line. Keys we do not know are ignored. Raises ValueError for anything else unexpected."""
+    """The state in a line. Unknown keys are ignored. Raises ValueError for everything else that is unexpected."""
     if len(line) > MAX_LINE_BYTES:
         raise ValueError("the line is too long")
     if not line.endswith(b"\n"):
@@ -82,17 +82,17 @@ def decode(line: bytes) -> Readiness:
     try:
         return _DECODER.decode(line)  # msgspec's errors are ValueErrors
     except RecursionError:
-        raise ValueError("the line nests too deep") from None
+        raise ValueError("the line is nested too deeply") from None
 
 
 class _Report(msgspec.Struct, rename="camel"):
-    """What a follower may say."""
+    """What a client may send."""
 
     query_failed: bool = False
 
 
 def is_report(line: bytes) -> bool:
-    """Whether the line says that a query failed; later versions may say other things."""
+    """Whether the line reports a failed query; later versions may send other lines."""
     try:
         return msgspec.json.decode(line, type=_Report).query_failed
     except (ValueError, RecursionError):
@@ -100,7 +100,7 @@ def is_report(line: bytes) -> bool:
 
 
 def push(writer: asyncio.StreamWriter, line: bytes) -> None:
-    """Send a line, or hang up on a follower that has stopped reading."""
+    """Send a line, or close the connection if the other end has stopped reading."""
     if writer.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
         writer.transport.abort()
     elif not writer.transport.is_closing():
@@ -108,59 +108,59 @@ def push(writer: asyncio.StreamWriter, line: bytes) -> None:
 
 
 class ReadinessClient:
-    """An API process's end: keeps the last state in memory, so that looking at it costs next to nothing."""
+    """An API process's end: keeps the newest state in memory, so that reading it costs next to nothing."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._clock = clock
         self._last = Readiness(ready=False, last_error="no sidecar")
-        self._heard_until_s = -math.inf
+        self._valid_until_s = -math.inf
         self._ready_until_s = -math.inf
         self._reported_s = -math.inf
-        self._heard = asyncio.Event()
+        self._has_state = asyncio.Event()
         self._gate_passed = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether the sidecar said so within the last three seconds. One look at the clock."""
+        """Whether the sidecar sent `ready` within the last three seconds. This reads the clock once."""
         return self._clock() < self._ready_until_s
 
     @property
     def state(self) -> Readiness:
-        """The sidecar's last word, or our own where it has fallen silent."""
-        if self._clock() < self._heard_until_s:
+        """The newest state that the sidecar sent, or our own state if it has been silent."""
+        if self._clock() < self._valid_until_s:
             return self._last
         return msgspec.structs.replace(self._last, ready=False, last_error="no sidecar", message=UNAVAILABLE)
 
     async def run(self) -> None:
-        """Follow the sidecar for ever: connect, listen, and when it ends connect again."""
+        """Stay connected for ever: when a connection ends, connect again."""
         while True:
-            # ValueError: a bad or endless line; EOFError: the sidecar ended
+            # ValueError: a line that is too long or cannot be read; EOFError: the sidecar ended
             with contextlib.suppress(OSError, ValueError, EOFError, TimeoutError):
-                await self._listen()
+                await self._read()
             await asyncio.sleep(RETRY_S)
 
     async def wait_first_state(self, timeout_s: float) -> None:
-        """Return once the sidecar has said anything for the first time, at the latest after `timeout_s`."""
+        """Return once the sidecar has sent a state for the first time, at the latest after `timeout_s`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._heard.wait()
+                await self._has_state.wait()
 
     async def wait_gate(self) -> None:
-        """Return once the sidecar has said `ready` for the first time."""
+        """Return once the sidecar has sent `ready` for the first time."""
         await self._gate_passed.wait()
 
     def report_failure(self) -> None:
-        """Tell the sidecar that a query failed for want of a database. Never blocks, and may be called at any rate."""
+        """Report that a query failed because there was no database. Never blocks, and may be called at any rate."""
         now_s = self._clock()
         if self._writer is None or now_s < self._reported_s + REPORT_SPACING_S:
             return
         self._reported_s = now_s
         push(self._writer, _REPORT_LINE)
 
-    async def _listen(self) -> None:
-        """One connection, until it ends in an exception."""
+    async def _read(self) -> None:
+        """Read one connection until it ends in an exception."""
         async with asyncio.timeout(SILENCE_S):
             reader, writer = await asyncio.open_unix_connection(self._path, limit=MAX_LINE_BYTES)
         self._writer = writer
@@ -173,18 +173,14 @@ class ReadinessClient:
                 self._take(decode(line))
         finally:
             self._writer = None
-            self._forget()
+            self._valid_until_s = self._ready_until_s = -math.inf
             writer.transport.abort()
 
     def _take(self, state: Readiness) -> None:
-        """Believe `state` for as long as a sidecar may be silent."""
+        """`state` is valid for as long as a sidecar may be silent."""
         self._last = state
-        self._heard_until_s = self._clock() + SILENCE_S
-        self._ready_until_s = self._heard_until_s if state.ready else -math.inf
-        self._heard.set()
+        self._valid_until_s = self._clock() + SILENCE_S
+        self._ready_until_s = self._valid_until_s if state.ready else -math.inf
+        self._has_state.set()
         if state.ready:
             self._gate_passed.set()
-
-    def _forget(self) -> None:
-        """Believe nothing until the sidecar speaks again."""
-        self._heard_until_s = self._ready_until_s = -math.inf

@@ -9,7 +9,7 @@ from typing import Any
 
 from supervisor.xmlrpc import Faults
 
-# supervisord answers in milliseconds. One that is stopped, or whose disk hangs, never does.
+# supervisord answers in milliseconds, unless it is stopped or its disk hangs.
 RPC_TIMEOUT_S = 5.0
 
 
@@ -18,16 +18,14 @@ class SupervisordUnreachable(ConnectionError):
 
 
 class SocketLost(SupervisordUnreachable):
-    """No process listens on supervisord's socket: the file was removed, or is dead. supervisord makes no other one
-    before it is restarted.
-    """
+    """No process listens on supervisord's socket, or its file was removed. Only a restart of supervisord opens it."""
 
 
 def socket_remedy(supervisord_pid: int) -> str:
     """What to do about SocketLost."""
     return (
-        f"what runs goes on, but nothing can be started or reloaded. `kill -HUP {supervisord_pid}` has supervisord "
-        "open its socket again; this restarts all processes, which takes some seconds"
+        f"the processes that run go on, but none can be started or reloaded. `kill -HUP {supervisord_pid}` makes "
+        "supervisord open its socket again; this restarts all processes, which takes some seconds"
     )
 
 
@@ -66,20 +64,20 @@ class _Transport(xmlrpc.client.Transport):
 
 @contextmanager
 def supervisord(address: str) -> Iterator[Any]:
-    """The methods of the supervisord at `address`, such as unix:///run/supervisor.sock; a block for their calls.
+    """The methods of the supervisord at `address`, such as unix:///run/supervisor.sock, for calls within the block.
 
-    Each raises SupervisordUnreachable when supervisord does not answer, and xmlrpc.client.Fault when it refuses.
+    Each raises SupervisordUnreachable if supervisord does not answer, and xmlrpc.client.Fault if it refuses.
     """
-    # The transport connects to `address`; the URL here only has to look like one.
+    # The transport connects to `address`; this URL only has to be valid.
     transport = _Transport(address.removeprefix("unix://"))
     with xmlrpc.client.ServerProxy("http://127.0.0.1", transport) as server:
         yield server.supervisor
 
 
 def start_group(address: str, group: str) -> bool:
-    """Have supervisord start `group`; members that run already are left alone. Blocks for one local round trip.
+    """Let supervisord start `group`, without changing members that already run. Blocks for one local round trip.
 
-    Returns False where it knows no such group. Raises SupervisordUnreachable, or xmlrpc.client.Fault.
+    Returns False if it has no such group. Raises SupervisordUnreachable, or xmlrpc.client.Fault.
     """
     with supervisord(address) as supervisor:
         try:
@@ -93,5 +91,5 @@ def start_group(address: str, group: str) -> bool:
 
 
 def process_name(group: str, process: str) -> str:
-    """The name supervisorctl shows and takes."""
+    """The name that supervisorctl shows and accepts."""
     return process if group == process else f"{group}:{process}"

@@ -39,7 +39,7 @@ class Reported(_Rendered, Protocol):
 
 @dataclass
 class Inputs:
-    """What the donor and the site write down; objects copy it when they are created."""
+    """What the donor and the site enter; objects copy it when they are created."""
 
     customer: Donor = NO_DONOR  # into a completed session, and into an invoice
     billing: Donor = NO_DONOR  # into each charge
@@ -201,7 +201,7 @@ class Payment:
         if before:
             self.report_charge("charge.updated", charge, {"amount_captured": before, "captured": False})
         self._took_money(charge, "charge.captured")
-        if charge.released and counts_release and (reported_twice or not self.endpoint.api.says_captured):
+        if charge.released and counts_release and (reported_twice or not self.endpoint.api.has_amount_captured):
             self.report_charge("charge.refunded", charge, {"amount_refunded": 0})
 
     def release(self, charge: Charge) -> None:
@@ -228,7 +228,7 @@ class Payment:
             self.report_session("async_payment_succeeded", session)
 
     def bounce_debit(self, charge: Charge, *, keeps_capture: bool = False) -> None:
-        """The bank debit fails; some charges keep saying how much they had captured."""
+        """The bank debit fails; some charges keep the amount that they had captured."""
         self._fail_debit(charge, keeps_capture=keeps_capture)
         for session in self._waiting_sessions():
             self.report_session("async_payment_failed", session)
@@ -267,7 +267,7 @@ class Payment:
     def refund(self, charge: Charge, amount: int, status: str = "succeeded") -> Refund:
         """Part or all of a charge is sent back; Stripe reports it as a refund and as the charge's new sum.
 
-        Not in the second in which another one failed: the sums of that second can't be told apart.
+        Not in the second in which another one failed: the sums of that second cannot be distinguished.
         """
         if charge.refund_failed_at == self.at:
             self.at += 1
@@ -297,7 +297,7 @@ class Payment:
         charge = refund.charge
         if charge is not None and not refund.stands:
             charge.refund_failed_at = self.at
-            released = charge.released and not self.endpoint.api.says_captured
+            released = charge.released and not self.endpoint.api.has_amount_captured
             self.at += 1 if released or not all(each.reports for each in charge.refunds) else 0
 
     def dispute(
@@ -317,7 +317,7 @@ class Payment:
     def change_dispute(self, dispute: Dispute, status: str) -> None:
         """An inquiry escalates, evidence is sent, or the bank decides.
 
-        A stage that falls in SPEC's order is reached at least a second later.
+        A status that comes earlier in STAGES is reached at least a second later.
         """
         if STAGES.index(status) < STAGES.index(dispute.status):
             self.at += 1
@@ -441,7 +441,7 @@ class Payment:
         return {"charge": charge.id, "code": code, "message": message, "payment_method": method, "type": "card_error"}
 
     def report_session(self, suffix: str, session: Session) -> None:
-        donor = session.donor if self.endpoint.api.says_session else NO_DONOR
+        donor = session.donor if self.endpoint.api.has_whole_session else NO_DONOR
         self.report(f"checkout.session.{suffix}", session, donor=donor)
 
     def report_intent(self, suffix: str, intent: PaymentIntent) -> None:
@@ -459,7 +459,7 @@ class Payment:
         self.report(f"charge.dispute.{suffix}", dispute, previous)
 
     def report(self, event_type: str, thing: Reported, previous: Json | None = None, donor: Donor = NO_DONOR) -> None:
-        """Sends the event if the endpoint is subscribed to its type, and notes what it carried."""
+        """Sends the event if the endpoint is subscribed to its type, and keeps what it carried."""
         if self.endpoint.receives(event_type):
             shown = thing.render(self.endpoint.api)
             thing.reports.append(Report(self.at, event_type, shown, donor))

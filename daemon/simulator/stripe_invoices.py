@@ -1,4 +1,4 @@
-"""Subscriptions and invoices, as `stripe_model` has the objects of one payment."""
+"""Subscriptions and invoices, as `stripe_objects` has the objects of one payment."""
 
 from dataclasses import dataclass, field
 
@@ -71,7 +71,7 @@ class Invoice:
             "object": "line_item",
             "amount": self.amount,
             "currency": self.currency,
-            "description": "1 × Monthly gift",
+            "description": "1 × Monthly donation",
             "livemode": self.livemode,
             "metadata": dict(self.line_metadata if api.invoices == "details" else self.metadata),
         }

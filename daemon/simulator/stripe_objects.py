@@ -23,8 +23,8 @@ class Api:
 
     version: str
     charges: Literal["listed", "named", "expanded"] = "named"  # in a PaymentIntent: `charges`, or `latest_charge`
-    says_captured: bool = True  # charges carry amount_captured
-    says_session: bool = True  # sessions carry more than their links: times, amounts, states, the customer
+    has_amount_captured: bool = True  # charges carry amount_captured
+    has_whole_session: bool = True  # sessions carry more than their links: times, amounts, states, the customer
     sends_refunds: bool = True  # as refund.* from the first moment on
     links_intent: bool = True  # refunds and disputes name the PaymentIntent, not only their charge
     # Where an invoice carries the subscription's metadata: its lines, also `subscription_details`, or `parent`. Before
@@ -38,8 +38,16 @@ class Api:
 
 
 APIS = (
-    Api("2019-12-03", "listed", False, says_session=False, sends_refunds=False, links_intent=False, invoices="lines"),
-    Api("2020-03-02", "listed", says_captured=False, sends_refunds=False, invoices="lines"),
+    Api(
+        "2019-12-03",
+        "listed",
+        False,
+        has_whole_session=False,
+        sends_refunds=False,
+        links_intent=False,
+        invoices="lines",
+    ),
+    Api("2020-03-02", "listed", has_amount_captured=False, sends_refunds=False, invoices="lines"),
     Api("2020-08-27", "listed", sends_refunds=False, invoices="lines"),
     Api("2022-08-01", "listed", invoices="lines"),
     Api("2022-11-15", "named", sends_refunds=False, invoices="lines"),
@@ -52,13 +60,13 @@ TODAY = APIS[-1]
 
 
 def ticket_of(text: str | None) -> str | None:
-    """The text if it can be a ticket's id (SPEC 3), else None: it does not count."""
+    """The text if it can be a ticket's id, else None: it does not count."""
     return text if text is not None and TICKET.fullmatch(text) else None
 
 
 @dataclass(frozen=True)
 class Donor:
-    """A person as Stripe knows them; `last_name` is all of the name that the ledger may show (SPEC 7)."""
+    """A person as Stripe knows them; `last_name` is all of the name that the ledger may show."""
 
     name: str | None
     last_name: str | None
@@ -100,7 +108,7 @@ Reports = list[Report]
 
 @dataclass
 class PaymentIntent:
-    """One donation in Stripe's books."""
+    """One donation as Stripe holds it."""
 
     id: str
     created: int
@@ -247,7 +255,7 @@ class Charge:
 
     def render(self, api: Api) -> Json:
         """The object as an event carries it."""
-        amount_captured = {"amount_captured": self.amount_captured} if api.says_captured else {}
+        amount_captured = {"amount_captured": self.amount_captured} if api.has_amount_captured else {}
         invoice = {"invoice": self.invoice} if api.links_invoice else {}
         return self._render_own() | amount_captured | invoice
 
@@ -378,7 +386,7 @@ class Session:
     def render(self, api: Api) -> Json:
         """The object as an event carries it."""
         whole = self._render_own()
-        return whole if api.says_session else {name: value for name, value in whole.items() if name in OLD_SESSION}
+        return whole if api.has_whole_session else {name: value for name, value in whole.items() if name in OLD_SESSION}
 
     def _render_own(self) -> Json:
         details = self.donor.details()
@@ -434,7 +442,7 @@ class Session:
         }
 
 
-# What a session said of itself in 2019.
+# The fields of a session in 2019.
 OLD_SESSION = frozenset(
     "id object cancel_url client_reference_id livemode locale metadata mode payment_intent payment_method_types"
     " setup_intent submit_type subscription success_url".split()
@@ -490,8 +498,8 @@ class Refund:
         }
 
 
-# The statuses of a dispute in SPEC's order: among states of one second the later one counts. UNKNOWN_STATUS stands for
-# whatever Stripe may add.
+# The statuses of a dispute in ascending order: among states of one second the later one counts. UNKNOWN_STATUS stands
+# for any that Stripe may add.
 UNKNOWN_STATUS = "arbitration_under_review"
 STAGES = (
     "warning_needs_response",

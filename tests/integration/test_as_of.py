@@ -22,6 +22,7 @@ from daemon.ledger.stripe_events import read
 from daemon.runtime.http.auth import OperatorAuthentication, parse_tokens
 from daemon.simulator import scenarios, sender
 from sql.database import Database
+from tests.simulator.random_payments import random_scenario
 from tests.support.api_application import follower
 
 Client = TestClient[Any, Any]
@@ -115,6 +116,25 @@ async def test_pages_and_totals_name_the_last_entry(client: Client, database: Da
         assert reply.headers["X-Ledger-Seq"] == str(seen[-1][0])
         same = await client.get(path, headers={"If-None-Match": reply.headers["ETag"]})
         assert (same.status, same.headers["X-Ledger-Seq"]) == (304, str(seen[-1][0]))
+
+
+async def test_the_last_moment_shows_the_time_that_each_donation_was_paid(database: Database) -> None:
+    """After the last entry a donation was paid when the ledger says: a payment that was taken back, or that was booked
+    at another time before more was known, does not count.
+    """
+    rng = random.Random(4)
+    for number in range(60):
+        scenario = random_scenario(rng, [TICKET], key=str(number), start=NOW)
+        for event in rng.sample(scenario.events, len(scenario.events)):
+            body = sender.encode(event)
+            await Recorder(database).record([ReceivedEvent(read(body, livemode=False, hash_key=None))])
+    found = await Ledger(database).donations_as_of(TICKET, 10**9)
+    rows = await database.fetch("SELECT id, paid_at FROM stripe_attributions WHERE paid_at IS NOT NULL")
+    stored: dict[str, datetime] = dict(rows)
+    assert len(found) > 10
+    assert {each.donation_id: each.paid_at for each in found} == {
+        each.donation_id: stored[each.donation_id] for each in found
+    }
 
 
 async def test_the_command_shows_a_ticket_as_it_was_known(

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from daemon.runtime.config import ConfigError
-from daemon.runtime.http.limits import PLACE_WAIT_S, reserve_descriptors
+from daemon.runtime.http.limits import QUEUE_WAIT_S, reserve_descriptors
 from daemon.simulator import sender
 from tests.bench import fill
 from tests.bench.machine import API, SECRET, Site, Stored, query, resident_mb, site, stored
@@ -47,7 +47,7 @@ GROWTH_MB = 8  # of a process: caches and the allocator's leftovers, not a hosti
 EXPECTED = (
     *(
         "Rejected requests that are not HTTP",
-        "Refused what is no",
+        "Rejected requests that are not events",
         "More requests at the same time",
         "Connections were closed",
     ),
@@ -334,7 +334,7 @@ def test_health_when_every_place_is_taken(place: Place) -> None:
         began_s, refused = time.monotonic(), place.replies(503)
         reply = deliver(place)
         assert status(reply) == 503
-        assert PLACE_WAIT_S - 0.1 < time.monotonic() - began_s < PLACE_WAIT_S + SLACK_S
+        assert QUEUE_WAIT_S - 0.1 < time.monotonic() - began_s < QUEUE_WAIT_S + SLACK_S
         assert b"Retry-After: 30" in reply
         assert status(ask(place, GET % b"/health")) == 200
         eventually(lambda: place.replies(503) > refused, "the refusal is counted")
@@ -349,7 +349,7 @@ def test_health_beside_waiting_deliveries_and_idle_monitors(place: Place) -> Non
         send(place, stack, PLACES, delivery)
         monitors = send(place, stack, PLACES, lambda: KEEP % b"/health/live")
         send(place, stack, 3 * PLACES, delivery)
-        until_s = time.monotonic() + PLACE_WAIT_S
+        until_s = time.monotonic() + QUEUE_WAIT_S
         while time.monotonic() < until_s:
             assert status(ask(place, GET % b"/health/live")) == 200
         lock.rollback()
@@ -368,7 +368,7 @@ def test_unsigned_bodies_take_no_place(place: Place) -> None:
     unsigned = b"POST /webhooks/stripe HTTP/1.1\r\nHost: a\r\nContent-Length: 3000\r\n\r\n{"
     with ExitStack() as stack:
         send(place, stack, 2 * PLACES, lambda: unsigned)
-        assert took_s(lambda: deliver(place)) < PLACE_WAIT_S
+        assert took_s(lambda: deliver(place)) < QUEUE_WAIT_S
         assert status(deliver(place)) == 200
 
 
@@ -655,7 +655,7 @@ def test_too_many_connections_for_the_system() -> None:
     """It is said before anything starts, with the number that is needed."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY:
-        with pytest.raises(ConfigError, match=f"and {hard} are allowed"):
+        with pytest.raises(ConfigError, match=f"but {hard} are allowed"):
             reserve_descriptors(hard)
 
 

@@ -306,7 +306,7 @@ def test_another_session_holds_a_lock(lock: str, ledger: str, start: Start) -> N
             answers = list(crowd.map(live.post, [live.event() for _ in range(10)]))
         for answer in answers:
             assert_unavailable(answer)
-        at_once = [answer for answer in answers if answer.body["message"] == "More events wait than can be taken"]
+        at_once = [answer for answer in answers if answer.body["message"] == "There are more events than can wait"]
         assert len(at_once) > len(answers) / 2  # all but the few that are in flight or wait
         assert live.ready
     live.check_well_again()

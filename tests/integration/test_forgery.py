@@ -13,12 +13,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import prometheus_client
 import pytest
 from aiohttp import ClientResponse
 from structlog.testing import capture_logs
 
 from daemon.api import webhook
+from daemon.api.metrics import ApiMetrics
 from daemon.api.webhook import BODY_LIMIT
 from daemon.ledger import stripe_events
 from daemon.ledger.recorder import Recorder
@@ -66,8 +66,13 @@ FORGERIES = {
 
 
 @pytest.fixture
-async def client(database: Database, aiohttp_client: MakeClient) -> Client:
-    return await aiohttp_client(application(database, follower()))
+def metrics() -> ApiMetrics:
+    return ApiMetrics()
+
+
+@pytest.fixture
+async def client(database: Database, aiohttp_client: MakeClient, metrics: ApiMetrics) -> Client:
+    return await aiohttp_client(application(database, follower(), metrics))
 
 
 @pytest.fixture
@@ -102,19 +107,18 @@ async def stored(database: Database) -> tuple[list[Any], list[Any]]:
     return events, donations
 
 
-def refused(reason: str) -> float:
-    return prometheus_client.REGISTRY.get_sample_value("webhook_refused_total", {"reason": reason}) or 0.0
+def rejected(metrics: ApiMetrics, reason: str) -> float | None:
+    return metrics.registry.get_sample_value("webhook_refused_total", {"reason": reason})
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
 async def test_a_forgery_is_counted_and_leaves_nothing(
-    client: Client, database: Database, work: Counter[str], forgery: str
+    client: Client, database: Database, metrics: ApiMetrics, work: Counter[str], forgery: str
 ) -> None:
     """400, counted under its reason, nothing stored; an HMAC only where all else is right, and nothing is decoded."""
     header, reason = FORGERIES[forgery]
-    before = refused(reason)
     assert (await post(client, BODY, header)).status == 400
-    assert refused(reason) == before + 1
+    assert rejected(metrics, reason) == 1
     assert work == ({"hmac": 2} if reason == "mismatch" else {})  # one for each secret, however many v1 there are
     assert await stored(database) == ([], [])
 
@@ -143,13 +147,12 @@ async def test_every_bit_counts(client: Client, database: Database) -> None:
     assert await stored(database) == ([], [])
 
 
-async def test_nothing_and_too_much(client: Client, database: Database) -> None:
-    """An empty body is no event even when it is signed; a huge one is refused unread, and both are counted."""
-    before = refused("no event"), refused("too large")
+async def test_nothing_and_too_much(client: Client, database: Database, metrics: ApiMetrics) -> None:
+    """An empty body is not an event even when it is signed; a huge one is rejected unread, and both are counted."""
     assert (await post(client, b"", sign(b"", SECRET, NOW))).status == 400
     huge = b" " * (BODY_LIMIT + 1)
     assert (await post(client, huge, sign(huge, SECRET, NOW))).status == 413
-    assert (refused("no event"), refused("too large")) == (before[0] + 1, before[1] + 1)
+    assert (rejected(metrics, "no event"), rejected(metrics, "too large")) == (1, 1)
     assert await stored(database) == ([], [])
 
 

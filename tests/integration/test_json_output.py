@@ -11,7 +11,7 @@ import pytest
 from sql import migrate
 from tests.simulator.oracle import only_donation
 from tests.support.guard import base_environ
-from tests.support.ledger import KEY, add_ticket, life, named_life, record, rows
+from tests.support.ledger import KEY, add_ticket, named_scenario, record, rows, scenario
 
 Run = Callable[..., tuple[int, Any]]
 
@@ -69,16 +69,16 @@ def test_the_gate(run: Run, database_url: str, empty_url: str) -> None:
 
 def test_dropped_events(run: Run, database_url: str) -> None:
     """How many, and how old they were at least."""
-    record(database_url, named_life().events)
+    record(database_url, named_scenario().events)
     rows(database_url, "UPDATE stripe_events SET processed_at = now() - interval '31 days'")
-    assert run(database_url, "prune", "--days", "30") == (0, {"dropped": len(named_life().events), "days": 30})
+    assert run(database_url, "prune", "--days", "30") == (0, {"dropped": len(named_scenario().events), "days": 30})
     assert run(database_url, "prune") == (0, {"dropped": 0, "days": 90})
 
 
 def test_an_assignment(run: Run, database_url: str) -> None:
     """The donation by its own id, whichever of its ids was given, the ticket, and what is on record about it."""
     add_ticket(database_url, "story-1")
-    paid = life("no_ticket")
+    paid = scenario("no_ticket")
     record(database_url, paid.events)
     status, said = run(database_url, "assign", only_donation(paid).donation, "story-1")
     [act] = acts(database_url)
@@ -91,7 +91,7 @@ def test_an_assignment(run: Run, database_url: str) -> None:
 @pytest.mark.parametrize("by_email", [True, False])
 def test_an_erasure(run: Run, database_url: str, by_email: bool) -> None:
     """The donations whose donor was erased, with what is on record about it; a question to a person is no output."""
-    erased = named_life()
+    erased = named_scenario()
     record(database_url, erased.events)
     if by_email:
         done = run(database_url, "erase", "--email", "--yes", stdin="alice.smith@example.com\n")

@@ -15,7 +15,7 @@ from daemon.cli.main import main
 from daemon.ledger import privacy
 from daemon.simulator import scenarios
 from tests.simulator.oracle import only_donation
-from tests.support.ledger import KEY, NOW, add_ticket, life, named_life, record, rows
+from tests.support.ledger import KEY, NOW, add_ticket, named_scenario, record, rows, scenario
 
 DEFACED = (
     "UPDATE stripe_attributions SET {} WHERE id = (SELECT min(id) FROM stripe_attributions WHERE paid_at > '2000-1-1')"
@@ -36,7 +36,7 @@ DONORS = "SELECT donor_last_name, donor_country, donor_email_hash FROM stripe_at
 
 def test_money_without_a_ticket_is_listed_and_moved(donationd: Callable[..., Result], database_url: str) -> None:
     """A payment nobody claimed is counted, listed, and moved with its later events; who did it is on record."""
-    lost, strange = life("no_ticket"), life("paid")
+    lost, strange = scenario("no_ticket"), scenario("paid")
     record(database_url, [*lost.events[:-1], *strange.events])
     listed = donationd("unassigned")
     assert (listed.exit_code, "2 of 2 unassigned" in listed.output) == (0, True)
@@ -57,7 +57,7 @@ def test_an_assignment_follows_a_session_into_its_payment(donationd: Callable[..
     """What was said of a session holds for its PaymentIntent's donation, and the newest assignment stands."""
     add_ticket(database_url, "story-8")
     add_ticket(database_url, "story-9")
-    events = life("paid_late").events
+    events = scenario("paid_late").events
     session = dict(next(e for e in events if e["type"].startswith("checkout.")))
     alone = {**session, "data": {"object": {**session["data"]["object"], "payment_intent": None}}}
     record(database_url, [alone])
@@ -84,16 +84,16 @@ def test_an_assignment_needs_a_known_donation_and_ticket(donationd: Callable[...
 def test_commands_that_take_an_id_say_where_ids_are_found(donationd: Callable[..., Result], database_url: str) -> None:
     """Their help and their errors name the commands that show ids, and those commands show them."""
     add_ticket(database_url, "story-1")
-    record(database_url, [*life("paid").events, *life("no_ticket").events])
+    record(database_url, [*scenario("paid").events, *scenario("no_ticket").events])
     for words in (["assign", "pi_unknown", "story-1"], ["erase", "pi_unknown", "--yes"], ["assign", "-", "story-1"]):
         failed = donationd(*words)
         assert failed.exit_code in (1, 2)
         for output in (failed.output, donationd(words[0], "--help").output):
             assert "donationd ledger TICKET --ids" in " ".join(output.split())
             assert "donationd unassigned" in " ".join(output.split())
-    assert only_donation(life("paid")).donation in donationd("ledger", "story-1", "--ids").output
-    assert only_donation(life("paid")).donation not in donationd("ledger", "story-1").output
-    assert only_donation(life("no_ticket")).donation in donationd("unassigned").output
+    assert only_donation(scenario("paid")).donation in donationd("ledger", "story-1", "--ids").output
+    assert only_donation(scenario("paid")).donation not in donationd("ledger", "story-1").output
+    assert only_donation(scenario("no_ticket")).donation in donationd("unassigned").output
 
 
 @pytest.mark.parametrize("ticket", ["story.1", "203.0.113.77", "123456789", "x" * 65, ""])
@@ -112,7 +112,7 @@ def test_an_erased_donor_does_not_come_back(
     donationd: Callable[..., Result], database_url: str, by_email: bool
 ) -> None:
     """Three fields go, no total changes, redelivery restores nothing, and the act is on record."""
-    erased = named_life()
+    erased = named_scenario()
     record(database_url, erased.events)
     totals = rows(database_url, TOTALS)
     assert rows(database_url, DONORS)[0][0] == "Smith"
@@ -134,15 +134,15 @@ def test_an_erased_donor_does_not_come_back(
 
 def test_an_email_nobody_has_is_an_error(donationd: Callable[..., Result], database_url: str) -> None:
     """Nothing is erased, and the address is not repeated."""
-    record(database_url, named_life().events)
+    record(database_url, named_scenario().events)
     missing = donationd("erase", "--email", "--yes", stdin="nobody@example.com\n")
     assert (missing.exit_code, "nobody@" in missing.output) == (1, False)
 
 
 def test_erasing_asks_first(donationd: Callable[..., Result], database_url: str) -> None:
     """Without a yes nothing happens."""
-    record(database_url, named_life().events)
-    refused = donationd("erase", only_donation(named_life()).donation, stdin="n\n")
+    record(database_url, named_scenario().events)
+    refused = donationd("erase", only_donation(named_scenario()).donation, stdin="n\n")
     assert refused.exit_code == 1
     assert rows(database_url, DONORS)[0][0] == "Smith"
 
@@ -181,7 +181,7 @@ def test_verify_finds_each_kind_of_damage(
 
 def test_old_events_go_and_their_donations_stay(donationd: Callable[..., Result], database_url: str) -> None:
     """Only applied events older than asked for are dropped; a redelivery then changes nothing."""
-    events = named_life().events
+    events = named_scenario().events
     record(database_url, events)
     rows(database_url, "UPDATE stripe_events SET processed_at = now() - interval '31 days'")
     rows(
@@ -200,7 +200,7 @@ def test_old_events_go_and_their_donations_stay(donationd: Callable[..., Result]
 
 def test_what_a_shared_row_holds_is_erased_for_good(donationd: Callable[..., Result], database_url: str) -> None:
     """A session that moves on to another PaymentIntent after its donor was erased brings nobody back."""
-    life = named_life()
+    life = named_scenario()
     session = next(dict(e) for e in life.events if e["type"].startswith("checkout."))
     moved = {**session["data"]["object"], "payment_intent": "pi_another"}
     later = {**session, "id": "evt_later", "created": session["created"] + 9, "data": {"object": moved}}

@@ -28,7 +28,7 @@ from daemon.runtime import lifecycle
 from daemon.runtime import logging as logs
 from daemon.runtime import supervisor_rpc as rpc
 from daemon.runtime.http.health_routes import health_routes
-from daemon.runtime.http.server import opened
+from daemon.runtime.http.server import HttpServer
 from daemon.runtime.readiness import HEALTHY, Readiness, ReadinessClient
 from health_sidecar.__main__ import LIMITS
 from health_sidecar.endpoints import build_app
@@ -194,7 +194,7 @@ async def test_a_reply_in_parts_names_no_version() -> None:
 
     app = web.Application()
     app.add_routes([web.get("/parts", parts)])
-    async with opened(web.AppRunner(app), LIMITS) as server, ClientSession() as session:
+    async with HttpServer(web.AppRunner(app), LIMITS) as server, ClientSession() as session:
         await server.listen(host="127.0.0.1", port=0)
         host, port = server.addresses[0][:2]
         async with session.get(f"http://{host}:{port}/parts") as reply:

@@ -113,7 +113,7 @@ async def test_history_remembers_earlier_lives(database: Database) -> None:
     history.record(run(2, True))
     assert [each.at for each in history.recent] == [minutes(2)]
     for _ in range(2):
-        await history.recall()
+        await history.read_earlier_rows()
     assert [each.at for each in history.recent] == [minutes(0), minutes(1), minutes(2)]
 
 

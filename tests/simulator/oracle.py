@@ -144,7 +144,7 @@ def _refunds_known(payment: ObservedPayment, without: frozenset[str]) -> bool:
     state, charges = payment.state, payment.state.charges
     if without == CHARGE_REFUNDED:
         # Every refund was reported by itself, and no snapshot looks as if it contained one that it does not.
-        never_released = state.endpoint.api.says_captured or not any(charge.released for charge in charges)
+        never_released = state.endpoint.api.has_amount_captured or not any(charge.released for charge in charges)
         return never_released and all(
             refund.reports and refund.id not in payment.ambiguous_refunds for refund in state.refunds
         )
@@ -154,7 +154,7 @@ def _refunds_known(payment: ObservedPayment, without: frozenset[str]) -> bool:
 
 
 def _newest_sum(charge: Charge) -> int | None:
-    """What the newest snapshot says was refunded; among those of one second the largest."""
+    """The refunded sum of the newest snapshot; among those of one second the largest."""
     sums = [report.shown["amount_refunded"] for report in charge.reports if report.at == reported_at(charge)]
     return max(sums, default=None)
 
@@ -217,7 +217,7 @@ class _Charge(_Object):
         return self.holds_money, self.created, self.id
 
     def captured(self) -> int:
-        """What it says was captured; an old one does not say, and its whole amount counts."""
+        """Its captured amount; old API versions do not have it, and the whole amount counts."""
         if self.reports and "amount_captured" not in self.reports[-1].shown:
             return self.newest("amount") if self.holds_money else 0
         return self.newest("amount_captured") or 0
@@ -229,16 +229,16 @@ class _Charge(_Object):
         return min(self.times(lambda report: report.shown["status"] == "failed"))
 
     def paid_times(self) -> list[int]:
-        """The events that say when it took money: by their type, or because another snapshot says it had not."""
+        """The events that show when it took money: by their type, or because another snapshot shows that it had not."""
         if not self.holds_money:
             return []
-        said = {"charge.succeeded", "charge.captured"}
+        reported = {"charge.succeeded", "charge.captured"}
         has_changed = len(self.taken) < len(self.reports)
-        return self.times(lambda report: _took_money(report.shown) and (has_changed or report.type in said))
+        return self.times(lambda report: _took_money(report.shown) and (has_changed or report.type in reported))
 
-    def refunded_times(self, says_captured: bool) -> list[int]:
+    def refunded_times(self, has_amount_captured: bool) -> list[int]:
         """The `charge.refunded` events whose sum exceeds what was released, if Stripe counts that as refunded."""
-        released = self.of.released if says_captured and self.of.counts_release else 0
+        released = self.of.released if has_amount_captured and self.of.counts_release else 0
         return self.times(lambda r: r.type == "charge.refunded" and r.shown["amount_refunded"] > released)
 
 
@@ -247,7 +247,7 @@ class _Received:
 
     def __init__(self, state: State, without: frozenset[str]) -> None:
         self.state, self.without = state, without
-        self.says_captured = state.endpoint.api.says_captured
+        self.has_amount_captured = state.endpoint.api.has_amount_captured
         intent = state.intent
         self.intent = self._received(intent.id, intent.reports) if intent else None
         self.session = self._first_session()
@@ -327,7 +327,7 @@ class _Received:
     def donors(self, *, with_invoice: bool = True) -> list[Donor]:
         """Who may have given, in the order of sources. A charge that failed names no donor.
 
-        A subscription's session lends its gifts a ticket, but no donor: the charge and the invoice of each name one.
+        A subscription's session gives its donations a ticket, but no donor: each has a charge and an invoice for that.
         """
         others = [self.session, self.invoice if with_invoice else None]
         return [*self._charge_donors(), *(each.newest_donor() for each in others if each)]
@@ -362,9 +362,9 @@ class _Received:
         """When money came: by the events that say so, else by a charge that took some, else by intent or session."""
         returned = max((charge.failed_late_at() for charge in self.charges), default=0)
         succeeded = self.intent.times(lambda report: report.type == "payment_intent.succeeded") if self.intent else []
-        said = [*_since(returned, succeeded), *(at for charge in self.charges for at in charge.paid_times())]
-        if said:
-            return min(said)
+        reported = [*_since(returned, succeeded), *(at for charge in self.charges for at in charge.paid_times())]
+        if reported:
+            return min(reported)
         if any(charge.holds_money for charge in self.charges):
             return next(charge.created for charge in self.charges if charge.holds_money)
         received = self.intent.times(lambda report: report.shown["amount_received"] > 0) if self.intent else []
@@ -376,16 +376,16 @@ class _Received:
         return (self.amount()[0] or 0) if self.paid_at() is not None else 0
 
     def refunded(self) -> int:
-        """The refunds that stand; where nothing says how much was captured, also what was released."""
+        """The refunds that stand; where no object has the captured amount, also what was released."""
         taken = [charge.of for charge in self.charges if charge.holds_money]
-        released = 0 if self.says_captured else sum(charge.released for charge in taken)
+        released = 0 if self.has_amount_captured else sum(charge.released for charge in taken)
         return released + sum(refund.amount for refund in self.refunds if refund.stands)
 
     def refunded_at(self) -> int | None:
         """When the first money went back, even if that refund failed later."""
         if not self.refunded():
             return None
-        events = [at for charge in self.charges for at in charge.refunded_times(self.says_captured)]
+        events = [at for charge in self.charges for at in charge.refunded_times(self.has_amount_captured)]
         created = [refund.created for refund in self.refunds if self._received(refund.id, refund.reports)]
         return min(events or created, default=None)
 
@@ -400,7 +400,7 @@ class _Received:
         return held if amount is None else max(0, min(held, amount - self.refunded()))
 
     def created_at(self) -> int:
-        """When the donation began, as far as an object says."""
+        """When the donation began, by the earliest of its objects."""
         begun: list[int] = [at for each in (self.session, self.intent) if each and (at := each.newest("created"))]
         if begun:
             return min(begun)

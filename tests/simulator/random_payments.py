@@ -72,7 +72,7 @@ _DISPUTE = frozenset(
     f"charge.dispute.{name}" for name in ("created", "updated", "closed", "funds_withdrawn", "funds_reinstated")
 )
 # What endpoints may not be subscribed to, so that each source of a fact is needed at least once. An endpoint that
-# receives invoices receives something of the payment itself: an invoice alone says nothing of the money.
+# receives invoices receives something of the payment itself: an invoice by itself contains nothing of the money.
 UNSUBSCRIBED: dict[str, frozenset[str]] = {
     "all": frozenset(),
     "no sessions": _CHECKOUT,
@@ -346,7 +346,7 @@ def _reopenable(state: State) -> list[Session]:
 def _newer_versions(state: State) -> list[Api]:
     """An endpoint of a newer version replaces the present one; none whose refunds would not be reported any more."""
     present = state.endpoint.api
-    newer = APIS[APIS.index(present) + 1 :] if present.says_captured else ()
+    newer = APIS[APIS.index(present) + 1 :] if present.has_amount_captured else ()
     return [api for api in newer if api.sends_refunds or not present.sends_refunds]
 
 
@@ -389,7 +389,7 @@ def _releasable(state: State) -> list[Charge]:
 
 def _extendable(state: State) -> list[Charge]:
     """Several captures and incremental authorisation need a PaymentIntent, and a version that reports the amounts."""
-    return _held(state) if state.intent and state.endpoint.api.says_captured else []
+    return _held(state) if state.intent and state.endpoint.api.has_amount_captured else []
 
 
 def _raisable(state: State) -> list[Charge]:
@@ -479,7 +479,7 @@ def _capture(walk: RandomWalk, charge: Charge) -> None:
     # A known limit of SPEC 3: after a release that Stripe does not count as refunded, too little is shown as refunded
     # if a refund came before this capture, or if this capture is not received. So such a release is counted here.
     is_seen = walk.endpoint.receives("charge.captured") or not walk.endpoint.receives("charge.refunded")
-    is_limit = bool(charge.refunds) or not is_seen or not walk.endpoint.api.says_captured
+    is_limit = bool(charge.refunds) or not is_seen or not walk.endpoint.api.has_amount_captured
     counts_release = is_limit or walk.chance(6)
     walk.payment.capture(charge, amount, reported_twice=walk.chance(5), counts_release=counts_release)
 

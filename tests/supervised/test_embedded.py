@@ -21,6 +21,7 @@ from daemon.instance.state_folder import MAX_SOCKET_FOLDER_BYTES
 from sql.servers import Servers
 from tests.support.guard import also_remove, base_environ
 from tests.support.instance import eventually
+from tests.support.process import Process
 
 PASSWORD = "p@:/ %"
 REFUSED = 'lock file "postmaster.pid" already exists'  # PostgreSQL's words
@@ -41,15 +42,13 @@ class Folder:
         return prepare(self.state, self.run, role_password=PASSWORD, report=print)
 
     @contextmanager
-    def running(self) -> Iterator[subprocess.Popen[bytes]]:
+    def running(self) -> Iterator[Process]:
         """The program that supervisord runs, from when it takes connections until its end."""
-        environ = {**base_environ(), "DONATIOND_STATE": str(self.state)}
-        with subprocess.Popen([sys.executable, "-m", "daemon.instance.postgres_process"], env=environ) as server:
-            try:
-                eventually(lambda: server.poll() is not None or self.answers(), "the server takes connections")
-                yield server
-            finally:
-                server.send_signal(signal.SIGINT)
+        command = [sys.executable, "-m", "daemon.instance.postgres_process"]
+        environ = {"DONATIOND_STATE": str(self.state)}
+        with Process(command, self.state.parent / "log", environ, stop=signal.SIGINT) as server:
+            eventually(lambda: server.poll() is not None or self.answers(), "the server takes connections")
+            yield server
 
     @property
     def cluster(self) -> Cluster:

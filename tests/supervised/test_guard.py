@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -10,17 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from daemon.instance.installation import ROOT
 from daemon.instance.postgres_cluster import ELSEWHERE
-from tests.support.guard import also_remove, base_environ
+from tests.support.guard import also_remove
 from tests.support.instance import eventually
+from tests.support.process import Process
 
 # A test with both of what the suite's tests start: a database in the suite's own PostgreSQL, and a whole instance.
 TEST = """
 import time
 from pathlib import Path
 
-def test_both(database_url, instance, tmp_path):
+def test_both(database_url, server, instance, tmp_path):
+    Path({server!r}).write_text(str(server.home))
     Path({seen!r}).write_text(str(instance.state))
     instance.start()
     with Path({seen!r}).open("a") as seen:
@@ -43,18 +43,16 @@ class Run:
     """pytest in a process of its own, with one test that waits."""
 
     def __init__(self, folder: Path, temporary: Path, seconds: float) -> None:
-        self._seen = folder / "seen"
+        self._seen, self._server = folder / "seen", folder / "server"
         test = folder / "test_inner.py"
-        test.write_text(TEST.format(seen=str(self._seen), seconds=seconds))
+        test.write_text(TEST.format(seen=str(self._seen), server=str(self._server), seconds=seconds))
         words = ["-q", "-p", "tests.conftest", "-p", "no:cacheprovider", "-c", "pyproject.toml", str(test)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", *words],
-            cwd=ROOT,
-            env={**base_environ(), "TMPDIR": str(temporary)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        self.process = Process([sys.executable, "-m", "pytest", *words], None, {"TMPDIR": str(temporary)})
+
+    @property
+    def server_home(self) -> Path:
+        """The folder of its PostgreSQL server, which need not be in the folder for temporary files."""
+        return Path(self._server.read_text())
 
     def seen(self) -> str:
         """What the test has noted."""
@@ -85,8 +83,9 @@ def test_a_run_that_passes_leaves_nothing(tmp_path: Path, temporary: Path) -> No
     said, _ = run.process.communicate()
     assert run.process.returncode == 0, said
     assert "guard:" not in said
-    assert processes_in(temporary) == []
+    assert processes_in(temporary) + processes_in(run.server_home) == []
     assert list(temporary.iterdir()) == []
+    assert not run.server_home.exists()
     assert folders_elsewhere() <= before
 
 
@@ -101,5 +100,7 @@ def test_a_run_that_is_killed_leaves_nothing(tmp_path: Path, temporary: Path, mo
         eventually(lambda: run.seen() != "" and Path(run.seen(), "environment").exists(), "it starts", timeout_s=60)
     run.process.kill()
     run.process.communicate()
-    eventually(lambda: processes_in(temporary) == [], "no process is left", LEFT_FOR_S)
-    eventually(lambda: list(temporary.iterdir()) == [], "no folder is left", LEFT_FOR_S)
+    eventually(lambda: processes_in(temporary) + processes_in(run.server_home) == [], "no process is left", LEFT_FOR_S)
+    eventually(
+        lambda: list(temporary.iterdir()) == [] and not run.server_home.exists(), "no folder is left", LEFT_FOR_S
+    )

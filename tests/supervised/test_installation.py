@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import subprocess
 import sys
 import zipfile
 from hashlib import sha256
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from daemon.instance.installation import ROOT
-from tests.support.guard import base_environ
+from tests.support.process import Process
 
 # Enough of the real lock to be installed without a network: one package with commands, and what installs the checkout.
 LOCKED = ("setuptools", "supervisor")
@@ -66,24 +65,17 @@ class Checkout:
         (folder / "deploy" / "requirements.lock").write_text("".join(map(_locked, wheels.iterdir())))
         self._stopper.mkdir()
         (self._stopper / "sitecustomize.py").write_text(STOPPER)
-        self._environ = base_environ() | {
+        self._environ = {
             "HOME": str(folder),
             "PIP_NO_INDEX": "1",
             "PIP_FIND_LINKS": str(wheels),
             "PYTHONPATH": str(self._stopper),
         }
 
-    def start(self, **environ: str) -> subprocess.Popen[str]:
+    def start(self, **environ: str) -> Process:
         """`make` of what `make run` installs, in a process group of its own."""
-        return subprocess.Popen(
-            ["make", f"PYTHON={sys._base_executable}", ".venv/.runtime"],  # type: ignore[attr-defined]
-            cwd=self.folder,
-            env=self._environ | environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            text=True,
-        )
+        command = ["make", f"PYTHON={sys._base_executable}", ".venv/.runtime"]  # type: ignore[attr-defined]
+        return Process(command, None, self._environ | environ, cwd=self.folder)
 
     def complete(self) -> None:
         """Installs what is missing; it must succeed."""

@@ -49,7 +49,7 @@ def test_a_whole_life(instance: Instance) -> None:
     check_secrets_are_in_no_other_file(instance)
 
     stop_by(instance, signal.SIGHUP)
-    assert instance.living() == []
+    assert instance.running_processes() == []
     assert get(f"{instance.api}/health/live")[0] == 0
 
     instance.start()
@@ -63,12 +63,12 @@ def test_a_whole_life(instance: Instance) -> None:
     supervisord = int((instance.run / "supervisord.pid").read_text())
     os.kill(supervisord, signal.SIGKILL)
     assert instance.end() == 1
-    assert instance.living() == []
+    assert instance.running_processes() == []
 
 
 def check_no_secret_in_any_process_title(instance: Instance) -> None:
     """No argument of any process holds a generated secret; the programs all run."""
-    assert len(instance.living()) >= 5
+    assert len(instance.running_processes()) >= 5
     secrets = instance.secrets().values()
     assert [line for _, line in command_lines() if any(secret in line for secret in secrets)] == []
 

@@ -121,7 +121,6 @@ def test_reload_needs_something_that_runs(instance: Instance) -> None:
 INTERRUPTED = """
 import os, sys, time, xmlrpc.client
 from daemon.instance import environment, reload
-from daemon.runtime import lifecycle
 
 number, step, after = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "after"
 steps = []

@@ -12,10 +12,11 @@ from click.testing import CliRunner
 
 from daemon.api.config import Config as ApiConfig
 from daemon.cli.main import main
-from daemon.instance import environment, preflight
+from daemon.instance import environment, health_client, preflight
 from daemon.runtime.config import ConfigError
 from health_sidecar.config import Config as SidecarConfig
-from tests.support.instance import run_up
+from sql.servers import url_problem
+from tests.support.instance import free_ports, run_up
 
 # A value for each variable that the documents name and this release does not implement.
 NOT_SUPPORTED = {
@@ -85,6 +86,51 @@ def test_a_number_is_digits_only(name: str, number: str, tmp_path: Path) -> None
     environ = {**USABLE, "HOST": "127.0.0.1"}
     assert wrong_settings({**environ, name: "10"}, tmp_path) == []
     assert [problem.split(":")[0] for problem in wrong_settings({**environ, name: number}, tmp_path)] == [name]
+
+
+@pytest.mark.parametrize(
+    ("host", "reached"), [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("::1", "::1"), ("localhost", "localhost")]
+)
+def test_a_host_means_the_same_to_every_command(host: str, reached: str, database_url: str, closed_port: int) -> None:
+    """`simulate`, `status` and `up` connect to the same place for what listens on HOST or METRICS_HOST."""
+    ports = {"PORT": str(closed_port), "METRICS_PORT": str(closed_port)}
+    environ = {**USABLE, "DATABASE_URL": database_url, "STRIPE_LIVEMODE": "false", **ports}
+    environ |= {"HOST": host, "METRICS_HOST": host}
+    assert run(["tickets", "add", "story-1"], environ)[0] == 0
+    url = f"http://[{reached}]:{closed_port}" if ":" in reached else f"http://{reached}:{closed_port}"
+    assert f"no API replies at {url} " in run(["simulate"], environ)[1]
+    assert f"the sidecar does not answer at {reached} port {closed_port} " in run(["status"], environ)[1]
+    assert f"http://{health_client.address(environ['HOST'], environ['PORT'])}" == url
+
+
+@pytest.fixture
+def closed_port() -> int:
+    """A port that no process listens on."""
+    [port] = free_ports(1)
+    return port
+
+
+@pytest.mark.parametrize("value", ["", "true", "false", "1", "0", "yes", "no", "False"])
+def test_the_mode_means_the_same_to_simulate_and_the_api(value: str, database_url: str) -> None:
+    """`simulate` refuses exactly the values of STRIPE_LIVEMODE that put the API into live mode."""
+    environ = {**USABLE, "DATABASE_URL": database_url, "STRIPE_LIVEMODE": value}
+    refused = "live mode" in run(["simulate"], environ)[1]
+    assert refused is ApiConfig.from_environ(environ).stripe_livemode
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["mysql://user@127.0.0.1/ledger", "postgresql://user:%zz@127.0.0.1/ledger", "postgresql://h:1,h:2,h:x/ledger"],
+)
+@pytest.mark.parametrize("words", ["tickets list", "ledger story-1", "verify", "migrate", "migrate --status", "gate"])
+def test_every_command_refuses_the_urls_that_the_gate_refuses(
+    words: str, url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is no URL of a database is a sentence and exit status 1, before any connection."""
+    status, output = run(words.split(), {**USABLE, "DATABASE_URL": url})
+    problem = url_problem(url)
+    assert problem is not None
+    assert (status, problem in output + capfd.readouterr().out) == (1, True)
 
 
 def wrong_settings(environ: Mapping[str, str], state: Path) -> list[str]:

@@ -50,7 +50,7 @@ def test_a_disk_that_does_not_answer_delays_the_end_no_longer_than_the_limits(in
     instance.up.send_signal(signal.SIGHUP)
     assert instance.end() == 0
     assert SLOW_STOP_S < time.monotonic() - began_s < instance.stop_limit_s
-    assert instance.living() == []
+    assert instance.running_processes() == []
 
     instance.start()
     with closing(psycopg2.connect(instance.environ["DATABASE_URL"])) as database, database.cursor() as cursor:
@@ -118,9 +118,9 @@ def make_running(instance: Instance) -> Iterator[Make]:
         assert make.process.poll() is None, make.output.read_text()
         yield make
     finally:
-        if instance.living():
+        if instance.running_processes():
             os.kill(int((instance.run / "supervisord.pid").read_text()), signal.SIGTERM)
-            eventually(lambda: not instance.living(), "the end", instance.stop_limit_s)
+            eventually(lambda: not instance.running_processes(), "the end", instance.stop_limit_s)
         make.process.wait(10)
 
 
@@ -136,7 +136,7 @@ def test_what_reaches_make_alone_stops_everything(instance: Instance, happens: C
     """Whatever ends `make run`, everything that it started ends too."""
     with make_running(instance) as make:
         happens(make)
-        eventually(lambda: not instance.living(), "everything has ended", instance.stop_limit_s)
+        eventually(lambda: not instance.running_processes(), "everything has ended", instance.stop_limit_s)
         assert make.process.wait(10) != 0
 
 
@@ -153,4 +153,4 @@ def test_up_outlives_the_process_that_started_it(instance: Instance) -> None:
         assert get(f"{instance.api}/health/db")[0] == 200
     finally:
         os.kill(int(shell.stdout), signal.SIGTERM)
-        eventually(lambda: not instance.living(), "everything has ended", instance.stop_limit_s)
+        eventually(lambda: not instance.running_processes(), "everything has ended", instance.stop_limit_s)

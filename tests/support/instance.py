@@ -132,7 +132,7 @@ class Instance:
         made = (self.state / "environment").read_text().splitlines()
         return SECRETS | dict(line.split("=", 1) for line in made)
 
-    def living(self) -> list[str]:
+    def running_processes(self) -> list[str]:
         """The command lines of all processes that work in this state folder or have it in environment or arguments."""
         return [line for pid, line in command_lines() if pid != os.getpid() and self._is_ours(pid, line)]
 
@@ -170,7 +170,7 @@ def children(pid: int) -> list[int]:
 
 
 def get(url: str) -> tuple[int, dict[str, str]]:
-    """Status and headers of a GET; status 0 if nobody answers."""
+    """Status and headers of a GET; status 0 if no server answers."""
     try:
         with urllib.request.urlopen(url, timeout=3) as reply:  # noqa: S310 - our own http address
             return reply.status, dict(reply.headers)
@@ -200,7 +200,7 @@ def eventually(holds: Callable[[], bool], what: str, timeout_s: float = RECOVERY
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports below 32768 that nobody listens on; another process that looks finds others, even while ours are closed."""
+    """Free ports below 32768; a process of another id gets other ports, even while these are closed."""
     found: list[int] = []
     first = 23100 + os.getpid() % 200 * 4
     for port in range(first, first + 100):

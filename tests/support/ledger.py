@@ -47,24 +47,24 @@ def add_ticket(url: str, ticket: str) -> None:
     ask(url, lambda database: database.fetch(load("add_ticket"), values))
 
 
-def life(kind: str, number: int = 0) -> scenarios.Scenario:
-    """A life of this kind; `number` counts those there are."""
+def scenario(kind: str, number: int = 0) -> scenarios.Scenario:
+    """A scenario of this kind; `number` counts those there are."""
     found = [each for each in scenarios.generate(3, 200, ["story-1"], now=NOW) if each.kind == kind]
     return found[number]
 
 
-def named_life() -> scenarios.Scenario:
-    """A paid life whose donor gave a name and an e-mail."""
+def named_scenario() -> scenarios.Scenario:
+    """A paid scenario whose donor gave a name and an e-mail."""
     found = (each for each in scenarios.generate(3, 200, ["story-1"], now=NOW) if each.kind == "paid")
     return next(each for each in found if only_donation(each).donor == "Smith")
 
 
-async def fill(database: Database, lives: list[scenarios.Scenario], *tickets: str) -> None:
+async def fill(database: Database, several: Sequence[scenarios.Scenario], *tickets: str) -> None:
     for ticket in tickets:
         await database.fetch(load("add_ticket"), {"id": ticket, "title": None, "currency": None})
     entries = [
         ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=None))
-        for life in lives
-        for event in life.events
+        for each in several
+        for event in each.events
     ]
     await Recorder(database).record(entries)

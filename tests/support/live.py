@@ -29,8 +29,8 @@ DEADLINE_S = 2.0
 # Whatever else happens a reply comes no later than this: the deadline, and what a busy machine adds.
 LATEST_S = DEADLINE_S + 1.0
 # Short waits, but the usual proportions and the usual interval of pings: none is due while a test runs, so that what
-# the sidecar knows it knows from the API's report. With supervisord a life ends after five attempts and the next
-# begins; here the one life goes on trying.
+# the sidecar knows it knows from the API's report. With supervisord a process ends after five attempts and
+# the next begins; here the one process goes on trying.
 SETTINGS = {
     "STRIPE_LIVEMODE": "false",
     "HOST": "127.0.0.1",
@@ -82,7 +82,7 @@ class Live:
     Args:
         folder: for the socket, the metrics and the logs.
         url: the role's, for the processes.
-        owner_url: for whoever looks at the ledger.
+        owner_url: for the tests that look at the ledger.
     """
 
     def __init__(self, folder: Path, url: str, owner_url: str, environ: Mapping[str, str] = {}) -> None:

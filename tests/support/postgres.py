@@ -11,10 +11,14 @@ from pathlib import Path
 import pytest
 
 from daemon.instance.postgres_programs import can_run, copy_programs, find_programs
+from tests.support.guard import also_remove
 
 USER = "donationd_owner"
 # What the startup gate asks of a server, for all roles of it.
 PRIVATE_LOG = {"log_min_error_statement": "panic", "log_error_verbosity": "terse"}
+
+# A file system in memory, and the room that several servers need there.
+MEMORY, MEMORY_BYTES = Path("/dev/shm"), 4 << 30
 
 
 class Server:
@@ -77,10 +81,26 @@ class Server:
         ).stdout
 
 
+def _usable_memory() -> Path | None:
+    """The file system in memory, if it has room and programs can be run from it."""
+    if not MEMORY.is_dir() or os.statvfs(MEMORY).f_flag & os.ST_NOEXEC:
+        return None
+    return MEMORY if shutil.disk_usage(MEMORY).free > MEMORY_BYTES else None
+
+
 @contextmanager
-def running_server(settings: Mapping[str, str], programs: Path | None = None) -> Iterator[Server]:
-    """A new server with these settings, of the embedded package unless the folder of other programs is given."""
-    with tempfile.TemporaryDirectory(prefix="donationd-pg-", ignore_cleanup_errors=True) as folder:
+def running_server(
+    settings: Mapping[str, str], programs: Path | None = None, *, in_memory: bool = False
+) -> Iterator[Server]:
+    """A new server with these settings.
+
+    Args:
+        programs: the folder of its programs; those of the embedded package unless given.
+        in_memory: whether its data may be in memory, where no commit waits for a disk. No other setting changes.
+    """
+    place = _usable_memory() if in_memory else None
+    with tempfile.TemporaryDirectory(prefix="donationd-pg-", dir=place, ignore_cleanup_errors=True) as folder:
+        also_remove(Path(folder))
         server = Server(Path(folder), programs)
         server.create()
         server.start(settings)

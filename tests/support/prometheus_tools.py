@@ -11,7 +11,7 @@ RULES = FOLDER / "donationd.rules.yml"
 
 
 def promtool(*words: str | Path, stdin: str | None = None) -> str:
-    """What promtool says; fails the test with it unless it is content."""
+    """The output of promtool; the test fails with it if promtool does."""
     command = [program("promtool", "prometheus"), *map(str, words)]
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -60,7 +60,7 @@ def rights_on(table: str) -> set[str]:
 
 @contextmanager
 def attempting(url: str) -> Iterator[psycopg2.extensions.cursor]:
-    """A cursor whose every statement stands alone."""
+    """A cursor of which each statement is a transaction of its own."""
     with closing(psycopg2.connect(url)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:

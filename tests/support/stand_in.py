@@ -88,7 +88,7 @@ def received(client: socket.socket) -> bytes:
 
 
 def check_refused(reply: Reply, status: int) -> None:
-    """The reply is a refusal of a proxy: it says when to come again, in its header and in its body."""
+    """The reply is a refusal of a proxy: its header and its body contain the time after which to try again."""
     assert (reply.status, reply.headers["retry-after"]) == (status, "30")
     assert reply.json == {
         "error": {503: "Service Unavailable", 429: "Too Many Requests"}[status],

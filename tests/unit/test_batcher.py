@@ -1,4 +1,4 @@
-"""Natural batching, with a writer whose statements end when the test says so."""
+"""Batches without a timer, with a writer whose statements end when the test says so."""
 
 import asyncio
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ async def test_a_batch_is_one_observation_and_the_newest_applied_event_only_rise
     """Batch sizes are counted once per statement; a late event makes the newest no older, one without effect newer."""
     writer = Writer()
     metrics = ApiMetrics()
-    batcher = Batcher(writer, limit=10, observe=metrics.batch_written)
+    batcher = Batcher(writer, limit=10, on_written=metrics.batch_written)
     newest = 4_000_000_000
     stated: Facts = {Family.CHARGE: {"ch_1": {}}}
     for created, facts in ((newest, stated), (newest - 5, stated), (newest + 5, None)):

@@ -8,7 +8,7 @@ from aiohttp import web
 from pytest_aiohttp.plugin import AiohttpClient
 
 from daemon.runtime.http.errors import Busy
-from daemon.runtime.http.limits import PLACE_WAIT_S, Places, Turns, read_body
+from daemon.runtime.http.limits import QUEUE_WAIT_S, Places, Turns, read_body
 
 LIMIT = 1000
 
@@ -38,9 +38,9 @@ async def test_no_place_in_time() -> None:
         with pytest.raises(Busy) as refused:
             async with places:
                 pytest.fail("there was no place")
-        assert loop.time() - began_s >= PLACE_WAIT_S - 0.01
+        assert loop.time() - began_s >= QUEUE_WAIT_S - 0.01
         assert refused.value.kind == "pages"
-    async with asyncio.timeout(PLACE_WAIT_S / 2), places:
+    async with asyncio.timeout(QUEUE_WAIT_S / 2), places:
         pass
 
 

@@ -164,6 +164,35 @@ def test_further_captures_count_from_the_earliest_event_that_reached_them() -> N
     ) == [(10, "payment", "ch_1", 1000), (20, "payment", "ch_1", 1500), (30, "payment", "ch_1", 1500)]
 
 
+def test_a_larger_capture_of_either_object_reaches_the_smaller_ones() -> None:
+    """Charge and PaymentIntent state captures in any order; each amount counts from the first event that reached it."""
+    received = {"id": "pi_1", "amount_received": 5000, "currency": "usd"}
+    assert entries_of(
+        charge("captured", 10, amount=6000, amount_captured=2000, captured=False),
+        charge("updated", 20, amount=6000, amount_captured=6000),
+        event("payment_intent.processing", 30, received),
+    ) == [(10, "payment", "ch_1", 2000), (20, "payment", "ch_1", 4000)]
+
+
+def test_what_a_late_failure_took_back_is_no_capture_of_the_next_payment() -> None:
+    """After a late failure captures count from the events of the new payment only."""
+    part: dict[str, Any] = {"amount": 5000, "amount_captured": 0, "captured": False}
+    assert entries_of(
+        charge("succeeded", 10, amount=5000, amount_captured=5000),
+        succeeded(10, 5000),
+        failed(30, "ch_1"),
+        charge("succeeded", 38, "ch_2", **part, created=AT + 38),
+        charge("updated", 40, "ch_2", amount=5000, amount_captured=3000, captured=False, created=AT + 38),
+        charge("captured", 50, "ch_2", amount=5000, amount_captured=5000, created=AT + 38),
+        succeeded(50, 5000),
+    ) == [
+        (10, "payment", "ch_1", 5000),
+        (30, "payment", "ch_1", -5000),
+        (40, "payment", "ch_2", 3000),
+        (50, "payment", "ch_2", 2000),
+    ]
+
+
 def test_a_refund_is_reversed_when_it_fails() -> None:
     """A refund counts from its own `created` until the earliest event that says it failed."""
     assert entries_of(
@@ -205,6 +234,23 @@ def test_a_dispute_moves_money_whenever_what_it_takes_changes() -> None:
         (40, "dispute", "du_1", -100),
         (50, "dispute", "du_1", -800),
         (60, "dispute", "du_1", 800),
+    ]
+
+
+def test_a_dispute_in_another_currency_takes_the_whole_amount_of_its_time() -> None:
+    """What it takes changes with the donation's amount, under the object that changes the amount."""
+    assert entries_of(
+        charge("succeeded", 10, amount=5000, amount_captured=5000),
+        dispute(20, "lost", 100, "eur"),
+        failed(30, "ch_1"),
+        charge("succeeded", 40, "ch_2", amount=3000, amount_captured=3000, created=AT + 40),
+    ) == [
+        (10, "payment", "ch_1", 5000),
+        (20, "dispute", "du_1", 5000),
+        (30, "dispute", "ch_1", -5000),
+        (30, "payment", "ch_1", -5000),
+        (40, "dispute", "ch_2", 3000),
+        (40, "payment", "ch_2", 3000),
     ]
 
 

@@ -26,34 +26,34 @@ def test_some_lines_a_second_then_one_that_counts_the_rest() -> None:
         assert written[-1]["event"] == "event evt_1"
 
 
-def test_a_trouble_is_told_once_and_then_counted_until_it_is_over() -> None:
-    """Its first line has everything known; while it lasts there are only counts; after it, it is told anew."""
+def test_an_incident_is_logged_once_and_then_counted_until_it_is_over() -> None:
+    """Its first line has all details, and while it lasts there are only counts; the next one begins again."""
     later = list[Callable[[], None]]()
-    trouble = IncidentLog("warning", "down", later=lambda _delay_s, call: later.append(call))
+    incident = IncidentLog("warning", "down", later=lambda _delay_s, call: later.append(call))
     with capture_logs() as lines:
         for number in range(1000):
-            trouble.report("disk full", request=f"a-{number}")
-        trouble.report("timeout")
+            incident.report("disk full", request=f"a-{number}")
+        incident.report("timeout")
         assert [line["event"] for line in lines] == ["down: disk full", "down: timeout"]
         assert lines[0]["request"] == "a-0"
-        for look in (later.pop(0), later.pop(0), *later):
-            look()
+        for tally in (later.pop(0), later.pop(0), *later):
+            tally()
         assert [line["event"] for line in lines[2:]] == ["down: disk full, 999 times more"]
-        [look] = later
-        look()
-        trouble.report("disk full")
+        [tally] = later
+        tally()
+        incident.report("disk full")
         assert [line["event"] for line in lines[3:]] == ["down: disk full"]
 
 
 def test_all_refusals_are_one_line() -> None:
-    """However many are refused, one line tells how many for each reason, and the next only if there are more."""
+    """However many are rejected, one line has the number for each reason, and the next only if there are more."""
     later = list[Callable[[], None]]()
     tally = CountingLog("refused", later=lambda _delay_s, call: later.append(call))
     with capture_logs() as lines:
         for reason in ["mismatch"] * 1000 + ["no event"] * 2:
             tally.count(reason)
-        [say] = later
-        say()
+        [write] = later
+        write()
         assert lines == [{"event": "refused", "log_level": "warning", "mismatch": 1000, "no_event": 2}]
         tally.count("mismatch")
         assert len(later) == 2

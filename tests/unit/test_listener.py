@@ -27,8 +27,8 @@ def written(name: str, payload: str) -> str:
     return f"{header} len:{len(payload)}\n{payload}"
 
 
-def tell(path: Path, *events: str) -> str:
-    """A listener's life, with supervisord's words; returns what it answered."""
+def run_listener(path: Path, *events: str) -> str:
+    """Run a listener with these messages of supervisord; returns what it answered."""
     listener = Listener(path)
     listener.begin(INFOS)
     answers = io.StringIO()
@@ -40,11 +40,11 @@ CRASH = (event("sidecar", "sidecar", "EXITED", "RUNNING"), event("sidecar", "sid
 BACK = event("sidecar", "sidecar", "RUNNING", "STARTING")
 
 
-def test_each_event_is_acknowledged_and_restarts_count_over_lives_of_the_listener(tmp_path: Path) -> None:
+def test_each_event_is_acknowledged_and_restarts_count_over_process_runs_of_the_listener(tmp_path: Path) -> None:
     """supervisord sends the next event after an OK only; a listener that was restarted goes on counting."""
     path = tmp_path / "processes.json"
-    assert tell(path, *CRASH, BACK) == "READY\nRESULT 2\nOK" * 3 + "READY\n"
-    tell(path, *CRASH, BACK)
+    assert run_listener(path, *CRASH, BACK) == "READY\nRESULT 2\nOK" * 3 + "READY\n"
+    run_listener(path, *CRASH, BACK)
     found = samples(generate_latest(build_registry(Metrics(), None, path)))
     assert found["supervisord_process_restarts_total", (("process", "sidecar"),)] == 2
     assert found["supervisord_process_restarts_total", (("process", "api:api_00"),)] == 0
@@ -53,7 +53,7 @@ def test_each_event_is_acknowledged_and_restarts_count_over_lives_of_the_listene
 def test_a_process_is_in_one_state(tmp_path: Path) -> None:
     """The state it is in shows 1, every other 0; a time of start only while it runs."""
     path = tmp_path / "processes.json"
-    tell(path, event("api_00", "api", "STARTING", "STOPPED"), event("api_00", "api", "FATAL", "STARTING"))
+    run_listener(path, event("api_00", "api", "STARTING", "STOPPED"), event("api_00", "api", "FATAL", "STARTING"))
     found = samples(generate_latest(build_registry(Metrics(), None, path)))
     states = {
         dict(labels)["state"]: value
@@ -69,7 +69,9 @@ def test_a_process_is_in_one_state(tmp_path: Path) -> None:
 def test_a_start_that_was_asked_for_is_no_restart(tmp_path: Path) -> None:
     """`supervisorctl restart` and `donationd reload` are no crashes."""
     path = tmp_path / "processes.json"
-    tell(path, *(event("sidecar", "sidecar", *change) for change in (("STOPPED", "STOPPING"), ("STARTING", "STOPPED"))))
+    run_listener(
+        path, *(event("sidecar", "sidecar", *change) for change in (("STOPPED", "STOPPING"), ("STARTING", "STOPPED")))
+    )
     assert json.loads(path.read_text())["sidecar"]["restarts"] == 0
 
 
@@ -78,10 +80,10 @@ def test_an_end_that_was_asked_for_is_no_restart(tmp_path: Path) -> None:
     path = tmp_path / "processes.json"
     asked = written("PROCESS_STATE_EXITED", "processname:sidecar groupname:sidecar from_state:RUNNING expected:1 pid:7")
     with capture_logs() as lines:
-        tell(path, asked, event("sidecar", "sidecar", "STARTING", "EXITED"))
+        run_listener(path, asked, event("sidecar", "sidecar", "STARTING", "EXITED"))
         assert json.loads(path.read_text())["sidecar"]["restarts"] == 0
         assert lines[0] == {"event": "[Supervisor] sidecar ended as asked", "log_level": "info"}
-        tell(path, BACK, *CRASH)
+        run_listener(path, BACK, *CRASH)
     assert json.loads(path.read_text())["sidecar"]["restarts"] == 1
 
 
@@ -102,14 +104,14 @@ def test_a_full_disk_does_not_end_the_listener(tmp_path: Path) -> None:
 def test_a_tick_changes_nothing_while_nothing_hangs(tmp_path: Path) -> None:
     """It is acknowledged like every event, and no process is found below a parent that is no supervisord."""
     path = tmp_path / "processes.json"
-    assert tell(path, written("TICK_5", "when:100")) == "READY\nRESULT 2\nOKREADY\n"
+    assert run_listener(path, written("TICK_5", "when:100")) == "READY\nRESULT 2\nOKREADY\n"
     assert json.loads(path.read_text())["sidecar"]["hangs"] == 0
 
 
 def test_a_change_is_one_line_and_a_crash_says_how_long_it_ran(tmp_path: Path) -> None:
     """An end by itself is a warning, the next start is not; what passes within a moment is for debugging."""
     with capture_logs() as lines:
-        tell(tmp_path / "processes.json", *CRASH, BACK)
+        run_listener(tmp_path / "processes.json", *CRASH, BACK)
     shown = [(line["log_level"], line["event"]) for line in lines if line["log_level"] != "debug"]
     assert shown == [("warning", "[Supervisor] ❌ sidecar ended by itself"), ("info", "[Supervisor] ✅ sidecar runs")]
     assert lines[0]["after_s"] > 0
@@ -120,5 +122,5 @@ def test_a_damaged_file_means_zeros(tmp_path: Path) -> None:
     path = tmp_path / "processes.json"
     path.write_text("{")
     assert samples(generate_latest(build_registry(Metrics(), None, path)))
-    tell(path, BACK)
+    run_listener(path, BACK)
     assert json.loads(path.read_text())["sidecar"]["state"] == "RUNNING"

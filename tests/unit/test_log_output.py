@@ -120,7 +120,7 @@ raise SystemError("uncaught")
 
 
 def test_no_way_to_write_waits_for_the_reader_nor_does_the_end_of_the_process() -> None:
-    """A process that nobody reads from goes through all its writes and ends by itself, in little more than the time it
+    """A process whose output is not read makes all its writes and ends by itself, in little more than the time it
     may wait at its end."""
     process = subprocess.Popen([sys.executable, "-c", EVERY_WAY], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:

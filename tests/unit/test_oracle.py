@@ -548,7 +548,7 @@ def test_the_money_is_what_stripe_has() -> None:
     checked = 0
     for of in (of for seed in range(1500) for of in payments_of(seed)):
         end, state = expect(of.state), of.state
-        if end is None or state.endpoint.unsubscribed or not state.endpoint.api.says_captured:
+        if end is None or state.endpoint.unsubscribed or not state.endpoint.api.has_amount_captured:
             continue
         holding = [charge for charge in state.charges if charge.holds_money]
         checked += len(holding)

@@ -26,7 +26,7 @@ PATIENCE_S = 5.0
 
 
 class Clock:
-    """A clock that moves when told to."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -43,12 +43,12 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def following(path: Path, clock: Callable[[], float] = time.monotonic) -> AsyncIterator[ReadinessClient]:
-    """A follower that runs meanwhile."""
-    follower = ReadinessClient(path, clock=clock)
-    task = asyncio.create_task(follower.run())
+async def connected(path: Path, clock: Callable[[], float] = time.monotonic) -> AsyncIterator[ReadinessClient]:
+    """A client that runs meanwhile."""
+    client = ReadinessClient(path, clock=clock)
+    task = asyncio.create_task(client.run())
     try:
-        yield follower
+        yield client
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -56,12 +56,12 @@ async def following(path: Path, clock: Callable[[], float] = time.monotonic) -> 
 
 
 @asynccontextmanager
-async def speaking(path: Path, said: bytes) -> AsyncIterator[None]:
-    """Something that is no sidecar of ours: says `said` to whoever connects and then nothing."""
+async def sending(path: Path, sent: bytes) -> AsyncIterator[None]:
+    """A server that is not our sidecar: it sends `sent` to every client, and then nothing."""
 
     async def speak(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers.append(writer)
-        writer.write(said)
+        writer.write(sent)
 
     writers: list[asyncio.StreamWriter] = []
     server = await asyncio.start_unix_server(speak, path)
@@ -74,7 +74,7 @@ async def speaking(path: Path, said: bytes) -> AsyncIterator[None]:
 
 
 def ignore_reports() -> None:
-    """For publishers whose followers have nothing to say."""
+    """For servers whose clients report nothing."""
 
 
 def test_json_has_the_documented_keys_and_times() -> None:
@@ -146,21 +146,21 @@ def test_noise_never_makes_ready(noise: bytes) -> None:
 
 
 async def test_state_is_pushed_at_connect_and_at_each_change(tmp_path: Path) -> None:
-    """A follower knows the state as soon as it is connected, and each later one without asking."""
+    """A client receives the state as soon as it is connected, and each later one without a request."""
     path = tmp_path / "r.sock"
-    async with ReadinessServer(path, READY, ignore_reports) as publisher, following(path) as follower:
-        await until(lambda: follower.ready)
-        assert follower.state == READY
-        publisher.publish(DOWN)
-        await until(lambda: not follower.ready)
-        assert follower.state == DOWN
+    async with ReadinessServer(path, READY, ignore_reports) as server, connected(path) as client:
+        await until(lambda: client.ready)
+        assert client.state == READY
+        server.publish(DOWN)
+        await until(lambda: not client.ready)
+        assert client.state == DOWN
 
 
-async def test_all_followers_hear_every_change(tmp_path: Path) -> None:
+async def test_all_clients_receive_every_change(tmp_path: Path) -> None:
     """API processes don't share a connection, they all get the same."""
     path = tmp_path / "r.sock"
-    async with ReadinessServer(path, DOWN, ignore_reports) as publisher, following(path) as one, following(path) as two:
-        publisher.publish(READY)
+    async with ReadinessServer(path, DOWN, ignore_reports) as server, connected(path) as one, connected(path) as two:
+        server.publish(READY)
         await until(lambda: one.ready and two.ready)
 
 
@@ -168,8 +168,8 @@ async def test_heartbeat_repeats_the_state(tmp_path: Path, monkeypatch: pytest.M
     """Without any change the state comes again and again."""
     monkeypatch.setattr("health_sidecar.publisher.HEARTBEAT_S", 0.01)
     path = tmp_path / "r.sock"
-    async with ReadinessServer(path, READY, ignore_reports) as publisher:
-        beating = asyncio.create_task(publisher.run())
+    async with ReadinessServer(path, READY, ignore_reports) as server:
+        beating = asyncio.create_task(server.run())
         reader, writer = await asyncio.open_unix_connection(path)
         async with asyncio.timeout(PATIENCE_S):
             assert [await reader.readline() for _ in range(4)] == [encode(READY)] * 4
@@ -178,56 +178,56 @@ async def test_heartbeat_repeats_the_state(tmp_path: Path, monkeypatch: pytest.M
 
 
 async def test_three_seconds_of_silence_are_not_ready(tmp_path: Path) -> None:
-    """A sidecar that says nothing, stopped or stuck, is believed for three seconds and no longer."""
+    """The state of a sidecar that is silent, because it is stopped or hangs, is valid for three seconds only."""
     clock = Clock()
     path = tmp_path / "r.sock"
-    async with ReadinessServer(path, READY, ignore_reports), following(path, clock) as follower:
-        await until(lambda: follower.ready)
+    async with ReadinessServer(path, READY, ignore_reports), connected(path, clock) as client:
+        await until(lambda: client.ready)
         clock.now_s = SILENCE_S - 0.01
-        assert follower.ready
+        assert client.ready
         clock.now_s = SILENCE_S
-        assert not follower.ready
-        assert follower.state.last_error == "no sidecar"
-        assert not follower.state.ready
+        assert not client.ready
+        assert client.state.last_error == "no sidecar"
+        assert not client.state.ready
 
 
 async def test_end_of_the_sidecar_is_not_ready_and_its_return_is_found(tmp_path: Path) -> None:
-    """When the sidecar goes its followers know at once; when it is back they find it by themselves."""
+    """When the sidecar ends its clients are not ready at once; when it runs again they connect by themselves."""
     path = tmp_path / "r.sock"
-    async with following(path) as follower:
+    async with connected(path) as client:
         async with ReadinessServer(path, READY, ignore_reports):
-            await until(lambda: follower.ready)
-        await until(lambda: not follower.ready)
+            await until(lambda: client.ready)
+        await until(lambda: not client.ready)
         async with ReadinessServer(path, READY, ignore_reports):
-            await until(lambda: follower.ready)
+            await until(lambda: client.ready)
 
 
 @pytest.mark.parametrize("noise", [b"nonsense\n", b"x" * (MAX_LINE_BYTES * 3), b'{"ready":1}\n'])
 async def test_bad_line_is_not_ready(tmp_path: Path, noise: bytes) -> None:
-    """A line that can't be read ends the belief in what was said before."""
+    """After a line that cannot be read the state before it is no longer valid."""
     path = tmp_path / "r.sock"
     clock = Clock()
-    async with speaking(path, encode(READY) + noise), following(path, clock) as follower:
-        await follower.wait_gate()
-        await until(lambda: not follower.ready)
+    async with sending(path, encode(READY) + noise), connected(path, clock) as client:
+        await client.wait_gate()
+        await until(lambda: not client.ready)
 
 
 async def test_no_sidecar_is_not_ready(tmp_path: Path) -> None:
-    """Before anything was heard nothing is believed."""
-    async with following(tmp_path / "nobody.sock") as follower:
+    """Before it has received a state a client is not ready."""
+    async with connected(tmp_path / "missing.sock") as client:
         await asyncio.sleep(0)
-        assert not follower.ready
-        assert follower.state.to_json()["ready"] is False
+        assert not client.ready
+        assert client.state.to_json()["ready"] is False
 
 
 async def test_gate_waits_for_the_first_ready_state(tmp_path: Path) -> None:
     """An API process started by hand opens its port when the sidecar is ready for the first time."""
     path = tmp_path / "r.sock"
-    async with ReadinessServer(path, DOWN, ignore_reports) as publisher, following(path) as follower:
-        waiting = asyncio.create_task(follower.wait_gate())
-        await until(lambda: follower.state == DOWN)
+    async with ReadinessServer(path, DOWN, ignore_reports) as server, connected(path) as client:
+        waiting = asyncio.create_task(client.wait_gate())
+        await until(lambda: client.state == DOWN)
         assert not waiting.done()
-        publisher.publish(READY)
+        server.publish(READY)
         async with asyncio.timeout(PATIENCE_S):
             await waiting
 
@@ -237,26 +237,26 @@ async def test_report_reaches_the_sidecar(tmp_path: Path) -> None:
     path = tmp_path / "r.sock"
     reports: list[int] = []
     clock = Clock()
-    async with ReadinessServer(path, READY, lambda: reports.append(1)), following(path, clock) as follower:
-        await until(lambda: follower.ready)
+    async with ReadinessServer(path, READY, lambda: reports.append(1)), connected(path, clock) as client:
+        await until(lambda: client.ready)
         for _ in range(1000):
-            follower.report_failure()
+            client.report_failure()
         await until(lambda: len(reports) > 0)
         clock.now_s += 1.0
-        follower.report_failure()
+        client.report_failure()
         await until(lambda: len(reports) == 2)
 
 
 async def test_report_without_a_sidecar_is_harmless(tmp_path: Path) -> None:
-    """There is nobody to tell, and nobody waits."""
-    ReadinessClient(tmp_path / "nobody.sock").report_failure()
+    """Without a sidecar a report is dropped, and its caller does not wait."""
+    ReadinessClient(tmp_path / "missing.sock").report_failure()
 
 
 async def test_noise_from_a_client_does_not_disturb_others(tmp_path: Path) -> None:
     """A client that sends rubbish or an endless line loses its own connection at most, and rings nothing."""
     path = tmp_path / "r.sock"
     reports: list[int] = []
-    async with ReadinessServer(path, READY, lambda: reports.append(1)), following(path) as follower:
+    async with ReadinessServer(path, READY, lambda: reports.append(1)), connected(path) as client:
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(b"hello\n[]\n{}\n\xff\n" + b'{"a":' + b"[" * 1500 + b"\n" + b"x" * (MAX_LINE_BYTES * 40))
         with suppress(ConnectionError):
@@ -265,34 +265,34 @@ async def test_noise_from_a_client_does_not_disturb_others(tmp_path: Path) -> No
                 while await reader.read(1024):
                     pass
         writer.transport.abort()
-        await until(lambda: follower.ready)
+        await until(lambda: client.ready)
         assert reports == []
 
 
-async def test_a_report_is_heard_after_any_noise(tmp_path: Path) -> None:
+async def test_a_report_is_received_after_any_noise(tmp_path: Path) -> None:
     """Lines that mean nothing, however deep they nest, do not end the connection that they came by."""
     path = tmp_path / "r.sock"
-    heard = asyncio.Event()
-    async with ReadinessServer(path, READY, heard.set):
+    received = asyncio.Event()
+    async with ReadinessServer(path, READY, received.set):
         _, writer = await asyncio.open_unix_connection(path)
         writer.write(
             b"[" * 1500 + b"\n" + b'{"later":' + b"[" * 1500 + b"]" * 1500 + b"}\n" + b'{"queryFailed":true}\n'
         )
         async with asyncio.timeout(PATIENCE_S):
-            await heard.wait()
+            await received.wait()
         writer.transport.abort()
 
 
 async def test_client_that_never_reads_is_cut_off(tmp_path: Path) -> None:
-    """A stuck follower can't make the sidecar's memory grow."""
+    """A client that does not read cannot make the sidecar's memory grow."""
     path = tmp_path / "r.sock"
-    async with ReadinessServer(path, READY, ignore_reports) as publisher:
+    async with ReadinessServer(path, READY, ignore_reports) as server:
         stuck = socket.socket(socket.AF_UNIX)
         stuck.connect(str(path))
-        await until(lambda: len(publisher._writers) == 1)
+        await until(lambda: len(server._writers) == 1)
         async with asyncio.timeout(PATIENCE_S):
-            while publisher._writers:
-                publisher.publish(READY)
+            while server._writers:
+                server.publish(READY)
                 await asyncio.sleep(0)
         stuck.close()
 
@@ -315,32 +315,32 @@ async def test_only_its_own_maker_removes_the_socket(tmp_path: Path) -> None:
     path = tmp_path / "r.sock"
     old = ReadinessServer(path, DOWN, ignore_reports)
     await old.__aenter__()
-    async with ReadinessServer(path, READY, ignore_reports), following(path) as follower:
+    async with ReadinessServer(path, READY, ignore_reports), connected(path) as client:
         await old.__aexit__(None, None, None)
         assert path.exists()
-        await until(lambda: follower.ready)
+        await until(lambda: client.ready)
     assert not path.exists()
 
 
-async def test_the_first_word_is_waited_for_but_not_for_long(tmp_path: Path) -> None:
-    """A process that starts knows what the sidecar says before it serves; without a sidecar it serves all the same."""
+async def test_the_first_state_is_awaited_but_not_for_long(tmp_path: Path) -> None:
+    """A process that starts has the sidecar's state before it serves; without a sidecar it serves all the same."""
     path = tmp_path / "r.sock"
-    async with following(path) as follower:
-        await follower.wait_first_state(0.01)
-        assert follower.state.last_error == "no sidecar"
+    async with connected(path) as client:
+        await client.wait_first_state(0.01)
+        assert client.state.last_error == "no sidecar"
         async with ReadinessServer(path, READY, ignore_reports):
-            await follower.wait_first_state(10)
-            assert follower.ready
+            await client.wait_first_state(10)
+            assert client.ready
 
 
 async def test_a_removed_socket_is_made_anew(tmp_path: Path) -> None:
     """Who comes after the socket vanished finds the sidecar all the same, and who has found it before stays."""
     path = tmp_path / "r.sock"
-    async with ReadinessServer(path, READY, ignore_reports) as publisher, following(path) as early:
-        heartbeat = asyncio.create_task(publisher.run())
+    async with ReadinessServer(path, READY, ignore_reports) as server, connected(path) as early:
+        heartbeat = asyncio.create_task(server.run())
         await until(lambda: early.ready)
         path.unlink()
-        async with following(path) as late:
+        async with connected(path) as late:
             await until(lambda: late.ready)
         assert early.ready
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
@@ -349,21 +349,21 @@ async def test_a_removed_socket_is_made_anew(tmp_path: Path) -> None:
 
 
 async def test_a_foreign_socket_in_our_place_is_replaced(tmp_path: Path) -> None:
-    """A dead socket that somebody put there goes; a file is left alone, and who has found us stays."""
+    """A dead socket at its place is replaced, a file is not, and clients that are connected stay so."""
     path = tmp_path / "r.sock"
-    async with ReadinessServer(path, READY, ignore_reports) as publisher, following(path) as early:
-        heartbeat = asyncio.create_task(publisher.run())
+    async with ReadinessServer(path, READY, ignore_reports) as server, connected(path) as early:
+        heartbeat = asyncio.create_task(server.run())
         await until(lambda: early.ready)
         path.unlink()
         with socket.socket(socket.AF_UNIX) as foreign:
             foreign.bind(str(path))
-        async with following(path) as late:
+        async with connected(path) as late:
             await until(lambda: late.ready)
         path.unlink()
         path.write_text("mine")
-        publisher.publish(Readiness(ready=False))
+        server.publish(Readiness(ready=False))
         await until(lambda: not early.ready)
-        publisher.publish(READY)
+        server.publish(READY)
         await until(lambda: early.ready)
         assert not heartbeat.done()
         heartbeat.cancel()
@@ -405,17 +405,17 @@ async def test_stale_socket_of_a_killed_sidecar_is_replaced(tmp_path: Path) -> N
     path = tmp_path / "r.sock"
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
-    async with ReadinessServer(path, READY, ignore_reports), following(path) as follower:
-        await until(lambda: follower.ready)
+    async with ReadinessServer(path, READY, ignore_reports), connected(path) as client:
+        await until(lambda: client.ready)
 
 
 def test_looking_at_the_state_is_cheap() -> None:
     """Each request looks: the best of many rounds stays around a quarter of a microsecond, far below ten."""
-    follower = ReadinessClient(Path("unused.sock"))
+    client = ReadinessClient(Path("unused.sock"))
     rounds = []
     for _ in range(20):
         began_s = time.perf_counter()
         for _ in range(1000):
-            _ = follower.ready
+            _ = client.ready
         rounds.append((time.perf_counter() - began_s) / 1000)
     assert min(rounds) < 10e-6

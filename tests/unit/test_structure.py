@@ -1,10 +1,16 @@
 """The tests' own structure."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-TESTS = Path(__file__).parents[1]
+import pytest
+
+from tests.mutants import MUTANTS
+
+ROOT = Path(__file__).parents[2]
+TESTS = ROOT / "tests"
 
 
 def imported(source: str) -> Iterator[str]:
@@ -43,3 +49,29 @@ def test_every_form_of_import_is_found() -> None:
     )
     assert [len(imported_tests(source)) for source in forbidden] == [1] * len(forbidden)
     assert imported_tests("from aiohttp.test_utils import TestClient\nfrom tests.support import postgres") == []
+
+
+NAMING = (
+    *(
+        "Makefile",
+        ".ci/run",
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "tests/mutants.py",
+        "tests/support/order.py",
+    ),
+    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "deploy" / "docs").glob("*.md"))),
+)
+
+
+@pytest.mark.parametrize("file", NAMING)
+def test_files_of_tests_that_are_named_exist(file: str) -> None:
+    """A file of tests that is moved is also renamed in what runs it and in what refers to it."""
+    named = re.findall(r"tests/[\w/]+\.py", (ROOT / file).read_text())
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_every_mutant_fits_the_code() -> None:
+    """Each fault of `make mutants` replaces a text that its file contains exactly once."""
+    assert [mutant.fault for mutant in MUTANTS if (ROOT / mutant.file).read_text().count(mutant.old) != 1] == []

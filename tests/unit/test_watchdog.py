@@ -78,7 +78,7 @@ def test_reconnects_are_spaced_and_bounded() -> None:
         assert (outcome, watch.attempts) == (Outcome.RECONNECT_FAILED, attempt)
         assert watch.due_s - watch.pinged_s == RULES.reconnect_delay_s
     watch, outcome = failed(watch, RULES, watch.due_s)
-    assert (outcome, watch.phase, watch.ready) == (Outcome.GAVE_UP, Phase.GONE, False)
+    assert (outcome, watch.phase, watch.ready) == (Outcome.GAVE_UP, Phase.GAVE_UP, False)
 
 
 def test_reconnect_makes_ready_and_forgets_failures() -> None:
@@ -118,7 +118,7 @@ def test_invariants_hold_after_any_history(events: list[str], rules: Rules) -> N
     """Ready exactly while fewer than the limit failed in a row; the next ping is never further off than a pause."""
     watch = begin(rules, 0.0)
     for event in events:
-        if watch.phase is Phase.GONE:
+        if watch.phase is Phase.GAVE_UP:
             break
         now_s = watch.due_s
         if event == "report":
@@ -131,7 +131,7 @@ def test_invariants_hold_after_any_history(events: list[str], rules: Rules) -> N
 
 
 def test_log_lines_have_the_original_wording() -> None:
-    """What operators watch for stands in the lines word for word."""
+    """The lines that operators search for have the exact wording of the original design."""
     watch, _ = fail_times(1, begin(RULES, 0.0))
     assert describe(watch, Outcome.FAILED, RULES) == [("warning", "[DB Watchdog] ❌ Ping failed (1/3)")]
     lines = [text for outcome in Outcome for _, text in describe(watch, outcome, RULES)]
@@ -147,7 +147,7 @@ class Stage:
     def __init__(self, answers: str, reports_at_s: tuple[float, ...] = ()) -> None:
         self.now_s = 0.0
         self.asked: list[tuple[str, float]] = []
-        self.told: list[tuple[Outcome, str | None]] = []
+        self.results: list[tuple[Outcome, str | None]] = []
         self._answers = iter(answers)
         self._reports = list(reports_at_s)
 
@@ -179,7 +179,7 @@ class Stage:
             reconnect=self.reconnect,
             wait_report=self.wait_report,
             clock=lambda: self.now_s,
-            on_result=lambda _watch, outcome, error: self.told.append((outcome, error)),
+            on_result=lambda _watch, outcome, error: self.results.append((outcome, error)),
         )
 
 
@@ -194,7 +194,7 @@ async def test_loop_ends_when_reconnects_are_used_up() -> None:
         ("reconnect", 31.4),
         ("reconnect", 36.4),
     ]
-    assert stage.told[-1] == (Outcome.GAVE_UP, "connection refused")
+    assert stage.results[-1] == (Outcome.GAVE_UP, "connection refused")
 
 
 async def test_loop_pings_at_once_after_a_report() -> None:
@@ -202,7 +202,7 @@ async def test_loop_pings_at_once_after_a_report() -> None:
     stage = Stage("---" + "-", reports_at_s=(5.0, 5.1))
     await stage.run(Rules(reconnect_attempts=1))
     assert stage.asked[:3] == [("ping", 5.0), ("ping", 5.2), ("ping", 5.4)]
-    assert stage.told[2][0] is Outcome.LOST
+    assert stage.results[2][0] is Outcome.LOST
 
 
 async def test_flood_of_reports_does_not_put_off_the_ping() -> None:
@@ -218,4 +218,4 @@ async def test_loop_goes_on_after_a_reconnect() -> None:
     stage = Stage("---+" + "---" + "-")
     await stage.run(Rules(reconnect_attempts=1))
     assert stage.asked[3:5] == [("reconnect", 31.4), ("ping", 61.4)]
-    assert (Outcome.RECONNECTED, None) in stage.told
+    assert (Outcome.RECONNECTED, None) in stage.results

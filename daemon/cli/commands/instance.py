@@ -1,5 +1,6 @@
 """`donationd up`, `reload`, `migrate` and `gate`: start an instance, renew it, and check its database."""
 
+import os
 import sys
 
 import click
@@ -18,8 +19,8 @@ from daemon.cli.arguments import json_option
 def up(embedded: bool, stop_with: int | None) -> None:
     """Run everything under supervisord, in the foreground.
 
-    Ctrl-C, SIGTERM and SIGHUP stop it. Without --stop-with it goes on when the process that started it ends, as it
-    must under nohup, systemd or another supervisor.
+    Ctrl-C, SIGTERM and SIGHUP stop it. Without --stop-with it continues when the process that started it ends, as
+    it must under nohup, systemd or another supervisor.
 
     \b
     Examples:
@@ -82,6 +83,6 @@ def gate(as_json: bool) -> None:
       DATABASE_URL=postgresql://… donationd gate
       donationd gate --json | jq .detail
     """
-    from daemon.cli import instance
+    from health_sidecar import gate
 
-    sys.exit(instance.gate(as_json=as_json))
+    sys.exit(gate.run_once(os.environ, as_json=as_json))

@@ -1,7 +1,7 @@
 """Operators authenticate with bearer tokens (RFC 6750); an instance knows only the tokens' SHA-256 hashes.
 
 `parse_tokens` reads the setting OPERATOR_TOKENS. `OperatorAuthentication` admits a request to a handler if its token
-has the scope that the handler requires; the errors it raises become replies in `app`.
+has the scope that the handler requires; the errors it raises become replies in `errors`.
 """
 
 import hashlib
@@ -79,7 +79,7 @@ class FailedAttempts:
     """The recent failed attempts of each address, in bounded memory: of too many addresses, those that failed last.
 
     Args:
-        clock: seconds, rising.
+        clock: seconds of a monotonic clock.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -87,7 +87,7 @@ class FailedAttempts:
         self._times: OrderedDict[str, tuple[float, ...]] = OrderedDict()
 
     def wait_s(self, address: str) -> float:
-        """How long `address` must wait before its next attempt is looked at; 0 if it need not wait."""
+        """How long `address` must wait before its next attempt is checked; 0 if it need not wait."""
         times = self._times.get(address, ())
         if len(times) < MAX_FAILED_ATTEMPTS:
             return 0.0
@@ -107,7 +107,7 @@ class OperatorAuthentication:
 
     Args:
         tokens: those of OPERATOR_TOKENS; without any, no request is admitted.
-        clock: seconds, rising.
+        clock: seconds of a monotonic clock.
     """
 
     def __init__(self, tokens: tuple[OperatorToken, ...], clock: Callable[[], float] = time.monotonic) -> None:
@@ -132,7 +132,7 @@ class OperatorAuthentication:
     def authenticate(self, request: web.Request, scope: Scope) -> OperatorToken:
         """The token of `request`. Raises 401 without a valid one, 403 if it lacks `scope`, 429 after too many attempts.
 
-        Nothing else of the request is looked at before, so that a refusal depends on the token alone.
+        Nothing else of the request is read before, so that a rejection depends only on the token.
         """
         credentials = _credentials(request)
         if credentials is None:
@@ -149,7 +149,7 @@ class OperatorAuthentication:
         return token
 
     def _find(self, credentials: bytes) -> OperatorToken | None:
-        """Compares with every token, so that the time taken says nothing about any of them."""
+        """Compares with every token, so that the time taken reveals nothing about any of them."""
         digest = hashlib.sha256(credentials).hexdigest()
         found = None
         for token in self._tokens:
@@ -159,7 +159,7 @@ class OperatorAuthentication:
 
 
 def _credentials(request: web.Request) -> bytes | None:
-    """The bytes of the bearer token; None for a request that brings none."""
+    """The bytes of the bearer token; None for a request without one."""
     scheme, _, credentials = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     if scheme.lower() != "bearer" or not credentials.strip():
         return None
@@ -167,7 +167,7 @@ def _credentials(request: web.Request) -> bytes | None:
 
 
 def client_address(peer: str | None) -> str:
-    """What counts as one address: an IPv4 address, or the network that an IPv6 host may use as it likes."""
+    """What counts as one address: an IPv4 address, or the network of which an IPv6 host may use every address."""
     try:
         address = ipaddress.ip_address(peer or "")
     except ValueError:  # a Unix socket has none

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import StreamReader, hdrs, web
 from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError
@@ -15,21 +15,13 @@ from aiohttp.typedefs import Handler
 
 from daemon.runtime.http.errors import SLOW_HEAD, BodyTimeout, rejection
 
+if TYPE_CHECKING:
+    from daemon.runtime.http.server import HttpServer
+
 HEAD_BYTES = 16 * 1024  # more than heads have: what a client sends beyond, besides a body, is further requests
 SEND_BYTES = 16 * 1024  # of a reply may wait for its client before the process waits too
 CALM_S = 0.25  # between a reply and the next request: a monitor pauses for longer, a flood does not
 LINGER_S = 0.5  # a client may still be sending when it is rejected: after an immediate close it would not see the reply
-
-
-class Server(Protocol):
-    """What a connection reports to: see `HttpServer`."""
-
-    def opened(self) -> None: ...
-    def closed(self, connection: "Connection") -> None: ...
-    def waits(self, connection: "Connection") -> float: ...
-    def received(self, size: int) -> None: ...
-    def bad_request(self) -> None: ...
-    async def take_turn(self, request: web.BaseRequest, reply: web.StreamResponse, *, is_calm: bool) -> None: ...
 
 
 class Connection(web.RequestHandler):
@@ -40,7 +32,7 @@ class Connection(web.RequestHandler):
 
     __slots__ = ("_body", "_is_calm", "_pausing", "_rejected", "_server", "_tcp", "_waits_for", "received", "since_s")
 
-    def __init__(self, server: Server, manager: web.Server, **options: Any) -> None:
+    def __init__(self, server: "HttpServer", manager: web.Server, **options: Any) -> None:
         super().__init__(manager, **options)
         self._server = server
         self._tcp: asyncio.Transport | None = None

@@ -37,7 +37,7 @@ def unavailable(message: str) -> web.Response:
 
 
 def error_body(status: int, message: str = "") -> dict[str, object]:
-    """An error as JSON (SPEC 5): the status's name, and a message that says what to do."""
+    """An error as JSON: the status's name, and a message that says what to do."""
     named = HTTPStatus(status)
     return {"success": False, "error": named.phrase, "message": message or named.description}
 

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from daemon.runtime.readiness import Readiness, utc_text
 
-# A health check answered from a cache is none.
+# A health check must not be answered from a cache.
 _HEADERS = {"Cache-Control": "no-store"}
 
 

@@ -1,5 +1,5 @@
-"""How much one process takes and does at the same time: connections, memory, places per kind of work, turns for replies
-that cost no work, a body's size.
+"""How much one process accepts and does at the same time: connections, memory, places per kind of work, turns for
+replies that cost no work, the size of a body.
 """
 
 import asyncio
@@ -11,9 +11,9 @@ from aiohttp import web
 from daemon.runtime.config import ConfigError
 from daemon.runtime.http.errors import Busy
 
-ACCEPTS = 64  # new connections in one turn of the event loop, so that many of them do not hold up the others
+ACCEPTS = 64  # new connections in one turn of the event loop, so that many of them do not delay the others
 OTHER_DESCRIPTORS = 64  # database, readiness socket, log, metrics, libraries
-PLACE_WAIT_S = 1.0  # a place is free again in milliseconds unless the process is overloaded
+QUEUE_WAIT_S = 1.0  # a place is free again in milliseconds unless the process is overloaded
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class Limits:
 
 
 def reserve_descriptors(connections: int) -> None:
-    """Raises the process's soft limit of open files to what so many connections need. Raises ConfigError where the hard
-    limit is lower.
+    """Increase the process's soft limit of open files to what so many connections need.
+
+    Raises ConfigError if the hard limit is lower.
     """
     needed = connections + ACCEPTS + OTHER_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -48,7 +49,7 @@ def reserve_descriptors(connections: int) -> None:
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise ConfigError(
             [
-                f"{connections} connections need {needed} open files, and {hard} are allowed: raise the hard limit "
+                f"{connections} connections need {needed} open files, but {hard} are allowed: increase the hard limit "
                 "(ulimit -Hn, LimitNOFILE in systemd)"
             ]
         )
@@ -56,10 +57,10 @@ def reserve_descriptors(connections: int) -> None:
 
 
 class Places:
-    """So many requests of one kind are worked on at the same time. Others wait for PLACE_WAIT_S, first come, first
-    served: a client that waits costs nothing, and one that is refused at once comes again at once.
+    """So many requests of one kind are worked on at the same time.
 
-    Entering raises Busy.
+    Others wait in order for QUEUE_WAIT_S: a client that waits costs nothing, and one that is rejected at once tries
+    again at once. Entering raises Busy.
     """
 
     def __init__(self, kind: str, count: int) -> None:
@@ -71,7 +72,7 @@ class Places:
             await self._free.acquire()
             return
         try:
-            async with asyncio.timeout(PLACE_WAIT_S):
+            async with asyncio.timeout(QUEUE_WAIT_S):
                 await self._free.acquire()
         except TimeoutError:
             raise Busy(self._kind) from None
@@ -81,15 +82,16 @@ class Places:
 
 
 class Turns:
-    """At most `count` in one turn of the event loop, first come, first served: however many clients ask for what is
-    answered at once, the loop soon comes back to everything else.
+    """At most `count` in one turn of the event loop, in order.
+
+    However many clients request what is answered at once, the loop soon continues with everything else.
     """
 
     def __init__(self, count: int) -> None:
         self._free = asyncio.Semaphore(count)
 
     async def take(self) -> None:
-        """Returns when it is the caller's turn."""
+        """Return when it is the caller's turn."""
         await self._free.acquire()
         asyncio.get_running_loop().call_soon(self._free.release)
 
@@ -98,9 +100,9 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     """The request's body.
 
     Raises:
-        HTTPRequestEntityTooLarge: it has more than `limit` bytes. Where the client says so before, none of it is read.
+        HTTPRequestEntityTooLarge: it has more than `limit` bytes. If the client announces this, none of it is read.
         ConnectionError: the client has left.
-        BodyTimeout, NoMemory: the server took no more of it.
+        BodyTimeout, NoMemory: the server accepted no more of it.
     """
     body = request.content
     if request.transport is None and not body.is_eof():

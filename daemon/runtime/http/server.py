@@ -12,12 +12,12 @@ import os
 import socket
 import stat
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from operator import attrgetter
-from typing import Any
+from typing import Any, Self, cast
 
 from aiohttp import hdrs, web
 
@@ -40,6 +40,16 @@ DRAIN_S = 1.0  # a connection that is still open after this time has no request 
 DRAIN_POLL_S = 0.02
 STDIN = 0
 
+# What aiohttp's own connection takes beyond the application.
+AIOHTTP = {
+    "access_log": None,
+    "lingering_time": 0,  # finish_response does it
+    "read_bufsize": READ_BYTES,
+    "max_line_size": HEADER_LINE_BYTES,
+    "max_field_size": HEADER_LINE_BYTES,
+    "max_headers": HEADERS,
+    "auto_decompress": False,  # a signature is one of the bytes as they came
+}
 EXCESS, UNSENT = attrgetter("excess"), attrgetter("unsent")
 
 
@@ -48,43 +58,24 @@ async def _name_server(_request: web.Request, response: web.StreamResponse) -> N
     response.headers[hdrs.SERVER] = SERVER
 
 
-@asynccontextmanager
-async def opened(
-    runner: web.AppRunner,
-    limits: Limits,
-    *,
-    on_closed: Callable[[str], None] = lambda _limit: None,
-    on_bad_request: Callable[[], None] = lambda: None,
-) -> AsyncIterator["HttpServer"]:
-    """A server for an application; both are closed at the end. Arguments as for HttpServer."""
-    runner.app.on_response_prepare.append(_name_server)
-    runner.app.middlewares.append(begin_request)
-    await runner.setup()
-    assert runner.server is not None  # noqa: S101 - for the type checker
-    server = HttpServer(runner.server, limits, on_closed, on_bad_request)
-    try:
-        yield server
-    finally:
-        server.close()
-        await runner.cleanup()
-
-
 class HttpServer:
-    """The connections of one process, and what they take together.
+    """The connections of one process, and what they take together. Within its block the application is open.
 
     Args:
-        manager: what calls the handlers, as an AppRunner makes it.
+        runner: of the application that the connections serve.
         on_closed: is called with the limit that was reached when a connection is closed for the sake of others.
         on_bad_request: is called for each request that is HTTP and cannot be parsed.
     """
 
     def __init__(
         self,
-        manager: web.Server,
+        runner: web.AppRunner,
         limits: Limits,
-        on_closed: Callable[[str], None],
-        on_bad_request: Callable[[], None],
+        *,
+        on_closed: Callable[[str], None] = lambda _limit: None,
+        on_bad_request: Callable[[], None] = lambda: None,
     ) -> None:
+        self._runner = runner
         self._limits = limits
         self._on_closed = on_closed
         self.bad_request = on_bad_request
@@ -100,19 +91,19 @@ class HttpServer:
             "reply": limits.reply_s,
             "request": limits.idle_s,
         }
-        self._connection = partial(
-            Connection,
-            self,
-            manager,
-            loop=self._loop,
-            access_log=None,
-            lingering_time=0,  # finish_response does it
-            read_bufsize=READ_BYTES,
-            max_line_size=HEADER_LINE_BYTES,
-            max_field_size=HEADER_LINE_BYTES,
-            max_headers=HEADERS,
-            auto_decompress=False,  # a signature is one of the bytes as they came
-        )
+
+    async def __aenter__(self) -> Self:
+        """Start the application; `listen` opens its port."""
+        self._runner.app.on_response_prepare.append(_name_server)
+        self._runner.app.middlewares.append(begin_request)
+        await self._runner.setup()
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        """Stop listening, and end what is left of connections and requests."""
+        for server in self._servers:
+            server.close()
+        await self._runner.cleanup()
 
     # --- Start and drain ---
 
@@ -123,7 +114,8 @@ class HttpServer:
 
     async def listen(self, **where: Any) -> None:
         """Accept connections at a `host` and `port`, or of an inherited `sock`. Raises OSError."""
-        server = await self._loop.create_server(self._connection, **where, backlog=ACCEPTS)
+        connection = partial(Connection, self, cast(web.Server, self._runner.server), loop=self._loop, **AIOHTTP)
+        server = await self._loop.create_server(connection, **where, backlog=ACCEPTS)
         self._servers.append(server)
         for each in server.sockets:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
@@ -143,11 +135,6 @@ class HttpServer:
             async with asyncio.timeout(DRAIN_S):
                 while self._connections:  # noqa: ASYNC110 - connections end in many ways
                     await asyncio.sleep(DRAIN_POLL_S)
-
-    def close(self) -> None:
-        """Stop listening."""
-        for server in self._servers:
-            server.close()
 
     # --- Time and memory ---
 

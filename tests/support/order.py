@@ -1,0 +1,37 @@
+"""The order of test files: those that are quick first, or under pytest-xdist those that take longest first."""
+
+# Measured one by one, those over twenty seconds. Files that mostly wait for processes and files that mostly compute
+# alternate, so that workers side by side leave the processors neither idle nor overloaded; and no long file begins when
+# all others have ended.
+LONGEST = (
+    "tests/supervised/test_stop.py",
+    "tests/supervised/test_installation.py",
+    "tests/supervised/test_hangs.py",
+    "tests/supervised/test_reload.py",
+    "tests/supervised/test_socket.py",
+    "tests/integration/test_haproxy.py",
+    "tests/supervised/test_mending.py",
+    "tests/unit/test_simulate.py",
+    "tests/integration/test_broken_clients.py",
+    "tests/integration/test_postgres_log.py",
+    "tests/supervised/test_life.py",
+    "tests/integration/test_cases.py",
+    "tests/integration/test_database_trouble.py",
+    "tests/integration/test_floods.py",
+    "tests/supervised/test_up.py",
+    "tests/integration/test_any_order.py",
+    "tests/supervised/test_waiting.py",
+    "tests/integration/test_json_output.py",
+    "tests/supervised/test_embedded.py",
+    "tests/integration/test_database.py",
+    "tests/supervised/test_guard.py",
+    "tests/supervised/test_logging.py",
+    "tests/supervised/test_monitoring.py",
+)
+
+
+def place(file: str, *, side_by_side: bool) -> int:
+    """The place of a test file, the smallest first; files with the same place keep their order."""
+    if side_by_side:
+        return LONGEST.index(file) if file in LONGEST else len(LONGEST)
+    return 1 if file.startswith("tests/supervised/") else 0
