@@ -73,7 +73,7 @@ async def serve(config: Config, process: ProcessRun) -> int:
     """
     async with open_sidecar(config, process.environ) as (sidecar, server):
         parts = [
-            sidecar.guard(config),
+            sidecar.run_gate_and_watchdog(config),
             sidecar.publisher.run(),
             sidecar.history.run(),
             sidecar.count_backlog(),
@@ -87,7 +87,7 @@ async def serve(config: Config, process: ProcessRun) -> int:
         if process.failed:
             await process.wait_min_uptime()
         else:
-            sidecar.stopped()
+            sidecar.record_stop()
     status = int(process.failed)
     log.info("Sidecar stopped", status=status)
     return status

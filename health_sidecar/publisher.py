@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from daemon.runtime.readiness import HEARTBEAT_S, MAX_LINE_BYTES, Readiness, encode, is_report, push
+from daemon.runtime.readiness import HEARTBEAT_S, MAX_LINE_BYTES, Readiness, encode, is_report, send_line
 
 # More than any sensible number of API processes; this bounds a client that leaks connections.
 MAX_CLIENTS = 256
@@ -53,7 +53,7 @@ class ReadinessServer:
         self.state = state
         line = encode(state)
         for writer in tuple(self._writers):
-            push(writer, line)
+            send_line(writer, line)
 
     async def run(self) -> None:
         """Repeat the state each second, for ever: a client that receives nothing becomes not ready.
@@ -84,7 +84,7 @@ class ReadinessServer:
             return
         self._writers.add(writer)
         try:
-            push(writer, encode(self.state))
+            send_line(writer, encode(self.state))
             # readline raises ValueError for an endless line
             with contextlib.suppress(OSError, ValueError):
                 while line := await reader.readline():

@@ -1,6 +1,7 @@
-"""The sidecar: what it does when a gate run, a ping or a report says something about the database.
+"""The sidecar: the startup gate and the watchdog with what they check and report.
 
-`gate` and `watchdog` decide; here each decision reaches the log, the metrics, the API processes and the history.
+`gate.py` and `watchdog.py` contain the decisions. This module runs their checks against the database, and passes each
+result on to the log, the metrics, the API processes and the history.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ log = structlog.get_logger()
 
 GATE_PENDING = Readiness(ready=False, message="The database startup gate has not passed yet")
 
-# Which of the watchdog's outcomes change the state, and what the new one is called in health_check_runs.
+# The outcomes of the watchdog that change the state, and the name of the new state in the table health_check_runs.
 STATE_AFTER = {
     Outcome.LOST: "not ready",
     Outcome.RECONNECTED: "ready",
@@ -42,12 +43,12 @@ STATE_AFTER = {
 
 @dataclass
 class Sidecar:
-    """The parts of the sidecar, and what reaches them.
+    """The parts of the sidecar.
 
     Attributes:
-        backlog_probe: a probe of its own, so that a slow count cannot make a ping late.
+        backlog_probe: separate connections, so that a slow count does not delay a ping.
         query_failed: set when an API process reports a failed query.
-        has_open_report: an API process reported a failed query, and no complete check has succeeded since.
+        has_open_report: whether an API process has reported a failed query, and no complete check has succeeded since.
     """
 
     publisher: ReadinessServer
@@ -68,8 +69,11 @@ class Sidecar:
         default_factory=lambda: OnChangeLog("warning", "[DB Watchdog] ⚠️ The database has migrations of a newer version")
     )
 
-    async def guard(self, config: Config) -> None:
-        """Run the gate, then the watchdog. Returns when the process has to end: both have failed for good."""
+    async def run_gate_and_watchdog(self, config: Config) -> None:
+        """Run the gate, and after it has passed the watchdog.
+
+        Returns when the process must end: the gate has failed, or the watchdog has given up.
+        """
         verdict = await run_gate(
             config.database_url.get_secret_value(),
             self.probe,
@@ -79,16 +83,16 @@ class Sidecar:
             failed_attempt=self.connection_attempt_failed,
             log=log,
         )
-        await self.gate_ended(verdict)
+        await self.report_gate(verdict)
         if verdict.passed:
-            await self.watch(watchdog_rules(config))
+            await self.run_watchdog(watchdog_rules(config))
 
     def connection_attempt_failed(self, kind: str) -> None:
-        """The gate could not connect and goes on trying: not ready as before, now with the reason."""
+        """Publish why the gate could not connect; it tries again, and the state is still "not ready"."""
         self.set_state(msgspec.structs.replace(GATE_PENDING, last_error=kind))
 
-    async def gate_ended(self, verdict: Verdict) -> None:
-        """Count and record a gate run; a failed one becomes the state."""
+    async def report_gate(self, verdict: Verdict) -> None:
+        """Report the end of a gate run to the metrics and the history, and publish a state if it has failed."""
         now = datetime.now(UTC)
         self.metrics.gate_run(verdict.outcome)
         self.history.record(verdict.run(now))
@@ -99,8 +103,8 @@ class Sidecar:
         if verdict.reached:
             await self.history.drain()
 
-    async def watch(self, rules: Rules) -> None:
-        """Become ready, so that the API may be started, and watch the database until the watchdog gives up."""
+    async def run_watchdog(self, rules: Rules) -> None:
+        """Publish the state "ready", so that the API is started; run the watchdog until it gives up."""
         log.info(f"[DB Watchdog] Starting (interval: {round(rules.interval_s * 1000)}ms)")
         self.gate_passed.set()
         self.set_state(Readiness(ready=True, last_ping_at=datetime.now(UTC), message=HEALTHY))
@@ -111,22 +115,27 @@ class Sidecar:
             reconnect=self.reconnect,
             wait_report=self.wait_report,
             clock=time.monotonic,
-            on_result=partial(self.ping_ended, rules),
+            on_result=partial(self.report_ping, rules),
         )
 
     def set_state(self, state: Readiness) -> None:
-        """From now on this is the state that metrics and API processes show."""
+        """Publish a state to the metrics and the API processes."""
         self.metrics.show(state)
         self.publisher.publish(state)
 
-    def ping_ended(self, rules: Rules, watch: Watch, outcome: Outcome, error: str | None) -> None:
-        """Pass on to log, metrics, API processes and history what a ping meant."""
+    def report_ping(self, rules: Rules, watch: Watch, outcome: Outcome, error: str | None) -> None:
+        """Report the result of a ping or a reconnection to the log, the metrics, the API processes and the history.
+
+        Args:
+            watch: the watchdog's state after it.
+            error: the class of its error, None if it has succeeded.
+        """
         now = datetime.now(UTC)
-        known = {"error": error} if error else {}
+        details = {"error": error} if error else {}
         if error and outcome is Outcome.LOST:
-            known |= remedy(error)
+            details |= remedy(error)
         for level, text in describe(watch, outcome, rules):
-            getattr(log, level)(text, **known)
+            getattr(log, level)(text, **details)
         if outcome in {Outcome.RECONNECTED, Outcome.RECONNECT_FAILED, Outcome.GAVE_UP}:
             self.metrics.reconnect(ok=outcome is Outcome.RECONNECTED)
         self.set_state(
@@ -139,17 +148,19 @@ class Sidecar:
             )
         )
         if outcome in STATE_AFTER:
-            state = STATE_AFTER[outcome]
-            self.history.record(Run(kind="transition", ok=watch.ready, state=state, detail=error or "", at=now))
+            self._record_transition(STATE_AFTER[outcome], ready=watch.ready, detail=error or "", at=now)
         if error is None:
             self.history.wake()
 
-    def stopped(self) -> None:
-        """Record that the sidecar was stopped: else the time until its next start would count as the state before."""
-        self.history.record(Run(kind="transition", ok=False, state="stopped", detail="", at=datetime.now(UTC)))
+    def record_stop(self) -> None:
+        """Record that the sidecar was stopped: otherwise its last state would count until its next start."""
+        self._record_transition("stopped", ready=False, detail="", at=datetime.now(UTC))
+
+    def _record_transition(self, state: str, *, ready: bool, detail: str, at: datetime) -> None:
+        self.history.record(Run(kind="transition", ok=ready, state=state, detail=detail, at=at))
 
     async def ping(self) -> None:
-        """A measured ping and a check of what answers. Raises DatabaseUnavailable."""
+        """Ping the database, measure how long it takes, and check the database. Raises DatabaseUnavailable."""
         began_s = time.monotonic()
         ok = False
         try:
@@ -157,14 +168,14 @@ class Sidecar:
             ok = True
         finally:
             self.metrics.ping(time.monotonic() - began_s, ok=ok)
-        await self.check()
+        await self.check_database()
 
     async def reconnect(self) -> None:
-        """A ping over new connections and a check of what answers. Raises DatabaseUnavailable."""
+        """Ping the database over new connections, and check it. Raises DatabaseUnavailable."""
         await self.probe.reconnect()
-        await self.check()
+        await self.check_database()
 
-    async def check(self) -> None:
+    async def check_database(self) -> None:
         """Raises DatabaseUnavailable if the database accepts no new connection, or its schema cannot serve requests."""
         if self.has_open_report:
             await self.probe.ping_new_connection()
@@ -173,7 +184,7 @@ class Sidecar:
         except DatabaseUnavailable as error:
             if error.kind not in SLOW_KINDS:
                 raise
-            return  # perhaps a lock is in its way; the ping was answered
+            return  # the ping was answered: only this query is slow, perhaps because it waits for a lock
         except StatementRejected as rejection:
             self.schema_problems.report(str(rejection))
             raise DatabaseUnavailable(SCHEMA_REFUSED) from None
@@ -184,7 +195,7 @@ class Sidecar:
         self.has_open_report = False
 
     async def wait_report(self, timeout_s: float) -> bool:
-        """Whether an API process reported a failed query before `timeout_s` had passed."""
+        """Wait until an API process reports a failed query, at most for `timeout_s`. Returns whether one did."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self.query_failed.wait()
@@ -195,15 +206,15 @@ class Sidecar:
         return True
 
     async def count_backlog(self) -> None:
-        """Keep the figures of the backlog fresh, for ever."""
+        """Count the backlog regularly for the metrics. Never returns."""
         await count_backlog(self.backlog_probe.fetch, self.metrics, lambda: self.publisher.state.ready)
 
     def report_history(self, since: datetime, now: datetime) -> dict[str, object]:
-        """GET /health/history."""
+        """The reply of GET /health/history."""
         return report.history(list(self.history.recent), since, now)
 
     async def report_status(self) -> dict[str, object]:
-        """GET /health/status."""
+        """The reply of GET /health/status."""
         return report.status(
             self.publisher.state,
             process_states.load(self.processes_file),

@@ -150,8 +150,8 @@ MUTANTS = (
     Mutant(
         "won before lost",
         "daemon/ledger/facts.py",
-        '    "lost",\n    "won",\n)\n# A status',
-        '    "won",\n    "lost",\n)\n# A status',
+        '    "lost",\n    "won",\n)\n# The rank of a status',
+        '    "won",\n    "lost",\n)\n# The rank of a status',
     ),
     Mutant(
         "a hold is a payment",

@@ -79,7 +79,9 @@ def locate(state: Path, run: Path, report: Callable[[str], None]) -> Cluster:
     programs = find_programs(int(version.read_text()) if version.exists() else None)
     if user is not None and not (can_run(programs, user) and can_enter(state, user)):
         if data.parent == state and data.exists():
-            raise CannotStart(f"user {user}, whom the database in {data} belongs to, can't enter {state} any more")
+            raise CannotStart(
+                f"user {user}, who owns the database in {data}, can't enter {state}: give that user access"
+            )
         home = elsewhere(state) if data.parent == state else data.parent
         make_private(home, user)
         data = home / "postgres"

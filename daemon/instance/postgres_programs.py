@@ -92,7 +92,7 @@ def copy_programs(programs: Path, home: Path, report: Callable[[str], None]) -> 
         shutil.rmtree(partly := home / "programs.partly", ignore_errors=True)
         (partly / PACKAGE).mkdir(parents=True)
         for folder in (partly, partly / PACKAGE):
-            folder.chmod(0o711)  # not by the umask: another user runs what is in here
+            folder.chmod(0o711)  # not by the umask: another user runs what it contains
         shutil.copytree(programs.parent, partly / PACKAGE / programs.parent.name, symlinks=True)
         libraries = package.with_name(f"{PACKAGE}.libs")
         if libraries.exists():

@@ -113,16 +113,30 @@ def entries(donation: Donation, objects: Objects) -> list[JournalEntry]:
 
 def _payments(donation: Donation, objects: Objects) -> Iterator[Movement]:
     """The payments that late failures took back, and the one that stands."""
-    failures = projection.late_failures(objects)
-    for charge in failures:
+    for charge in projection.late_failures(objects):
         if charge.paid_at is not None and charge.paid_at <= charge.failed_at:
             reached = _reached(charge.known, FactName.TAKEN, charge.known[FactName.TAKEN][1])
             brought = [m for m in _payment(charge.id, reached, charge.paid_at) if m.effective_at <= charge.failed_at]
             yield from brought
             yield Movement("payment", charge.id, charge.failed_at, -sum(m.amount for m in brought), -1)
     if donation.paid_at is not None:
-        reached = _reached_since(failures[-1].failed_at if failures else 0, donation, objects)
+        amount = donation.amount or 0
+        reached = list(_reached_since_failures(objects, amount))
+        if max((each for _, each in reached), default=-1) < amount:  # the amount is not known from captures
+            reached = [(donation.paid_at, amount)]
         yield from _payment(_paying_charge(donation, objects), reached, donation.paid_at)
+
+
+def _reached_since_failures(objects: Objects, most: int) -> Iterator[tuple[int, int]]:
+    """As `_reached`, by the donation's charge and its PaymentIntent. What a failed charge captured, and what the
+    PaymentIntent had received before a late failure, was taken back.
+    """
+    since = max((failure.failed_at for failure in projection.late_failures(objects)), default=0)
+    for known, name in projection.amount_sources(objects):
+        if name == FactName.RECEIVED:
+            yield from (each for each in _reached(known, name, most) if each[0] >= since)
+        elif projection.holds_money(known):
+            yield from _reached(known, name, most)
 
 
 def _payment(object_id: str, reached: list[tuple[int, int]], paid_at: int) -> Iterator[Movement]:
@@ -137,24 +151,6 @@ def _payment(object_id: str, reached: list[tuple[int, int]], paid_at: int) -> It
         if amount > so_far:
             yield Movement("payment", object_id, at, amount - so_far)
             so_far = amount
-
-
-def _reached_since(failed_at: int, donation: Donation, objects: Objects) -> list[tuple[int, int]]:
-    """When the charge and the PaymentIntent of a payment stated which captured amounts.
-
-    What the PaymentIntent had received before the last late failure was taken back, and so was what a failed charge
-    captured. An amount that nothing captured counts from paidAt.
-    """
-    amount = donation.amount or 0
-    reached: list[tuple[int, int]] = []
-    for known, name in projection.amount_sources(objects):
-        if name == FactName.RECEIVED:
-            reached += [each for each in _reached(known, name, amount) if each[0] >= failed_at]
-        elif projection.holds_money(known):
-            reached += _reached(known, name, amount)
-    if donation.paid_at is not None and all(each < amount for _, each in reached):
-        reached.append((donation.paid_at, amount))
-    return reached
 
 
 def _reached(known: ObjectFacts, name: FactName, most: int) -> list[tuple[int, int]]:

@@ -1,8 +1,9 @@
-"""Readiness: whether the database can be used, as a line of the readiness socket, and the client that reads it.
+"""Readiness: whether the database can be used; its form on the readiness socket, and the client of that socket.
 
-Connecting is the whole request. The server (`health_sidecar.publisher`) sends the state as one JSON line at once, at
-each change and every second. After silence, the end of the connection or a line that cannot be read, the client is not
-ready. The only line that a client sends reports that a query of its own failed because there was no database.
+A client connects, and sends no request. The server (`health_sidecar.publisher`) sends the state as one line of JSON: at
+once, at each change, and every second. If no line arrives for three seconds, the connection ends, or a line is invalid,
+the client's state is "not ready". The only line that a client sends reports that a query of its own failed because the
+database could not be used.
 """
 
 import asyncio
@@ -16,16 +17,17 @@ from typing import Annotated
 
 import msgspec
 
-# A state has about 200 bytes; a line of this size is not a state.
+# A state has about 200 bytes; a longer line than this is invalid.
 MAX_LINE_BYTES = 4096
+# The server sends the state again after this time.
 HEARTBEAT_S = 1.0
-# Three heartbeats: one may be late on a busy machine, but when three are missing the sidecar is dead or stopped.
+# Three heartbeats: one may be late on a busy machine; if three are missing, the sidecar has ended or hangs.
 SILENCE_S = 3.0
 # Between two attempts of a client to connect: short, because all requests are rejected meanwhile.
 RETRY_S = 0.1
-# The connection of a client that does not read is closed at this, after some minutes of heartbeats.
+# If so many bytes wait for a client that does not read, which takes some minutes, its connection is closed.
 MAX_UNREAD_BYTES = 64 * 1024
-# A thousand failing requests need one report.
+# At least so much time is between two reports of a client: a thousand failed requests need only one.
 REPORT_SPACING_S = 0.05
 
 HEALTHY = "Database connection is healthy"
@@ -74,7 +76,7 @@ _DECODER = msgspec.json.Decoder(Readiness)
 
 
 def decode(line: bytes) -> Readiness:
-    """The state in a line. Unknown keys are ignored. Raises ValueError for everything else that is unexpected."""
+    """The state in a line. Unknown keys are ignored. Raises ValueError if the line is not a state."""
     if len(line) > MAX_LINE_BYTES:
         raise ValueError("the line is too long")
     if not line.endswith(b"\n"):
@@ -92,14 +94,14 @@ class _Report(msgspec.Struct, rename="camel"):
 
 
 def is_report(line: bytes) -> bool:
-    """Whether the line reports a failed query; later versions may send other lines."""
+    """Whether the line reports a failed query. Other lines, which later versions may send, are ignored."""
     try:
         return msgspec.json.decode(line, type=_Report).query_failed
     except (ValueError, RecursionError):
         return False
 
 
-def push(writer: asyncio.StreamWriter, line: bytes) -> None:
+def send_line(writer: asyncio.StreamWriter, line: bytes) -> None:
     """Send a line, or close the connection if the other end has stopped reading."""
     if writer.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
         writer.transport.abort()
@@ -108,7 +110,7 @@ def push(writer: asyncio.StreamWriter, line: bytes) -> None:
 
 
 class ReadinessClient:
-    """An API process's end: keeps the newest state in memory, so that reading it costs next to nothing."""
+    """The client in an API process. It keeps the newest state in memory, so that reading it needs no I/O."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
@@ -123,18 +125,18 @@ class ReadinessClient:
 
     @property
     def ready(self) -> bool:
-        """Whether the sidecar sent `ready` within the last three seconds. This reads the clock once."""
+        """Whether the newest state is "ready" and at most three seconds old. Each request reads this."""
         return self._clock() < self._ready_until_s
 
     @property
     def state(self) -> Readiness:
-        """The newest state that the sidecar sent, or our own state if it has been silent."""
+        """The newest state that the sidecar sent; "not ready", because of "no sidecar", if it is too old."""
         if self._clock() < self._valid_until_s:
             return self._last
         return msgspec.structs.replace(self._last, ready=False, last_error="no sidecar", message=UNAVAILABLE)
 
     async def run(self) -> None:
-        """Stay connected for ever: when a connection ends, connect again."""
+        """Connect, and connect again whenever the connection ends. Never returns."""
         while True:
             # ValueError: a line that is too long or cannot be read; EOFError: the sidecar ended
             with contextlib.suppress(OSError, ValueError, EOFError, TimeoutError):
@@ -152,15 +154,15 @@ class ReadinessClient:
         await self._gate_passed.wait()
 
     def report_failure(self) -> None:
-        """Report that a query failed because there was no database. Never blocks, and may be called at any rate."""
+        """Report a query that failed because the database could not be used. Never waits; call it for each failure."""
         now_s = self._clock()
         if self._writer is None or now_s < self._reported_s + REPORT_SPACING_S:
             return
         self._reported_s = now_s
-        push(self._writer, _REPORT_LINE)
+        send_line(self._writer, _REPORT_LINE)
 
     async def _read(self) -> None:
-        """Read one connection until it ends in an exception."""
+        """Connect, and take over each state that arrives. Ends only with an exception."""
         async with asyncio.timeout(SILENCE_S):
             reader, writer = await asyncio.open_unix_connection(self._path, limit=MAX_LINE_BYTES)
         self._writer = writer
@@ -170,14 +172,14 @@ class ReadinessClient:
                     line = await reader.readline()
                 if not line:
                     raise EOFError
-                self._take(decode(line))
+                self._keep(decode(line))
         finally:
             self._writer = None
             self._valid_until_s = self._ready_until_s = -math.inf
             writer.transport.abort()
 
-    def _take(self, state: Readiness) -> None:
-        """`state` is valid for as long as a sidecar may be silent."""
+    def _keep(self, state: Readiness) -> None:
+        """Make this the newest state. It is valid for SILENCE_S."""
         self._last = state
         self._valid_until_s = self._clock() + SILENCE_S
         self._ready_until_s = self._valid_until_s if state.ready else -math.inf

@@ -182,7 +182,7 @@ class Site:
     def application(self) -> web.Application:
         """The whole application, ready."""
         follower = ReadinessClient(Path("nowhere.sock"), clock=lambda: 0.0)
-        follower._take(Readiness(ready=True))
+        follower._keep(Readiness(ready=True))
         metrics = ApiMetrics()
         webhook = Webhook(
             self._record, metrics, secrets=(SECRET,), livemode=False, hash_key=None, clock=lambda: float(NOW)

@@ -9,9 +9,9 @@ from tests.bench.stream import Pool, Stream
 
 EVENTS, OBSERVED = 10_000, 1_000
 BATCH = 50
-# What the statements look rows up by, besides primary keys: the gifts of a subscription, and the failed charges of a
-# PaymentIntent.
-OTHER_KEYS = {"attributions_by_subscription", "failed_charges_by_intent"}
+# What the statements look rows up by, besides primary keys: the donations of a subscription, the failed charges of a
+# PaymentIntent, and the journal's entries of a donation.
+OTHER_KEYS = {"attributions_by_subscription", "failed_charges_by_intent", "entries_by_donation"}
 SCANS = """
 SELECT indexrelname, idx_scan, idx_tup_read FROM pg_stat_user_indexes
 UNION ALL

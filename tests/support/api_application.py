@@ -25,7 +25,7 @@ MakeClient = Callable[[web.Application], Awaitable[Client]]
 
 def follower(ready: bool = True) -> ReadinessClient:
     follows = ReadinessClient(Path("nowhere.sock"), clock=lambda: 0.0)
-    follows._take(Readiness(ready=ready))
+    follows._keep(Readiness(ready=ready))
     return follows
 
 

@@ -18,9 +18,9 @@ from daemon.runtime.http.errors import SLOW_HEAD, BodyTimeout, rejection
 if TYPE_CHECKING:
     from daemon.runtime.http.server import HttpServer
 
-HEAD_BYTES = 16 * 1024  # more than heads have: what a client sends beyond, besides a body, is further requests
-SEND_BYTES = 16 * 1024  # of a reply may wait for its client before the process waits too
-CALM_S = 0.25  # between a reply and the next request: a monitor pauses for longer, a flood does not
+HEAD_BYTES = 16 * 1024  # more than any head has: more bytes than this, besides a body, are further requests
+SEND_BYTES = 16 * 1024  # of a reply that the client has not read yet: the handler waits when there are more
+PAUSE_S = 0.25  # between a reply and the next request: a monitor waits for longer, a client that floods does not
 LINGER_S = 0.5  # a client may still be sending when it is rejected: after an immediate close it would not see the reply
 
 
@@ -30,17 +30,27 @@ class Connection(web.RequestHandler):
     The process waits for a "head", a "body", for a "reply" to be read, for the next "request"; for "" while it works.
     """
 
-    __slots__ = ("_body", "_is_calm", "_pausing", "_rejected", "_server", "_tcp", "_waits_for", "received", "since_s")
+    __slots__ = (
+        "_after_pause",
+        "_body",
+        "_delayed",
+        "_rejected",
+        "_server",
+        "_tcp",
+        "_waits_for",
+        "since_s",
+        "unanswered_bytes",
+    )
 
     def __init__(self, server: "HttpServer", manager: web.Server, **options: Any) -> None:
         super().__init__(manager, **options)
         self._server = server
         self._tcp: asyncio.Transport | None = None
-        self._body: StreamReader | None = None  # of the request in hand
-        self._is_calm = True  # there are pauses between its requests
-        self._pausing: asyncio.Task[Any] | None = None  # the task that waits before or after a reply
+        self._body: StreamReader | None = None  # of the current request
+        self._after_pause = True  # the client waited for PAUSE_S before this request
+        self._delayed: asyncio.Task[Any] | None = None  # the task that waits before or after a reply is sent
         self._rejected = False  # what the client still sends is dropped
-        self.received = 0  # bytes that are not answered yet
+        self.unanswered_bytes = 0  # received, of requests that have no reply yet
 
     @property
     def waits_for(self) -> str:
@@ -56,12 +66,12 @@ class Connection(web.RequestHandler):
 
     @property
     def excess(self) -> int:
-        """Bytes that `reject` gives back: of an incomplete body, or of what is sent besides a head and its body."""
-        return self.received if self.waits_for == "body" else self._ahead(self._body)
+        """Bytes that `reject` frees: of an incomplete body, or of what was sent besides one head and its body."""
+        return self.unanswered_bytes if self.waits_for == "body" else self._ahead(self._body)
 
     def _ahead(self, body: StreamReader | None) -> int:
         """Bytes of further requests; 0 where they may still be part of this request's head."""
-        more = self.received - (body.total_bytes if body else 0)
+        more = self.unanswered_bytes - (body.total_bytes if body else 0)
         return more if more > HEAD_BYTES else 0
 
     # --- Called by asyncio and aiohttp ---
@@ -72,29 +82,29 @@ class Connection(web.RequestHandler):
         self._tcp = cast(asyncio.Transport, transport)
         self._tcp.set_write_buffer_limits(SEND_BYTES)
         self._wait_for("head")
-        self._server.opened()
+        self._server.connection_opened()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The connection has ended; work on its request goes on."""
+        """The connection has ended; its handler continues, so that an event is recorded all the same."""
         self._tcp = None
-        self._server.closed(self)
+        self._server.connection_closed(self)
         super().connection_lost(exc)
-        if self._pausing:
-            self._pausing.cancel()
+        if self._delayed:
+            self._delayed.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Count what arrives before aiohttp takes it."""
+        """Count the bytes that arrive, then pass them to aiohttp."""
         if self._rejected:
             return
         if data:
             if self._waits_for == "request":
                 answered_s = self.since_s
                 self._wait_for("head")
-                self._is_calm = self.since_s - answered_s >= CALM_S
-            self.received += len(data)
-            self._server.received(len(data))
+                self._after_pause = self.since_s - answered_s >= PAUSE_S
+            self.unanswered_bytes += len(data)
+            self._server.count_bytes(len(data))
             if self.waits_for in ("", "reply") and self.excess:
-                self._stop_reading()  # the reply to the request in hand is the last one
+                self._stop_reading()  # the reply to the current request is the last one
         if not self._rejected:
             super().data_received(data)
 
@@ -110,21 +120,21 @@ class Connection(web.RequestHandler):
         if self._rejected:
             reply.force_close()
         self._wait_for("reply")
-        await self._while_open(self._server.take_turn(request, reply, is_calm=self._is_calm))
+        await self._while_open(self._server.take_turn(request, reply, after_pause=self._after_pause))
         sent = await super().finish_response(request, reply, start_time)
         if self._rejected:
             await self._while_open(asyncio.sleep(LINGER_S))
         self._wait_for("request")
         return sent
 
-    async def _while_open(self, pause: Coroutine[Any, Any, None]) -> None:
-        """Wait, unless the client leaves: then nothing more is done for it."""
+    async def _while_open(self, wait: Coroutine[Any, Any, None]) -> None:
+        """Wait. If the client leaves meanwhile, the task of its request is cancelled."""
         if self._tcp is None:
-            pause.close()
+            wait.close()
             raise ConnectionResetError("the client has left")
-        self._pausing = asyncio.current_task()
-        await pause
-        self._pausing = None
+        self._delayed = asyncio.current_task()
+        await wait
+        self._delayed = None
 
     def handle_error(
         self,
@@ -145,7 +155,7 @@ class Connection(web.RequestHandler):
         return rejection(status)
 
     def log_exception(self, *args: Any, **options: Any) -> None:
-        """Keep out of the log what a client has caused: the trace would contain its address. It has its reply."""
+        """Do not log what a client has caused: the trace would contain its address, and the client gets a reply."""
         if not isinstance(options.get("exc_info"), HttpProcessingError | web.RequestPayloadError):
             super().log_exception(*args, **options)
 
@@ -157,13 +167,13 @@ class Connection(web.RequestHandler):
         self._wait_for("body")
 
     def reject(self, error: TimeoutError) -> None:
-        """Take no more of the request. The handler that reads its body gets the error, and replies."""
+        """Read no more of the request. The handler that reads its body gets the error, and replies."""
         if self.waits_for == "body" and self._body is not None:
             self._drop(self._body)
             self._body.set_exception(error)
             self._body.feed_eof()
             self._stop_reading()
-        elif self.waits_for == "head" and self.received and self._tcp and isinstance(error, BodyTimeout):
+        elif self.waits_for == "head" and self.unanswered_bytes and self._tcp and isinstance(error, BodyTimeout):
             self._tcp.write(SLOW_HEAD)
             self._tcp.close()
         else:
@@ -174,19 +184,19 @@ class Connection(web.RequestHandler):
         self._rejected = True
         if self._tcp:
             self._tcp.abort()
-        self._server.closed(self)
+        self._server.connection_closed(self)
 
     def _stop_reading(self) -> None:
-        """Take nothing more from the client: this costs least."""
+        """Read nothing more from the client: no other way to ignore its data costs less."""
         self._rejected = True
         if self._tcp:
             self._tcp.pause_reading()
 
     def _drop(self, body: StreamReader) -> None:
-        """Give back what has arrived of a request."""
+        """Free the memory of what has arrived of a request."""
         left = self._ahead(body)
-        self._server.received(left - self.received)
-        self.received = left
+        self._server.count_bytes(left - self.unanswered_bytes)
+        self.unanswered_bytes = left
         error = body.exception()
         if error is not None:
             error.__traceback__ = None  # its frames keep the request in memory, and the request keeps the error
@@ -197,7 +207,7 @@ class Connection(web.RequestHandler):
     def _wait_for(self, what: str) -> None:
         self._waits_for = what
         if self._tcp:
-            self.since_s = self._server.waits(self)
+            self.since_s = self._server.connection_waits(self)
 
 
 @web.middleware

@@ -1,4 +1,4 @@
-"""The bodies of errors, and the errors that a server raises. None repeats anything that a client sent."""
+"""The bodies of error replies, and the exceptions of the server. No reply repeats anything that a client sent."""
 
 import json
 from http import HTTPStatus
@@ -6,11 +6,11 @@ from http import HTTPStatus
 from aiohttp import hdrs, web
 
 RETRY_AFTER_S = 30
-SERVER = "donationd"  # aiohttp would name its own version and Python's, for attackers to look up
+SERVER = "donationd"  # aiohttp's default contains its version and Python's, which help an attacker
 
-# What a client needs of an error besides its status and its message.
+# The headers of an error that a reply keeps.
 ERROR_HEADERS = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
-# aiohttp's own errors have no message of use.
+# In the place of the messages of aiohttp's own errors, which do not help a client.
 MESSAGES = {404: "there is nothing at this address", 405: "this method is not allowed here"}
 
 
@@ -44,7 +44,7 @@ def error_body(status: int, message: str = "") -> dict[str, object]:
 
 def error_reply(error: web.HTTPException) -> web.Response:
     """The reply to an error that a handler or aiohttp has raised."""
-    error.__traceback__ = None  # its frames keep the request in memory, and the request of an unknown route keeps it
+    error.__traceback__ = None  # it keeps the request in memory, and the request of an unknown route keeps the error
     message = error.text or ""
     if message == f"{error.status}: {error.reason}":
         message = MESSAGES.get(error.status, "")
@@ -61,7 +61,7 @@ def rejection(status: int) -> web.Response:
 
 
 _TEXT = json.dumps(error_body(HTTPStatus.REQUEST_TIMEOUT))
-# For a request that aiohttp has not seen, because its head never was complete.
+# The reply to a request whose head was not complete in time, so that aiohttp has not created a request yet.
 SLOW_HEAD = (
     "HTTP/1.1 408 Request Timeout\r\n"
     "Content-Type: application/json; charset=utf-8\r\n"

@@ -1,5 +1,5 @@
-"""How much one process accepts and does at the same time: connections, memory, places per kind of work, turns for
-replies that cost no work, the size of a body.
+"""Limits on what one process accepts and does at the same time: connections, memory, requests of one kind (Places),
+replies in one iteration of the event loop (Turns), the size of a body.
 """
 
 import asyncio
@@ -11,14 +11,14 @@ from aiohttp import web
 from daemon.runtime.config import ConfigError
 from daemon.runtime.http.errors import Busy
 
-ACCEPTS = 64  # new connections in one turn of the event loop, so that many of them do not delay the others
+ACCEPTS = 64  # new connections in one iteration of the event loop, so that they do not delay the open ones
 OTHER_DESCRIPTORS = 64  # database, readiness socket, log, metrics, libraries
-QUEUE_WAIT_S = 1.0  # a place is free again in milliseconds unless the process is overloaded
+QUEUE_WAIT_S = 1.0  # unless the process is overloaded, a place becomes free within milliseconds
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the connections of one process may take.
+    """How many connections one process has, and how much memory and time they may use.
 
     Args:
         connections: open at the same time.
@@ -57,10 +57,10 @@ def reserve_descriptors(connections: int) -> None:
 
 
 class Places:
-    """So many requests of one kind are worked on at the same time.
+    """At most `count` requests of one kind are worked on at the same time: each has a place.
 
-    Others wait in order for QUEUE_WAIT_S: a client that waits costs nothing, and one that is rejected at once tries
-    again at once. Entering raises Busy.
+    The others wait in their order, at most for QUEUE_WAIT_S; then entering raises Busy. They are not rejected at once,
+    because most clients would try again at once.
     """
 
     def __init__(self, kind: str, count: int) -> None:
@@ -82,16 +82,16 @@ class Places:
 
 
 class Turns:
-    """At most `count` in one turn of the event loop, in order.
+    """At most `count` tasks continue in one iteration of the event loop, in their order.
 
-    However many clients request what is answered at once, the loop soon continues with everything else.
+    So requests that are answered at once, however many there are, do not delay other work.
     """
 
     def __init__(self, count: int) -> None:
         self._free = asyncio.Semaphore(count)
 
     async def take(self) -> None:
-        """Return when it is the caller's turn."""
+        """Return when the caller may continue."""
         await self._free.acquire()
         asyncio.get_running_loop().call_soon(self._free.release)
 
@@ -121,4 +121,4 @@ async def read_body(request: web.Request, limit: int) -> bytes:
             raise web.HTTPRequestEntityTooLarge(max_size=limit)
         return b"".join(parts)
     finally:
-        parts.clear()  # an error keeps this frame for a while
+        parts.clear()  # the traceback of an error keeps this frame, and with it the parts, in memory for a while

@@ -1,9 +1,9 @@
-"""aiohttp's server with limits of its own: how many connections, how long each may keep the process waiting, and how
-much memory requests and replies take.
+"""aiohttp's server with limits of its own: on the number of connections, on the time for which the process waits for
+each, and on the memory of requests and replies.
 
-Of too many connections the one that has kept the process waiting longest is closed; where they take too much memory,
-those that take most. Bytes count when they arrive, not when they are announced: a client that announces much and sends
-little keeps no other client out.
+If there are too many connections, the one is closed for which the process has waited longest; if they take too much
+memory, those that take most. Bytes are counted when they arrive and not when Content-Length announces them, so a client
+that announces much and sends little takes nothing from others.
 """
 
 import asyncio
@@ -26,21 +26,21 @@ from daemon.runtime.http.errors import SERVER, BodyTimeout, NoMemory
 from daemon.runtime.http.health_routes import is_health_check
 from daemon.runtime.http.limits import ACCEPTS, Limits, Turns
 
-HEADER_LINE_BYTES = 8 * 1024  # of the request's line and of each header: what other servers take
-HEADERS = 100  # likewise
-READ_BYTES = 16 * 1024  # aiohttp stops reading when twice as much of a body waits for its reader
-RECEIVE_BYTES = 32 * 1024  # the kernel holds of one connection, and so can arrive in one turn of the loop
-BACKLOG = 4096  # new connections that wait for the next turn of the loop
-TURN_REPLIES = 16  # in one turn, of those that cost no work
-REJECTED_TO = 3 / 4  # of the memory: enough at a time, because finding the largest costs time
-GARBAGE_SHARE = 1 / 4  # of the memory: connections that have ended, in reference cycles of asyncio and aiohttp
-CLOSED_BYTES = 4 * 1024  # of such a cycle, besides what the connection received
-SWEEP_S = 0.25  # times are kept as exactly as this
+HEADER_LINE_BYTES = 8 * 1024  # of the request line and of each header, as many as nginx and Apache accept
+HEADERS = 100  # as many as Apache accepts
+READ_BYTES = 16 * 1024  # aiohttp stops receiving a body when twice as many bytes of it are not read yet
+RECEIVE_BYTES = 32 * 1024  # the kernel's buffer of one connection: no more arrive in one iteration of the event loop
+BACKLOG = 4096  # new connections that the kernel keeps until the next iteration of the event loop
+TURN_REPLIES = 16  # in one iteration of the event loop, of the replies that need no work
+REJECTED_TO = 3 / 4  # requests are rejected until so much memory is used, so that the next search is not due at once
+GARBAGE_SHARE = 1 / 4  # of the memory may be closed connections, which reference cycles of asyncio and aiohttp keep
+CLOSED_BYTES = 4 * 1024  # of a closed connection, besides the bytes that it received
+SWEEP_S = 0.25  # a time limit is exceeded by at most so much
 DRAIN_S = 1.0  # a connection that is still open after this time has no request to send
 DRAIN_POLL_S = 0.02
 STDIN = 0
 
-# What aiohttp's own connection takes beyond the application.
+# The options of aiohttp's part of a connection.
 AIOHTTP = {
     "access_log": None,
     "lingering_time": 0,  # finish_response does it
@@ -48,7 +48,7 @@ AIOHTTP = {
     "max_line_size": HEADER_LINE_BYTES,
     "max_field_size": HEADER_LINE_BYTES,
     "max_headers": HEADERS,
-    "auto_decompress": False,  # a signature is one of the bytes as they came
+    "auto_decompress": False,  # a webhook is signed as it was sent
 }
 EXCESS, UNSENT = attrgetter("excess"), attrgetter("unsent")
 
@@ -59,11 +59,13 @@ async def _name_server(_request: web.Request, response: web.StreamResponse) -> N
 
 
 class HttpServer:
-    """The connections of one process, and what they take together. Within its block the application is open.
+    """The HTTP server of one process: all its connections, and the memory that they take together.
+
+    It is an async context manager; the application runs inside the block.
 
     Args:
         runner: of the application that the connections serve.
-        on_closed: is called with the limit that was reached when a connection is closed for the sake of others.
+        on_closed: is called with the limit that was reached, when a connection is closed so that others can be served.
         on_bad_request: is called for each request that is HTTP and cannot be parsed.
     """
 
@@ -81,10 +83,12 @@ class HttpServer:
         self.bad_request = on_bad_request
         self._loop = asyncio.get_running_loop()
         self._servers: list[asyncio.Server] = []
-        self._connections = OrderedDict[Connection, None]()  # the one that has waited longest is the first
-        self._received = 0
+        self._connections = OrderedDict[Connection, None]()  # first the one for which the process has waited longest
+        self._unanswered_bytes = 0
         self._garbage = 0
-        self._turns = {kind: Turns(TURN_REPLIES) for kind in ("calm health check", "health check", "rejection")}
+        self._turns = {
+            kind: Turns(TURN_REPLIES) for kind in ("health check after a pause", "health check", "rejection")
+        }
         self._times_s = {
             "head": limits.head_s,
             "body": limits.body_s,
@@ -109,7 +113,7 @@ class HttpServer:
 
     @property
     def addresses(self) -> list[Any]:
-        """Where it listens."""
+        """The addresses at which it listens."""
         return [each.getsockname() for server in self._servers for each in server.sockets]
 
     async def listen(self, **where: Any) -> None:
@@ -139,7 +143,7 @@ class HttpServer:
     # --- Time and memory ---
 
     async def sweep(self) -> None:
-        """Regularly close what takes too long, for ever."""
+        """Check all connections regularly; reject those for which the process has waited too long. Never returns."""
         while True:
             await asyncio.sleep(SWEEP_S)
             now_s = self._loop.time()
@@ -162,39 +166,39 @@ class HttpServer:
 
     # --- Called by the connections ---
 
-    def opened(self) -> None:
-        """A connection was made. If there are too many, the one that has waited longest is closed."""
+    def connection_opened(self) -> None:
+        """A client has connected. If there are too many connections, one for which the process waits is closed."""
         if len(self._connections) > self._limits.connections:
             next(connection for connection in self._connections if connection.waits_for).abort()
             self._on_closed("too many connections")
 
-    def closed(self, connection: Connection) -> None:
-        """A connection takes nothing any more."""
+    def connection_closed(self, connection: Connection) -> None:
+        """A connection has ended and uses no memory any more."""
         if connection in self._connections:
             del self._connections[connection]
-            self._garbage += connection.received + CLOSED_BYTES
-        self.received(-connection.received)
-        connection.received = 0
+            self._garbage += connection.unanswered_bytes + CLOSED_BYTES
+        self.count_bytes(-connection.unanswered_bytes)
+        connection.unanswered_bytes = 0
 
-    def waits(self, connection: Connection) -> float:
-        """A connection waits for something else, from the time that is returned."""
+    def connection_waits(self, connection: Connection) -> float:
+        """The process begins to wait for something else from this connection. Returns the time."""
         self._connections[connection] = None
         self._connections.move_to_end(connection)
         return self._loop.time()
 
-    def received(self, size: int) -> None:
-        """So many bytes more are in memory. If these are too many, the requests that take most are rejected."""
-        self._received += size
-        if size > 0 and self._received > self._limits.memory_bytes:
+    def count_bytes(self, size: int) -> None:
+        """Add `size` to the bytes in memory. If these are too many, the requests that take most are rejected."""
+        self._unanswered_bytes += size
+        if size > 0 and self._unanswered_bytes > self._limits.memory_bytes:
             candidates = sorted((c for c in self._connections if c.excess), key=EXCESS)
-            while candidates and self._received > self._limits.memory_bytes * REJECTED_TO:
+            while candidates and self._unanswered_bytes > self._limits.memory_bytes * REJECTED_TO:
                 candidates.pop().reject(NoMemory())
                 self._on_closed("too much memory")
 
-    async def take_turn(self, request: web.BaseRequest, reply: web.StreamResponse, *, is_calm: bool) -> None:
-        """Return when a reply may be sent. Those that cost no work wait for each other, and delay nothing else."""
+    async def take_turn(self, request: web.BaseRequest, reply: web.StreamResponse, *, after_pause: bool) -> None:
+        """Return when a reply may be sent. Replies that need no work wait for each other, and delay nothing else."""
         if is_health_check(request):
-            await self._turns["calm health check" if is_calm else "health check"].take()
+            await self._turns["health check after a pause" if after_pause else "health check"].take()
         elif reply.status >= HTTPStatus.BAD_REQUEST:
             await self._turns["rejection"].take()
 
