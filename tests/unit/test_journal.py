@@ -274,6 +274,16 @@ def test_the_payment_brings_what_came_before_it() -> None:
     ]
 
 
+def test_a_payment_of_an_unknown_amount_brings_what_came_before_it() -> None:
+    """Where no event names the amount, nothing limits the refunds, but before paidAt they do not count either."""
+    session = {"id": "cs_1", "mode": "payment", "payment_status": "paid", "payment_intent": "pi_1", "currency": "usd"}
+    early, late = refund("created", 5, "re_1", 300), refund("created", 20, "re_2", 100)
+    assert entries_of(early, event("checkout.session.completed", 10, session), late) == [
+        (10, "refund", "pi_1", 300),
+        (20, "refund", "re_2", 100),
+    ]
+
+
 def test_a_payment_whose_charge_is_unknown_is_the_donations_own() -> None:
     """Until an event names the charge that took the money, the payment's object is the donation."""
     assert entries_of(succeeded(10)) == [(10, "payment", "pi_1", 1000)]
