@@ -285,8 +285,14 @@ async def test_each_entry_names_its_cause(database: Database) -> None:
             " 'USD', 'pi_x', 'evt_x' FROM ledger_entries",
             "add up to",
         ),
+        (
+            "INSERT INTO ledger_entries SELECT last + n, at, now(), CASE n WHEN 1 THEN 5 ELSE -5 END, 'payment',"
+            " 'pi_stray_' || n, 'story-1', 'USD', 'ch_x', 'evt_x' FROM generate_series(1, 2) n,"
+            " (SELECT max(seq) AS last, max(recorded_at) AS at FROM ledger_entries) m",
+            "pi_stray_2 add up to -5, and no such donation is known",
+        ),
     ],
-    ids=["amount", "time", "clock", "deleted", "donation", "invented"],
+    ids=["amount", "time", "clock", "deleted", "donation", "invented", "strays"],
 )
 async def test_verify_reports_a_journal_that_is_not_the_ledgers(
     database: Database, database_url: str, damage: str, said: str
