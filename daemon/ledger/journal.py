@@ -186,6 +186,7 @@ def _unnamed_refunds(objects: Objects, refunds: Refunds) -> Iterator[Movement]:
         return
     id_, charge = next((id_, known) for id_, known in objects.members[Family.CHARGE] if FactName.RETURNED in known)
     snapshots = {(at, int(returned)) for returned, at in charge.get(FactName.REFUNDS, {}).items()}
+    snapshots |= {(at, returned) for at, returned in charge.get(FactName.SNAPSHOTS, {}).values()}
     so_far = 0
     for at, returned in sorted(snapshots | {tuple(charge[FactName.RETURNED])}):
         shown = min(refunds.beyond_in(at, returned) - refunds.hold, in_the_end)
