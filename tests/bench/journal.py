@@ -13,26 +13,31 @@ from tests.support.former_release import WithoutJournal, no_entries
 BATCH = 64
 
 
-def wal(stored: Stored, with_it: Sequence[bytes], without: Sequence[bytes]) -> tuple[float, float]:
-    """Records events with the journal, and as many of other payments without it. Returns bytes of WAL per event."""
-    return asyncio.run(_wal(stored.url, with_it, without))
+def wal(stored: Stored, with_it: Sequence[bytes], without: Sequence[bytes], primed: int) -> tuple[float, float]:
+    """Records events with the journal, and as many of other payments without it. Returns bytes of WAL per event.
+
+    Args:
+        primed: how many events of each are not counted: the first ones are mostly of payments that began before.
+    """
+    return asyncio.run(_wal(stored.url, with_it, without, primed))
 
 
-async def _wal(url: str, with_it: Sequence[bytes], without: Sequence[bytes]) -> tuple[float, float]:
+async def _wal(url: str, with_it: Sequence[bytes], without: Sequence[bytes], primed: int) -> tuple[float, float]:
     ours, others = _open(Database, url), _open(WithoutJournal, url)
     written = {ours: 0.0, others: 0.0}
     try:
-        for pair in zip(*(batches(map(entry, bodies), BATCH) for bodies in (with_it, without)), strict=True):
+        pairs = zip(*(batches(map(entry, bodies), BATCH) for bodies in (with_it, without)), strict=True)
+        for number, pair in enumerate(pairs):
             for batch, database in zip(pair, (ours, others), strict=True):
                 [(begun,)] = query(url, "SELECT pg_current_wal_insert_lsn()")
                 with no_entries() if database is others else nullcontext():
                     await Recorder(database).record(batch)
                 [(grown,)] = query(url, "SELECT pg_current_wal_insert_lsn() - %s", [begun])
-                written[database] += float(str(grown))
+                written[database] += float(str(grown)) if number * BATCH >= primed else 0
     finally:
         await ours.close()
         await others.close()
-    return written[ours] / len(with_it), written[others] / len(without)
+    return written[ours] / (len(with_it) - primed), written[others] / (len(without) - primed)
 
 
 def _open(kind: type[Database], url: str) -> Database:
