@@ -211,12 +211,12 @@ def _disputes(donation: Donation, objects: Objects) -> Iterator[Movement]:
 
 def states(dispute: ObjectFacts) -> dict[int, list[Any]]:
     """The dispute's state at the end of each second in which an event is known: stage, amount, status."""
-    told = [dispute[FactName.STAGE]] if FactName.STAGE in dispute else []
+    stated = [dispute[FactName.STAGE]] if FactName.STAGE in dispute else []
     for status, kept in dispute.get(FactName.HISTORY, {}).items():
         stage = RANKS.get(status, STAGE_OF_UNKNOWN)
         for at, amount in kept.values():
-            told.append([abs(at), [stage, amount, status]])
+            stated.append([abs(at), [stage, amount, status]])
     found: dict[int, list[Any]] = {}
-    for at, state in told:
+    for at, state in stated:
         found[at] = max(found.get(at, state), state)
     return found

@@ -279,7 +279,7 @@ async def test_each_entry_names_its_cause(database: Database) -> None:
         ("UPDATE ledger_entries SET effective_at = effective_at + interval '1 s' WHERE seq = 5", "should be"),
         ("UPDATE ledger_entries SET recorded_at = recorded_at - interval '1 h' WHERE seq = 5", "recorded before"),
         ("DELETE FROM ledger_entries WHERE seq = 5", "its last seq is"),
-        ("UPDATE ledger_entries SET donation_id = 'pi_nobodys' WHERE seq = 5", "is 0, should be"),
+        ("UPDATE ledger_entries SET donation_id = 'pi_other' WHERE seq = 5", "is 0, should be"),
         (
             "INSERT INTO ledger_entries SELECT max(seq) + 1, max(recorded_at), now(), 5, 'payment', 'pi_x', 'story-1',"
             " 'USD', 'pi_x', 'evt_x' FROM ledger_entries",
