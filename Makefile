@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Each of these files exists only while what it stands for is complete.
+# Each of these files exists only while the installation that it represents is complete.
 MADE := $(VENV)/.made
 RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
@@ -25,7 +25,7 @@ help:
 	@echo 'make dashboards writes deploy/grafana/*.json'
 	@echo 'make picture draws deploy/grafana/on-call.svg from real data, three minutes (needs prometheus)'
 	@echo 'make lock    renews the locked versions, and the list of them in deploy/sbom.json (needs uv)'
-	@echo 'make sbom    renews that list alone (needs uv)'
+	@echo 'make sbom    renews only that list (needs uv)'
 	@echo 'make clean   removes what make installed; the data in .donationd/ stays'
 
 run: $(RUNTIME)

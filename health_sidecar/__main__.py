@@ -69,7 +69,7 @@ async def open_sidecar(config: Config, environ: Mapping[str, str]) -> AsyncItera
 async def serve(config: Config, process: ProcessRun) -> int:
     """Everything after the configuration. Returns the exit status.
 
-    A process run that failed goes on answering health checks until it may end.
+    A process run that failed still answers health checks until it may end.
     """
     async with open_sidecar(config, process.environ) as (sidecar, server):
         parts = [

@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 CHECK_INTERVAL_S = 5.0  # between two checks: supervisord's TICK_5 for the listener
 # A check that comes earlier is a tick that was delayed; one that comes later follows a time in which the machine or the
-# checking process stood still. Neither says anything about the other processes.
+# checking process did not run. Neither says anything about the other processes.
 MIN_PAUSE_S = 3.0
 MAX_PAUSE_S = 10.0
 # A process has not run its main loop for 15 s: a request may take that long (REQUEST_DEADLINE_MS), so what it had

@@ -25,7 +25,7 @@ REQUIRED_TABLES = (
     "ledger_entries",
 )
 MIGRATIONS_TABLE = "schema_migrations"
-# With these the server accepts no new connection, and goes on serving those that are open.
+# With these the server accepts no new connection, and still serves those that are open.
 ONLY_FOR_NEW_CONNECTIONS = {"too many connections"}
 # The effect of a lock that another session has on a table; the database itself works.
 SLOW_KINDS = {"timeout", "lock held"}

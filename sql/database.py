@@ -148,7 +148,7 @@ class Database:
         self._free.release()
 
     def _drop(self) -> None:
-        """Closes idle connections now, and those in use when they come back."""
+        """Closes idle connections now, and those in use when they are returned."""
         self._generation += 1
         while self._idle:
             self._idle.pop().close()

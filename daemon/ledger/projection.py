@@ -197,31 +197,30 @@ def split_attempts(facts: Facts) -> tuple[Facts, dict[str, ObjectFacts]]:
     charges = facts.get(Family.CHARGE, {})
     if len(charges) < 2:
         return facts, {}
-    children = {
+    referenced = {
         value(child, FactName.CHARGE)
         for family in (Family.REFUND, Family.DISPUTE)
         for child in facts.get(family, {}).values()
     }
-    apart: dict[str, ObjectFacts] = {}
-    supplied: dict[str, set[str]] = {}
+    removed: dict[str, ObjectFacts] = {}
+    stated_by_later: dict[str, set[str]] = {}  # by PaymentIntent
     for id_, known in sorted(charges.items(), key=SORT_KEY[Family.CHARGE], reverse=True):
         intent = value(known, FactName.PAYMENT_INTENT)
-        if (
-            intent is None
-            or id_ in children
-            or value(known, FactName.STATUS) != "failed"
-            or not STATES_MONEY.isdisjoint(known)
-        ):
+        if intent is None or id_ in referenced or not _is_failed_attempt(known):
             continue
-        by_later = supplied.setdefault(intent, set())
-        states = {name for name in SUPPLIED if name in known}
-        if FactName.ASSIGNED not in known and FactName.CREATED in states and states <= by_later:
-            apart[id_] = known
-        by_later |= states
-    if not apart:
+        by_later = stated_by_later.setdefault(intent, set())
+        stated = {name for name in SUPPLIED if name in known}
+        if FactName.ASSIGNED not in known and FactName.CREATED in stated and stated <= by_later:
+            removed[id_] = known
+        by_later |= stated
+    if not removed:
         return facts, {}
-    kept = {id_: known for id_, known in charges.items() if id_ not in apart}
-    return {**facts, Family.CHARGE: kept}, apart
+    kept = {id_: known for id_, known in charges.items() if id_ not in removed}
+    return {**facts, Family.CHARGE: kept}, removed
+
+
+def _is_failed_attempt(charge: ObjectFacts) -> bool:
+    return value(charge, FactName.STATUS) == "failed" and STATES_MONEY.isdisjoint(charge)
 
 
 Member = tuple[str, ObjectFacts]  # an object's id and its facts

@@ -36,7 +36,7 @@ ThinLabel = Annotated[str, Meta(pattern=r"^[a-z0-9_.\[\]]{1,100}\Z")]  # v2.core
 _ticket = msgspec.json.Decoder(Annotated[str, Meta(pattern=TICKET_PATTERN)])
 _invoice_id = msgspec.json.Decoder(Annotated[str, Meta(pattern=r"^in_[A-Za-z0-9_]{1,252}\Z")] | None)
 
-# How Stripe's ids of a family begin. Rows are keyed by an id alone, so one that begins like another family's is
+# How Stripe's ids of a family begin. The key of a row is only the id, so one that begins like another family's is
 # rejected; a beginning that is not listed is accepted.
 FAMILY_OF_PREFIX = {
     "pi": Family.PAYMENT_INTENT,
@@ -303,7 +303,7 @@ class _Statement:
         return self.facts.setdefault(family, {}).setdefault(id_, {} if family in SHARED else {FactName.SEEN: self.at})
 
     def add(self, family: Family, id_: str, newest: Mapping[FactName, object]) -> ObjectFacts:
-        """States facts whose newest value stands; None and empty never count."""
+        """States facts whose newest value is kept; None and empty values are not stated."""
         known = self.name(family, id_)
         known.update({name: [self.at, value] for name, value in newest.items() if value not in (None, "")})
         if self.account:

@@ -89,7 +89,7 @@ class LogOutput(io.RawIOBase):
     def _push(self) -> None:
         """Write what waits as far as there is room, then the count of missing lines."""
         if self._is_pushing:
-            return  # called by a destructor within `_push` itself, which goes on and writes the line
+            return  # called by a destructor within `_push` itself, which continues and writes the line
         self._is_pushing = True
         try:
             while self._waiting:

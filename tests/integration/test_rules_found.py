@@ -147,7 +147,9 @@ async def test_a_payment_that_leaves_one_subscription_s_invoice_for_another_s(
     assert await rows_in_every_order(database, database_url, events, TICKETS) == [("pi_1", "story-1")]
 
 
-async def test_gifts_of_two_subscriptions_in_one_row_follow_their_own(database: Database, database_url: str) -> None:
+async def test_donations_of_two_subscriptions_in_one_row_follow_their_own(
+    database: Database, database_url: str
+) -> None:
     """When one session names donations of two subscriptions, each still has its own subscription's ticket."""
     session = {"id": "cs_1", "mode": "payment"}
     events = [

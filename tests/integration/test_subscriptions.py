@@ -132,7 +132,7 @@ async def test_the_five_events_of_a_month_in_every_order(
 
 
 @pytest.mark.parametrize("old", [True, False], ids=["before 2025-03", "since 2025-03"])
-async def test_all_gifts_follow_their_subscription(database: Database, database_url: str, old: bool) -> None:
+async def test_all_donations_follow_their_subscription(database: Database, database_url: str, old: bool) -> None:
     """When the subscription's own ticket changes, or a session's event is late, all its donations and totals follow."""
     months = range(1, 7)
     recorder = Recorder(database)
@@ -148,7 +148,7 @@ async def test_all_gifts_follow_their_subscription(database: Database, database_
     assert_right(database_url)
 
 
-async def test_a_new_gift_and_a_new_ticket_at_the_same_time(database: Database, database_url: str) -> None:
+async def test_a_new_donation_and_a_new_ticket_at_the_same_time(database: Database, database_url: str) -> None:
     """A ticket that changes while another writer records a donation reaches it, though each has read before."""
     first, second = Recorder(database), Recorder(database)
     await first.record([subscription("story-1"), *month(1, old=True)])

@@ -472,7 +472,7 @@ def test_each_month_is_a_donation(api: Api) -> None:
 
 
 @pytest.mark.parametrize("api", APIS, ids=lambda api: api.version)
-def test_all_gifts_follow_the_subscriptions_own_ticket(api: Api) -> None:
+def test_all_donations_follow_the_subscriptions_own_ticket(api: Api) -> None:
     """Where no invoice has a snapshot of it, the subscription's newest ticket counts for all months."""
     months = monthly(api, session_ticket=True, subscription_ticket=False, receives=RECEIVES_ALL)
     assert [end_of(month).ticket for month in months] == ["story-9"] * 3

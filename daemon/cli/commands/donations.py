@@ -19,7 +19,7 @@ from daemon.cli.arguments import (
 def unassigned(limit: int, as_json: bool) -> None:
     """List the paid donations without a ticket.
 
-    They name no ticket, or one that does not exist. The one paid last stands first.
+    They name no ticket, or one that does not exist. The one paid last comes first.
 
     \b
     Examples:
@@ -105,7 +105,7 @@ def erase(donation: str | None, email: bool, yes: bool, actor: str, as_json: boo
 def audit(limit: int, as_json: bool) -> None:
     """List the operators' actions.
 
-    Each line says what was done to which donation or event, by whom and when. The newest action stands first.
+    Each line says what was done to which donation or event, by whom and when. The newest action comes first.
 
     \b
     Examples:

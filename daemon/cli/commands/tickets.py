@@ -75,7 +75,7 @@ def _list(as_json: bool) -> None:
 def ledger(ticket: str, ids: bool, moment: "Moment | None", as_json: bool) -> None:
     """Print a ticket's donations and their total.
 
-    The donation paid last stands first. The total counts every donation that was ever paid as paid, as the API's
+    The donation paid last comes first. The total counts every donation that was ever paid as paid, as the API's
     `counts.total` does, also one that was refunded or disputed later.
 
     \b
