@@ -1,1 +1,1 @@
-"""The sidecar process: owns the question "can we use the database?" and tells everybody else."""
+"""The sidecar process: it decides whether the database can be used, and reports this to all other processes."""

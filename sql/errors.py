@@ -101,7 +101,7 @@ REMEDIES = {
     "read only": "let DATABASE_URL lead to the primary, or find out what set default_transaction_read_only",
     "system error": "look in PostgreSQL's log: its operating system or its disk reports errors",
     "timeout": "look in pg_stat_activity for what is slow",
-    "too many connections": "look in pg_stat_activity for who holds them, or raise max_connections",
+    "too many connections": "look in pg_stat_activity for the clients that hold them, or increase max_connections",
 }
 # libpq tries no further server after these: the next would answer the same, and might lock the role.
 FINAL_KINDS = {"authentication failed"}

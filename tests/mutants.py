@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 PARTS = ("daemon", "health_sidecar", "sql", "tests", "deploy", "pyproject.toml", "README.md")
 TESTS = (
     "tests/unit/test_facts.py",
+    "tests/unit/test_journal.py",
     "tests/integration/test_rules.py",
     "tests/integration/test_rules_found.py",
     "tests/integration/test_subscriptions.py",
@@ -24,6 +25,7 @@ TESTS = (
     "tests/unit/test_simulate.py",
     "tests/integration/test_any_order.py",
     "tests/integration/test_recorder.py",
+    "tests/integration/test_journal.py",
     "tests/integration/test_operator.py",
 )
 
@@ -218,6 +220,60 @@ MUTANTS = (
         "daemon/ledger/recorder.py",
         "projection.split_attempts(projection.redact(self.facts))",
         "projection.split_attempts(self.facts)",
+    ),
+    Mutant(
+        "a late failure is not reversed",
+        "daemon/ledger/journal.py",
+        "-sum(m.amount for m in brought), -1)",
+        "0)",
+    ),
+    Mutant(
+        "a refund that failed is not reversed",
+        "daemon/ledger/journal.py",
+        "known[FactName.FAILED], -amount)",
+        "known[FactName.FAILED], 0)",
+    ),
+    Mutant(
+        "further captures count from the payment",
+        "daemon/ledger/journal.py",
+        'Movement("payment", object_id, at, amount - so_far)',
+        'Movement("payment", object_id, paid_at, amount - so_far)',
+    ),
+    Mutant(
+        "only the newest state of a dispute moves money",
+        "daemon/ledger/journal.py",
+        "dispute.get(FactName.HISTORY, {}).items()",
+        "()",
+    ),
+    Mutant(
+        "entries before the payment",
+        "daemon/ledger/journal.py",
+        "if not self.payments:",
+        "if False:",
+    ),
+    Mutant(
+        "refunds that only a later snapshot of the charge still counts",
+        "daemon/ledger/journal.py",
+        "min(refunds.beyond_in(at, returned) - refunds.hold, in_the_end)",
+        "refunds.beyond_in(at, returned) - refunds.hold",
+    ),
+    Mutant(
+        "what is booked already is booked again",
+        "sql/queries/record_events.sql",
+        "e.effective_at, -e.amount_minor,",
+        "e.effective_at, 0,",
+    ),
+    Mutant(
+        "a donation's former ids keep their entries",
+        "daemon/ledger/recorder.py",
+        '"booked_ids": projection.donation_ids(self.facts)',
+        '"booked_ids": [self.root]',
+    ),
+    Mutant(
+        "an entry recorded before the last one",
+        "sql/queries/record_events.sql",
+        "greatest(clock_timestamp(), e.recorded_at)",
+        "clock_timestamp()",
     ),
 )
 

@@ -79,6 +79,7 @@ class FactName(_Names):
     REFUND_SEEN = "refund_seen"  # the time of the earliest `charge.refunded`, as rules_version 0 stored it
     REFUNDS = "refunds"  # for each amount refunded: the time of the earliest snapshot
     RETURNED = "returned"  # a charge's `amount_refunded`
+    SNAPSHOTS = "snapshots"  # for each second with a refunded amount: the second, and the largest such amount
     RETURNED_LEAST = "returned_least"  # the smallest `amount_refunded` after a capture
     SEEN = "seen"  # the time of the earliest event that named the object
     SESSION_REFERENCE = "session_reference"  # of a subscription: REFERENCE of the session that created it
@@ -169,6 +170,7 @@ RULES: dict[Family, dict[FactName, Rule | PerKey]] = {
         FactName.NOT_TAKEN: FIRST,
         FactName.CAPTURES: PerKey(FIRST),
         FactName.REFUNDS: PerKey(FIRST),
+        FactName.SNAPSHOTS: PerKey(NEWEST),
         FactName.REFUND_EVENTS: PerKey(FIRST),
         FactName.REFUND_SEEN: FIRST,
         FactName.PAID: FIRST,

@@ -186,6 +186,7 @@ def _unnamed_refunds(objects: Objects, refunds: Refunds) -> Iterator[Movement]:
         return
     id_, charge = next((id_, known) for id_, known in objects.members[Family.CHARGE] if FactName.RETURNED in known)
     snapshots = {(at, int(returned)) for returned, at in charge.get(FactName.REFUNDS, {}).items()}
+    snapshots |= {(at, returned) for at, returned in charge.get(FactName.SNAPSHOTS, {}).values()}
     so_far = 0
     for at, returned in sorted(snapshots | {tuple(charge[FactName.RETURNED])}):
         shown = min(refunds.beyond_in(at, returned) - refunds.hold, in_the_end)
@@ -210,12 +211,12 @@ def _disputes(donation: Donation, objects: Objects) -> Iterator[Movement]:
 
 def states(dispute: ObjectFacts) -> dict[int, list[Any]]:
     """The dispute's state at the end of each second in which an event is known: stage, amount, status."""
-    told = [dispute[FactName.STAGE]] if FactName.STAGE in dispute else []
+    stated = [dispute[FactName.STAGE]] if FactName.STAGE in dispute else []
     for status, kept in dispute.get(FactName.HISTORY, {}).items():
         stage = RANKS.get(status, STAGE_OF_UNKNOWN)
         for at, amount in kept.values():
-            told.append([abs(at), [stage, amount, status]])
+            stated.append([abs(at), [stage, amount, status]])
     found: dict[int, list[Any]] = {}
-    for at, state in told:
+    for at, state in stated:
         found[at] = max(found.get(at, state), state)
     return found

@@ -85,6 +85,8 @@ class JournalSums:
             if sums[key] != ought.get(key, 0):
                 what = f"{key.kind} entries of ticket {key.ticket_id or 'none'} in {key.currency or 'none'}"
                 yield f"journal: the {what} add up to {sums[key]}, should be {ought.get(key, 0)}"
+        for donation, kind, amount in self._snapshot.rows("verify_strays"):
+            yield f"journal: {kind} entries of {donation} add up to {amount}, and no such donation is known"
         [(entries, last, unordered)] = self._snapshot.rows("verify_order")
         if entries != last:
             yield f"journal: it has {entries} entries, but its last seq is {last}: restore them from a backup"

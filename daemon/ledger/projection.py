@@ -354,7 +354,7 @@ def derive(id_: str, objects: Objects) -> Donation:
     return Donation(
         id=id_,
         ticket=objects.value("ticket"),
-        status=_status(objects, _Money(amount, refunded, paid_at)),
+        status=status_of(objects, Money(amount, refunded, paid_at)),
         amount=amount,
         currency=currency,
         refunded=refunded,
@@ -578,34 +578,37 @@ def _disputed(objects: Objects, amount: int | None, currency: str | None, refund
     return total if amount is None else max(0, min(total, amount - refunded))
 
 
-class _Money(msgspec.Struct, frozen=True):
+class Money(msgspec.Struct, frozen=True):
+    """The figures that a status depends on, in minor units."""
+
     amount: int | None
     refunded: int
     paid_at: int | None
 
     @property
     def is_refunded(self) -> bool:
+        """Whether the whole amount was paid and refunded."""
         paid = self.paid_at is not None and self.amount is not None
         return paid and self.refunded >= (self.amount or 0) and self.refunded > 0
 
 
-def _is_disputed(objects: Objects, _money: _Money) -> bool:
+def _is_disputed(objects: Objects, _money: Money) -> bool:
     return any(
         (value(dispute, FactName.STAGE) or [None])[0] in IS_DISPUTED for _, dispute in objects.members[Family.DISPUTE]
     )
 
 
-def _is_expired(objects: Objects, _money: _Money) -> bool:
+def _is_expired(objects: Objects, _money: Money) -> bool:
     return objects.states_any(Family.SESSION, name=FactName.EXPIRED) or objects.states_any(
         Family.PAYMENT_INTENT, name=FactName.CANCELED
     )
 
 
-def _is_failed(objects: Objects, _money: _Money) -> bool:
+def _is_failed(objects: Objects, _money: Money) -> bool:
     return objects.states_any(Family.PAYMENT_INTENT, Family.SESSION, Family.CHARGE, name=FactName.FAILED)
 
 
-StatusRule = Callable[[Objects, _Money], bool]
+StatusRule = Callable[[Objects, Money], bool]
 
 # A donation has the first of these statuses whose rule is true. The sentences are shown in the diagram.
 STATUSES: tuple[tuple[Status, str, StatusRule], ...] = (
@@ -618,5 +621,6 @@ STATUSES: tuple[tuple[Status, str, StatusRule], ...] = (
 )
 
 
-def _status(objects: Objects, money: _Money) -> Status:
+def status_of(objects: Objects, money: Money) -> Status:
+    """The status of a donation with these objects and these figures."""
     return next(status for status, _sentence, rule in STATUSES if rule(objects, money))

@@ -502,6 +502,7 @@ def _add_charge(statement: _Statement, charge: _Charge, payment_intent: str | No
         known[FactName.RETURNED_LEAST] = charge.amount_refunded
     if charge.amount_refunded:
         known[FactName.REFUNDS] = {str(charge.amount_refunded): statement.at}
+        known[FactName.SNAPSHOTS] = {str(statement.at): [statement.at, charge.amount_refunded]}
     if charge.status == "failed":
         known[FactName.FAILED] = statement.at
     return known

@@ -1,17 +1,20 @@
 """Pure: what happened to one donation, in order: its facts, the changes of its status, its journal entries (SPEC 9).
 
-Status changes are derived again from the facts that were known at each second. A newer value of a fact takes the place
-of an older one, so what only an older value showed is not in the timeline.
+A status change is derived again for each second: whether money stands from the movements so far, the rest from the
+facts that were known. A newer value of a fact takes the place of an older one, so what only an older value showed is
+not in the timeline.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from msgspec import Struct
 
 from daemon.ledger import journal, projection
+from daemon.ledger.donation import Donation
 from daemon.ledger.facts import FactName, Facts, Family, ObjectFacts, owners
+from daemon.ledger.journal import JournalEntry
 
 NAMES = {
     Family.PAYMENT_INTENT: "PaymentIntent",
@@ -22,8 +25,9 @@ NAMES = {
     Family.INVOICE: "invoice",
     Family.SUBSCRIPTION: "subscription",
 }
-# Facts of an operator carry microseconds; the smallest amount that a charge returned carries no time at all.
+# Facts of an operator carry microseconds.
 IN_MICROSECONDS = frozenset({FactName.ASSIGNED, FactName.ERASED})
+# The smallest amount that a charge returned carries no time at all.
 WITHOUT_TIME = frozenset({FactName.RETURNED_LEAST})
 # What an object is from its first event on, although a later event may have stated it again.
 LASTING = WITHOUT_TIME | {
@@ -111,6 +115,9 @@ def _statements(name: FactName, fact: Any) -> Iterator[tuple[int, str, Any]]:
         for status, kept in fact.items():
             for at, amount in {abs(at): amount for at, amount in kept.values()}.items():
                 yield at, status, amount
+    elif name == FactName.SNAPSHOTS:
+        for at, returned in fact.values():
+            yield at, "", returned
     elif isinstance(fact, dict):
         for amount, at in fact.items():
             yield at, amount, None
@@ -120,15 +127,32 @@ def _statements(name: FactName, fact: Any) -> Iterator[tuple[int, str, Any]]:
 
 
 def _statuses(donation: str, lent: projection.Subscriptions, own: Facts) -> Iterator[Item]:
-    """The donation's status at each second in which a fact was stated, where it is another than before."""
+    """The donation's status at each second in which a fact was stated or money moved, where it is another than
+    before."""
+    [(_, entries)] = [found for found in journal.derive(_without_subscription(own), lent) if found[0].id == donation]
     before = None
-    for at in sorted({item.at for item in _facts(own)}):
-        known: Facts = {family: _known_at(objects, at) for family, objects in own.items()}
-        known.pop(Family.SUBSCRIPTION, None)
-        found = {each.id: each.status for each in projection.donations(known, lent)}
-        if donation in found and found[donation] != before:
-            before = found[donation]
-            yield Item(at, "status", donation, str(before))
+    for at in sorted({item.at for item in _facts(own)} | {entry.at for entry in entries}):
+        known = _without_subscription({family: _known_at(objects, at) for family, objects in own.items()})
+        objects = projection.by_donation(known, lent).get(donation, projection.Objects())
+        status = projection.status_of(objects, _money_at(projection.derive(donation, objects), entries, at))
+        if status != before:
+            before = status
+            yield Item(at, "status", donation, str(status))
+
+
+def _without_subscription(facts: Facts) -> Facts:
+    return {family: objects for family, objects in facts.items() if family != Family.SUBSCRIPTION}
+
+
+def _money_at(derived: Donation, entries: Sequence[JournalEntry], at: int) -> projection.Money:
+    """The figures at the end of a second: by the movements so far, or by the facts of a donation without movements."""
+    if not entries:
+        return projection.Money(derived.amount, derived.refunded, derived.paid_at)
+    sums = dict.fromkeys(journal.KINDS, 0)
+    for entry in entries:
+        if entry.at <= at:
+            sums[entry.kind] += entry.amount
+    return projection.Money(sums["payment"], sums["refund"], at if sums["payment"] else None)
 
 
 def _known_at(objects: dict[str, ObjectFacts], at: int) -> dict[str, ObjectFacts]:

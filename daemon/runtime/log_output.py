@@ -33,7 +33,7 @@ class LogOutput(io.RawIOBase):
 
     Args:
         descriptor: made non-blocking if it is a pipe or a socket.
-        count_line: the line, with its end, that stands where so many lines are missing.
+        count_line: the line, with its end, that is written where so many lines are missing.
     """
 
     def __init__(self, descriptor: int, count_line: Callable[[int], bytes]) -> None:

@@ -116,12 +116,12 @@ def _as_text(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     level = str(event.pop("level", "info")).upper()
     message = str(event.pop("event", ""))
     trace = event.pop("exception", None)
-    words = [str(time)] if time else []
+    parts = [str(time)] if time else []
     if time and level not in {"INFO", "DEBUG"}:
-        words.append(level)
-    words.append(message)
-    words.extend(f"{key}={_value(value)}" for key, value in event.items() if not key.startswith("_"))
-    return " ".join(words) + (f"\n{trace}" if trace else "")
+        parts.append(level)
+    parts.append(message)
+    parts.extend(f"{key}={_value(value)}" for key, value in event.items() if not key.startswith("_"))
+    return " ".join(parts) + (f"\n{trace}" if trace else "")
 
 
 def _value(value: object) -> str:

@@ -19,7 +19,7 @@ CREATE TABLE ledger_entries (
 CREATE INDEX entries_by_donation ON ledger_entries (donation_id);
 CREATE INDEX entries_by_ticket ON ledger_entries (ticket_id, seq);
 
--- Whoever has been granted rows of every table may add entries and read them, and nothing else.
+-- A role that may read and write the rows of every table may add entries and read them, and nothing else.
 DO $$
 DECLARE
     reader name;

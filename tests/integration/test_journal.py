@@ -279,14 +279,20 @@ async def test_each_entry_names_its_cause(database: Database) -> None:
         ("UPDATE ledger_entries SET effective_at = effective_at + interval '1 s' WHERE seq = 5", "should be"),
         ("UPDATE ledger_entries SET recorded_at = recorded_at - interval '1 h' WHERE seq = 5", "recorded before"),
         ("DELETE FROM ledger_entries WHERE seq = 5", "its last seq is"),
-        ("UPDATE ledger_entries SET donation_id = 'pi_nobodys' WHERE seq = 5", "is 0, should be"),
+        ("UPDATE ledger_entries SET donation_id = 'pi_other' WHERE seq = 5", "is 0, should be"),
         (
             "INSERT INTO ledger_entries SELECT max(seq) + 1, max(recorded_at), now(), 5, 'payment', 'pi_x', 'story-1',"
             " 'USD', 'pi_x', 'evt_x' FROM ledger_entries",
             "add up to",
         ),
+        (
+            "INSERT INTO ledger_entries SELECT last + n, at, now(), CASE n WHEN 1 THEN 5 ELSE -5 END, 'payment',"
+            " 'pi_stray_' || n, 'story-1', 'USD', 'ch_x', 'evt_x' FROM generate_series(1, 2) n,"
+            " (SELECT max(seq) AS last, max(recorded_at) AS at FROM ledger_entries) m",
+            "pi_stray_2 add up to -5, and no such donation is known",
+        ),
     ],
-    ids=["amount", "time", "clock", "deleted", "donation", "invented"],
+    ids=["amount", "time", "clock", "deleted", "donation", "invented", "strays"],
 )
 async def test_verify_reports_a_journal_that_is_not_the_ledgers(
     database: Database, database_url: str, damage: str, said: str

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from daemon.cli.main import main
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import read
+from daemon.ledger.timeline import Item
 from daemon.simulator import sender
 from daemon.simulator.scenarios import shuffled
 from sql.database import Database
@@ -75,6 +77,23 @@ async def test_a_late_failure_is_a_change_of_the_status(database: Database, data
     assert [(i.at - AT, i.value) for i in items if i.kind == "entry"] == [(10, 500), (900, -500)]
 
 
+async def test_a_status_begins_when_its_money_moved(database: Database) -> None:
+    """A later snapshot of the same state, and a second payment, do not move or hide the changes before them."""
+    second = {**PAID, "id": "ch_2", "created": AT + 2000}
+    await record(
+        database,
+        (10, "charge.succeeded", PAID),
+        (900, "charge.failed", FAILED),
+        (950, "charge.updated", FAILED),
+        (2000, "charge.succeeded", second),
+        (3000, "charge.refunded", {**second, "amount_refunded": 500}),
+    )
+    items = await Ledger(database).timeline("pi_1")
+    assert items is not None
+    statuses = [(i.at - AT, i.name) for i in items if i.kind == "status"]
+    assert statuses == [(10, "PAID"), (900, "FAILED"), (2000, "PAID"), (3000, "REFUNDED")]
+
+
 @pytest.mark.parametrize("seed", range(20))
 async def test_the_last_status_is_the_donations(database: Database, seed: int) -> None:
     """Whatever happened at Stripe, in any order of events: a timeline ends with the status that the ledger shows."""
@@ -87,6 +106,18 @@ async def test_the_last_status_is_the_donations(database: Database, seed: int) -
         items = await Ledger(database).timeline(end.donation)
         assert items is not None
         assert [item.name for item in items if item.kind == "status"][-1] == end.status
+        check_money(items)
+
+
+def check_money(items: Sequence[Item]) -> None:
+    """At the end of each second the status agrees with the entries so far."""
+    for now in {item.at for item in items}:
+        status = [item.name for item in items if item.kind == "status" and item.at <= now][-1:]
+        booked = [item for item in items if item.kind == "entry" and item.at <= now]
+        paid, refunded = (sum(i.value for i in booked if i.source.startswith(kind)) for kind in ("payment", "refund"))
+        if status != ["DISPUTED"]:
+            assert (status == ["REFUNDED"]) == (0 < paid <= refunded)
+            assert (status == ["PAID"]) == (paid > refunded)
 
 
 async def test_an_unknown_donation_is_reported(database_url: str) -> None:

@@ -280,11 +280,9 @@ class Model:
         return self.charges[0].seen if self.charges else []
 
     def _snapshots(self) -> Iterator[Move]:
-        """Of snapshots that count the same the earliest is kept, and the newest of all."""
-        reporting = sorted((s.at, s.shown["amount_refunded"]) for s in self._reporting())
-        earliest = {returned: at for at, returned in reversed(reporting)}
+        """Each amount counts from the earliest snapshot that shows as much."""
         most, so_far = self._beyond_in_the_end(), 0
-        for at, returned in sorted({(at, returned) for returned, at in earliest.items()} | set(reporting[-1:])):
+        for at, returned in sorted((s.at, s.shown["amount_refunded"]) for s in self._reporting()):
             shown = min(self._unnamed(at, returned), most)
             if shown > so_far:
                 yield Move(at, "refund", self.charges[0].id, shown - so_far)

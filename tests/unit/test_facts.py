@@ -151,7 +151,8 @@ def test_facts_are_stored_under_the_names_and_in_the_order_of_the_first_release(
         '"status":[1760000000,"succeeded"],"created":[1760000000,1760000000],"currency":[1760000000,"USD"],'
         '"ticket":[1760000000,"story-1"],"last_name":[1760000000,"Byron"],"country":[1760000000,"GB"],'
         '"invoice":[1760000000,"in_1"],"captured":1760000000,"captures":{"500":1760000000},"returned_least":200,'
-        '"refunds":{"200":1760000000},"refund_events":{"200":1760000000}}},"in":{"in_1":{}}}'
+        '"refunds":{"200":1760000000},"snapshots":{"1760000000":[1760000000,200]},'
+        '"refund_events":{"200":1760000000}}},"in":{"in_1":{}}}'
     )
 
 

@@ -219,6 +219,23 @@ def test_refunds_that_only_the_charge_knows_count_from_its_earliest_snapshot() -
     ]
 
 
+def test_a_refund_that_is_made_again_counts_from_the_snapshot_that_shows_it_again() -> None:
+    """Later snapshots that count no more do not move it, although the amount itself was first counted much earlier."""
+    failing = {"status": "failed", "created": AT + 20}
+    assert entries_of(
+        charge("succeeded", 10),
+        charge("refunded", 20, amount_refunded=300),
+        refund("failed", 30, "re_1", 300, **failing),
+        charge("refunded", 40, amount_refunded=300),
+        charge("updated", 90, amount_refunded=300),
+    ) == [
+        (10, "payment", "ch_1", 1000),
+        (20, "refund", "re_1", 300),
+        (30, "refund", "re_1", -300),
+        (40, "refund", "ch_1", 300),
+    ]
+
+
 def test_a_dispute_moves_money_whenever_what_it_takes_changes() -> None:
     """Inquiry, dispute, another amount, won, lost after all: only the changes of what is taken are entries."""
     assert entries_of(
@@ -271,6 +288,16 @@ def test_the_payment_brings_what_came_before_it() -> None:
     assert entries_of(refund("created", 5, "re_1", 300), charge("succeeded", 10)) == [
         (10, "payment", "ch_1", 1000),
         (10, "refund", "ch_1", 300),
+    ]
+
+
+def test_a_payment_of_an_unknown_amount_brings_what_came_before_it() -> None:
+    """Where no event names the amount, nothing limits the refunds, but before paidAt they do not count either."""
+    session = {"id": "cs_1", "mode": "payment", "payment_status": "paid", "payment_intent": "pi_1", "currency": "usd"}
+    early, late = refund("created", 5, "re_1", 300), refund("created", 20, "re_2", 100)
+    assert entries_of(early, event("checkout.session.completed", 10, session), late) == [
+        (10, "refund", "pi_1", 300),
+        (20, "refund", "re_2", 100),
     ]
 
 

@@ -111,7 +111,7 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send a reply. What aiohttp rejects itself, such as an unknown `Expect`, is rejected in our words."""
+        """Send a reply. What aiohttp rejects itself, such as an unknown `Expect`, gets our own reply."""
         reply = rejection(resp.status) if isinstance(resp, Exception) else resp  # not HTTPException: an ABC is slow
         self._drop(request.content)
         self._body = None

@@ -31,7 +31,7 @@ class NoMemory(TimeoutError):
 
 
 def unavailable(message: str) -> web.Response:
-    """503 as the original design words it; Stripe delivers again."""
+    """503 in the wording of the original design; Stripe delivers again."""
     body = {"error": "Service Unavailable", "message": message, "retryAfter": RETRY_AFTER_S}
     return web.json_response(body, status=503, headers={hdrs.RETRY_AFTER: str(RETRY_AFTER_S)})
 
