@@ -1,4 +1,4 @@
-"""The configurations of an API process and of the commands."""
+"""The configurations of an API process and of the commands (SPEC 2)."""
 
 import re
 from pathlib import Path

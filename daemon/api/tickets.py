@@ -1,4 +1,4 @@
-"""The two GET replies: rows of the ledger -> JSON."""
+"""The two GET replies: rows of the ledger -> JSON (SPEC 5)."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""The path of an event: raw bytes -> signature -> facts -> one SQL statement, committed -> reply."""
+"""The path of an event: raw bytes -> signature -> facts -> one SQL statement, committed -> reply (SPEC 4)."""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence

@@ -1,4 +1,4 @@
-"""`donationd`: the console command. Exit status 0: done; 1: the work failed; 2: wrong usage."""
+"""`donationd`: the console command (SPEC 8). Exit status 0: done; 1: the work failed; 2: wrong usage."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Pure: the facts of Stripe's objects, and how they are merged in any order.
+"""Pure: the facts of Stripe's objects, and how they are merged in any order (SPEC 3).
 
 Facts are kept per object, under the object's family and id:
 
@@ -212,7 +212,7 @@ ID_PATTERN = r"^[A-Za-z0-9_]{1,255}\Z"  # of Stripe's objects
 # Nine digits or more, and nothing else, could be a telephone or card number.
 TICKET_PATTERN = r"^(?![0-9]{9,}\Z)[A-Za-z0-9_-]{1,64}\Z"
 
-# The statuses of a dispute in ascending order: of two states with the same time the one with the later status is kept.
+# The statuses of a dispute in ascending order (SPEC 3): of two states with the same time the later one is kept.
 DISPUTE_STAGES = (
     "warning_needs_response",
     "warning_under_review",

@@ -1,6 +1,6 @@
 """Pure: the movements of money that a donation's facts show, and the journal's entries that they make (SPEC 9).
 
-A movement says when an object of Stripe's moved how much. It is derived from facts, so it knows no order of events. An
+A movement is what an object of Stripe's moved, and when. It is derived from facts, so it knows no order of events. An
 entry is the change that a movement makes to one of the donation's three figures, within the limits that SPEC 3 sets to
 them: so the entries of a donation add up to its figures.
 """
@@ -112,7 +112,7 @@ def entries(donation: Donation, objects: Objects) -> list[JournalEntry]:
 
 
 def _payments(donation: Donation, objects: Objects) -> Iterator[Movement]:
-    """The payments that late failures took back, and the one that stands."""
+    """The payments that late failures took back, and the one that counts."""
     for charge in projection.late_failures(objects):
         if charge.paid_at is not None and charge.paid_at <= charge.failed_at:
             reached = _reached(charge.known, FactName.TAKEN, charge.known[FactName.TAKEN][1])

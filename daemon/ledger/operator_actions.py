@@ -41,7 +41,7 @@ class OperatorAction:
 
 
 def assign(facts: Facts, donation: str, ticket: str, *, actor: str, at_us: int) -> OperatorAction:
-    """Moves a donation to a ticket, whatever Stripe states; the newest assignment counts.
+    """Moves a donation to a ticket, whatever Stripe states; the newest assignment counts (SPEC 3).
 
     Args:
         facts: the stored facts of the donation.
@@ -57,7 +57,7 @@ def assign(facts: Facts, donation: str, ticket: str, *, actor: str, at_us: int) 
 
 
 def erase(facts: Facts, donation: str, *, actor: str, at_us: int) -> OperatorAction:
-    """Erases a donor's data from a donation permanently: every object that could state it again is marked.
+    """Erases a donor's data from a donation permanently: every object that could state it again is marked (SPEC 7).
 
     Arguments and errors as `assign`; `donation` may also be an invoice that nothing has paid yet.
     """

@@ -1,4 +1,4 @@
-"""The one module that sees a donor's name or e-mail: it reduces them to what may be kept.
+"""The one module that sees a donor's name or e-mail: it reduces them to what may be kept (SPEC 7).
 
 What is kept: one token of the name, the country, a hash of the e-mail. The rest of the code hands raw
 JSON in and gets a `Donor` out, and has no type that could hold more.
@@ -108,7 +108,7 @@ def _text(value: object) -> str | None:
 
 
 def last_name(name: str | None) -> str | None:
-    """The token of a name that may be kept and shown, or None if it has none."""
+    """The token of a name that may be kept and shown (SPEC 7), or None if it has none."""
     if not name or len(name) > NAME_LIMIT:
         return None
     text = COMMAS.split(_without_brackets(_plain(name)))[0]

@@ -1,4 +1,4 @@
-"""Pure: how donations are derived from merged facts.
+"""Pure: how donations are derived from merged facts (SPEC 3).
 
 `donations` derives everything that is shown. SOURCES and STATUSES contain the order of precedence; the diagram of
 deploy/docs/explanation.md is drawn from them. In this file `objects` are the Stripe objects of one donation, and
@@ -25,7 +25,7 @@ from daemon.ledger.facts import (
 )
 
 # The version of the rules in this file and in facts.py. It rises when a stored row would be derived differently, with
-# a migration that lists the rows of older rules (rebuild.py).
+# a migration that lists the rows of older rules (SPEC 9, rebuild).
 RULES_VERSION = 2  # 2: the journal's entries
 
 # Where the value of a field comes from: the first of these sources (a family and a fact) that has one. SORT_KEY orders
@@ -135,7 +135,7 @@ def donations(facts: Facts, lent: Subscriptions | None = None) -> list[Donation]
 
 
 def redact(facts: Facts) -> Facts:
-    """Facts without the donor facts that must not be kept.
+    """Facts without the donor facts that must not be kept (SPEC 7).
 
     1. Those of failed charges: people who test stolen cards use other people's names. This must not depend on other
        facts, because what is removed here cannot be added again.
@@ -285,7 +285,7 @@ class Objects:
 
 
 def holds_money(charge: ObjectFacts) -> bool:
-    """Whether a charge took money and has not failed afterwards."""
+    """Whether a charge took money and has not failed afterwards (SPEC 3, paidAt)."""
     return FactName.CAPTURED in charge and value(charge, FactName.STATUS) != "failed"
 
 
@@ -481,7 +481,7 @@ def _successes(
 
 
 class Refunds(msgspec.Struct, frozen=True):
-    """What is known about a donation's refunds; the amounts are in minor units.
+    """What is known about a donation's refunds, in minor units (SPEC 3, refundedAmount).
 
     Stripe reports refunds twice: as refund objects, and as the sum `amount_refunded` of the charge.
 

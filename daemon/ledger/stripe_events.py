@@ -132,7 +132,7 @@ class _Charge(Struct):
 
     @property
     def took_money(self) -> bool:
-        """Decided by the amount: after a first of several captures `captured` is still false."""
+        """Decided by the amount: after a first of several captures `captured` is still false (SPEC 3, paidAt)."""
         return bool(self.paid and self.status == "succeeded" and self.taken)
 
 

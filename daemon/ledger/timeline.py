@@ -1,6 +1,6 @@
 """Pure: what happened to one donation, in order: its facts, the changes of its status, its journal entries (SPEC 9).
 
-A status change is derived again for each second: whether money stands from the movements so far, the rest from the
+A status change is derived again for each second: whether money was kept from the movements so far, the rest from the
 facts that were known. A newer value of a fact takes the place of an older one, so what only an older value showed is
 not in the timeline.
 """

@@ -1,5 +1,5 @@
 -- A ticket's donations as they were known after an entry: what the entries up to it add up to, paid last first.
--- Donations that stood at nothing are left out. A donation was paid at the earliest time that still counts of an object
+-- Donations whose entries add up to nothing are left out. A donation was paid at the earliest time that still counts of an object
 -- that brought money: what was booked out again or taken back later does not.
 SELECT donation_id, currency, paid_at, paid_minor, refunded_minor, disputed_minor
 FROM (
