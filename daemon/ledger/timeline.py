@@ -134,6 +134,8 @@ def _statuses(donation: str, lent: projection.Subscriptions, own: Facts) -> Iter
     for at in sorted({item.at for item in _facts(own)} | {entry.at for entry in entries}):
         known = _without_subscription({family: _known_at(objects, at) for family, objects in own.items()})
         objects = projection.by_donation(known, lent).get(donation, projection.Objects())
+        if not objects.every and all(entry.at > at for entry in entries):
+            continue  # only its subscription or its invoice was known
         status = projection.status_of(objects, _money_at(projection.derive(donation, objects), entries, at))
         if status != before:
             before = status

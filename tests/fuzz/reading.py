@@ -133,16 +133,21 @@ def _check_fact(name: FactName, fact: Any, rule: Rule | PerKey, created: int) ->
         assert (type(at), at) == (int, created)
         assert FORMS[name](value), f"a {name} of another form"
     elif isinstance(rule, PerKey):
-        _check_facts_by_key(fact, rule, created)
+        _check_facts_by_key(name, fact, rule, created)
     elif name == FactName.RETURNED_LEAST:  # the least of amounts, not of times
         assert _between(0, 10**15)(fact)
     else:
         assert (type(fact), fact) == (int, created)
 
 
-def _check_facts_by_key(fact: dict[str, Any], rule: PerKey, created: int) -> None:
-    """Times by amount, or the events of a dispute by status."""
+def _check_facts_by_key(name: FactName, fact: dict[str, Any], rule: PerKey, created: int) -> None:
+    """Times by amount, refunded amounts by second, or the events of a dispute by status."""
     [(key, value)] = fact.items()
+    if name == FactName.SNAPSHOTS:
+        at, returned = value
+        assert (key, at) == (str(created), created)
+        assert MONEY(returned)
+        return
     if rule.each is FIRST:
         assert MONEY(int(key))
         assert (type(value), value) == (int, created)

@@ -77,6 +77,22 @@ async def test_a_late_failure_is_a_change_of_the_status(database: Database, data
     assert [(i.at - AT, i.value) for i in items if i.kind == "entry"] == [(10, 500), (900, -500)]
 
 
+async def test_a_monthly_donation_has_no_status_before_it_exists(database: Database) -> None:
+    """What its subscription stated before begins no status."""
+    session = {"id": "cs_1", "mode": "subscription", "subscription": "sub_1", "metadata": {"ticketId": "story-1"}}
+    invoice = {"id": "in_1", "payment_intent": "pi_1", "subscription": "sub_1"}
+    await record(
+        database,
+        (5, "checkout.session.completed", session),
+        (10, "invoice.paid", invoice),
+        (10, "charge.succeeded", PAID),
+    )
+    items = await Ledger(database).timeline("pi_1")
+    assert items is not None
+    assert 5 in {item.at - AT for item in items}
+    assert [(i.at - AT, i.name) for i in items if i.kind == "status"] == [(10, "PAID")]
+
+
 async def test_a_status_begins_when_its_money_moved(database: Database) -> None:
     """A later snapshot of the same state, and a second payment, do not move or hide the changes before them."""
     second = {**PAID, "id": "ch_2", "created": AT + 2000}

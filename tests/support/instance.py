@@ -200,9 +200,13 @@ def eventually(holds: Callable[[], bool], what: str, timeout_s: float = RECOVERY
 
 
 def free_ports(count: int) -> list[int]:
-    """Free ports below 32768; a process of another id gets other ports, even while these are closed."""
+    """Free ports below 32768. Each worker of a suite has a hundred of its own, and another suite has others: what one
+    worker has closed for a moment no other may take.
+    """
     found: list[int] = []
-    first = 23100 + os.getpid() % 200 * 4
+    worker = os.environ.get("PYTEST_XDIST_WORKER")  # gw0, gw1, … of one parent
+    suite, number = (os.getppid(), int(worker.removeprefix("gw"))) if worker else (os.getpid(), 0)
+    first = 20000 + suite % 15 * 800 + number % 8 * 100
     for port in range(first, first + 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
