@@ -74,12 +74,12 @@ _numbers = itertools.count(1)
 
 
 def charge() -> dict[str, object]:
-    """An event that names a donor, with an id of its own."""
-    now = int(time.time())
+    """An event of a new payment that names a donor."""
+    now, number = int(time.time()), next(_numbers)
     payment = {
-        "id": "ch_1Quetzal",
+        "id": f"ch_{number}Quetzal",
         "object": "charge",
-        "payment_intent": "pi_1Quetzal",
+        "payment_intent": f"pi_{number}Quetzal",
         "created": now,
         "amount": 5000,
         "amount_captured": 5000,
@@ -92,7 +92,7 @@ def charge() -> dict[str, object]:
         "billing_details": {"name": "Ana Quetzalcoatl", "email": EMAIL, "address": {"country": "MX"}},
     }
     return {
-        "id": f"evt_{next(_numbers)}Quetzal",
+        "id": f"evt_{number}Quetzal",
         "object": "event",
         "type": "charge.succeeded",
         "created": now,
