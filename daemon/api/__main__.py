@@ -25,6 +25,7 @@ from daemon.api.webhook import Webhook
 from daemon.ledger.batcher import Batcher
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
+from daemon.runtime.config import STOP_SPARE_S
 from daemon.runtime.http.auth import OperatorAuthentication
 from daemon.runtime.http.limits import Limits, Places, reserve_descriptors
 from daemon.runtime.http.server import HttpServer, inherited_socket
@@ -34,8 +35,6 @@ from sql.database import Database
 
 log = structlog.get_logger()
 
-# A process that is still running this long after SHUTDOWN_GRACE_MS is killed; supervisord waits as long (`up`).
-STOP_SPARE_S = 5
 # The longest wait for the sidecar's first state before requests are accepted: without a state they would be rejected.
 FIRST_STATE_S = 1.0
 # Almost everything that a request creates is freed by reference counts when it ends. Python's default, a search for

@@ -10,7 +10,7 @@ from pathlib import Path
 from daemon.instance.installation import IS_CHECKOUT
 from daemon.instance.state_folder import environ_file, socket_folder, state_folder
 from daemon.runtime import files
-from daemon.runtime.config import set_variables
+from daemon.runtime.config import STOP_SPARE_S, set_variables
 
 DEFAULTS = {
     "HOST": "0.0.0.0",  # noqa: S104 - the documented default; --embedded has 127.0.0.1
@@ -22,7 +22,6 @@ DEFAULTS = {
 }
 UNSHARED = {"DONATIOND_DATABASE_PASSWORD", "MIGRATE_DATABASE_URL"}  # secrets that no process of ours needs
 EMBEDDED_DEFAULTS = {"HOST": "127.0.0.1", "STRIPE_LIVEMODE": "false"}
-API_STOP_SPARE_S = 5  # beyond its SHUTDOWN_GRACE_MS
 
 
 def embedded_environ(home: Path | None = None) -> dict[str, str] | None:
@@ -73,7 +72,7 @@ def complete_environ(given: Mapping[str, str], state: Path, embedded: bool) -> d
 
 def api_stop_s(environ: Mapping[str, str]) -> int:
     """How long supervisord waits until an API process has drained; after that it kills it."""
-    return int(environ["SHUTDOWN_GRACE_MS"]) // 1000 + API_STOP_SPARE_S
+    return int(environ["SHUTDOWN_GRACE_MS"]) // 1000 + STOP_SPARE_S
 
 
 def _kept_secrets(state: Path) -> dict[str, str]:

@@ -366,7 +366,7 @@ class Recorder:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._prepare = PREPARE
-        self._written = 0  # events and actions
+        self._written = 0  # events
         self._planned_until = FIRST_GROWTH
 
     async def record(self, changes: Sequence[Change]) -> list[Outcome]:
@@ -433,14 +433,13 @@ class Recorder:
     async def _read(self, changes: Sequence[Change]) -> "_Batch":
         """Reads the stored rows of the changes' objects, and derives the donations with the changes."""
         parts = await self._parts([change for change in changes if change.ids])
-        lenders = await self._subscriptions(
-            parts, [change for change in changes if Family.SUBSCRIPTION in change.facts]
-        )
+        own_changes = [change for change in changes if Family.SUBSCRIPTION in change.facts]
+        lenders = await self._subscriptions(parts, own_changes)
         payments = await self._payments(parts, [each.id for each in lenders.values() if each.ticket_changed])
-        lenders = (
-            await self._subscriptions(payments, []) | lenders
-        )  # a row may hold payments of other subscriptions too
-        for payment in payments:  # its entries are booked for the event that changed the subscription
+        # A row may contain payments of other subscriptions too.
+        lenders = await self._subscriptions(payments, []) | lenders
+        # The entries of these payments are booked with the event that changed the subscription as their cause.
+        for payment in payments:
             borrowed = projection.subscriptions(payment.facts)
             payment.cause = next(
                 (each.changes[-1] for each in lenders.values() if each.id in borrowed and each.ticket_changed), None

@@ -23,6 +23,8 @@ from pydantic import (
 _HOUR_MS = 3_600_000
 # Linux allows 108 bytes for the address of a socket, including the zero at its end.
 _SOCKET_PATH_BYTES = 107
+# A process that is still running so many seconds after SHUTDOWN_GRACE_MS is killed, by itself and by supervisord alike.
+STOP_SPARE_S = 5
 
 
 def _digits(value: object) -> object:

@@ -238,7 +238,7 @@ def test_a_bad_chunk_after_good_ones(place: Place) -> None:
     """aiohttp does not inform the handler that waits for the rest: it is rejected when the body's time is over."""
     with closing(connect(place)) as client:
         client.sendall(signed(b"", CHUNKED, length=False) + b"3\r\n{  \r\n")
-        time.sleep(0.05)  # so that the head is being handled; nothing tells us when
+        time.sleep(0.05)  # so that the head is being handled; no event reports when
         client.sendall(b"zz\r\ncanary\r\n")
         reply = rest(client)
         assert status(reply) in {400, 408}
@@ -251,7 +251,7 @@ def test_a_client_that_leaves_within_its_body(place: Place) -> None:
     for _ in range(10):
         with closing(connect(place)) as client:
             client.sendall(signed(body) + body[:10])
-            time.sleep(0.02)  # so that the head is being handled; nothing tells us when
+            time.sleep(0.02)  # so that the head is being handled; no event reports when
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
 
 
@@ -398,7 +398,7 @@ def test_bodies_sent_ahead(place: Place) -> None:
         lock = locked_ledger(place, stack)
         with closing(connect(place)) as client:
             client.sendall(signed(body).replace(b"close", b"keep-alive") + body)
-            time.sleep(0.1)  # so that it is being worked on; nothing tells us when
+            time.sleep(0.1)  # so that it is being worked on; no event reports when
             with suppress(ConnectionError):
                 client.sendall(ahead * 10)
             lock.rollback()

@@ -104,4 +104,4 @@ def check_outage(site: Instance, monitoring: Monitoring) -> None:
     site.supervisorctl("start", "postgres")
     eventually(lambda: monitoring.ask("db_ready") == [1.0], "Prometheus sees db_ready 1")
     eventually(lambda: not monitoring.firing("DatabaseNotReady"), "the alert clears")
-    eventually(lambda: "DatabaseNotReady" not in monitoring.received(), "Alertmanager hears of that too")
+    eventually(lambda: "DatabaseNotReady" not in monitoring.received(), "Alertmanager receives that too")

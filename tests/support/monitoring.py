@@ -23,7 +23,7 @@ Series = tuple[str, list[tuple[float, float]]]  # legend; time and value
 
 
 class Monitoring:
-    """A Prometheus and an Alertmanager with what we ship, but for the pace: it is a test's and not a night's."""
+    """A Prometheus and an Alertmanager with the files of deploy/, at shorter intervals."""
 
     def __init__(self, folder: Path, target: str) -> None:
         prometheus, alertmanager = free_ports(4)[2:]  # the instance, not yet started, has the first two
