@@ -84,8 +84,8 @@ def series(unit: Unit, begin: int, end: int, time_zone: str) -> Iterator[Period]
 def day_begins(day: date, zone: ZoneInfo) -> int:
     """The first instant, in Unix seconds, at which the zone's calendar shows this day or a later one."""
     midnight = datetime(day.year, day.month, day.day, tzinfo=zone)
-    # Of a midnight that is repeated `fold=0` is the first. Of one that does not exist it is too late, and `fold=1` too
-    # early: the clock is put forward between the two.
+    # Of a midnight that is repeated, `fold=0` is the first. Where the clock was put forward over midnight, that was at
+    # the instant of `fold=0` or earlier (America/Toronto, 1919-03-30 23:30), and not before that of `fold=1`.
     late, early = (int(midnight.replace(fold=fold).timestamp()) for fold in (0, 1))
     while early < late:
         middle = (early + late) // 2

@@ -12,7 +12,7 @@ from daemon.reports.time_zones import UnknownTimeZone, load_time_zone, time_zone
 
 DAY_S = 86_400
 DAY = timedelta(days=1)
-days = st.dates(date(1970, 1, 3), date(2999, 12, 30))
+days = st.dates(date(1970, 1, 3), date(2999, 12, 20))
 # Most changes of offsets and calendars are within these years.
 eventful_days = st.dates(date(1970, 1, 3), date(2040, 1, 1))
 zones = st.sampled_from(time_zone_names())
@@ -86,9 +86,8 @@ def test_an_unknown_zone_is_refused() -> None:
 
 
 @given(zone=zones, day=eventful_days, far=days)
-@example(zone="Pacific/Apia", day=date(2011, 12, 30), far=date(2999, 12, 30))
+@example(zone="Pacific/Apia", day=date(2011, 12, 30), far=date(2999, 12, 20))
 @example(zone="America/St_Johns", day=date(2010, 11, 7), far=date(1970, 1, 3))  # goes back to the day before at 0:01
-@example(zone="America/Toronto", day=date(1974, 4, 28), far=date(2000, 1, 1))
 def test_consecutive_periods_leave_no_gap_and_do_not_overlap(zone: str, day: date, far: date) -> None:
     """Each period of every form ends where the one that begins with the next day begins."""
     for first in (day, far):
@@ -96,7 +95,7 @@ def test_consecutive_periods_leave_no_gap_and_do_not_overlap(zone: str, day: dat
             period = Period.parse(text, zone)
             assert period.begin <= period.end
             after = next(d for n in range(1, 368) if forms(d := first + n * DAY)[name] != text)
-            if after.year < 3000:
+            if after.year < 3000:  # the last year that a period may be in is 2999
                 assert Period.parse(forms(after)[name], zone).begin == period.end
 
 
@@ -116,7 +115,7 @@ def test_every_instant_is_in_the_day_that_the_calendar_shows(zone: str, instant:
 
 
 @given(zone=zones, day=eventful_days)
-@example(zone="America/Toronto", day=date(1974, 4, 28))
+@example(zone="America/Toronto", day=date(1919, 3, 31))  # the clock went from 23:30 to 0:30
 def test_a_day_begins_with_its_first_instant(zone: str, day: date) -> None:
     """The calendar shows the day, or a later one where there is none, when it begins, and an earlier one before."""
     begin = day_begins(day, load_time_zone(zone))
