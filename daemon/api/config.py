@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from daemon.ledger.money import CURRENCY
+from daemon.reports.time_zones import load_time_zone
 from daemon.runtime.config import Basics, Milliseconds, Settings, WholeNumber
 from daemon.runtime.http.auth import OperatorToken, parse_tokens
 
@@ -45,6 +46,11 @@ def _currency(value: str) -> str:
     return value
 
 
+def _time_zone(value: str) -> str:
+    load_time_zone(value)
+    return value
+
+
 Secrets = Annotated[SecretStr, AfterValidator(_secrets)]
 
 
@@ -70,6 +76,7 @@ class CommandConfig(Settings):
     host: str = "0.0.0.0"  # noqa: S104 - Stripe comes from outside
     port: WholeNumber = Field(3003, ge=1, le=65535)
     default_currency: Annotated[str, AfterValidator(_currency)] = "USD"
+    report_time_zone: Annotated[str, AfterValidator(_time_zone)] = "UTC"  # where the days of a report begin
 
     @property
     def signing_secrets(self) -> tuple[str, ...]:
