@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from daemon.ledger.money import CURRENCY
 from daemon.reports.time_zones import load_time_zone
 from daemon.runtime.config import Basics, Milliseconds, Settings, WholeNumber
-from daemon.runtime.http.auth import OperatorToken, parse_tokens
+from daemon.runtime.operator_tokens import OperatorToken, parse_tokens
 
 _MIB = 1024 * 1024
 SIGNING_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{32,}", re.ASCII)  # Stripe's have 32 or 64 characters there
