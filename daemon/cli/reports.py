@@ -1,7 +1,10 @@
 """What `donationd report` does."""
 
+import json
 import sys
 from collections.abc import Awaitable, Callable
+from datetime import UTC
+from typing import TypeVar
 
 import click
 
@@ -10,7 +13,8 @@ from daemon.cli.arguments import Failure
 from daemon.cli.database import LONG_S, ask
 from daemon.cli.settings import settings
 from daemon.ledger.reader import Moment
-from daemon.reports import income
+from daemon.reports import closings, income
+from daemon.reports.closings import CannotClose, Closing, NotClosed
 from daemon.reports.forms import Report, as_csv, as_json, as_text
 from daemon.reports.income import TooManyPeriods
 from daemon.reports.journal import MomentInFuture
@@ -21,7 +25,7 @@ from sql.database import Database
 FORMS = {None: as_text, "json": as_json, "csv": as_csv}
 SHOWN_FROM = 200_000  # entries: a second's work
 
-Make = Callable[[Database], Awaitable[Report]]
+T = TypeVar("T")
 
 
 def print_income(
@@ -46,6 +50,64 @@ def print_series(
     )
 
 
+def close(*, period: str, time_zone: str | None, moment: Moment | None, actor: str, as_json: bool) -> None:
+    """Closes a period, and prints what was kept and how to print the report again."""
+    of = _period(period, _time_zone(time_zone))
+    closing = _ask(lambda db: closings.close(db, of, actor, moment=moment, progress=_show_progress))
+    if as_json:
+        click.echo(json.dumps(_closing_json(closing)))
+        return
+    click.echo(_closing_line(closing))
+    click.echo(f"its SHA-256 is that of: donationd {_report_command(closing)}", err=True)
+
+
+def print_closed(period: str | None, *, as_json: bool) -> None:
+    """Prints every version of the closed periods, or of one of them."""
+    found = _ask(lambda db: closings.closings(db, period and period.upper()))
+    for closing in found:
+        click.echo(json.dumps(_closing_json(closing)) if as_json else _closing_line(closing))
+    if not found:
+        click.echo("no such period has been closed" if period else "no period has been closed", err=True)
+
+
+def print_restated(
+    *, period: str, time_zone: str | None, version: int | None, moment: Moment | None, form: str | None
+) -> None:
+    """Prints a closed period as it was filed, and as it is; fails if the journal does not give what was filed."""
+    of = _period(period, _time_zone(time_zone))
+    report = _print(lambda db: closings.restated(db, of, version=version, moment=moment, progress=_show_progress), form)
+    if not report.head["filedConfirmed"]:
+        raise Failure(
+            f"the journal's entries up to {report.head['filedSeq']} do not give the report that was filed: "
+            f"its SHA-256 was {report.head['filedSha256']}"
+        )
+
+
+def _closing_line(closing: Closing) -> str:
+    return (
+        f"{closing.period} in {closing.time_zone}, version {closing.version}: closed at entry {closing.seq} "
+        f"by {closing.closed_by} at {closing.closed_at.astimezone(UTC):%Y-%m-%d %H:%M}, SHA-256 {closing.sha256}"
+    )
+
+
+def _closing_json(closing: Closing) -> dict[str, object]:
+    return {
+        "period": closing.period,
+        "timeZone": closing.time_zone,
+        "version": closing.version,
+        "seq": closing.seq,
+        "sha256": closing.sha256,
+        "release": closing.release,
+        "tzdata": closing.tzdata,
+        "closedAt": closing.closed_at.astimezone(UTC).isoformat(),
+        "closedBy": closing.closed_by,
+    }
+
+
+def _report_command(closing: Closing) -> str:
+    return f"report income --period {closing.period} --tz {closing.time_zone} --as-of {closing.seq} --json"
+
+
 def _time_zone(given: str | None) -> str:
     return given or settings(CommandConfig).report_time_zone
 
@@ -57,14 +119,23 @@ def _period(text: str, time_zone: str) -> Period:
         raise click.BadParameter(str(problem), param_hint="period") from None
 
 
-def _print(make: Make, form: str | None) -> None:
-    async def answer(database: Database) -> None:
-        async for part in FORMS[form](await make(database)):
-            click.echo(part, nl=False)
+def _print(make: Callable[[Database], Awaitable[Report]], form: str | None) -> Report:
+    """Prints a report in one of its forms, and returns it."""
 
+    async def answer(database: Database) -> Report:
+        report = await make(database)
+        async for part in FORMS[form](report):
+            click.echo(part, nl=False)
+        return report
+
+    return _ask(answer)
+
+
+def _ask(question: Callable[[Database], Awaitable[T]]) -> T:
+    """What a question returns; what a person can do about its errors is exit status 1."""
     try:
-        ask(answer, timeout_s=LONG_S)
-    except (MomentInFuture, TooManyPeriods, UnknownTicket) as problem:
+        return ask(question, timeout_s=LONG_S)
+    except (CannotClose, MomentInFuture, NotClosed, TooManyPeriods, UnknownTicket) as problem:
         raise Failure(str(problem)) from None
 
 

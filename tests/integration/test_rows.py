@@ -10,9 +10,11 @@ import pytest
 from daemon.cli import failed, tickets
 from daemon.ledger import audit, reader, recorder, verification
 from daemon.ledger.donation import Donation, UnassignedDonation
+from daemon.reports import closings, journal
 from sql import load
 
 NO_IDS = {"ids": [""]}
+ENTRIES = {"after": 0, "seq": 1, "begin": 0, "end": 1}
 ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
     "facts_of": (reader.FactsRow._fields, {"id": ""}),
     "list_failed": (failed.FailedEvent._fields, {"all": True, "limit": 1}),
@@ -25,6 +27,20 @@ ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
         {
             **dict.fromkeys(("ticket", "status", "currency", "after_paid", "after_created", "after_id")),
             **{"limit": 1, "default_currency": "USD", "zero_decimal": ["JPY"], "three_decimal": ["KWD"]},
+        },
+    ),
+    "journal_moment": (journal.JournalMoment._fields, {"seq": None, "time": None}),
+    "sum_entries": (
+        journal.SumRow._fields,
+        {**ENTRIES, "ticket": None, "begins": [0], "by_ticket": True},
+    ),
+    "entries_of_period": (journal.EntryRow._fields, ENTRIES),
+    "closed_reports": (closings.Closing._fields, {"period": None}),
+    "close_report": (
+        closings.Closing._fields,
+        {
+            **dict.fromkeys(("period", "time_zone", "release", "tzdata", "actor"), "x"),
+            **{"begin": 0, "end": 0, "seq": 0, "sha256": "0" * 64},
         },
     ),
     "ticket_totals": (reader.TotalsRow._fields, {"ticket": ""}),

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from daemon.cli.arguments import check_moment, check_optional_ticket, time_zone_option
+from daemon.cli.arguments import (
+    MAX_ROWS,
+    by_option,
+    check_moment,
+    check_optional_ticket,
+    json_lines_option,
+    json_option,
+    time_zone_option,
+)
 
 if TYPE_CHECKING:
     from daemon.ledger.reader import Moment
@@ -14,6 +22,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 PERIODS = "2026, 2026-Q4, 2026-11, 2026-W48, 2026-11-26 or 2026-10-01..2026-12-31"
 
+_period_argument = click.argument("period")
 _ticket_option = click.option("--ticket", callback=check_optional_ticket, help="Only what is for this ticket.")
 _moment_option = click.option(
     "--as-of",
@@ -71,6 +80,72 @@ def _income(period: str, time_zone: str | None, ticket: str | None, moment: "Mom
     from daemon.cli import reports
 
     reports.print_income(period=period, time_zone=time_zone, ticket=ticket, moment=moment, form=form)
+
+
+@report.command("close")
+@_period_argument
+@time_zone_option
+@_moment_option
+@by_option
+@json_option
+def _close(*, period: str, time_zone: str | None, moment: "Moment | None", actor: str, as_json: bool) -> None:
+    """Keep what the report of a period's income was when it was filed.
+
+    Stored are the period, the time zone, the last entry of the journal that counts, and the SHA-256 of what `donationd
+    report income --json` prints. Who closed it and when is on record (`donationd audit`). A period that has not ended
+    cannot be closed. Closing it again makes a new version; earlier ones are kept.
+
+    \b
+    Examples:
+      donationd report close 2026-Q4 --tz Europe/Berlin --by alex
+      donationd report close 2026-Q4 --as-of 48210
+    """
+    from daemon.cli import reports
+
+    reports.close(period=period, time_zone=time_zone, moment=moment, actor=actor, as_json=as_json)
+
+
+@report.command("closed")
+@click.argument("period", required=False)
+@json_lines_option
+def _closed(period: str | None, as_json: bool) -> None:
+    """List the periods that were closed, the one closed last at the end.
+
+    \b
+    Examples:
+      donationd report closed
+      donationd report closed 2026-Q4 --json
+    """
+    from daemon.cli import reports
+
+    reports.print_closed(period, as_json=as_json)
+
+
+@report.command("restated")
+@_period_argument
+@time_zone_option
+@click.option(
+    "--version", type=click.IntRange(1, MAX_ROWS), help="The version of the closed report; without it the newest one."
+)
+@_moment_option
+@_form_options
+def _restated(
+    *, period: str, time_zone: str | None, version: int | None, moment: "Moment | None", form: str | None
+) -> None:
+    """Print a closed period as it was filed, the period now, and every reason for the difference.
+
+    The reasons are the entries of the journal that were recorded since and whose money moved in the period: the
+    differences are their sums, exactly. With the same --version, --as-of, time zone, release and tzdata the same report
+    is printed at any later time, byte for byte. The exit status is 1 if the journal no longer gives what was filed.
+
+    \b
+    Examples:
+      donationd report restated 2026-Q4 --tz Europe/Berlin
+      donationd report restated 2026-Q4 --version 1 --as-of 51007 --csv
+    """
+    from daemon.cli import reports
+
+    reports.print_restated(period=period, time_zone=time_zone, version=version, moment=moment, form=form)
 
 
 @report.command("series")
