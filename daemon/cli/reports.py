@@ -13,12 +13,13 @@ from daemon.cli.arguments import Failure
 from daemon.cli.database import LONG_S, ask
 from daemon.cli.settings import settings
 from daemon.ledger.reader import Moment
-from daemon.reports import closings, income
+from daemon.reports import closings, income, statistics
 from daemon.reports.closings import CannotClose, Closing, NotClosed
 from daemon.reports.forms import Report, as_csv, as_json, as_text
 from daemon.reports.income import TooManyPeriods
 from daemon.reports.journal import MomentInFuture
 from daemon.reports.periods import NoPeriod, Period, Unit
+from daemon.reports.statistics import Selection
 from daemon.reports.tickets import UnknownTicket
 from sql.database import Database
 
@@ -106,6 +107,31 @@ def _closing_json(closing: Closing) -> dict[str, object]:
 
 def _report_command(closing: Closing) -> str:
     return f"report income --period {closing.period} --tz {closing.time_zone} --as-of {closing.seq} --json"
+
+
+def print_summary(*, period: str | None, time_zone: str | None, ticket: str | None, form: str | None) -> None:
+    """Prints number, sums, averages and donors of the paid donations."""
+    selection = _selection(period, time_zone, ticket)
+    _print(lambda db: statistics.summary(db, selection), form)
+
+
+def print_tickets(*, period: str | None, time_zone: str | None, form: str | None) -> None:
+    """Prints what was given for each ticket."""
+    selection = _selection(period, time_zone)
+    _print(lambda db: statistics.tickets(db, selection), form)
+
+
+def print_donors(
+    *, period: str | None, time_zone: str | None, ticket: str | None, by_donations: bool, limit: int, form: str | None
+) -> None:
+    """Prints the largest or the most frequent donors, by hash."""
+    selection = _selection(period, time_zone, ticket)
+    _print(lambda db: statistics.donors(db, selection, limit=limit, by_donations=by_donations), form)
+
+
+def _selection(period: str | None, time_zone: str | None, ticket: str | None = None) -> Selection:
+    zone = _time_zone(time_zone)
+    return Selection(zone, _period(period, zone) if period else None, ticket)
 
 
 def _time_zone(given: str | None) -> str:

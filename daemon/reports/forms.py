@@ -140,7 +140,10 @@ def _csv_value(value: Cell) -> str:
 
 
 async def as_text(report: Report) -> AsyncIterator[str]:
-    """A line for each value of the head, and an aligned table for each table that has rows."""
+    """A line for each value of the head, and an aligned table for each table that has rows.
+
+    Exact fractions are left out: the rounded amount stands beside each.
+    """
     width = max(map(len, report.head)) + 2
     yield "".join(f"{f'{_words(name)}:':<{width}} {_shown(value)}\n" for name, value in report.head.items())
     for table in report.tables:
@@ -158,19 +161,23 @@ class _Layout:
     """The widths of a table's columns, taken from its first rows; numbers stand at the right."""
 
     def __init__(self, table: Table, rows: Sequence[Row]) -> None:
-        self._table = table
-        self._right = [not isinstance(value, str | datetime | None) for value in rows[0]]
-        names = [list(map(_words, table.columns))]
-        shown = [list(map(_shown, row)) for row in rows]
-        self._widths = [max(map(len, column)) for column in zip(*names, *shown, strict=True)]
+        self._name = _words(table.name)
+        self._shown = [not isinstance(value, Fraction) for value in rows[0]]
+        self._columns = list(itertools.compress(map(_words, table.columns), self._shown))
+        shown = list(map(self._texts, rows))
+        self._widths = [max(map(len, column)) for column in zip(self._columns, *shown, strict=True)]
+        self._right = [not isinstance(value, str | datetime) for value in itertools.compress(rows[0], self._shown)]
 
     def heading(self) -> str:
         """The table's name and its columns' names, after an empty line."""
-        return f"\n{_words(self._table.name)}\n{self._aligned(map(_words, self._table.columns))}"
+        return f"\n{self._name}\n{self._aligned(self._columns)}"
 
     def line(self, row: Row) -> str:
         """A row."""
-        return self._aligned(map(_shown, row))
+        return self._aligned(self._texts(row))
+
+    def _texts(self, row: Row) -> list[str]:
+        return list(map(_shown, itertools.compress(row, self._shown)))
 
     def _aligned(self, texts: Iterable[str]) -> str:
         columns = zip(texts, self._widths, self._right, strict=True)

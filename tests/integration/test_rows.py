@@ -10,10 +10,11 @@ import pytest
 from daemon.cli import failed, tickets
 from daemon.ledger import audit, reader, recorder, verification
 from daemon.ledger.donation import Donation, UnassignedDonation
-from daemon.reports import closings, journal
+from daemon.reports import closings, journal, statistics
 from sql import load
 
 NO_IDS = {"ids": [""]}
+SELECTION = dict.fromkeys(("begin", "end", "ticket"))
 ENTRIES = {"after": 0, "seq": 1, "begin": 0, "end": 1}
 ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
     "facts_of": (reader.FactsRow._fields, {"id": ""}),
@@ -43,6 +44,9 @@ ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
             **{"begin": 0, "end": 0, "seq": 0, "sha256": "0" * 64},
         },
     ),
+    "summarize_donations": (statistics.SummaryRow._fields, SELECTION),
+    "rank_tickets": (statistics.TicketRow._fields, SELECTION),
+    "rank_donors": (statistics.DonorRow._fields, {**SELECTION, "limit": 1, "by_donations": False}),
     "ticket_totals": (reader.TotalsRow._fields, {"ticket": ""}),
     "verify_donations": (
         (*Donation.__struct_fields__, *verification.StoredDonation._fields[1:]),

@@ -179,3 +179,77 @@ def _series(
     from daemon.cli import reports
 
     reports.print_series(unit, period=period, time_zone=time_zone, ticket=ticket, moment=moment, form=form)
+
+
+@report.command("summary")
+@_period_option(required=False)
+@time_zone_option
+@_ticket_option
+@_form_options
+def _summary(*, period: str | None, time_zone: str | None, ticket: str | None, form: str | None) -> None:
+    """Print number, sums, average, median and largest amount of the paid donations.
+
+    The donations count as they are now, in the period in which they were paid first. The average and the median are
+    exact fractions in --json and --csv; `rounded` are the same to the minor unit. Donors are counted by e-mail hash:
+    new ones gave for the first time ever within the period, repeat donors several times.
+
+    \b
+    Examples:
+      donationd report summary --period 2026-Q4 --tz Europe/Berlin
+      donationd report summary --ticket story-1 --json
+    """
+    from daemon.cli import reports
+
+    reports.print_summary(period=period, time_zone=time_zone, ticket=ticket, form=form)
+
+
+@report.command("tickets")
+@_period_option(required=False)
+@time_zone_option
+@_form_options
+def _tickets(*, period: str | None, time_zone: str | None, form: str | None) -> None:
+    """Print what was given for each ticket.
+
+    The donations count as in `donationd report summary`. The ticket with the largest net sum of a currency comes first.
+
+    \b
+    Examples:
+      donationd report tickets
+      donationd report tickets --period 2026 --csv
+    """
+    from daemon.cli import reports
+
+    reports.print_tickets(period=period, time_zone=time_zone, form=form)
+
+
+@report.command("donors")
+@_period_option(required=False)
+@time_zone_option
+@_ticket_option
+@click.option(
+    "--order",
+    type=click.Choice(["amount", "donations"]),
+    default="amount",
+    show_default=True,
+    help="Whether the largest net sums come first, or the donors with the most donations.",
+)
+@click.option("--limit", type=click.IntRange(1, MAX_ROWS), default=20, show_default=True, help="Donors per currency.")
+@_form_options
+def _donors(
+    *, period: str | None, time_zone: str | None, ticket: str | None, order: str, limit: int, form: str | None
+) -> None:
+    """Print the largest donors, or those with the most donations, by e-mail hash only.
+
+    The donations count as in `donationd report summary`. Donations without an e-mail, and those whose donor was erased,
+    have no hash and are not listed.
+
+    \b
+    Examples:
+      donationd report donors --period 2026
+      donationd report donors --order donations --limit 100 --csv
+    """
+    from daemon.cli import reports
+
+    reports.print_donors(
+        period=period, time_zone=time_zone, ticket=ticket, by_donations=order == "donations", limit=limit, form=form
+    )
