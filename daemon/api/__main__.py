@@ -18,7 +18,9 @@ from pydantic import SecretStr
 
 from daemon.api.app import WorkLimits, build
 from daemon.api.config import Config
+from daemon.api.endpoints import Dependencies
 from daemon.api.metrics import ApiMetrics, open_metrics
+from daemon.api.operator import OperatorLimits, routes
 from daemon.api.refusals import Refusals
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
@@ -51,13 +53,16 @@ async def serve(config: Config, process: ProcessRun) -> int:
     # Batches are written one at a time, over one connection; reads have other connections and never wait for a batch.
     writer = _database(config, config.database_url, pool_size=1)
     reader = _database(config, config.read_database_url or config.database_url, pool_size=config.db_pool_size)
+    operators = _database(
+        config, config.database_url, pool_size=config.operator_places + config.export_places
+    )  # so that each of their calls has a connection, and no other read waits for one of them
     batcher = Batcher(Recorder(writer), config.webhook_queue_limit, metrics.batch_written)
     metrics.begin()
     draining = asyncio.Event()
-    runner = _runner(config, batcher, Ledger(reader), readiness, metrics=metrics, draining=draining)
+    runner = _runner(config, batcher, Ledger(reader), operators, readiness, metrics=metrics, draining=draining)
     gc.freeze()  # what exists now is never freed, so no search needs to look at it
     gc.set_threshold(GC_THRESHOLD)
-    sampling = metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats))
+    sampling = metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats, operators.stats))
     try:
         async with (
             process.running(readiness.run(), sampling),
@@ -70,6 +75,7 @@ async def serve(config: Config, process: ProcessRun) -> int:
     finally:
         await writer.close()
         await reader.close()
+        await operators.close()
     log.info("API stopped", pid=os.getpid())
     return int(process.failed)
 
@@ -88,6 +94,7 @@ def _runner(
     config: Config,
     batcher: Batcher,
     ledger: Ledger,
+    operators_database: Database,
     readiness: ReadinessClient,
     *,
     metrics: ApiMetrics,
@@ -116,6 +123,11 @@ def _runner(
         draining=draining,
         work=WorkLimits(pages=config.page_places, reads=config.read_places),
         ledger_access=None if config.public_ledger else operators,
+        operator_routes=routes(
+            Dependencies(operators_database, config.default_currency),
+            operators,
+            OperatorLimits(config.operator_places, config.export_places, config.write_timeout_ms / 1000),
+        ),
     )
     return web.AppRunner(app, shutdown_timeout=config.shutdown_grace_ms / 1000)
 

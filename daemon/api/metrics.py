@@ -15,7 +15,7 @@ from daemon.api.metrics_files import MetricsFiles
 from daemon.ledger.stripe_events import HANDLERS
 from daemon.runtime import logging as logs
 
-METHODS = ("GET", "POST", "HEAD", "OPTIONS")
+METHODS = ("GET", "POST", "PUT", "HEAD", "OPTIONS")
 POOL_STATES = ("used", "idle")
 SAMPLE_INTERVAL_S = 1.0  # of what changes all the time; well below the interval at which Prometheus reads
 

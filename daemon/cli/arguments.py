@@ -81,6 +81,18 @@ def check_moment(_context: click.Context, _parameter: click.Parameter, value: st
         raise click.BadParameter("an entry's number, or a time such as 2026-01-31T00:00:00Z") from None
 
 
+def check_time_zone(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """The IANA name of a time zone; None where none was given."""
+    from daemon.reports.time_zones import UnknownTimeZone, load_time_zone
+
+    try:
+        if value is not None:
+            load_time_zone(value)
+    except UnknownTimeZone as problem:
+        raise click.BadParameter(str(problem)) from None
+    return value
+
+
 def check_actor(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str:
     """Who does it: what was given, else the user's own name."""
     from daemon.ledger.operator_actions import ACTOR_LIMIT
@@ -101,6 +113,13 @@ json_lines_option = click.option(
 )
 by_option = click.option(
     "--by", "actor", callback=check_actor, help="Who does this, for the record. Without it your user name is recorded."
+)
+time_zone_option = click.option(
+    "--tz",
+    "time_zone",
+    callback=check_time_zone,
+    metavar="ZONE",
+    help="The time zone in which days begin, such as Europe/Berlin; without it REPORT_TIME_ZONE.",
 )
 limit_option = click.option(
     "--limit", type=click.IntRange(1, MAX_ROWS), default=100, show_default=True, help="Print at most this many."

@@ -48,7 +48,6 @@ NOT_SUPPORTED = {
     "LEDGER_SCHEMA": "public",
     "MAIL_FROM": "",
     "PUBLIC_URL": "",
-    "REPORT_TIME_ZONE": "UTC",
     "SMTP_URL": "",
     "STRIPE_API_BASE": "",
     "STRIPE_API_KEY": "",

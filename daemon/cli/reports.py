@@ -1,0 +1,1 @@
+"""What `donationd report` does."""

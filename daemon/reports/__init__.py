@@ -1,0 +1,1 @@
+"""What accountants and analysts read of the ledger (SPEC 11)."""
