@@ -46,7 +46,7 @@ ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
 PREPARED = {
     "find_stored": (recorder.FoundRow._fields, "'{}'"),
     "find_subscriptions": (recorder.FoundSubscription._fields, "'{}'"),
-    "record_events": (recorder.WrittenRow._fields, ", ".join(["'[]'"] * 7)),
+    "record_events": (recorder.WrittenRow._fields, ", ".join(["'[]'"] * 8)),
 }
 
 
