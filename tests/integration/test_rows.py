@@ -10,10 +10,16 @@ import pytest
 from daemon.cli import failed, tickets
 from daemon.ledger import audit, reader, recorder, verification
 from daemon.ledger.donation import Donation, UnassignedDonation
+from daemon.reports import export, journals
 from sql import load
 
 NO_IDS = {"ids": [""]}
+DONATIONS, ENTRIES = export.Selection(export.Kind.DONATIONS), export.Selection(export.Kind.ENTRIES)
 ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
+    "export_declared": (journals.AccountUse._fields, ENTRIES.params(0)),
+    "export_donations": (export.DonationRow._fields, DONATIONS.params(0)),
+    "export_entries": (journals.EntryRow._fields, ENTRIES.params(0)),
+    "export_moment": (export.MomentRow._fields, ENTRIES.moment),
     "facts_of": (reader.FactsRow._fields, {"id": ""}),
     "list_failed": (failed.FailedEvent._fields, {"all": True, "limit": 1}),
     "list_operator_actions": (audit.ActionRow._fields, {"limit": 1, "before": None}),
