@@ -15,10 +15,10 @@ from daemon.cli.settings import settings
 from daemon.ledger.reader import Moment
 from daemon.reports import closings, income, statistics
 from daemon.reports.closings import CannotClose, Closing, NotClosed
-from daemon.reports.forms import Report, as_csv, as_json, as_text
+from daemon.reports.entry_sums import MomentInFuture
 from daemon.reports.income import TooManyPeriods
-from daemon.reports.journal import MomentInFuture
 from daemon.reports.periods import NoPeriod, Period, Unit
+from daemon.reports.presentation import Report, as_csv, as_json, as_text
 from daemon.reports.statistics import Selection
 from daemon.reports.tickets import UnknownTicket
 from sql.database import Database

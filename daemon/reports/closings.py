@@ -8,10 +8,7 @@ from typing import NamedTuple
 
 from daemon.ledger import audit
 from daemon.ledger.reader import Moment
-from daemon.reports.forms import Amount, Report, Row, Table, as_json, each
-from daemon.reports.head import HERE, JOURNAL, Origin, head
-from daemon.reports.income import FIGURES, Sums, as_of, income_report, ticket_rows, total_rows
-from daemon.reports.journal import (
+from daemon.reports.entry_sums import (
     Entries,
     Figures,
     JournalMoment,
@@ -22,7 +19,10 @@ from daemon.reports.journal import (
     read_entries,
     sum_by_ticket,
 )
+from daemon.reports.head import HERE, JOURNAL, Origin, head
+from daemon.reports.income import FIGURES, Sums, as_of, income_report, ticket_rows, total_rows
 from daemon.reports.periods import Period
+from daemon.reports.presentation import Amount, Report, Row, Table, as_json, each
 from sql import load
 from sql.database import Database
 

@@ -5,8 +5,8 @@ from importlib.metadata import version
 from typing import NamedTuple
 
 from daemon.reports import time_zones
-from daemon.reports.forms import Cell
 from daemon.reports.periods import Period
+from daemon.reports.presentation import Cell
 
 
 class Origin(NamedTuple):

@@ -7,9 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from daemon.ledger.reader import Moment
-from daemon.reports.forms import Amount, Cell, Report, Row, Table, each
-from daemon.reports.head import HERE, JOURNAL, Origin, head, time
-from daemon.reports.journal import (
+from daemon.reports.entry_sums import (
     Entries,
     Figures,
     JournalMoment,
@@ -21,7 +19,9 @@ from daemon.reports.journal import (
     sum_by_period,
     sum_by_ticket,
 )
+from daemon.reports.head import HERE, JOURNAL, Origin, head, time
 from daemon.reports.periods import Period, Unit, series
+from daemon.reports.presentation import Amount, Cell, Report, Row, Table, each
 from daemon.reports.tickets import check_ticket
 from sql.database import Database
 

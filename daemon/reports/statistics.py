@@ -10,9 +10,9 @@ from math import floor
 from typing import NamedTuple, TypeVar
 
 from daemon.ledger import money
-from daemon.reports.forms import Amount, Cell, Report, Row, Table, each
 from daemon.reports.head import DONATIONS, head
 from daemon.reports.periods import Period
+from daemon.reports.presentation import Amount, Cell, Report, Row, Table, each
 from daemon.reports.tickets import check_ticket
 from sql import load
 from sql.database import Database

@@ -19,11 +19,11 @@ from daemon.ledger import audit, operator_actions
 from daemon.ledger.facts import owners
 from daemon.ledger.reader import Ledger, Moment
 from daemon.ledger.recorder import Recorder
-from daemon.reports import closings, journal
+from daemon.reports import closings, entry_sums
 from daemon.reports.closings import CannotClose, close, restated
+from daemon.reports.entry_sums import find_moment
 from daemon.reports.head import Origin
 from daemon.reports.income import income
-from daemon.reports.journal import find_moment
 from daemon.reports.periods import Period
 from sql.database import Database
 from tests.support.reports import END, json_of, random_events, record, text_of
@@ -292,8 +292,8 @@ async def test_entries_are_read_in_parts(database: Database, monkeypatch: pytest
     await close(database, QUARTER, "alex")
     await record(database, events)
     whole = await text_of(await restated(database, QUARTER))
-    monkeypatch.setattr(journal, "LISTED", 3)
-    monkeypatch.setattr(journal, "SUMMED", 5)
+    monkeypatch.setattr(entry_sums, "LISTED", 3)
+    monkeypatch.setattr(entry_sums, "SUMMED", 5)
     assert await text_of(await restated(database, QUARTER)) == whole
 
 

@@ -14,11 +14,11 @@ import tzdata
 
 from daemon.ledger import money
 from daemon.ledger.reader import Moment
-from daemon.reports import journal
-from daemon.reports.forms import as_csv
+from daemon.reports import entry_sums
+from daemon.reports.entry_sums import MomentInFuture
 from daemon.reports.income import TooManyPeriods, income, income_series
-from daemon.reports.journal import MomentInFuture
 from daemon.reports.periods import Period, Unit
+from daemon.reports.presentation import as_csv
 from daemon.reports.tickets import UnknownTicket
 from sql.database import Database
 from tests.support.reports import json_of, random_events, record, text_of
@@ -57,7 +57,7 @@ def expected(found: Iterable[dict[str, Any]], *keys: str) -> list[dict[str, Any]
 @pytest.fixture(autouse=True)
 def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The journal is read in many parts, as a long one is."""
-    monkeypatch.setattr(journal, "SUMMED", 7)
+    monkeypatch.setattr(entry_sums, "SUMMED", 7)
 
 
 @pytest.mark.parametrize("zone", ["UTC", BERLIN, APIA])
@@ -212,3 +212,13 @@ async def test_csv_has_the_rows_of_the_json(database: Database) -> None:
         ]
         found = [{k: v for k, v in row.items() if k not in head} for row in rows]
         assert found == (flat or [dict.fromkeys(columns, "")])
+
+
+async def test_no_text_of_a_csv_is_taken_for_a_formula(database: Database) -> None:
+    """A ticket's id may begin with a dash; a spreadsheet gets it with an apostrophe, and a negative amount without."""
+    await record(database, random_events(1, 30))
+    await database.fetch("UPDATE ledger_entries SET ticket_id = '-story', kind = 'refund' WHERE ticket_id = 'story-1'")
+    rows = csv.DictReader(io.StringIO(await text_of(await income(database, Period.parse("2024", "UTC")), as_csv)))
+    [*found] = [row["net"] for row in rows if row["ticket"] == "'-story"]
+    assert found
+    assert all(net.startswith("-") for net in found)

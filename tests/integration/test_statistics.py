@@ -16,9 +16,9 @@ from click.testing import CliRunner
 
 from daemon.cli.main import main
 from daemon.ledger import money
-from daemon.reports.forms import as_csv, as_text
-from daemon.reports.journal import find_moment
+from daemon.reports.entry_sums import find_moment
 from daemon.reports.periods import Period
+from daemon.reports.presentation import as_csv, as_text
 from daemon.reports.statistics import Selection, donors, summary, tickets
 from daemon.reports.tickets import UnknownTicket
 from sql.database import Database

@@ -8,7 +8,7 @@ from typing import Any
 
 from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import read
-from daemon.reports.forms import Form, Report, as_json
+from daemon.reports.presentation import Form, Report, as_json
 from daemon.simulator import sender
 from daemon.simulator.stripe_objects import Json
 from sql.database import Database

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import msgspec
 
 from daemon.ledger import money
+from daemon.reports.formats import FORMULA
 
 ROWS = 500  # of one part of a report: some ten kilobytes
 GAP = "  "  # between two columns of a text
-SPREADSHEET_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet would evaluate
 
 
 class Amount(NamedTuple):
@@ -132,7 +132,7 @@ def _csv_lines(rows: Iterable[Sequence[str]]) -> str:
 
 def _csv_value(value: Cell) -> str:
     text = _plain(value)
-    is_formula = isinstance(value, str) and text.startswith(SPREADSHEET_FORMULA)
+    is_formula = isinstance(value, str) and text[:1] in FORMULA
     return f"'{text}" if is_formula else text
 
 
