@@ -124,7 +124,7 @@ def _runner(
         work=WorkLimits(pages=config.page_places, reads=config.read_places),
         ledger_access=None if config.public_ledger else operators,
         operator_routes=routes(
-            Dependencies(operators_database, config.default_currency),
+            Dependencies(operators_database, config.default_currency, config.report_time_zone),
             operators,
             OperatorLimits(config.operator_places, config.export_places, config.write_timeout_ms / 1000),
         ),

@@ -65,10 +65,12 @@ class Dependencies:
     Args:
         database: the primary server, by connections that only operators use: an operator sees what was just done.
         default_currency: of tickets that name none.
+        report_time_zone: where a report's days begin, unless the call names another time zone.
     """
 
     database: Database
     default_currency: str
+    report_time_zone: str = "UTC"
 
 
 class Call(NamedTuple):
