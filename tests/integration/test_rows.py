@@ -9,6 +9,7 @@ import pytest
 
 from daemon.ledger import audit, operators, queues, reader, recorder, search, tickets, verification
 from daemon.ledger.donation import Donation
+from daemon.reports import export, journals
 from sql import load
 
 NO_IDS = {"ids": [""]}
@@ -17,7 +18,12 @@ SEARCH = {
     **{"way": "all", "ids": [""], "scan": 1, "limit": 1, "low": "-infinity", "high": "infinity"},
     **{"after_at": "infinity", "after_id": ""},
 }
+DONATIONS, ENTRIES = export.Selection(export.Kind.DONATIONS), export.Selection(export.Kind.ENTRIES)
 ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
+    "export_declared": (journals.AccountUse._fields, ENTRIES.params(0)),
+    "export_donations": (export.DonationRow._fields, DONATIONS.params(0)),
+    "export_entries": (journals.EntryRow._fields, ENTRIES.params(0)),
+    "export_moment": (export.MomentRow._fields, ENTRIES.moment),
     "facts_of": (reader.FactsRow._fields, {"id": ""}),
     "list_failed": (
         queues.FailedEvent._fields,
