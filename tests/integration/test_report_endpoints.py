@@ -4,22 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from aiohttp import web
 
-from daemon.api.app import build
-from daemon.api.endpoints import PREFIX, Dependencies
-from daemon.api.metrics import ApiMetrics
-from daemon.api.operator import OperatorLimits, routes
-from daemon.api.tickets import Donations
-from daemon.api.webhook import Webhook
-from daemon.ledger.reader import Ledger, Moment
+from daemon.api.endpoints import PREFIX
+from daemon.api.operator import OperatorLimits
+from daemon.ledger.reader import Moment
 from daemon.reports import closings, entry_sums, income, presentation, statistics
 from daemon.reports.periods import Period, Unit
 from daemon.reports.presentation import Report, as_csv, as_json
 from daemon.reports.statistics import Selection
-from daemon.runtime.http.auth import OperatorAuthentication
 from sql.database import Database
-from tests.support.api_application import Client, MakeClient, follower
+from tests.support.api_application import Client, MakeClient, application, follower
 from tests.support.operators import ACTOR, EXPORTER, READER, TOKENS, bearer
 from tests.support.reports import random_events, record, text_of
 
@@ -29,32 +23,17 @@ QUARTER = Period.parse("2024-Q4", BERLIN)
 WRITE_S = 0.5  # for which a client of these tests may not read
 
 
-def application(database: Database, time_zone: str) -> web.Application:
-    """The API with one place for reports."""
-    metrics = ApiMetrics()
-    return build(
-        Webhook(None, metrics, secrets=("whsec",), livemode=False, hash_key=None),  # type: ignore[arg-type]
-        Donations(Ledger(database), "USD"),
-        follower(),
-        metrics,
-        deadline_s=10,
-        draining=asyncio.Event(),
-        operator_routes=routes(
-            Dependencies(database, "USD", time_zone),
-            OperatorAuthentication(TOKENS),
-            OperatorLimits(calls=2, exports=1, write_s=WRITE_S),
-        ),
-    )
-
-
 @pytest.fixture
 async def client(database: Database, aiohttp_client: MakeClient) -> Client:
-    """An API whose reports are in the time zone of Berlin, and a ledger of which a quarter is closed."""
+    """An API with one place for reports, whose days begin in Berlin, and a ledger of which a quarter is closed."""
     events = random_events(12, 80)
     await record(database, events[:200])
     await closings.close(database, QUARTER, "alex")
     await record(database, events[200:])
-    return await aiohttp_client(application(database, BERLIN))
+    limits = OperatorLimits(calls=2, exports=1, write_s=WRITE_S)
+    return await aiohttp_client(
+        application(database, follower(), tokens=TOKENS, limits=limits, report_time_zone=BERLIN)
+    )
 
 
 async def reports(database: Database) -> dict[str, Report]:
