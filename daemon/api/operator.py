@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from aiohttp import hdrs, web
 
-from daemon.api import operator_actions
+from daemon.api import exports, operator_actions
 from daemon.api.endpoints import JSON, PREFIX, Call, Dependencies, Endpoint, Stream
 from daemon.api.openapi import document, expected, fields
 from daemon.ledger import audit
@@ -23,7 +23,7 @@ from daemon.runtime.http.limits import DEADLINE, Places, read_body
 from sql.database import Database
 
 # The modules with endpoints. Each has a function endpoints(deps).
-FEATURES = (operator_actions,)
+FEATURES = (exports, operator_actions)
 
 DOCUMENT_PATH = "/api/openapi.json"
 BODY_BYTES = 16 * 1024  # the longest has some hundred
