@@ -198,6 +198,11 @@ class Moment(NamedTuple):
         except OverflowError:
             raise ValueError("in UTC this time is not within the years 1 to 9999") from None
 
+    @property
+    def text(self) -> str:
+        """The text of which `parse` makes the same moment."""
+        return str(self.seq) if self.time is None else self.time.isoformat()
+
 
 @dataclass(frozen=True)
 class Cursor:

@@ -39,7 +39,7 @@ def application(
     metrics: ApiMetrics | None = None,
     *,
     tokens: tuple[OperatorToken, ...] = (),
-    limits: OperatorLimits | None = None,
+    limits: OperatorLimits = OperatorLimits(),  # noqa: B008 - it cannot be changed
     report_time_zone: str = "UTC",
 ) -> web.Application:
     metrics = metrics or ApiMetrics()
@@ -59,6 +59,6 @@ def application(
         operator_routes=routes(
             Dependencies(database, Operators(database, recorder), "USD", report_time_zone),
             OperatorAuthentication(tokens),
-            limits or OperatorLimits(),
+            limits,
         ),
     )
