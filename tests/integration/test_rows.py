@@ -40,7 +40,7 @@ ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
 PREPARED = {
     "find_stored": (recorder.FoundRow._fields, "'{}'"),
     "find_subscriptions": (recorder.FoundSubscription._fields, "'{}'"),
-    "record_events": (recorder.WrittenRow._fields, ", ".join(["'[]'"] * 8)),
+    "record_events": (recorder.RecordedRow._fields, ", ".join(["'[]'"] * 4 + ["''"] + ["'[]'"] * 6)),
 }
 
 
