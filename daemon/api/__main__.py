@@ -25,6 +25,7 @@ from daemon.api.refusals import Refusals
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.batcher import Batcher
+from daemon.ledger.operators import Operators
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
 from daemon.runtime.config import STOP_SPARE_S
@@ -56,10 +57,12 @@ async def serve(config: Config, process: ProcessRun) -> int:
     operators = _database(
         config, config.database_url, pool_size=config.operator_places + config.export_places
     )  # so that each of their calls has a connection, and no other read waits for one of them
-    batcher = Batcher(Recorder(writer), config.webhook_queue_limit, metrics.batch_written)
+    recorder = Recorder(writer)
+    batcher = Batcher(recorder, config.webhook_queue_limit, metrics.batch_written)
     metrics.begin()
     draining = asyncio.Event()
-    runner = _runner(config, batcher, Ledger(reader), operators, readiness, metrics=metrics, draining=draining)
+    deps = Dependencies(operators, Operators(operators, recorder), config.default_currency)
+    runner = _runner(config, batcher, Ledger(reader), deps, readiness, metrics=metrics, draining=draining)
     gc.freeze()  # what exists now is never freed, so no search needs to look at it
     gc.set_threshold(GC_THRESHOLD)
     sampling = metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats, operators.stats))
@@ -94,7 +97,7 @@ def _runner(
     config: Config,
     batcher: Batcher,
     ledger: Ledger,
-    operators_database: Database,
+    deps: Dependencies,
     readiness: ReadinessClient,
     *,
     metrics: ApiMetrics,
@@ -124,7 +127,7 @@ def _runner(
         work=WorkLimits(pages=config.page_places, reads=config.read_places),
         ledger_access=None if config.public_ledger else operators,
         operator_routes=routes(
-            Dependencies(operators_database, config.default_currency),
+            deps,
             operators,
             OperatorLimits(config.operator_places, config.export_places, config.write_timeout_ms / 1000),
         ),

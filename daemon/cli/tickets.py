@@ -1,9 +1,5 @@
 """What `donationd tickets` and `ledger` do: a ticket's donations as the original design's section 9.2 shows them."""
 
-import json
-from datetime import datetime
-from typing import NamedTuple
-
 import click
 import msgspec
 
@@ -14,43 +10,49 @@ from daemon.cli.settings import settings
 from daemon.ledger import money
 from daemon.ledger.donation import decode_shown, minute
 from daemon.ledger.reader import Cursor, Figures, Ledger, Moment, PageQuery, PastDonation, PastTotalsRow, TotalsRow
-from sql import load
+from daemon.ledger.tickets import ChangedMeanwhile, ImpossibleGoal, State, Ticket, TicketChange, put, tickets
 
 PAGE = 1000
 NO_TICKETS = 'there are no tickets yet; add one: donationd tickets add story-1 --title "A new roof"'
 
 
-class TicketRow(NamedTuple):
-    """A row of list_tickets.sql."""
-
-    id: str
-    title: str
-    currency: str | None
-    created_at: datetime
-
-
-def add(ticket: str, title: str | None, currency: str | None) -> None:
+def add(ticket: str, change: TicketChange, actor: str) -> None:
     """Adds a ticket, or changes one that exists."""
-    values = {"id": ticket, "title": title, "currency": currency}
-    [(is_new,)] = ask(lambda database: database.fetch(load("add_ticket"), values))
+    currency = settings(CommandConfig).default_currency
+    try:
+        _, is_new = ask(lambda database: put(database, ticket, change, actor=actor, default_currency=currency))
+    except ImpossibleGoal as error:
+        raise Failure(f"--goal: {error}") from None
+    except ChangedMeanwhile:
+        raise Failure("other processes change this ticket at this moment: try again") from None
     click.echo(f"{'added' if is_new else 'changed'} {ticket}")
 
 
 def print_all(*, as_json: bool) -> None:
     """Prints every ticket."""
-    tickets = [TicketRow._make(row) for row in ask(lambda database: database.fetch(load("list_tickets")))]
+    found = ask(tickets)
+    default_currency = settings(CommandConfig).default_currency
     if as_json:
-        click.echo(json.dumps([_ticket_json(ticket) for ticket in tickets]))
+        click.echo(msgspec.json.encode([_ticket_json(ticket, default_currency) for ticket in found]))
         return
-    for ticket in tickets:
-        click.echo(f"{ticket.id:<24} {ticket.currency or '-':<4} {ticket.created_at:%Y-%m-%d}  {ticket.title}")
-    if not tickets:
+    for ticket in found:
+        state = "" if ticket.state is State.OPEN else f" [{ticket.state}]"
+        line = f"{ticket.id:<24} {ticket.currency or '-':<4} {ticket.created_at:%Y-%m-%d}  {ticket.title}{state}"
+        click.echo(line.rstrip())
+    if not found:
         click.echo(NO_TICKETS, err=True)
 
 
-def _ticket_json(ticket: TicketRow) -> dict[str, str | None]:
-    created_at = ticket.created_at.isoformat()
-    return {"id": ticket.id, "title": ticket.title, "currency": ticket.currency, "createdAt": created_at}
+def _ticket_json(ticket: Ticket, default_currency: str) -> dict[str, object]:
+    goal = ticket.goal(default_currency)
+    return {
+        "id": ticket.id,
+        "title": ticket.title,
+        "currency": ticket.currency,
+        "goal": msgspec.Raw(goal.encode()) if goal else None,
+        "state": ticket.state,
+        "createdAt": ticket.created_at.isoformat(),
+    }
 
 
 def print_ledger(ticket: str, *, with_ids: bool, as_json: bool) -> None:

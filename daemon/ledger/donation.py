@@ -3,7 +3,6 @@
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -89,33 +88,3 @@ decode_shown = msgspec.json.Decoder(ShownDonation).decode
 def minute(moment: datetime) -> str:
     """A time as it is shown in text: in UTC, to the minute."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"
-
-
-class UnassignedDonation(NamedTuple):
-    """A row of list_unassigned.sql: a paid donation that names no ticket, or an unknown one."""
-
-    id: str
-    ticket: str | None
-    amount_minor: int | None
-    currency: str | None
-    status: Status
-    paid_at: datetime
-
-    def json(self) -> bytes:
-        """Its JSON; an amount without a currency has two decimals."""
-        amount = money.major(self.amount_minor or 0, self.currency or "")
-        return msgspec.json.encode(
-            {
-                "id": self.id,
-                "ticket": self.ticket,
-                "amount": msgspec.Raw(amount.encode()),
-                "currency": self.currency,
-                "status": self.status,
-                "paidAt": self.paid_at,
-            }
-        )
-
-    def text(self) -> str:
-        """A line of a table."""
-        amount = money.display(self.amount_minor or 0, self.currency or "???")
-        return f"[{minute(self.paid_at)}] {self.id:<30} {amount:>14}  {self.status:<9} {self.ticket or '-'}"

@@ -13,11 +13,10 @@ from daemon.cli.tickets import _ledger_line, _read_ledger, _total_lines
 from daemon.ledger.donation import decode_shown
 from daemon.ledger.reader import Ledger
 from daemon.simulator import scenarios
-from sql import load
 from sql.database import Database
 from tests.support.api_application import NOW, Client, MakeClient, application, follower
 from tests.support.docs import REFERENCE, section
-from tests.support.ledger import TICKET, fill
+from tests.support.ledger import TICKET, fill, put_ticket
 
 LEDGER_VIEW = """\
 [2024-12-16 10:31] $50.00 - Smith (US) - PAID
@@ -101,7 +100,7 @@ async def test_the_ledger_counts_as_the_api_does(client: Client, database: Datab
 async def test_the_tickets_own_currency_stands_first(client: Client, database: Database) -> None:
     """As in the API's reply, also when there is no donation in it yet."""
     await fill(database, scenarios.seed_example())
-    await database.fetch(load("add_ticket"), {"id": TICKET, "title": None, "currency": "EUR"})
+    await put_ticket(database, TICKET, "EUR")
     _donations, totals = await _read_ledger(Ledger(database), TICKET, "USD")
     assert _total_lines(totals, "USD") == ["", "Total: €0.00 (0 paid, 0 refunded)", LEDGER_VIEW.splitlines()[-1]]
 

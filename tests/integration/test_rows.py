@@ -7,19 +7,39 @@ from typing import Any
 import psycopg2
 import pytest
 
-from daemon.cli import failed, tickets
-from daemon.ledger import audit, reader, recorder, verification
-from daemon.ledger.donation import Donation, UnassignedDonation
+from daemon.ledger import audit, operators, queues, reader, recorder, search, tickets, verification
+from daemon.ledger.donation import Donation
+from daemon.reports import closings, entry_sums, export, journals, statistics
 from sql import load
 
 NO_IDS = {"ids": [""]}
+SEARCH = {
+    **dict.fromkeys(("ticket", "status", "currency", "hash", "subscription")),
+    **{"way": "all", "ids": [""], "scan": 1, "limit": 1, "low": "-infinity", "high": "infinity"},
+    **{"after_at": "infinity", "after_id": ""},
+}
+DONATIONS, ENTRIES = export.Selection(export.Kind.DONATIONS), export.Selection(export.Kind.ENTRIES)
+ALL_TIMES = dict.fromkeys(("begin", "end", "ticket"))
+NO_ENTRIES = {"after": 0, "seq": 1, "begin": 0, "end": 1}
 ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
+    "export_declared": (journals.AccountUse._fields, ENTRIES.params(0)),
+    "export_donations": (export.DonationRow._fields, DONATIONS.params(0)),
+    "export_entries": (journals.EntryRow._fields, ENTRIES.params(0)),
+    "export_moment": (export.MomentRow._fields, ENTRIES.moment),
     "facts_of": (reader.FactsRow._fields, {"id": ""}),
-    "list_failed": (failed.FailedEvent._fields, {"all": True, "limit": 1}),
+    "list_failed": (
+        queues.FailedEvent._fields,
+        {"all": True, "limit": 1, "after_received": "infinity", "after_id": ""},
+    ),
     "list_operator_actions": (audit.ActionRow._fields, {"limit": 1, "before": None}),
-    "list_tickets": (tickets.TicketRow._fields, None),
-    "list_unassigned": (UnassignedDonation._fields, {"limit": 1}),
-    "dismiss_event": (failed.DismissedRow._fields, {"id": "", "actor": "alex"}),
+    "list_tickets": (tickets.Ticket._fields, {"limit": 1, "after_created": "-infinity", "after_id": ""}),
+    "find_ticket": (tickets.Ticket._fields, {"id": ""}),
+    "search_donations": (search.FoundDonation._fields, SEARCH),
+    "list_unassigned": (
+        queues.UnassignedDonation._fields,
+        {"limit": 1, **dict.fromkeys(("after_paid", "after_created"), "infinity"), "after_id": ""},
+    ),
+    "dismiss_event": (operators.DismissedRow._fields, {"id": "", "actor": "alex"}),
     "ledger_page": (
         tuple(field.name for field in fields(reader.Page)),
         {
@@ -27,6 +47,23 @@ ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
             **{"limit": 1, "default_currency": "USD", "zero_decimal": ["JPY"], "three_decimal": ["KWD"]},
         },
     ),
+    "journal_moment": (entry_sums.JournalMoment._fields, {"seq": None, "time": None}),
+    "sum_entries": (
+        entry_sums.SumRow._fields,
+        {**NO_ENTRIES, "ticket": None, "begins": [0], "by_ticket": True},
+    ),
+    "entries_of_period": (entry_sums.EntryRow._fields, NO_ENTRIES),
+    "closed_reports": (closings.Closing._fields, {"period": None}),
+    "close_report": (
+        closings.Closing._fields,
+        {
+            **dict.fromkeys(("period", "time_zone", "release", "tzdata", "actor"), "x"),
+            **{"begin": 0, "end": 0, "seq": 0, "sha256": "0" * 64},
+        },
+    ),
+    "summarize_donations": (statistics.SummaryRow._fields, ALL_TIMES),
+    "rank_tickets": (statistics.TicketRow._fields, ALL_TIMES),
+    "rank_donors": (statistics.DonorRow._fields, {**ALL_TIMES, "limit": 1, "by_donations": False}),
     "ticket_totals": (reader.TotalsRow._fields, {"ticket": ""}),
     "verify_donations": (
         (*Donation.__struct_fields__, *verification.StoredDonation._fields[1:]),

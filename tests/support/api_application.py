@@ -14,6 +14,7 @@ from daemon.api.operator import routes
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.batcher import Batcher
+from daemon.ledger.operators import Operators
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Recorder
 from daemon.runtime.http.auth import OperatorAuthentication, OperatorToken
@@ -41,7 +42,8 @@ def application(
 ) -> web.Application:
     metrics = metrics or ApiMetrics()
     ledger = Ledger(database)
-    batcher = Batcher(Recorder(database), limit=100)
+    recorder = Recorder(database)
+    batcher = Batcher(recorder, limit=100)
     webhook = Webhook(
         batcher.record, metrics, secrets=(OLD_SECRET, SECRET), livemode=False, hash_key=None, clock=lambda: float(NOW)
     )
@@ -52,5 +54,7 @@ def application(
         metrics,
         deadline_s=10,
         draining=asyncio.Event(),
-        operator_routes=routes(Dependencies(database, "USD"), OperatorAuthentication(tokens)),
+        operator_routes=routes(
+            Dependencies(database, Operators(database, recorder), "USD"), OperatorAuthentication(tokens)
+        ),
     )
