@@ -194,6 +194,11 @@ class Moment(NamedTuple):
         time = datetime.fromisoformat(text)
         return cls(None, time if time.tzinfo else time.replace(tzinfo=UTC))
 
+    @property
+    def text(self) -> str:
+        """The text of which `parse` makes the same moment."""
+        return str(self.seq) if self.time is None else self.time.isoformat()
+
 
 @dataclass(frozen=True)
 class Cursor:
