@@ -19,8 +19,8 @@ def verify(audit_hash: str | None, as_json: bool) -> None:
     """Check the ledger against its facts, and the audit log.
 
     Each donation and each total is derived again, and each difference is printed. It changes nothing, and runs beside
-    live traffic, on a snapshot. The exit status is 1 if anything differs. Rows that an older release derived by other rules differ until
-    `donationd rebuild` has derived them again.
+    live traffic, on a snapshot. The exit status is 1 if anything differs. Rows that an older release derived by other
+    rules differ until `donationd rebuild` has derived them again.
 
     Each action in the audit log has a hash of itself and of the action before it, so that one that was changed, removed
     or inserted later is found. That the newest actions were removed, or that all hashes were computed again, is found
