@@ -67,11 +67,13 @@ class Dependencies:
         database: the primary server, by connections that only operators use: an operator sees what was just done.
         operators: what changes donations and events.
         default_currency: of tickets that name none.
+        dispute_fee: what Stripe charges for a dispute, for people; None if that is not configured.
     """
 
     database: Database
     operators: Operators
     default_currency: str
+    dispute_fee: str | None = None
 
 
 class Call(NamedTuple):
