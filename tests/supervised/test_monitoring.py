@@ -22,6 +22,7 @@ from tests.support.prometheus_tools import RULES, alert_expressions, promtool
 LABELS = {
     *("type", "outcome", "reason", "route", "method", "object", "status", "le", "state", "process", "error", "version"),
     *("implementation", "major", "minor", "patchlevel", "generation"),
+    *("signal", "level"),
 }
 TICKET = "story-1"
 
