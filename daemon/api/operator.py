@@ -15,7 +15,14 @@ from typing import Any
 import msgspec
 from aiohttp import hdrs, web
 
-from daemon.api import early_warnings, operator_actions, operator_donations, operator_events, operator_tickets
+from daemon.api import (
+    early_warnings,
+    exports,
+    operator_actions,
+    operator_donations,
+    operator_events,
+    operator_tickets,
+)
 from daemon.api.endpoints import JSON, PREFIX, Call, Created, Dependencies, Endpoint, Stream
 from daemon.api.openapi import accepts_text, document, expected, fields
 from daemon.ledger import audit
@@ -24,7 +31,7 @@ from daemon.runtime.http.limits import DEADLINE, Places, read_body
 from sql.database import Database
 
 # The modules with endpoints. Each has a function endpoints(deps).
-FEATURES = (operator_donations, operator_events, operator_tickets, early_warnings, operator_actions)
+FEATURES = (operator_donations, operator_events, operator_tickets, early_warnings, operator_actions, exports)
 
 DOCUMENT_PATH = "/api/openapi.json"
 BODY_BYTES = 16 * 1024  # the longest has some hundred

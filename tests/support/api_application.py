@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestClient
 from daemon.api.app import build
 from daemon.api.endpoints import Dependencies
 from daemon.api.metrics import ApiMetrics
-from daemon.api.operator import routes
+from daemon.api.operator import OperatorLimits, routes
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.batcher import Batcher
@@ -39,6 +39,7 @@ def application(
     metrics: ApiMetrics | None = None,
     *,
     tokens: tuple[OperatorToken, ...] = (),
+    limits: OperatorLimits = OperatorLimits(),  # noqa: B008 - it cannot be changed
 ) -> web.Application:
     metrics = metrics or ApiMetrics()
     ledger = Ledger(database)
@@ -55,6 +56,6 @@ def application(
         deadline_s=10,
         draining=asyncio.Event(),
         operator_routes=routes(
-            Dependencies(database, Operators(database, recorder), "USD"), OperatorAuthentication(tokens)
+            Dependencies(database, Operators(database, recorder), "USD"), OperatorAuthentication(tokens), limits
         ),
     )
