@@ -63,7 +63,13 @@ async def serve(config: Config, process: ProcessRun) -> int:
     batcher = Batcher(recorder, config.webhook_queue_limit, metrics.batch_written, fraud.count)
     metrics.begin()
     draining = asyncio.Event()
-    deps = Dependencies(operators, Operators(operators, recorder), config.default_currency, config.shown_dispute_fee)
+    deps = Dependencies(
+        operators,
+        Operators(operators, recorder),
+        config.default_currency,
+        config.report_time_zone,
+        config.shown_dispute_fee,
+    )
     runner = _runner(config, batcher, Ledger(reader), deps, readiness, metrics=metrics, draining=draining)
     gc.freeze()  # what exists now is never freed, so no search needs to look at it
     gc.set_threshold(GC_THRESHOLD)

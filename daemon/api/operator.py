@@ -21,6 +21,7 @@ from daemon.api import (
     operator_actions,
     operator_donations,
     operator_events,
+    operator_reports,
     operator_tickets,
 )
 from daemon.api.endpoints import JSON, PREFIX, Call, Created, Dependencies, Endpoint, Stream
@@ -31,7 +32,15 @@ from daemon.runtime.http.limits import DEADLINE, Places, read_body
 from sql.database import Database
 
 # The modules with endpoints. Each has a function endpoints(deps).
-FEATURES = (operator_donations, operator_events, operator_tickets, early_warnings, operator_actions, exports)
+FEATURES = (
+    operator_donations,
+    operator_events,
+    operator_tickets,
+    early_warnings,
+    operator_actions,
+    operator_reports,
+    exports,
+)
 
 DOCUMENT_PATH = "/api/openapi.json"
 BODY_BYTES = 16 * 1024  # the longest has some hundred

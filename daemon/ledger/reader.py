@@ -264,7 +264,11 @@ class Moment(NamedTuple):
         if text.isdigit():
             raise ValueError("the number of an entry has at most 18 digits")
         time = datetime.fromisoformat(text)
-        return cls(None, time if time.tzinfo else time.replace(tzinfo=UTC))
+        try:
+            # PostgreSQL does not take every offset that Python does.
+            return cls(None, time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC))
+        except OverflowError:
+            raise ValueError("in UTC this time is not within the years 1 to 9999") from None
 
     @property
     def text(self) -> str:

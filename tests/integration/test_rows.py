@@ -75,7 +75,7 @@ PREPARED = {
     "find_subscriptions": (recorder.FoundSubscription._fields, "'{}'"),
     "ledger_pages": (reader.PageRow._fields, "'[]'"),
     "ticket_totals": (reader.TotalsRow._fields, "'{}'"),
-    "record_events": (recorder.WrittenRow._fields, ", ".join(["'[]'"] * 8)),
+    "record_events": (recorder.RecordedRow._fields, ", ".join(["'[]'"] * 4 + ["''"] + ["'[]'"] * 6)),
 }
 
 
