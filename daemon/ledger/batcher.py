@@ -60,14 +60,19 @@ class Batcher:
         return len(self._waiting)
 
     async def record(self, received: ReceivedEvent, size: int) -> Outcome:
-        """Records one event, in one batch with other waiting events. Returns the outcome of this event.
+        """As `submit`, but returns the outcome itself."""
+        return await self.submit(received, size)
+
+    def submit(self, received: ReceivedEvent, size: int) -> asyncio.Future[Outcome]:
+        """Records one event, in one batch with other waiting events. Returns the future outcome of this event.
+
+        The future fails with DatabaseUnavailable or StatementRejected, as Recorder.record, for the whole batch.
 
         Args:
             size: of the event's body, in bytes.
 
         Raises:
             Overloaded: the maximum number of events is waiting.
-            DatabaseUnavailable, StatementRejected: as Recorder.record, for the whole batch.
         """
         if len(self._waiting) >= self._limit:
             raise Overloaded
@@ -75,7 +80,7 @@ class Batcher:
         self._waiting.append(event)
         if self._writing is None:
             self._writing = asyncio.create_task(self._write())
-        return await event.outcome
+        return event.outcome
 
     async def _write(self) -> None:
         try:

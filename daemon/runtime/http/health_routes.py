@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from aiohttp import web
@@ -18,33 +18,53 @@ def is_health_check(request: web.BaseRequest) -> bool:
     return request.path == "/health" or request.path.startswith("/health/")
 
 
-def health_routes(state: Callable[[], Readiness]) -> list[web.RouteDef]:
-    """The three health endpoints; `state` gives the current readiness.
+class HealthChecks:
+    """The replies of the three health endpoints.
 
     /health/db and /health answer 200 when ready, else 503; /health/live always 200.
-    """
-    started_s = time.monotonic()
 
-    def alive() -> dict[str, object]:
+    Args:
+        state: gives the current readiness.
+    """
+
+    def __init__(self, state: Callable[[], Readiness]) -> None:
+        self._state = state
+        self._started_s = time.monotonic()
+        self.replies: dict[str, Callable[[], web.Response]] = {
+            "/health/live": self._live,
+            "/health/db": self._database,
+            "/health": self._health,
+        }
+
+    def routes(self) -> list[web.RouteDef]:
+        """The endpoints as aiohttp serves them."""
+        return [web.get(path, _handler(reply)) for path, reply in self.replies.items()]
+
+    def _alive(self) -> dict[str, object]:
         return {
             "status": "alive",
             "timestamp": utc_text(datetime.now(UTC)),
-            "uptime": int(time.monotonic() - started_s),
+            "uptime": int(time.monotonic() - self._started_s),
             "pid": os.getpid(),
         }
 
-    async def live(_request: web.Request) -> web.Response:
-        return web.json_response(alive(), headers=_HEADERS)
+    def _live(self) -> web.Response:
+        return web.json_response(self._alive(), headers=_HEADERS)
 
-    async def database(_request: web.Request) -> web.Response:
-        now = state()
+    def _database(self) -> web.Response:
+        now = self._state()
         return web.json_response(now.to_json(), status=_status(now), headers=_HEADERS)
 
-    async def health(_request: web.Request) -> web.Response:
-        now = state()
-        return web.json_response(alive() | now.to_json(), status=_status(now), headers=_HEADERS)
+    def _health(self) -> web.Response:
+        now = self._state()
+        return web.json_response(self._alive() | now.to_json(), status=_status(now), headers=_HEADERS)
 
-    return [web.get("/health/live", live), web.get("/health/db", database), web.get("/health", health)]
+
+def _handler(reply: Callable[[], web.Response]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handle(_request: web.Request) -> web.Response:
+        return reply()
+
+    return handle
 
 
 def _status(state: Readiness) -> int:
