@@ -14,7 +14,9 @@ DECLARE
     owners name[];
     owner name;
     setting text[];
-    -- The tables whose rows may be changed and deleted: all but the journal.
+    -- The tables that are only added to: the journal and the audit log. All others may be changed.
+    additive name[] := ARRAY['ledger_entries', 'operator_acts', 'audit_chain'];
+    additive_there text;
     changeable text;
     -- Pairs of a condition and the command after which it holds.
     steps text[] := ARRAY[]::text[];
@@ -28,8 +30,10 @@ BEGIN
           THEN oid = (SELECT relowner FROM pg_class WHERE oid = to_regclass('public.schema_migrations'))
           ELSE rolname = current_user OR oid = (SELECT datdba FROM pg_database WHERE datname = current_database()) END;
 
-    SELECT string_agg(format('public.%I', relname), ', ' ORDER BY relname) INTO changeable FROM pg_class
-    WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND relname <> 'ledger_entries';
+    SELECT string_agg(format('public.%I', relname), ', ' ORDER BY relname) FILTER (WHERE relname <> ALL (additive)),
+           string_agg(format('public.%I', relname), ', ' ORDER BY relname) FILTER (WHERE relname = ANY (additive))
+    INTO changeable, additive_there FROM pg_class
+    WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p');
 
     steps := steps || ARRAY[
         [$$EXISTS (SELECT FROM pg_roles WHERE rolname = 'donationd')$$,
@@ -53,16 +57,19 @@ BEGIN
              SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
              AND NOT (has_table_privilege('donationd', oid, 'SELECT') AND has_table_privilege('donationd', oid, 'INSERT')))$$,
          'GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO donationd'],
-        [$$NOT EXISTS (
+        [format($$NOT EXISTS (
              SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
-             AND relname <> 'ledger_entries'
+             AND relname <> ALL (%L::name[])
              AND NOT (has_table_privilege('donationd', oid, 'UPDATE') AND has_table_privilege('donationd', oid, 'DELETE')))$$,
+                additive),
          'GRANT UPDATE, DELETE ON ' || coalesce(changeable, '(no tables)') || ' TO donationd'],
-        -- The journal is only added to. Its migration revokes the rest too, for a role that had it by default.
-        [$$NOT EXISTS (
-             SELECT FROM pg_class WHERE oid = to_regclass('public.ledger_entries')
+        -- Their migrations revoke the rest too, for a role that had it by default.
+        [format($$NOT EXISTS (
+             SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relname = ANY (%L::name[])
+             AND relkind IN ('r', 'p')
              AND (has_table_privilege('donationd', oid, 'UPDATE') OR has_table_privilege('donationd', oid, 'DELETE')))$$,
-         'REVOKE UPDATE, DELETE ON public.ledger_entries FROM donationd'],
+                additive),
+         'REVOKE UPDATE, DELETE ON ' || coalesce(additive_there, '(no tables)') || ' FROM donationd'],
         [$$NOT EXISTS (
              SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'S'
              AND NOT (has_sequence_privilege('donationd', oid, 'USAGE') AND has_sequence_privilege('donationd', oid, 'SELECT')))$$,

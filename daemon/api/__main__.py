@@ -18,8 +18,10 @@ from pydantic import SecretStr
 
 from daemon.api.app import WorkLimits, build
 from daemon.api.config import Config
+from daemon.api.endpoints import Dependencies
 from daemon.api.error_replies import ErrorReplies
 from daemon.api.metrics import ApiMetrics, open_metrics
+from daemon.api.operator import OperatorLimits, routes
 from daemon.api.refusals import Refusals
 from daemon.api.short_path import ShortPath
 from daemon.api.tickets import Donations
@@ -54,14 +56,17 @@ async def serve(config: Config, process: ProcessRun) -> int:
     # Batches are written one at a time, over one connection; reads have other connections and never wait for a batch.
     writer = _database(config, config.database_url, pool_size=1)
     reader = _database(config, config.read_database_url or config.database_url, pool_size=config.db_pool_size)
+    operators = _database(
+        config, config.database_url, pool_size=config.operator_places + config.export_places
+    )  # so that each of their calls has a connection, and no other read waits for one of them
     batcher = Batcher(Recorder(writer), config.webhook_queue_limit, metrics.batch_written)
     metrics.begin()
     draining = asyncio.Event()
     short_path = _short_path(config, batcher, readiness, metrics=metrics, draining=draining)
-    runner = _runner(config, short_path, Ledger(reader))
+    runner = _runner(config, short_path, Ledger(reader), operators)
     gc.freeze()  # what exists now is never freed, so no search needs to look at it
     gc.set_threshold(GC_THRESHOLD)
-    sampling = metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats))
+    sampling = metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats, operators.stats))
     try:
         async with (
             process.running(readiness.run(), sampling, short_path.watch_deadline()),
@@ -78,6 +83,7 @@ async def serve(config: Config, process: ProcessRun) -> int:
     finally:
         await writer.close()
         await reader.close()
+        await operators.close()
     log.info("API stopped", pid=os.getpid())
     return int(process.failed)
 
@@ -112,16 +118,16 @@ def _short_path(
         webhook,
         batcher,
         places,
-        HealthChecks(lambda: readiness.state),
-        readiness,
-        metrics,
-        ErrorReplies(readiness),
-        draining,
+        health=HealthChecks(lambda: readiness.state),
+        readiness=readiness,
+        metrics=metrics,
+        errors=ErrorReplies(readiness),
+        draining=draining,
         deadline_s=config.request_deadline_ms / 1000,
     )
 
 
-def _runner(config: Config, short_path: ShortPath, ledger: Ledger) -> web.AppRunner:
+def _runner(config: Config, short_path: ShortPath, ledger: Ledger, operators_database: Database) -> web.AppRunner:
     """What answers every request that does not take the short path."""
     operators = OperatorAuthentication(config.operator_tokens)
     app = build(
@@ -135,6 +141,11 @@ def _runner(config: Config, short_path: ShortPath, ledger: Ledger) -> web.AppRun
         errors=short_path.errors,
         work=WorkLimits(pages=config.page_places, reads=config.read_places),
         ledger_access=None if config.public_ledger else operators,
+        operator_routes=routes(
+            Dependencies(operators_database, config.default_currency),
+            operators,
+            OperatorLimits(config.operator_places, config.export_places, config.write_timeout_ms / 1000),
+        ),
     )
     return web.AppRunner(app, shutdown_timeout=config.shutdown_grace_ms / 1000)
 

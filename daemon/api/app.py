@@ -2,21 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from http import HTTPStatus
+from typing import cast
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
+from daemon.api.endpoints import PREFIX
 from daemon.api.error_replies import NOT_READY, ErrorReplies
 from daemon.api.metrics import ApiMetrics
 from daemon.api.request_context import log_context
 from daemon.api.tickets import TOTAL_PATH, Donations
 from daemon.api.webhook import BODY_LIMIT, Webhook
 from daemon.runtime.http.auth import OperatorAuthentication, Scope
-from daemon.runtime.http.errors import unavailable
+from daemon.runtime.http.errors import as_problem, unavailable
 from daemon.runtime.http.health_routes import HealthChecks, is_health_check
-from daemon.runtime.http.limits import Places
+from daemon.runtime.http.limits import DEADLINE, Places
 from daemon.runtime.readiness import ReadinessClient
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -42,6 +45,7 @@ def build(
     errors: ErrorReplies | None = None,
     work: WorkLimits = WorkLimits(),
     ledger_access: OperatorAuthentication | None = None,
+    operator_routes: Iterable[web.RouteDef] = (),
 ) -> web.Application:
     """The application of an API process.
 
@@ -50,6 +54,7 @@ def build(
         deadline_s: the time that one request may take in total.
         draining: once set, each reply closes its connection, so that clients connect to another process.
         ledger_access: who may read the ledger; None if it is public. Totals always are.
+        operator_routes: of the operator API.
     """
     page = _within(Places("ledger pages", work.pages), donations.page)
     if ledger_access:
@@ -62,6 +67,7 @@ def build(
             web.post("/webhooks/stripe", webhook.receive),
             web.get("/api/tickets/{id}/donations", page),
             web.get(TOTAL_PATH, _within(Places("reads", work.reads), donations.total)),
+            *operator_routes,
         ]
     )
     return app
@@ -89,6 +95,8 @@ def _gateway(
             response = unavailable(NOT_READY)
         if _route(request) == TOTAL_PATH:  # errors too: otherwise a browser hides them from the page
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*"
+        if response.status >= HTTPStatus.BAD_REQUEST and request.path.startswith(PREFIX):
+            response = as_problem(cast(web.Response, response))
         if draining.is_set():
             response.force_close()
         metrics.request_answered(_route(request), request.method, response.status, time.perf_counter() - started)
@@ -101,7 +109,8 @@ async def _answer(
     request: web.Request, handler: Handler, errors: ErrorReplies, deadline_s: float
 ) -> web.StreamResponse:
     try:
-        async with asyncio.timeout(deadline_s):
+        async with asyncio.timeout(deadline_s) as deadline:
+            request[DEADLINE] = deadline
             return await handler(request)
     except Exception as error:
         return errors.reply(error, _route(request), lambda: log_context(request))

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from daemon.ledger.money import CURRENCY
 from daemon.reports.time_zones import load_time_zone
 from daemon.runtime.config import Basics, Milliseconds, Settings, WholeNumber
-from daemon.runtime.http.auth import OperatorToken, parse_tokens
+from daemon.runtime.operator_tokens import OperatorToken, parse_tokens
 
 _MIB = 1024 * 1024
 SIGNING_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{32,}", re.ASCII)  # Stripe's have 32 or 64 characters there
@@ -106,6 +106,9 @@ class Config(CommandConfig):
         2, ge=1, le=1000
     )  # half of the connections for reads, so that totals have the rest
     read_places: WholeNumber = Field(16, ge=1, le=1000)
+    # Each has a connection of its own. Few operators work at the same time; an export may take minutes.
+    operator_places: WholeNumber = Field(2, ge=1, le=100)
+    export_places: WholeNumber = Field(2, ge=1, le=100)
     body_memory_limit: WholeNumber = Field(32 * _MIB, ge=2 * _MIB, le=64 * 1024 * _MIB)  # 10,000 of Stripe's events
     max_connections: WholeNumber = Field(3000, ge=10, le=100_000)  # each takes 25 kB
     header_timeout_ms: Milliseconds = 10_000  # a head is one packet; the rest is for lost ones

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import msgspec
@@ -13,7 +13,7 @@ from daemon.api.config import CommandConfig
 from daemon.cli.arguments import WHERE_IDS_ARE, Failure
 from daemon.cli.database import LONG_S, ask
 from daemon.cli.settings import settings
-from daemon.ledger import money, operator_actions, privacy
+from daemon.ledger import audit, money, operator_actions, privacy
 from daemon.ledger.donation import UnassignedDonation, minute
 from daemon.ledger.facts import Facts, owners
 from daemon.ledger.reader import Ledger
@@ -144,23 +144,12 @@ async def _to_erase(ledger: Ledger, donation: str | None, hashes: list[str]) -> 
     return {id_: facts for facts in found for id_ in operator_actions.donations_with(facts, hashes)}
 
 
-class ActionRow(NamedTuple):
-    """A row of list_operator_actions.sql: an action is about a donation or about an event."""
-
-    at: datetime
-    by: str
-    action: str
-    donation: str | None
-    event: str | None
-    detail: str
-
-
 def print_actions(limit: int, *, as_json: bool) -> None:
     """Prints the operators' actions."""
-    for row in ask(lambda database: database.fetch(load("list_operator_actions"), {"limit": limit})):
-        action = ActionRow._make(row)
-        subject = action.donation or action.event
+    for action in ask(lambda database: audit.actions(database, limit)):
+        subject = action.donation or action.event or action.ticket or ""
         if as_json:
             click.echo(json.dumps(action._asdict() | {"at": action.at.isoformat()}))
         else:
-            click.echo(f"[{minute(action.at)}] {action.by:<16} {action.action:<7} {subject} {action.detail}".rstrip())
+            line = f"[{minute(action.at)}] {action.by:<16} {action.action:<7} {subject} {action.detail}"
+            click.echo(line.rstrip())

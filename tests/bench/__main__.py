@@ -1,7 +1,7 @@
-"""`make bench`: the table on stdout, progress on stderr, everything in build/bench.json.
+"""`make bench`: the conditions and the table on stdout, progress on stderr, everything in build/bench.json.
 
-ROUNDS sets how often everything is measured. The exit status says whether the run was whole, not whether the figures
-are good.
+ROUNDS sets how often everything is measured; PEERS=1 adds programs of others (peers.py). The exit status says whether
+the run was whole, not whether the figures are good.
 """
 
 import os
@@ -11,11 +11,12 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from tests.bench import figures, rounds
+from tests.bench import conditions, figures, peers, rounds
 from tests.bench.machine import SHARE, Broken, query
 from tests.support.guard import guarded
 from tests.support.postgres import Server, running_server
@@ -51,10 +52,12 @@ def _run(count: int) -> None:
     def say(line: str) -> None:
         print(f"{time.monotonic() - began_s:6.0f} s  {line}", file=sys.stderr, flush=True)
 
+    with_peers = peers.wanted()
+    rows = figures.FIGURES + (figures.PEER_FIGURES if with_peers else ())
     with (
-        running_server({"max_connections": "50"}) as server,
+        running_server({"max_connections": "100"}) as server,
         tempfile.TemporaryDirectory(prefix="donationd-bench-") as folder,
-        rounds.bench(server, Path(folder), say) as bench,
+        rounds.bench(server, Path(folder), say, with_peers=with_peers) as bench,
     ):
         machine = _machine(server)
         for number in range(1, count + 1):
@@ -69,24 +72,29 @@ def _run(count: int) -> None:
         "seconds_per_measurement": rounds.SECONDS,
         "webhooks_fed_for_memory": webhooks,
         "failed_requests": bench.failures,
-        "figures": figures.as_json(bench.samples),
+        "figures": figures.as_json(rows, bench.samples, bench.meanwhile),
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
-    print(_report(count, machine, webhooks, bench))
+    print(_report(rows, count, machine, webhooks, bench))
     if SHARE > 1:
         print(f"SHORT: tables and times were 1/{SHARE} of what they should be; these figures mean nothing.")
 
 
-def _report(count: int, machine: dict[str, object], webhooks: int, bench: rounds.Bench) -> str:
-    facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in machine.items())
+def _report(
+    rows: Sequence[figures.Figure], count: int, machine: dict[str, object], webhooks: int, bench: rounds.Bench
+) -> str:
+    facts = "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in machine.items())
     failures = ", ".join(f"{name} {failed}" for name, failed in bench.failures.items())
+    usual, most = figures.foreign(bench.meanwhile)
     return (
-        f"{figures.table(bench.samples)}\n\n"
+        f"{facts}\n"
+        f"foreign: other processes used {usual:.1%} of the cores during a measurement (median), at most {most:.1%}\n"
         f"{count} rounds of {rounds.SECONDS} s per measurement, {rounds.CONNECTIONS} connections unless it says "
         f"otherwise; memory after {webhooks:,} webhooks "
-        f"(a million, or what {rounds.MEMORY_S_PER_ROUND} s per round allow).\n"
-        f"Requests refused or lost: {failures or 'none'}.\n{facts}"
+        f"(a million, or what {rounds.MEMORY_S_PER_ROUND} s per round allow)\n"
+        f"requests refused or lost: {failures or 'none'}\n\n"
+        f"{figures.table(rows, bench.samples, bench.meanwhile)}"
     )
 
 
@@ -96,7 +104,7 @@ def _machine(server: Server) -> dict[str, object]:
         "cores": os.cpu_count(),
         "processor": _processor(),
         "system": platform.platform(),
-        "python": platform.python_version(),
+        "python": conditions.interpreter(),
         "postgresql": version,
         "flush_us": round(_flush_us(server.home)),
     }

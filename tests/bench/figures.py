@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from tests.bench.conditions import Conditions
+
 Samples = Mapping[str, Sequence[float]]
+Meanwhile = Mapping[str, Sequence[Conditions]]  # of each sample, by the same name
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,15 @@ class Figure:
 
 
 FIGURES = (
-    Figure("one process: durable ÷ empty handler", "one", "empty", 0.60, 0.80, unit="/s"),
-    Figure("two processes ÷ empty handlers, 64 connections", "two", "two empty", 0.40, 0.60, unit="/s"),
-    Figure("two processes ÷ empty handlers, 256 connections", "two, 256", "two empty, 256", 0.50, 0.60, unit="/s"),
+    Figure("one process: durable ÷ empty handler", "one", "empty", 0.40, 0.60, unit="/s"),
+    Figure("two processes ÷ empty handlers, 64 connections", "two", "two empty", 0.30, 0.50, unit="/s"),
+    Figure("two processes ÷ empty handlers, 256 connections", "two, 256", "two empty, 256", 0.33, 0.50, unit="/s"),
+    Figure("two processes ÷ one, 64 connections", "two", "one", 1.2, 1.6, unit="/s"),
+    Figure("two processes ÷ one, 256 connections", "two, 256", "one, 256", 1.5, 1.6, unit="/s"),
+    Figure("idle share of the cores under load, one process", "one, idle", None, 0.20, 0.10, rising=False),
+    Figure("analysed while empty ÷ not analysed", "analysed while empty", "not analysed", 0.90, 1.0, unit="/s"),
     Figure("durable ÷ one statement per event", "one", "one by one", 2.5, 4.0, unit="/s"),
-    Figure("one connection: latency ÷ one statement per event", "alone", "one by one, alone", 1.0, 0.75, False, "µs"),
+    Figure("one connection: latency ÷ one statement per event", "alone", "one by one, alone", 1.0, 0.80, False, "µs"),
     Figure("p99 ÷ p50", "p99", "p50", 3.0, 2.0, False, "µs"),
     Figure("one hot ticket ÷ 1,000 tickets", "hot", "one", 0.90, 1.0, unit="/s"),
     Figure("5 million events stored ÷ empty database", "full", "one", 0.90, 1.0, unit="/s"),
@@ -53,8 +60,8 @@ FIGURES = (
     Figure("page of 100 deep inside 1 million ÷ first, time", "deep page", "first page", 1.2, 1.0, False, "µs"),
     Figure("readiness look per request, µs", "look", None, 1.0, 0.3, False, "µs"),
     Figure("resident memory, after many webhooks ÷ after 10,000", "memory", "memory early", 1.05, 1.0, False, "MB"),
-    Figure("bytes on disk per event ÷ the seed's schema", "disk", "seed's disk", 0.67, 0.50, False, "B"),
-    Figure("bytes of WAL per event ÷ the seed's schema", "wal", "seed's wal", 0.67, 0.50, False, "B"),
+    Figure("bytes on disk per event ÷ the seed's schema", "disk", "seed's disk", 0.60, 0.50, False, "B"),
+    Figure("bytes of WAL per event ÷ the seed's schema", "wal", "seed's wal", 0.50, 0.40, False, "B"),
     Figure("one process: with the journal ÷ without", "one", "without journal", 0.95, 1.0, unit="/s"),
     Figure(
         "WAL with the journal ÷ without",
@@ -68,20 +75,31 @@ FIGURES = (
 )
 
 
-def table(samples: Samples) -> str:
-    """The figures as a Markdown table: each the median of its rounds, with the lowest and the highest."""
+# Only where the peers were asked for and can run.
+PEER_FIGURES = (
+    Figure("÷ Express + pg, three statements", "one", "express", 6.0, 10.0, unit="/s"),
+    Figure("÷ stripe-sync-engine", "one", "sync_engine", 4.0, 5.0, unit="/s"),
+)
+
+
+def table(figures: Sequence[Figure], samples: Samples, meanwhile: Meanwhile) -> str:
+    """The figures as a Markdown table: each the median of its rounds, with the lowest and the highest.
+
+    Beside each stand the medians of the conditions: the share of the cores that was idle, and the share that processes
+    used which are not the benchmark's; where a ratio was formed, of both measurements.
+    """
     lines = [
-        "| figure | median | lowest – highest | required | aim | | measured, medians |",
-        "| --- | ---: | ---: | ---: | ---: | --- | --- |",
+        "| figure | median | lowest – highest | required | aim | | measured, medians | idle | foreign |",
+        "| --- | ---: | ---: | ---: | ---: | --- | --- | --- | --- |",
     ]
-    return "\n".join([*lines, *(_row(figure, samples) for figure in FIGURES)])
+    return "\n".join([*lines, *(_row(figure, samples, meanwhile) for figure in figures)])
 
 
-def _row(figure: Figure, samples: Samples) -> str:
+def _row(figure: Figure, samples: Samples, meanwhile: Meanwhile) -> str:
     values = figure.values(samples)
     middle = median(values)
     sign = "≥" if figure.rising else "≤"
-    measured = [median(samples[name]) for name in (figure.over, figure.under) if name]
+    names = [name for name in (figure.over, figure.under) if name]
     cells = [
         figure.name,
         _short(middle),
@@ -89,9 +107,21 @@ def _row(figure: Figure, samples: Samples) -> str:
         f"{sign} {figure.required:.2f}",
         f"{figure.aimed:.2f}",
         figure.verdict(middle),
-        " ÷ ".join(map(_short, measured)) + f" {figure.unit}",
+        " ÷ ".join(_short(median(samples[name])) for name in names) + f" {figure.unit}",
+        _shares([median(at.idle for at in meanwhile[name]) for name in names]),
+        _shares([median(at.foreign for at in meanwhile[name]) for name in names]),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _shares(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.0%}" for value in values)
+
+
+def foreign(meanwhile: Meanwhile) -> tuple[float, float]:
+    """The share of the cores that other processes used during the measurements: the median, and the most."""
+    shares = [at.foreign for conditions in meanwhile.values() for at in conditions]
+    return median(shares), max(shares)
 
 
 def _short(value: float) -> str:
@@ -99,8 +129,8 @@ def _short(value: float) -> str:
     return f"{value:,.{0 if value >= 10 else 2 if value >= 0.1 else 4}f}"
 
 
-def as_json(samples: Samples) -> list[dict[str, object]]:
-    """The figures and all that they were made from."""
+def as_json(figures: Sequence[Figure], samples: Samples, meanwhile: Meanwhile) -> list[dict[str, object]]:
+    """The figures, all that they were made from, and the conditions of each measurement."""
     return [
         {
             "figure": figure.name,
@@ -112,6 +142,7 @@ def as_json(samples: Samples) -> list[dict[str, object]]:
             "verdict": figure.verdict(median(figure.values(samples))),
             "unit": figure.unit,
             "measured": {name: list(samples[name]) for name in (figure.over, figure.under) if name},
+            "meanwhile": {name: list(meanwhile[name]) for name in (figure.over, figure.under) if name},
         }
-        for figure in FIGURES
+        for figure in figures
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from tests.bench.conditions import Conditions, Watch
 from tests.bench.machine import SECRET, Broken, Site
 from tests.bench.stream import Stream, request
 
@@ -20,7 +21,10 @@ REPEATED = 5000
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """What wrk saw. `answered` counts replies of any kind, `refused` those of 400 and more, `lost` those missing."""
+    """What wrk saw. `answered` counts replies of any kind, `refused` those of 400 and more, `lost` those missing.
+
+    `conditions` are those of the time in which wrk ran, without the time in which the requests were prepared.
+    """
 
     sent: int
     answered: int
@@ -29,6 +33,7 @@ class Measured(msgspec.Struct, frozen=True):
     p99_us: int
     refused: int
     lost: int
+    conditions: Conditions = Conditions(0.0, 0.0)
 
     @property
     def accepted(self) -> int:
@@ -77,14 +82,16 @@ def _post(site: Site, bodies: Iterable[bytes], connections: int, seconds: int, e
 
 def _wrk(url: str, connections: int, seconds: int, environ: Mapping[str, str]) -> Measured:
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s", "-s", str(SCRIPT), url]
+    watch = Watch()
     try:
         run = subprocess.run(command, env={"PATH": os.environ["PATH"], **environ}, capture_output=True, check=False)
     except FileNotFoundError:
         raise Broken("wrk is missing: apt-get install wrk") from None
+    conditions = watch.conditions()
     try:
         measured = msgspec.json.decode(run.stdout.splitlines()[-1], type=Measured)
     except (IndexError, msgspec.MsgspecError):
         raise Broken(f"wrk failed: {(run.stdout + run.stderr).decode(errors='replace')}") from None
     if not measured.accepted:
         raise Broken(f"nothing was answered well at {url}: {measured}")
-    return measured
+    return msgspec.structs.replace(measured, conditions=conditions)

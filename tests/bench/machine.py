@@ -116,7 +116,7 @@ def site(
                     for slot in range(processes)
                 ),
             )
-            _await_ready(started)
+            await_ready(started)
             yield started
 
 
@@ -140,7 +140,7 @@ def peak_mb(where: Site) -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def _await_ready(started: Site) -> None:
+def await_ready(started: Site) -> None:
     """Returns when every process answers and believes its sidecar."""
     deadline_s = time.monotonic() + START_TIMEOUT_S
     answers = 0

@@ -1,18 +1,25 @@
 """The benchmark's own logic: what is sent, and how the figures are judged."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 
 from daemon.api.signature import verify
 from daemon.ledger import stripe_events
 from daemon.ledger.facts import object_ids
-from tests.bench import hostile
+from tests.bench import conditions, hostile, peers
+from tests.bench.conditions import Conditions, CoreTicks, ProcessTicks, between, family
 from tests.bench.deliveries import Seen, Watched
-from tests.bench.figures import FIGURES, Figure, table
+from tests.bench.figures import FIGURES, PEER_FIGURES, Figure, foreign, table
 from tests.bench.flood import KINDS, Flooded
 from tests.bench.machine import Broken
 from tests.bench.stream import Pool, Stream, request
+from tests.support.process import ROOT
 
 SECRET = "whsec_bench"
+DOCUMENTED = (ROOT / "deploy" / "docs" / "figures.md").read_text().partition("\n## Cost\n")[2]
 AT = 1_760_000_000
 
 
@@ -57,11 +64,75 @@ def test_a_figure_is_judged_by_its_direction() -> None:
 
 
 def test_the_table_has_a_row_per_figure() -> None:
-    """Ratios are formed round by round; the row shows their median."""
-    samples = {name: [2.0, 4.0, 9.0] for figure in FIGURES for name in (figure.over, figure.under) if name}
-    lines = table(samples).splitlines()
+    """Ratios are formed round by round; the row shows their median, and the median of what the cores did meanwhile."""
+    names = [name for figure in FIGURES for name in (figure.over, figure.under) if name]
+    samples = {name: [2.0, 4.0, 9.0] for name in names}
+    meanwhile = {name: [Conditions(0.2, 0.0), Conditions(0.4, 0.03), Conditions(0.5, 0.9)] for name in names}
+    lines = table(FIGURES, samples, meanwhile).splitlines()
     assert len(lines) == 2 + len(FIGURES)
     assert "| 1.00 | 1.00 – 1.00 |" in lines[2]
+    assert lines[2].endswith("| 40%, 40% | 3%, 3% |")
+    assert foreign(meanwhile) == (0.03, 0.9)
+
+
+def test_each_figure_with_its_requirement_is_documented() -> None:
+    """deploy/docs/figures.md lists the rows that `make bench` prints, in their order, with what they require."""
+    documented = re.findall(r"^\| ([^|]+) \|[^|]*\|[^|]*\| ([≥≤] [0-9.]+) \| ([0-9.]+) \|", DOCUMENTED, re.MULTILINE)
+    rows = [
+        (figure.name, f"{'≥' if figure.rising else '≤'} {figure.required:.2f}", f"{figure.aimed:.2f}")
+        for figure in FIGURES + PEER_FIGURES
+    ]
+    assert documented == rows
+
+
+def test_what_other_processes_use_is_foreign() -> None:
+    """Of the cores' work, what ours did not do is foreign, and so is what the hypervisor took; idle includes waiting
+    for the disk. A difference below zero, which rounding makes, is none.
+    """
+    earlier = CoreTicks.read("cpu  100 10 50 1000 40 5 5 7 0 0")
+    later = CoreTicks.read("cpu  160 20 80 1060 60 10 10 17 0 0")
+    assert between(earlier, later, ours=70) == Conditions(idle=80 / 200, foreign=40 / 200)
+    assert between(earlier, later, ours=150).foreign == 0
+
+
+def test_the_work_of_children_that_have_ended_is_ours() -> None:
+    """A child's time counts while it runs and after it has ended; that of a stranger never counts."""
+    line = "7 (a ) strange name) S 3 7 7 0 -1 4194560 1 0 0 0 11 2 30 4 20 0 1 0 99 1 1"
+    assert ProcessTicks.read(line) == ProcessTicks(parent=3, used=47)
+    processes = {3: ProcessTicks(1, 0), 7: ProcessTicks(3, 47), 8: ProcessTicks(7, 1), 9: ProcessTicks(1, 5)}
+    assert family(processes, {3}) == {3, 7, 8}
+
+
+def test_the_interpreter_is_stated_with_its_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader sees whether the build was optimised, as the options of its configuration say."""
+    for options, stated in (("'--enable-optimizations' '--with-lto'", "built with --"), (None, "built without --")):
+        monkeypatch.setattr("sysconfig.get_config_var", {"CONFIG_ARGS": options}.get)
+        assert stated in conditions.interpreter()
+
+
+@pytest.mark.parametrize("asked", ["", "0", "1"])
+def test_without_npm_the_peers_are_left_out(
+    asked: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """They run only where PEERS asks for them; where npm is missing, one line names it and what installs it."""
+    monkeypatch.setenv("PEERS", asked)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not peers.wanted()
+    printed = capsys.readouterr().err
+    assert printed == ("" if asked != "1" else peers_missing("node and npm"))
+
+
+def peers_missing(programs: str) -> str:
+    return f"bench: the rows of the peers are left out, because {programs} can't be found: apt-get install nodejs npm\n"
+
+
+def test_the_peers_are_installed_as_locked() -> None:
+    """Every package that the peers name is locked in exactly that version, with a digest and without a registry."""
+    named = json.loads((peers.SOURCES / "package.json").read_text())["dependencies"]
+    locked = json.loads((peers.SOURCES / "package-lock.json").read_text())["packages"]
+    assert all(locked[f"node_modules/{name}"]["version"] == version for name, version in named.items())
+    assert all(package["integrity"].startswith("sha512-") for path, package in locked.items() if path)
+    assert not any("resolved" in package for package in locked.values())
 
 
 def test_a_row_shows_what_misses_its_requirement() -> None:

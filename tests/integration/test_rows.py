@@ -7,8 +7,8 @@ from typing import Any
 import psycopg2
 import pytest
 
-from daemon.cli import donations, failed, tickets
-from daemon.ledger import reader, recorder, verification
+from daemon.cli import failed, tickets
+from daemon.ledger import audit, reader, recorder, verification
 from daemon.ledger.donation import Donation, UnassignedDonation
 from sql import load
 
@@ -16,7 +16,7 @@ NO_IDS = {"ids": [""]}
 ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
     "facts_of": (reader.FactsRow._fields, {"id": ""}),
     "list_failed": (failed.FailedEvent._fields, {"all": True, "limit": 1}),
-    "list_operator_actions": (donations.ActionRow._fields, {"limit": 1}),
+    "list_operator_actions": (audit.ActionRow._fields, {"limit": 1, "before": None}),
     "list_tickets": (tickets.TicketRow._fields, None),
     "list_unassigned": (UnassignedDonation._fields, {"limit": 1}),
     "dismiss_event": (failed.DismissedRow._fields, {"id": "", "actor": "alex"}),

@@ -8,12 +8,15 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 
 from daemon.api.app import build
+from daemon.api.endpoints import Dependencies
 from daemon.api.metrics import ApiMetrics
+from daemon.api.operator import routes
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.batcher import Batcher
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Recorder
+from daemon.runtime.http.auth import OperatorAuthentication, OperatorToken
 from daemon.runtime.readiness import Readiness, ReadinessClient
 from sql.database import Database
 
@@ -29,11 +32,25 @@ def follower(ready: bool = True) -> ReadinessClient:
     return follows
 
 
-def application(database: Database, readiness: ReadinessClient, metrics: ApiMetrics | None = None) -> web.Application:
+def application(
+    database: Database,
+    readiness: ReadinessClient,
+    metrics: ApiMetrics | None = None,
+    *,
+    tokens: tuple[OperatorToken, ...] = (),
+) -> web.Application:
     metrics = metrics or ApiMetrics()
     ledger = Ledger(database)
     batcher = Batcher(Recorder(database), limit=100)
     webhook = Webhook(
         batcher.record, metrics, secrets=(OLD_SECRET, SECRET), livemode=False, hash_key=None, clock=lambda: float(NOW)
     )
-    return build(webhook, Donations(ledger, "USD"), readiness, metrics, deadline_s=10, draining=asyncio.Event())
+    return build(
+        webhook,
+        Donations(ledger, "USD"),
+        readiness,
+        metrics,
+        deadline_s=10,
+        draining=asyncio.Event(),
+        operator_routes=routes(Dependencies(database, "USD"), OperatorAuthentication(tokens)),
+    )

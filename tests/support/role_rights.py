@@ -31,6 +31,11 @@ FORBIDDEN = [
     "TRUNCATE ledger_entries",
     "UPDATE ledger_entries SET amount_minor = 1",
     "DELETE FROM ledger_entries",
+    "UPDATE operator_acts SET actor = 'alex'",
+    "DELETE FROM operator_acts",
+    "TRUNCATE operator_acts, audit_chain",
+    "UPDATE audit_chain SET hash = previous_hash",
+    "DELETE FROM audit_chain",
     "COMMENT ON TABLE stripe_events IS 'mine'",
     "COPY stripe_events TO PROGRAM 'cat'",
     "COPY stripe_events FROM PROGRAM 'true'",
@@ -53,9 +58,12 @@ FORBIDDEN = [
 ]
 
 
+ADDITIVE = {"ledger_entries", "operator_acts", "audit_chain"}
+
+
 def rights_on(table: str) -> set[str]:
-    """What the role may do with a table's rows: the journal is only added to."""
-    return {"SELECT", "INSERT"} if table == "ledger_entries" else {"SELECT", "INSERT", "UPDATE", "DELETE"}
+    """What the role may do with a table's rows: the journal and the audit log are only added to."""
+    return {"SELECT", "INSERT"} | (set() if table in ADDITIVE else {"UPDATE", "DELETE"})
 
 
 @contextmanager

@@ -1,21 +1,22 @@
-"""Operators authenticate with bearer tokens (RFC 6750); an instance knows only the tokens' SHA-256 hashes.
+"""Operators authenticate with bearer tokens (RFC 6750), which the setting OPERATOR_TOKENS names.
 
-`parse_tokens` reads the setting OPERATOR_TOKENS. `OperatorAuthentication` admits a request to a handler if its token
-has the scope that the handler requires; the errors it raises become replies in `errors`.
+`OperatorAuthentication` admits a request to a handler if its token has the scope that the handler requires; the errors
+it raises become replies in `errors`.
 """
 
 import hashlib
 import hmac
 import ipaddress
 import math
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from enum import StrEnum
 
 from aiohttp import hdrs, web
+
+from daemon.runtime.operator_tokens import OperatorToken, Scope, parse_tokens
+
+__all__ = ["OperatorAuthentication", "OperatorToken", "Scope", "parse_tokens"]
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -25,54 +26,6 @@ MAX_ADDRESSES = 2048  # whose failed attempts are remembered: less than 1.5 MB
 IPV6_HOST_PREFIX = 64  # one host can use every address of such a network (RFC 4291)
 
 CHALLENGE = 'Bearer realm="donationd"'
-ENTRY_FORMAT = (
-    "each entry is name:scopes:sha256hex, where a name has 1 to 64 letters, digits, dots, dashes and underscores, "
-    "scopes are read, export and act joined by +, and sha256hex is the token's SHA-256 in 64 hexadecimal digits"
-)
-
-
-class Scope(StrEnum):
-    """What a token permits."""
-
-    READ = "read"
-    EXPORT = "export"
-    ACT = "act"
-
-
-_SCOPE = "|".join(Scope)
-_ENTRY = re.compile(
-    rf"(?P<name>[A-Za-z0-9._-]{{1,64}}):(?P<scopes>(?:{_SCOPE})(?:\+(?:{_SCOPE}))*):(?P<sha256>[0-9A-Fa-f]{{64}})"
-)
-
-
-@dataclass(frozen=True)
-class OperatorToken:
-    """One entry of OPERATOR_TOKENS. Several may have the same name, so that a token can be replaced."""
-
-    name: str
-    scopes: frozenset[Scope]
-    sha256: str = field(repr=False)
-
-
-def parse_tokens(text: str) -> tuple[OperatorToken, ...]:
-    """Reads OPERATOR_TOKENS. Raises ValueError naming every wrong entry by its number, never by its text."""
-    entries = [_ENTRY.fullmatch(entry.strip()) for entry in text.split(",")]
-    if wrong := [number for number, entry in enumerate(entries, start=1) if entry is None]:
-        raise ValueError(f"{_numbers(wrong)}: {ENTRY_FORMAT}")
-    tokens = tuple(_token(entry) for entry in entries if entry)
-    hashes = [token.sha256 for token in tokens]
-    if repeated := [number for number, each in enumerate(hashes, start=1) if hashes.count(each) > 1]:
-        raise ValueError(f"{_numbers(repeated)}: these have a hash in common, but a token belongs to one entry only")
-    return tokens
-
-
-def _token(entry: re.Match[str]) -> OperatorToken:
-    scopes = frozenset(Scope(scope) for scope in entry["scopes"].split("+"))
-    return OperatorToken(entry["name"], scopes, entry["sha256"].lower())
-
-
-def _numbers(numbers: list[int]) -> str:
-    return f"{'entry' if len(numbers) == 1 else 'entries'} {', '.join(map(str, numbers))}"
 
 
 class FailedAttempts:

@@ -33,7 +33,6 @@ class Connection(web.RequestHandler):
     """
 
     __slots__ = (
-        "_after_pause",
         "_body",
         "_closes",
         "_delayed",
@@ -45,6 +44,7 @@ class Connection(web.RequestHandler):
         "_short",
         "_tcp",
         "_waits_for",
+        "after_pause",
         "since_s",
         "unanswered_bytes",
     )
@@ -54,7 +54,7 @@ class Connection(web.RequestHandler):
         self._server = server
         self._tcp: asyncio.Transport | None = None
         self._body: StreamReader | None = None  # of the current request
-        self._after_pause = True  # the client waited for PAUSE_S before this request
+        self.after_pause = True  # the client waited for PAUSE_S before this request
         self._delayed: asyncio.Task[Any] | None = None  # the task that waits before or after a reply is sent
         self._rejected = False  # what the client still sends is dropped
         self._is_clean = True  # aiohttp has parsed nothing that it has not answered: a request can take the short path
@@ -114,7 +114,7 @@ class Connection(web.RequestHandler):
             if self._waits_for == "request":
                 answered_s = self.since_s
                 self._wait_for("head")
-                self._after_pause = self.since_s - answered_s >= PAUSE_S
+                self.after_pause = self.since_s - answered_s >= PAUSE_S
             self.unanswered_bytes += len(data)
             self._server.count_bytes(len(data))
             if self._short:
@@ -154,12 +154,12 @@ class Connection(web.RequestHandler):
         if self._tcp:
             self._tcp.pause_reading()
 
-    def answer(self, request: ShortRequest, reply: PreparedReply, *, close: bool) -> None:
+    def answer(self, reply: PreparedReply, *, close: bool) -> None:
         """Send the reply to the request on the short path, then continue with what the client has sent meanwhile."""
         self._short = None
         if self._tcp is None:
             return
-        close = close or request.closes or self._closes
+        close = close or self._closes
         self._tcp.write(reply.encode(close=close))
         later, self._later = self._later, b""
         self._server.count_bytes(len(later) - self.unanswered_bytes)
@@ -203,7 +203,7 @@ class Connection(web.RequestHandler):
         if self._rejected:
             reply.force_close()
         self._wait_for("reply")
-        await self._while_open(self._server.take_turn(request, reply, after_pause=self._after_pause))
+        await self._while_open(self._server.take_turn(request, reply, after_pause=self.after_pause))
         sent = await super().finish_response(request, reply, start_time)
         if self._rejected:
             await self._while_open(asyncio.sleep(LINGER_S))

@@ -3,15 +3,26 @@
 import json
 from http import HTTPStatus
 
+import msgspec
 from aiohttp import hdrs, web
 
 RETRY_AFTER_S = 30
+PROBLEM_JSON = "application/problem+json"
 SERVER = "donationd"  # aiohttp's default contains its version and Python's, which help an attacker
 
 # The headers of an error that a reply keeps.
 ERROR_HEADERS = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
 # In the place of the messages of aiohttp's own errors, which do not help a client.
 MESSAGES = {404: "there is nothing at this address", 405: "this method is not allowed here"}
+
+
+class Problem(msgspec.Struct):
+    """An error as RFC 9457 describes it. `type` says nothing more than the status; `detail` says what to do."""
+
+    title: str
+    status: int
+    detail: str
+    type: str = "about:blank"
 
 
 class Busy(Exception):
@@ -51,6 +62,16 @@ def error_reply(error: web.HTTPException) -> web.Response:
     response = web.json_response(error_body(error.status, message), status=error.status)
     response.headers.update({name: error.headers[name] for name in ERROR_HEADERS if name in error.headers})
     return response
+
+
+def as_problem(reply: web.Response) -> web.Response:
+    """The same error as a problem document (RFC 9457), for the operator API."""
+    title = HTTPStatus(reply.status).phrase
+    body = Problem(title, reply.status, str(json.loads(reply.text or "{}").get("message", title)))
+    problem = web.Response(body=msgspec.json.encode(body), status=reply.status, content_type=PROBLEM_JSON)
+    problem.headers.update({name: reply.headers[name] for name in ERROR_HEADERS if name in reply.headers})
+    problem.headers[hdrs.CACHE_CONTROL] = "no-store"
+    return problem
 
 
 def rejection(status: int) -> web.Response:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from aiohttp import web
 
+from daemon.runtime.http.short_path import PreparedReply
 from daemon.runtime.readiness import Readiness, utc_text
 
 # A health check must not be answered from a cache.
@@ -30,15 +31,26 @@ class HealthChecks:
     def __init__(self, state: Callable[[], Readiness]) -> None:
         self._state = state
         self._started_s = time.monotonic()
-        self.replies: dict[str, Callable[[], web.Response]] = {
-            "/health/live": self._live,
-            "/health/db": self._database,
-            "/health": self._health,
-        }
+        self._replies = {"/health/live": self._live, "/health/db": self._database, "/health": self._health}
+        self._prepared: tuple[Readiness, PreparedReply] | None = None
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of the endpoints."""
+        return list(self._replies)
 
     def routes(self) -> list[web.RouteDef]:
         """The endpoints as aiohttp serves them."""
-        return [web.get(path, _handler(reply)) for path, reply in self.replies.items()]
+        return [web.get(path, _handler(reply)) for path, reply in self._replies.items()]
+
+    def prepared(self, path: str) -> PreparedReply:
+        """The reply of an endpoint on the short path. That of /health/db stays the same until the state changes."""
+        if path != "/health/db":
+            return PreparedReply.of(self._replies[path]())
+        now = self._state()
+        if self._prepared is None or self._prepared[0] is not now:
+            self._prepared = now, PreparedReply.of(self._database())
+        return self._prepared[1]
 
     def _alive(self) -> dict[str, object]:
         return {

@@ -14,6 +14,7 @@ from daemon.runtime.http.errors import Busy
 
 ACCEPTS = 64  # new connections in one iteration of the event loop, so that they do not delay the open ones
 OTHER_DESCRIPTORS = 64  # database, readiness socket, log, metrics, libraries
+DEADLINE = web.RequestKey("deadline", asyncio.Timeout)  # of the request; a reply that is sent in parts extends it
 QUEUE_WAIT_S = 1.0  # unless the process is overloaded, a place becomes free within milliseconds
 
 

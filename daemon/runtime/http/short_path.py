@@ -55,17 +55,18 @@ class ShortRequest:
     """A request on the short path.
 
     Attributes:
-        size: of head and body, in bytes.
+        after_pause: whether its client waited for a moment before it.
         closes: whether its client expects that the connection ends after the reply.
     """
 
-    __slots__ = ("_connection", "body", "closes", "headers", "size")
+    __slots__ = ("_connection", "after_pause", "body", "closes", "headers", "method")
 
-    def __init__(self, connection: "Connection", head: RawRequestMessage, body: bytes, size: int) -> None:
+    def __init__(self, connection: "Connection", head: RawRequestMessage, body: bytes) -> None:
         self._connection = connection
+        self.method = head.method
         self.headers = head.headers
         self.body = body
-        self.size = size
+        self.after_pause = connection.after_pause
         self.closes = head.should_close
 
     def answer(self, reply: PreparedReply, *, close: bool = False) -> None:
@@ -74,7 +75,7 @@ class ShortRequest:
         Args:
             close: the connection ends after the reply.
         """
-        self._connection.answer(self, reply, close=close)
+        self._connection.answer(reply, close=close or self.closes)
 
 
 # Returns False if the request is not ordinary in its view; otherwise it answers the request, at once or later.
@@ -117,4 +118,4 @@ class ShortPath:
         if head.chunked or head.compression or hdrs.EXPECT in head.headers:
             return None
         body = content.read_nowait() if content.total_bytes else b""
-        return ShortRequest(connection, head, body, len(data)), handler
+        return ShortRequest(connection, head, body), handler
