@@ -14,8 +14,8 @@ DECLARE
     owners name[];
     owner name;
     setting text[];
-    -- The tables that are only added to: the journal and the audit log. All others may be changed.
-    additive name[] := ARRAY['ledger_entries', 'operator_acts', 'audit_chain'];
+    -- The tables that are only added to: the journal, the audit log and closed reports. All others may be changed.
+    additive name[] := ARRAY['ledger_entries', 'operator_acts', 'audit_chain', 'closed_reports'];
     additive_there text;
     changeable text;
     -- Pairs of a condition and the command after which it holds.

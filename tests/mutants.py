@@ -181,8 +181,8 @@ MUTANTS = (
     Mutant(
         "a conflicting group written",
         "sql/queries/record_events.sql",
-        "cause text, action_on text)\n    WHERE n NOT IN (TABLE conflicting)",
-        "cause text, action_on text)",
+        "rules int, entries_digest bigint)\n    WHERE n NOT IN (TABLE conflicting)",
+        "rules int, entries_digest bigint)",
     ),
     Mutant(
         "an object that another writer has named meanwhile",
@@ -266,8 +266,20 @@ MUTANTS = (
     Mutant(
         "a donation's former ids keep their entries",
         "daemon/ledger/recorder.py",
-        '"booked_ids": projection.donation_ids(self.facts)',
-        '"booked_ids": [self.root]',
+        "self.booked_ids = projection.donation_ids(self.facts)",
+        "self.booked_ids = {self.root}",
+    ),
+    Mutant(
+        "entries that changed count as booked",
+        "daemon/ledger/recorder.py",
+        "rows[0].entries_digest == self.digest",
+        "rows[0].entries_digest is not None",
+    ),
+    Mutant(
+        "a digest of entries that another release wrote",
+        "daemon/ledger/recorder.py",
+        "digest = row.entries_digest ^ row.version",
+        "digest = row.entries_digest ^ (row.version - (row.version > 1))",
     ),
     Mutant(
         "an entry recorded before the last one",

@@ -33,6 +33,11 @@ def check_ticket(_context: click.Context, _parameter: click.Parameter, value: st
     return value
 
 
+def check_optional_ticket(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """A ticket id; None where none was given."""
+    return None if value is None else check_ticket(context, parameter, value)
+
+
 def check_donation(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     """The id of a PaymentIntent, Checkout Session or charge, or None where the argument may be left out."""
     if value is not None and not _is_object_id(value):

@@ -29,7 +29,6 @@ from daemon.ledger.facts import (
     upgrade,
     value,
 )
-from daemon.ledger.journal import JournalEntry
 from daemon.ledger.operator_actions import OperatorAction
 from daemon.ledger.stripe_events import StripeEvent
 from sql import load
@@ -58,7 +57,7 @@ PREPARE record_events AS {load("record_events")}
 FIND_STORED = "EXECUTE find_stored (%s)"
 FIND_SUBSCRIPTIONS = "EXECUTE find_subscriptions (%s)"
 FIND_SUBSCRIPTION_PAYMENTS = "EXECUTE find_subscription_payments (%s)"
-EXECUTE = f"{load('lock_ledger')};\nEXECUTE record_events (%s, %s, %s, %s, %s, %s, %s)"
+EXECUTE = f"{load('lock_ledger')};\nEXECUTE record_events (%s, %s, %s, %s, %s, %s, %s, %s)"
 
 
 class ReceivedEvent(msgspec.Struct, frozen=True):
@@ -157,6 +156,7 @@ class FoundRow(NamedTuple):
     version: int
     facts: str
     rules: int | None
+    entries_digest: int | None
 
 
 class FoundSubscription(NamedTuple):
@@ -181,6 +181,7 @@ class _StoredRow:
     root: str
     version: int
     facts: Facts
+    entries_digest: int | None = None  # of its donations' entries in the journal; None if it is not known
 
     def __post_init__(self) -> None:
         self.ids = object_ids(self.facts)
@@ -191,13 +192,19 @@ class _StoredRow:
     def of(cls, row: FoundRow) -> "_StoredRow":
         """Decodes a row, and upgrades the facts of one that older rules stored.
 
+        The digest of the entries is stored combined with the row's version: after a release that does not know the
+        digest has written another version, it equals no entries' digest.
+
         A failed charge is stored with the id of its PaymentIntent, because an event may name the charge only.
         """
         facts = msgspec.json.decode(row.facts)
         if row.version == 0:
             intent: Facts = {Family.PAYMENT_INTENT: {facts[FactName.PAYMENT_INTENT][1]: {}}}
             return cls(row.root, 0, {**intent, Family.CHARGE: {row.root: facts}})
-        return cls(row.root, row.version, upgrade(facts) if row.rules == 0 else facts)
+        digest = None
+        if row.rules == projection.RULES_VERSION and row.entries_digest is not None:
+            digest = row.entries_digest ^ row.version
+        return cls(row.root, row.version, upgrade(facts) if row.rules == 0 else facts, digest)
 
 
 LENT = (FactName.TICKET, FactName.SESSION_TICKET, FactName.SESSION_REFERENCE)  # what a subscription lends its payments
@@ -238,7 +245,9 @@ class _Part:
     version: int = 0
     root: str = ""
     donations: list[Donation] = field(default_factory=list)
-    entries: list[list[JournalEntry]] = field(default_factory=list)  # of each donation
+    digest: int = 0  # of the entries of its donations
+    booked_ids: set[str] = field(default_factory=set)  # of the donations whose entries may differ from the journal
+    entries: journal.DonationEntries = ()  # of these donations
     failed_charges: dict[str, ObjectFacts] = field(default_factory=dict)
 
     def join(self, other: "_Part") -> None:
@@ -272,17 +281,28 @@ class _Part:
         self.facts, self.failed_charges = projection.split_attempts(projection.redact(self.facts))
         derived = journal.derive(self.facts, lent)
         self.donations = [donation for donation, _ in derived]
-        self.entries = [entries for _, entries in derived]
         self.root = self.donations[0].id if self.donations else min(self.facts[Family.INVOICE])
+        self.digest = journal.digest(derived)
+        is_rebuilt = any(isinstance(change, Derivation) for change in self.changes)
+        if is_rebuilt or not self._is_booked(derived):
+            self.booked_ids = projection.donation_ids(self.facts)
+            self.entries = derived
+
+    def _is_booked(self, derived: journal.DonationEntries) -> bool:
+        """Whether just these entries are known to be in the journal already."""
+        rows = [row for row in self.stored if row.version > 0]
+        if not rows:
+            return not any(entries for _, entries in derived)
+        return len(rows) == 1 and rows[0].entries_digest == self.digest
 
     def row(self, n: int) -> dict[str, object]:
         """As record_events.sql reads it."""
         if not self.is_written:
-            return {"n": n, "root": "", "ids": (), "new_ids": (), "relocated_ids": (), "booked_ids": ()}
+            return {"n": n, "root": "", "ids": (), "new_ids": (), "relocated_ids": ()}
         relocated = {id_ for row in self.stored if row.version and row.root != self.root for id_ in row.ids}
         new = self.ids.difference(*(row.ids for row in self.stored))
         row = {"n": n, "root": self.root, "ids": self.ids, "new_ids": new, "relocated_ids": relocated}
-        return {**row, "booked_ids": projection.donation_ids(self.facts), **self._cause()}
+        return {**row, "booked_ids": self.booked_ids, **self._cause()} if self.booked_ids else row
 
     def _cause(self) -> dict[str, object]:
         """What its entries are booked for. An operator action has no id yet, and is named by its donation."""
@@ -303,10 +323,25 @@ class _Part:
                 "rules": projection.RULES_VERSION,
                 "version": self.version if donation.id == self.root else 0,
                 "facts": self.facts if donation.id == self.root else None,
-                "entries": entries,
-                **self._cause(),
+                "entries_digest": self.digest ^ self.version if donation.id == self.root else None,
             }
-            for donation, entries in zip(self.donations, self.entries, strict=True)
+            for donation in self.donations
+        ]
+
+    def entry_rows(self, n: int) -> list[dict[str, object]]:
+        """The entries of the donations whose entries may differ from the journal."""
+        cause = self._cause()
+        return [
+            {
+                "n": n,
+                "donation": donation.id,
+                "ticket": donation.ticket or "",
+                "currency": donation.currency or "",
+                **msgspec.structs.asdict(entry),
+                **cause,
+            }
+            for donation, entries in self.entries
+            for entry in entries
         ]
 
     def billing_rows(self, n: int) -> list[dict[str, object]]:
@@ -517,6 +552,7 @@ class Recorder:
             [_action_row(c, number[id(c)]) for c in changes if isinstance(c, OperatorAction)],
             [row for n, group in enumerate(groups) for row in group.billing_rows(n)],
             [row for n, part in parts for row in part.charge_rows(n)],
+            [row for n, part in parts for row in part.entry_rows(n)],
         )
         params = [msgspec.json.encode(array).decode() for array in arrays]
         [row] = await self._database.fetch(EXECUTE, params, prepare=self._prepare)

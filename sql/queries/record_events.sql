@@ -8,17 +8,18 @@
 -- was derived from, version 0 for a row that did not exist. If the ledger's rows are others by now, the group is
 -- conflicting: nothing of it is written, and its number is returned.
 --
--- The journal gets the difference between the entries that the facts make (`entries` of a donation) and what is booked of
--- the same ids, as sums, whatever release wrote the rows last: so a donation that gets another id is booked out. It is
--- computed here because nothing else is booked under the lock, and because no further query is needed. `cause` is an
--- event's id; null for an operator action, which gets its id here and is found by its donation, `action_on`.
+-- The journal gets the difference between the entries that the facts make ($8) and what is booked of the same part's
+-- `booked_ids`, as sums, whatever release wrote the rows last: so a donation that gets another id is booked out. It is
+-- computed here because nothing else is booked under the lock, and because no further query is needed. A part whose
+-- entries are booked already has neither. `cause` is an event's id; null for an operator action, which gets its id here
+-- and is found by its donation, `action_on`.
 --
 -- The caller has the ledger's lock (lock_ledger.sql), so no other process writes between reading and writing here, and
 -- `seq` rises without gaps, in the order of commits.
 --
 -- $1 parts {n, root, ids, new_ids, relocated_ids, booked_ids, cause, action_on}; $2 bases {n, root, version};
 -- $3 donations; $4 events; $5 operator actions; $6 billing rows {n, id, version, facts}; $7 failed charges {n, id,
--- payment_intent, facts}: arrays of JSON objects. Rows of $6 and $7 without facts are deleted.
+-- payment_intent, facts}; $8 entries: arrays of JSON objects. Rows of $6 and $7 without facts are deleted.
 WITH groups AS MATERIALIZED (
     SELECT * FROM json_to_recordset($1)
         AS g(n int, root text, ids text[], new_ids text[], relocated_ids text[], booked_ids text[], cause text,
@@ -52,7 +53,7 @@ WITH groups AS MATERIALIZED (
         AS d(n int, root text, id text, version bigint, facts json, ticket text, status text, amount bigint,
              currency text, refunded bigint, disputed bigint, created_at bigint, paid_at bigint, refunded_at bigint,
              last_name text, country text, email_hash text, session_id text, charge_id text, account text,
-             subscription text, rules int, entries json, cause text, action_on text)
+             subscription text, rules int, entries_digest bigint)
     WHERE n NOT IN (TABLE conflicting)
 ), before AS MATERIALIZED (
     SELECT a.id, a.ticket_id, a.status, a.amount_minor, a.currency, a.refunded_minor, a.disputed_minor, a.paid_at
@@ -63,10 +64,12 @@ WITH groups AS MATERIALIZED (
     INSERT INTO stripe_attributions AS a
            (id, root, version, facts, ticket_id, status, amount_minor, currency, refunded_minor, disputed_minor,
             created_at, paid_at, refunded_at, donor_last_name, donor_country, donor_email_hash,
-            session_id, charge_id, account, subscription_id, rules_version, derived_version)
+            session_id, charge_id, account, subscription_id, rules_version, derived_version,
+            entries_digest)
     SELECT id, root, version, facts, ticket, status, amount, currency, refunded, disputed,
            to_timestamp(created_at), to_timestamp(paid_at), to_timestamp(refunded_at), last_name, country, email_hash,
-           session_id, charge_id, account, subscription, rules, version
+           session_id, charge_id, account, subscription, rules, version,
+           entries_digest
     FROM after
     ON CONFLICT (id) DO UPDATE SET
         root = excluded.root, version = excluded.version, facts = excluded.facts, ticket_id = excluded.ticket_id,
@@ -76,7 +79,8 @@ WITH groups AS MATERIALIZED (
         donor_last_name = excluded.donor_last_name, donor_country = excluded.donor_country,
         donor_email_hash = excluded.donor_email_hash, session_id = excluded.session_id,
         charge_id = excluded.charge_id, account = excluded.account, subscription_id = excluded.subscription_id,
-        rules_version = excluded.rules_version, derived_version = excluded.derived_version
+        rules_version = excluded.rules_version, derived_version = excluded.derived_version,
+        entries_digest = excluded.entries_digest
 ), billing AS MATERIALIZED (
     SELECT * FROM json_to_recordset($6) AS s(n int, id text, version bigint, facts json)
     WHERE n NOT IN (TABLE conflicting)
@@ -112,9 +116,11 @@ WITH groups AS MATERIALIZED (
 ), changed AS (
     SELECT donation, ticket, currency, kind, object, at, sum(amount)::bigint AS amount, cause, action_on
     FROM (
-        SELECT d.id AS donation, coalesce(d.ticket, '') AS ticket, coalesce(d.currency, '') AS currency,
-               e.kind, e.object, to_timestamp(e.at) AS at, e.amount, d.cause, d.action_on
-        FROM after d CROSS JOIN json_to_recordset(d.entries) AS e(kind text, object text, at bigint, amount bigint)
+        SELECT donation, ticket, currency, kind, object, to_timestamp(at) AS at, amount, cause, action_on
+        FROM json_to_recordset($8)
+            AS e(n int, donation text, ticket text, currency text, kind text, object text, at bigint, amount bigint,
+                 cause text, action_on text)
+        WHERE n NOT IN (TABLE conflicting)
         UNION ALL
         SELECT e.donation_id, e.ticket_id, e.currency, e.kind, e.object_id, e.effective_at, -e.amount_minor,
                f.cause, f.action_on

@@ -26,7 +26,7 @@ from sql.database import Database
 from sql.snapshot import snapshot
 from tests.simulator.oracle import expected_donations, only_donation
 from tests.simulator.random_payments import RandomScenario, random_scenario
-from tests.support.former_release import FormerRelease
+from tests.support.former_release import FormerRelease, WithoutDigest
 from tests.support.journal_model import BOOKED, booked_rows
 
 AT = 1_760_000_000
@@ -218,6 +218,30 @@ async def test_a_donation_that_the_former_release_merged_is_booked_out(database:
 
 def event_of(kind: str, at: int, shown: Json) -> Json:
     return {"id": f"evt_{at}", "type": kind, "created": at, "livemode": False, "data": {"object": shown}}
+
+
+async def test_the_digest_of_entries_is_true_for_its_version_only(database: Database, connect: Open) -> None:
+    """A release that writes no digest moves a donation to another ticket, and this one moves it back: its entries are
+    those of the digest again, and the journal follows both moves."""
+    former = connect(WithoutDigest)
+    paid = event_of("payment_intent.succeeded", AT, {"id": "pi_1", "amount_received": 500, "currency": "usd"})
+    await write([database], [paid], 1)
+    for writer, ticket, at_us in ((database, "story-1", 1), (former, "story-2", 2), (database, "story-1", 3)):
+        facts = await Ledger(database).facts_of("pi_1")
+        assert facts is not None
+        await Recorder(writer).record([operator_actions.assign(facts, "pi_1", ticket, actor="ann", at_us=at_us)])
+        assert await database.fetch(BOOKED) == [("pi_1", ticket, "USD", "payment", "pi_1", AT, 500)]
+
+
+async def test_writers_with_and_without_a_digest_keep_the_journal_right(
+    database: Database, database_url: str, connect: Open
+) -> None:
+    """A rolling upgrade to the release that keeps a digest of a row's entries: the journal is the model's."""
+    scenarios = random_scenarios(48, 120)
+    writers = [connect(Database), connect(WithoutDigest), connect(Database)]
+    await write(writers, shuffled(scenarios, 1, duplicates=0.3), 1)
+    assert await database.fetch(BOOKED) == booked_rows(scenarios)
+    assert differences(database_url) == []
 
 
 # --- Changes

@@ -29,11 +29,13 @@ def first_schema(empty_url: str) -> str:
 
 
 def columns_of(url: str) -> dict[str, str]:
-    """Each table's columns, as a list in SQL; without those that say which rules derived a row."""
+    """Each table's columns, as a list in SQL; without those that only `donationd rebuild` or the next write fill."""
     query = """
         SELECT table_name, string_agg(column_name, ', ' ORDER BY ordinal_position)
         FROM information_schema.columns
-        WHERE table_schema = 'public' AND column_name NOT IN ('rules_version', 'derived_version') GROUP BY 1
+        WHERE table_schema = 'public'
+              AND column_name NOT IN ('rules_version', 'derived_version', 'entries_digest')
+        GROUP BY 1
     """
     columns: dict[str, str] = dict(rows(url, query))
     return {table: columns[table] for table in TABLES}

@@ -10,10 +10,18 @@ import pytest
 from daemon.cli import failed, tickets
 from daemon.ledger import audit, reader, recorder, verification
 from daemon.ledger.donation import Donation, UnassignedDonation
+from daemon.reports import closings, entry_sums, export, journals, statistics
 from sql import load
 
 NO_IDS = {"ids": [""]}
+DONATIONS, ENTRIES = export.Selection(export.Kind.DONATIONS), export.Selection(export.Kind.ENTRIES)
+ALL_TIMES = dict.fromkeys(("begin", "end", "ticket"))
+NO_ENTRIES = {"after": 0, "seq": 1, "begin": 0, "end": 1}
 ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
+    "export_declared": (journals.AccountUse._fields, ENTRIES.params(0)),
+    "export_donations": (export.DonationRow._fields, DONATIONS.params(0)),
+    "export_entries": (journals.EntryRow._fields, ENTRIES.params(0)),
+    "export_moment": (export.MomentRow._fields, ENTRIES.moment),
     "facts_of": (reader.FactsRow._fields, {"id": ""}),
     "list_failed": (failed.FailedEvent._fields, {"all": True, "limit": 1}),
     "list_operator_actions": (audit.ActionRow._fields, {"limit": 1, "before": None}),
@@ -27,6 +35,23 @@ ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
             **{"limit": 1, "default_currency": "USD", "zero_decimal": ["JPY"], "three_decimal": ["KWD"]},
         },
     ),
+    "journal_moment": (entry_sums.JournalMoment._fields, {"seq": None, "time": None}),
+    "sum_entries": (
+        entry_sums.SumRow._fields,
+        {**NO_ENTRIES, "ticket": None, "begins": [0], "by_ticket": True},
+    ),
+    "entries_of_period": (entry_sums.EntryRow._fields, NO_ENTRIES),
+    "closed_reports": (closings.Closing._fields, {"period": None}),
+    "close_report": (
+        closings.Closing._fields,
+        {
+            **dict.fromkeys(("period", "time_zone", "release", "tzdata", "actor"), "x"),
+            **{"begin": 0, "end": 0, "seq": 0, "sha256": "0" * 64},
+        },
+    ),
+    "summarize_donations": (statistics.SummaryRow._fields, ALL_TIMES),
+    "rank_tickets": (statistics.TicketRow._fields, ALL_TIMES),
+    "rank_donors": (statistics.DonorRow._fields, {**ALL_TIMES, "limit": 1, "by_donations": False}),
     "ticket_totals": (reader.TotalsRow._fields, {"ticket": ""}),
     "verify_donations": (
         (*Donation.__struct_fields__, *verification.StoredDonation._fields[1:]),
@@ -40,7 +65,7 @@ ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
 PREPARED = {
     "find_stored": (recorder.FoundRow._fields, "'{}'"),
     "find_subscriptions": (recorder.FoundSubscription._fields, "'{}'"),
-    "record_events": (recorder.WrittenRow._fields, ", ".join(["'[]'"] * 7)),
+    "record_events": (recorder.WrittenRow._fields, ", ".join(["'[]'"] * 8)),
 }
 
 

@@ -181,12 +181,20 @@ def test_up_refuses_before_it_starts_anything(tmp_path: Path) -> None:
 
 
 def command_lines(group: click.Group, *path: str) -> Iterator[list[str]]:
-    """Every command but `up`, with an id where it takes an argument."""
+    """Every command but `up`, with an id where it takes an argument, and the options that it cannot do without."""
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from command_lines(command, *path, name)
         elif name != "up":
-            yield [*path, name, *("pi_1" for part in command.params if isinstance(part, click.Argument))]
+            yield [*path, name, *(word for part in command.params for word in words_for(part))]
+
+
+def words_for(part: click.Parameter) -> list[str]:
+    """What to write for an argument or an option."""
+    if isinstance(part, click.Argument):
+        return ["pi_1"]
+    choices = part.type.choices if isinstance(part.type, click.Choice) else ["2026"]
+    return [part.opts[0], choices[0]] if part.required else []
 
 
 @pytest.mark.parametrize("words", [*command_lines(main)], ids=" ".join)

@@ -16,12 +16,34 @@ RULES_VERSION = 1
 DONATIONS = 2  # place among the statement's parameters
 
 
+def _without_digest(statement: str) -> str:
+    """The statement without the digest of a row's entries."""
+    for part in (
+        ",\n            entries_digest",
+        ",\n           entries_digest",
+        ",\n        entries_digest = excluded.entries_digest",
+    ):
+        assert part in statement, "record_events.sql does not have the parts that are taken out here"
+        statement = statement.replace(part, "")
+    return statement
+
+
 def _without_journal(statement: str) -> str:
     """The statement without the part that books entries."""
-    before, _, rest = statement.partition("), changed AS (")
+    before, _, rest = _without_digest(statement).partition("), changed AS (")
     _, _, after = rest.partition("), counted AS (")
     assert after, "record_events.sql does not have the parts that are taken out here"
     return f"{before}), counted AS ({after}"
+
+
+class WithoutDigest(Database):
+    """A database whose statement knows no digest of a row's entries."""
+
+    async def fetch(self, sql: str, params: Params = (), *, prepare: str | None = None) -> list[Row]:
+        """As Database.fetch."""
+        if prepare:
+            prepare = prepare.replace(load("record_events"), _without_digest(load("record_events")))
+        return await super().fetch(sql, params, prepare=prepare)
 
 
 class WithoutJournal(Database):
@@ -31,6 +53,8 @@ class WithoutJournal(Database):
         """As Database.fetch."""
         if prepare:
             prepare = prepare.replace(load("record_events"), _without_journal(load("record_events")))
+        if sql == EXECUTE:  # without the entries
+            sql, params = EXECUTE.replace(", %s)", ")"), list(params)[:-1]
         return await super().fetch(sql, params, prepare=prepare)
 
 
@@ -52,6 +76,7 @@ def no_entries() -> Iterator[None]:
     """No entries are derived, so that what deriving them costs can be compared too."""
     with (
         patch.object(journal, "entries", lambda _donation, _objects: []),
-        patch.object(projection, "donation_ids", lambda _facts: ()),
+        patch.object(projection, "donation_ids", lambda _facts: set()),
+        patch.object(journal, "digest", lambda _derived: 0),
     ):
         yield

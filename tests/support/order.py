@@ -18,6 +18,7 @@ LONGEST = (
     "tests/integration/test_cases.py",
     "tests/integration/test_database_trouble.py",
     "tests/integration/test_floods.py",
+    "tests/integration/test_closed_reports.py",
     "tests/supervised/test_up.py",
     "tests/integration/test_any_order.py",
     "tests/supervised/test_waiting.py",

@@ -36,6 +36,9 @@ FORBIDDEN = [
     "TRUNCATE operator_acts, audit_chain",
     "UPDATE audit_chain SET hash = previous_hash",
     "DELETE FROM audit_chain",
+    "UPDATE closed_reports SET sha256 = ''",
+    "DELETE FROM closed_reports",
+    "TRUNCATE closed_reports",
     "COMMENT ON TABLE stripe_events IS 'mine'",
     "COPY stripe_events TO PROGRAM 'cat'",
     "COPY stripe_events FROM PROGRAM 'true'",
@@ -58,11 +61,11 @@ FORBIDDEN = [
 ]
 
 
-ADDITIVE = {"ledger_entries", "operator_acts", "audit_chain"}
+ADDITIVE = {"ledger_entries", "operator_acts", "audit_chain", "closed_reports"}
 
 
 def rights_on(table: str) -> set[str]:
-    """What the role may do with a table's rows: the journal and the audit log are only added to."""
+    """What the role may do with a table's rows: the journal, the audit log and closed reports are only added to."""
     return {"SELECT", "INSERT"} | (set() if table in ADDITIVE else {"UPDATE", "DELETE"})
 
 

@@ -153,7 +153,7 @@ def test_the_commands_are_those_of_the_reference() -> None:
 def calls(text: str) -> list[list[str]]:
     """The arguments of each `donationd …` in a shell command; a call ends where the shell's next command begins."""
     text = text.replace("\\\n", " ")
-    found = re.findall(r"(?:^|(?<=[ (])|(?<=\.venv/bin/))donationd((?: +(?:\"[^\"]*\"|[^\s\"|;&)]+))*)", text)
+    found = re.findall(r"(?:^|(?<=[ (])|(?<=\.venv/bin/))donationd((?: +(?:\"[^\"]*\"|[^\s\"|;&)>]+))*)", text)
     return [[word.strip('"') for word in re.findall(r"\"[^\"]*\"|\S+", arguments)] for arguments in found]
 
 
@@ -180,10 +180,11 @@ def test_the_commands_in_code_blocks_can_be_called(document: Path) -> None:
 
 @documents
 def test_the_commands_in_sentences_can_be_called(document: Path) -> None:
-    """So does every `donationd …` within a line, with a number for N and PID."""
+    """So does every `donationd …` within a line, with a number for N and PID, and one of them for PROGRAM."""
     for span in code_spans(document):
         if span.startswith("donationd ") and "…" not in span:
-            for arguments in calls(re.sub(r"\b(?:N|PID)\b", "30", span.replace("[", "").replace("]", ""))):
+            example = span.replace("[", "").replace("]", "").replace(" PROGRAM", " hledger")
+            for arguments in calls(re.sub(r"\b(?:N|PID)\b", "30", example)):
                 try:
                     parse(arguments)
                 except click.MissingParameter:

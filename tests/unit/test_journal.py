@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from daemon.ledger import journal, projection
 from daemon.ledger.donation import Donation
-from daemon.ledger.facts import Facts, Family, merge
+from daemon.ledger.facts import FactName, Facts, Family, merge
 from daemon.ledger.stripe_events import read
 from daemon.simulator.scenarios import shuffled
 from daemon.simulator.sender import encode
@@ -65,6 +65,34 @@ def test_the_models_entries_whatever_the_order(rng: random.Random, repeated: flo
     together the donation's figures."""
     scenario = random_scenario(rng, ("story-1", "story-2"), key="k", start=AT, longest=40)
     assert_scenario(scenario, shuffled([scenario], rng.randint(0, 99), duplicates=repeated))
+
+
+@WORLD
+@given(rng=RANDOM, longest=st.sampled_from([4, 10, 40]), is_older=st.booleans())
+def test_the_short_cut_for_one_payment_finds_the_same_entries(
+    rng: random.Random, longest: int, *, is_older: bool
+) -> None:
+    """After each event of a payment: what the rules for whatever moved find, also where an older release kept only the
+    newest captured amount."""
+    scenario = random_scenario(rng, ("story-1",), key="k", start=AT, longest=longest)
+    facts: Facts = {}
+    for event in shuffled([scenario], rng.randint(0, 99)):
+        facts = merge(facts, merged([event]))
+        if is_older:
+            for known in (known for objects in facts.values() for known in objects.values()):
+                known.pop(FactName.CAPTURES, None)
+        for id_, objects in projection.by_donation(facts, {}).items():
+            donation = projection.derive(id_, objects)
+            every = journal.every_entry(donation, objects, projection.late_failures(objects))
+            assert journal.entries(donation, objects) == every
+
+
+def test_amounts_that_an_older_release_stored_are_captures_at_their_own_times() -> None:
+    """It kept the newest amounts of a charge and its PaymentIntent only; where they differ, both are captures."""
+    charge = {"taken": [AT, 300], "captured": AT, "payment_intent": [AT, "pi_1"], "paid": AT}
+    facts: Any = {"pi": {"pi_1": {"received": [AT + 5, 500], "seen": AT}}, "ch": {"ch_1": charge}}
+    [(_, entries)] = journal.derive(facts, {})
+    assert [(entry.at, entry.amount) for entry in entries] == [(AT, 300), (AT + 5, 200)]
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: "+".join(sorted(family)))

@@ -1,0 +1,279 @@
+"""Exports: the donations, or the journal's entries, as a file that other programs read (SPEC 11).
+
+An export is of one snapshot. Its manifest states what the file must contain, so that a file that is not complete is
+noticed, and where the next part continues. The rows come from whoever reads the snapshot: a command, or the API.
+"""
+
+import hashlib
+import importlib.metadata
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+import msgspec
+from msgspec import Struct
+
+from daemon.ledger.donation import Status
+from daemon.ledger.facts import ID_PATTERN
+from daemon.ledger.reader import SEQ, Moment
+from daemon.reports.formats import PROFILES, Column, CsvFile, Format, JsonLines, Row, Type
+
+DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+NEVER_PAID = frozenset({Status.CREATED, Status.FAILED, Status.EXPIRED})  # a donation with a paidAt has none of these
+
+
+class Kind(StrEnum):
+    """What is exported."""
+
+    DONATIONS = "donations"
+    ENTRIES = "entries"
+
+
+class DonationRow(NamedTuple):
+    """A row of export_donations.sql."""
+
+    id: str
+    ticket_id: str | None
+    ticket_title: str | None
+    status: Status
+    amount_minor: int | None
+    refunded_minor: int
+    disputed_minor: int
+    currency: str | None
+    created_at: int
+    paid_at: int | None
+    refunded_at: int | None
+    donor: str | None
+    country: str | None
+    email_hash: str | None
+    session_id: str | None
+    charge_id: str | None
+    subscription_id: str | None
+    account: str | None
+
+
+COLUMNS: dict[Kind, tuple[Column, ...]] = {
+    Kind.DONATIONS: (
+        Column("id", Type.TEXT),
+        Column("ticketId", Type.TEXT),
+        Column("ticketTitle", Type.TEXT),
+        Column("status", Type.TEXT),
+        Column("amount", Type.AMOUNT),
+        Column("refundedAmount", Type.AMOUNT),
+        Column("disputedAmount", Type.AMOUNT),
+        Column("currency", Type.TEXT),
+        Column("createdAt", Type.SECONDS),
+        Column("paidAt", Type.SECONDS),
+        Column("refundedAt", Type.SECONDS),
+        Column("donor", Type.TEXT),
+        Column("country", Type.TEXT),
+        Column("emailHash", Type.TEXT),
+        Column("sessionId", Type.TEXT),
+        Column("chargeId", Type.TEXT),
+        Column("subscriptionId", Type.TEXT),
+        Column("account", Type.TEXT),
+    ),
+    Kind.ENTRIES: (
+        Column("seq", Type.NUMBER),
+        Column("recordedAt", Type.MICROSECONDS),
+        Column("effectiveAt", Type.SECONDS),
+        Column("kind", Type.TEXT),
+        Column("donationId", Type.TEXT),
+        Column("ticketId", Type.TEXT),
+        Column("ticketTitle", Type.TEXT),
+        Column("amount", Type.AMOUNT),
+        Column("currency", Type.TEXT),
+        Column("objectId", Type.TEXT),
+        Column("cause", Type.TEXT),
+    ),
+}
+
+
+def table_format(kind: Kind, profile: str | None, zone: ZoneInfo) -> Format:
+    """A CSV file with one of PROFILES, or with None JSON lines. Raises KeyError for a profile that is not known."""
+    return JsonLines(COLUMNS[kind]) if profile is None else CsvFile(COLUMNS[kind], PROFILES[profile], zone)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows are exported; None: of all.
+
+    Args:
+        from_s, to_s: the period, in Unix seconds; its end does not belong to it. It counts by the time of the payment
+            (if there was none, of creation), and for entries by the time when the money moved.
+        unpaid: donations that were never paid too.
+        after: continue after this key: a donation's id, or an entry's number.
+        as_of: entries up to this moment.
+    """
+
+    kind: Kind
+    ticket: str | None = None
+    status: Status | None = None
+    currency: str | None = None
+    from_s: int | None = None
+    to_s: int | None = None
+    unpaid: bool = False
+    after: str | None = None
+    as_of: Moment | None = None
+
+    @property
+    def moment(self) -> dict[str, object]:
+        """The parameters of export_moment.sql."""
+        return (self.as_of or Moment(None, None))._asdict()
+
+    @property
+    def query(self) -> str:
+        """The name of the query."""
+        return f"export_{self.kind}"
+
+    def params(self, seq: int) -> dict[str, object]:
+        """Its parameters, as of the journal's entry `seq`."""
+        filters = {"ticket": self.ticket, "currency": self.currency, "from_s": self.from_s, "to_s": self.to_s}
+        if self.kind is Kind.ENTRIES:
+            return {**filters, "after": int(self.after or 0), "seq": seq}
+        unpaid = self.unpaid or self.status in NEVER_PAID
+        return {**filters, "status": self.status, "unpaid": unpaid, "after": self.after}
+
+    def filters(self) -> dict[str, object]:
+        """What limits the rows, for people: as the options of the command and the parameters of the API are named."""
+        named = {
+            "ticket": self.ticket,
+            "status": self.status,
+            "currency": self.currency,
+            "from": _time_text(self.from_s),
+            "to": _time_text(self.to_s),
+            "unpaid": self.unpaid or None,
+            "after": self.after,
+            "asOf": None if self.as_of is None else self.as_of.seq if self.as_of.time is None else self.as_of.time,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+
+def audit_detail(selection: Selection, format_name: str) -> str:
+    """What the audit log records of an export: `donations, csv, ticket story-1`."""
+    filters = (name if value is True else f"{name} {value}" for name, value in selection.filters().items())
+    return ", ".join((selection.kind, format_name, *filters))
+
+
+def _time_text(seconds: int | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+class MomentRow(NamedTuple):
+    """The row of export_moment.sql."""
+
+    seq: int
+    taken_at: int
+
+
+class Manifest(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What a complete file contains, and how to continue after it."""
+
+    kind: Kind
+    format: str
+    rows: int
+    size: int  # bytes
+    sha256: str
+    seq: int  # the journal's last entry in the snapshot
+    taken_at: str
+    filters: dict[str, object]
+    first: str | int | None  # keys: of donations the id, of entries the number
+    last: str | int | None
+    release: str
+    profile: str | None = None
+    time_zone: str | None = None
+    continue_with: str | None = None
+
+    def json(self) -> bytes:
+        """Its JSON, in lines."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+
+decode_manifest = msgspec.json.Decoder(Manifest).decode
+
+
+class Export:
+    """Makes the bytes of one file, and counts what its manifest states.
+
+    Args:
+        moment: of the snapshot that the rows are read from.
+        with_head: whether the file begins with what comes before the first row.
+    """
+
+    def __init__(self, format_: Format, moment: MomentRow, *, with_head: bool = True) -> None:
+        self._format = format_
+        self._moment = moment
+        self._with_head = with_head
+        self._digest = hashlib.sha256()
+        self._size = 0
+        self._first: str | int | None = None
+        self.last: str | int | None = None  # the key of the last row so far
+        self.rows = 0
+
+    def head(self) -> bytes:
+        """The beginning of the file."""
+        return self._count(self._format.head()) if self._with_head else b""
+
+    def batch(self, rows: Sequence[Row]) -> bytes:
+        """The next rows; at least one."""
+        if not self.rows:
+            self._first = rows[0][0]
+        self.last = rows[-1][0]
+        self.rows += len(rows)
+        return self._count(self._format.batch(rows))
+
+    def _count(self, content: bytes) -> bytes:
+        self._digest.update(content)
+        self._size += len(content)
+        return content
+
+    def manifest(
+        self,
+        selection: Selection,
+        format_name: str,
+        *,
+        profile: str | None = None,
+        zone: ZoneInfo | None = None,
+        continue_with: str | None = None,
+    ) -> Manifest:
+        """What the file contains after its last row.
+
+        Args:
+            continue_with: the command, or the parameters, of the next part.
+        """
+        return Manifest(
+            kind=selection.kind,
+            format=format_name,
+            rows=self.rows,
+            size=self._size,
+            sha256=self._digest.hexdigest(),
+            seq=self._moment.seq,
+            taken_at=_time_text(self._moment.taken_at) or "",
+            filters=selection.filters(),
+            first=self._first,
+            last=self.last,
+            release=importlib.metadata.version("donationd"),
+            profile=profile,
+            time_zone=zone.key if zone else None,
+            continue_with=continue_with,
+        )
+
+
+# --- The values of options and parameters -----------------------------------------------------------------------------
+
+
+def parse_time(text: str, zone: ZoneInfo) -> int:
+    """A day or a time of RFC 3339 in Unix seconds; without an offset it is in the time zone. Raises ValueError."""
+    time = datetime.fromisoformat(text)
+    return int((time if time.tzinfo else time.replace(tzinfo=zone)).timestamp())
+
+
+def parse_key(kind: Kind, text: str) -> str:
+    """The key of a row. Raises ValueError for any other text."""
+    if not (SEQ.fullmatch(text) if kind is Kind.ENTRIES else re.fullmatch(ID_PATTERN, text)):
+        raise ValueError("an entry's number" if kind is Kind.ENTRIES else "a donation's id")
+    return text

@@ -1,0 +1,3 @@
+-- Whether a ticket exists, or an entry of the journal names it.
+SELECT EXISTS (SELECT FROM recording_tickets WHERE id = %(ticket)s)
+       OR EXISTS (SELECT FROM ledger_entries WHERE ticket_id = %(ticket)s) AS is_known

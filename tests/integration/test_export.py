@@ -1,0 +1,614 @@
+"""`donationd export`: what other programs read of it adds up to the ledger's totals (SPEC 11)."""
+
+import csv
+import io
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from datetime import UTC, datetime
+from decimal import Decimal
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import psycopg2
+import pytest
+from beancount import loader
+from beancount.core.data import Open, Transaction
+from click.testing import CliRunner, Result
+from openpyxl import Workbook, load_workbook
+
+from daemon.cli.main import main
+from daemon.ledger.money import exponent
+from daemon.reports.accounts import Program, default_file
+from daemon.reports.export import Kind, Selection
+from daemon.reports.formats import FORMULA
+from daemon.simulator import scenarios
+from sql.errors import DatabaseUnavailable
+from sql.snapshot import snapshot
+from tests.support.debian import program
+from tests.support.export_world import TICKETS, Totals, build, nonzero, totals
+from tests.support.guard import base_environ
+from tests.support.ledger import NOW, record, rows, scenario
+
+FIGURES = {"amount": "paid", "refundedAmount": "refunded", "disputedAmount": "disputed"}
+FIGURE_OF = {"payment": "paid", "refund": "refunded", "dispute": "disputed"}
+AMOUNTS = set(FIGURES)
+
+Export = Callable[..., bytes]
+
+
+@pytest.fixture
+def donationd(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs `donationd …` against the test's database."""
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    return lambda *arguments: CliRunner().invoke(main, list(map(str, arguments)))
+
+
+@pytest.fixture
+def export(donationd: Callable[..., Result]) -> Export:
+    """Runs `donationd export …`. Returns what it writes to standard output."""
+
+    def run(*arguments: object) -> bytes:
+        done = donationd("export", *arguments)
+        assert done.exit_code == 0, done.output
+        return done.stdout_bytes
+
+    return run
+
+
+@pytest.fixture
+def world(database_url: str) -> str:
+    """The URL of a ledger with payments of every kind."""
+    build(database_url)
+    return database_url
+
+
+def minor(amount: str | Decimal, currency: str) -> int:
+    """An amount in major units, which has exactly the decimals of its currency, in minor units."""
+    value = Decimal(amount)
+    assert -value.as_tuple().exponent == exponent(currency), (amount, currency)  # type: ignore[operator]
+    return int(value.scaleb(exponent(currency)))
+
+
+def figures(rows: Iterable[Mapping[str, Any]]) -> Totals:
+    """What the rows of donations add up to; only those that were paid count."""
+    return nonzero(
+        [
+            (row["ticketId"] or "", row["currency"] or "", figure, minor(row[name], row["currency"] or ""))
+            for row in rows
+            if row["paidAt"]
+            for name, figure in FIGURES.items()
+        ]
+    )
+
+
+def movements(rows: Iterable[Mapping[str, Any]]) -> Totals:
+    """What the rows of entries add up to."""
+    return nonzero(
+        [
+            (
+                row["ticketId"] or "",
+                row["currency"] or "",
+                FIGURE_OF[row["kind"]],
+                minor(row["amount"], row["currency"]),
+            )
+            for row in rows
+        ]
+    )
+
+
+def parsed(content: bytes, delimiter: str = ",") -> list[dict[str, str]]:
+    """A CSV file's rows, with the apostrophes that protect from formulas taken away again."""
+    lines = csv.DictReader(io.StringIO(content.decode(), newline=""), delimiter=delimiter, strict=True)
+    return [{name: cell[1:] if cell[:1] == "'" else cell for name, cell in row.items()} for row in lines]
+
+
+def json_rows(content: bytes) -> list[dict[str, Any]]:
+    """JSON lines, with numbers as they are written."""
+    return [json.loads(line, parse_float=Decimal, parse_int=Decimal) for line in content.decode().split("\n")[:-1]]
+
+
+# --- Totals ----------------------------------------------------------------------------------------------------------
+
+
+def test_csv_and_json_lines_add_up_to_the_totals(export: Export, world: str) -> None:
+    """Donations and entries, in both formats, add up to the totals of each ticket and currency, to the minor unit."""
+    expected = totals(world)
+    assert {currency for _, currency, _ in expected} >= {"USD", "JPY", "KWD", "ISK"}
+    assert {figure for _, _, figure in expected} == set(FIGURE_OF.values())
+    assert figures(parsed(export("donations"))) == expected
+    assert figures(json_rows(export("donations", "--format", "jsonl"))) == expected
+    assert movements(parsed(export("entries"))) == expected
+    assert movements(json_rows(export("entries", "--format", "jsonl"))) == expected
+
+
+def test_hledger_arrives_at_the_totals(export: Export, world: str, tmp_path: Path) -> None:
+    """hledger accepts the journal in its strict mode, and its accounts have the totals of each ticket and currency."""
+    hledger = program("hledger", "hledger")
+    journal = tmp_path / "donations.journal"
+    export("entries", "--format", "hledger", "--out", journal)
+    subprocess.run([hledger, "-f", journal, "check", "-s"], check=True)
+    balances = subprocess.run(
+        [hledger, "-f", journal, "balance", "--flat", "-O", "json"], check=True, capture_output=True
+    )
+    found = []
+    money: dict[str, int] = defaultdict(int)
+    for account, _, _, amounts in json.loads(balances.stdout)[0]:
+        for amount in amounts:
+            quantity = amount["aquantity"]
+            currency = amount["acommodity"]
+            minor_units = quantity["decimalMantissa"] * 10 ** (exponent(currency) - quantity["decimalPlaces"])
+            parts = account.split(":")
+            if parts[0] == "assets":
+                assert parts == ["assets", "stripe", currency]
+                money[currency] += minor_units
+                continue
+            figure, sign = {"refunds": ("refunded", 1), "disputes": ("disputed", 1)}.get(parts[-1], ("paid", -1))
+            ticket = "" if parts[2] == "(no ticket)" else parts[2]
+            found.append((ticket, "" if currency == "XXX" else currency, figure, sign * minor_units))
+    assert nonzero(found) == totals(world)
+    assert {currency: net for currency, net in money.items() if net} == net_by_currency(world)
+
+
+def test_beancount_arrives_at_the_totals(export: Export, world: str, tmp_path: Path) -> None:
+    """beancount accepts the journal, every transaction balances, and tags give the totals of each ticket."""
+    journal = tmp_path / "donations.beancount"
+    export("entries", "--format", "beancount", "--out", journal)
+    assert movements_in_beancount(journal) == totals(world)
+
+
+def movements_in_beancount(journal: Path) -> Totals:
+    """What the transactions add up to. The file has no errors."""
+    directives, errors, _ = loader.load_file(str(journal))
+    assert errors == []
+    found = []
+    for each in directives:
+        assert isinstance(each, Open | Transaction)
+        if isinstance(each, Transaction):
+            money, other = each.postings
+            assert money.account.startswith("Assets:Stripe:")
+            assert money.units is not None and other.units is not None and isinstance(other.units.number, Decimal)
+            currency = other.units.currency
+            assert (money.units.number, money.units.currency) == (-other.units.number, currency)
+            [ticket] = each.tags or [""]
+            kind = str(each.payee)
+            sign = -1 if kind == "payment" else 1
+            units = minor(other.units.number, currency)
+            found.append((ticket, "" if currency == "XXX" else currency, FIGURE_OF[kind], sign * units))
+    return nonzero(found)
+
+
+def net_by_currency(url: str) -> dict[str, int]:
+    """What is left of all payments: of every ticket and of none."""
+    net: dict[str, int] = defaultdict(int)
+    for (_, currency, figure), amount in totals(url).items():
+        net[currency or "XXX"] += amount if figure == "paid" else -amount
+    return {currency: amount for currency, amount in net.items() if amount}
+
+
+def test_a_german_spreadsheet_arrives_at_the_totals(export: Export, world: str, tmp_path: Path) -> None:
+    """A spreadsheet that reads the profile excel-de finds numbers where amounts are, times where times are, text in
+    every other cell, and no formula; its sums are the totals.
+    """
+    saved = tmp_path / "donations.xlsx"
+    opened(export("donations", "--profile", "excel-de"), ";", ",").save(saved)
+    cells = list(load_workbook(saved).active.iter_rows())
+    names = [cell.value for cell in cells[0]]
+    found = []
+    for row in cells[1:]:
+        by_name = dict(zip(names, row, strict=True))
+        assert {cell.data_type for cell in row} <= {"n", "s", "inlineStr", "d"}, [cell.value for cell in row]
+        assert {name for name, cell in by_name.items() if cell.data_type == "n" and cell.value is not None} <= AMOUNTS
+        assert isinstance(by_name["createdAt"].value, datetime)
+        currency = by_name["currency"].value or ""
+        for name, figure in FIGURES.items():
+            amount = Decimal(str(by_name[name].value)).scaleb(exponent(currency))
+            ticket = str(by_name["ticketId"].value or "").removeprefix("'")
+            found.append((ticket, currency, figure, int(amount)))
+    assert nonzero(found) == totals(world)
+
+
+def opened(content: bytes, delimiter: str, decimal_mark: str) -> Workbook:
+    """What a spreadsheet makes of a CSV file: by its first bytes, then by the look of each cell."""
+    text = content.decode("utf-8-sig")
+    assert content.startswith(b"\xef\xbb\xbf")
+    book = Workbook()
+    for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
+        book.active.append([read_cell(cell, decimal_mark) for cell in line])
+    return book
+
+
+def read_cell(cell: str, decimal_mark: str) -> object:
+    """openpyxl, as a spreadsheet, takes text for a formula if it begins with `=`."""
+    if cell.startswith(tuple(FORMULA)) and not cell[1:2].isdigit():
+        return f"={cell}"
+    try:
+        return Decimal(cell.replace(decimal_mark, ".")) if decimal_mark in cell or cell.isdigit() else as_time(cell)
+    except ArithmeticError:
+        return cell
+
+
+def as_time(cell: str) -> object:
+    try:
+        return datetime.strptime(cell, "%Y-%m-%d %H:%M:%S")
+    except ValueError:
+        return cell
+
+
+# --- Texts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", ["standard", "excel", "excel-de"])
+def test_no_cell_is_taken_for_a_formula(export: Export, world: str, profile: str) -> None:
+    """Only amounts begin with a character that begins a formula; every title is read as it is, with its commas, quotes
+    and lines.
+    """
+    delimiter = ";" if profile == "excel-de" else ","
+    for kind in ("donations", "entries"):
+        content = export(kind, "--profile", profile)
+        text = content.decode("utf-8-sig")
+        lines = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+        unsafe = {name for line in lines for name, cell in line.items() if cell[:1] in FORMULA and cell}
+        assert unsafe <= {"amount"}
+        assert {line["ticketId"] for line in lines} >= {"'-story_2"}
+        found = {row["ticketId"]: row["ticketTitle"] for row in parsed(text.encode(), delimiter)}
+        assert {ticket: found[ticket] for ticket in TICKETS} == TICKETS
+
+
+def test_every_script_is_exported(export: Export, world: str) -> None:
+    """The last names in the files are those of the ledger, in CSV and in JSON."""
+    stored = {
+        name for (name,) in rows(world, "SELECT donor_last_name FROM stripe_attributions WHERE paid_at > '1-1-1'")
+    }
+    assert {"山田", "Müller-Lüdenscheidt"} <= stored
+    assert any(not (name or "").isascii() and name[0] > "\u0590" for name in stored if name)
+    assert {row["donor"] or None for row in parsed(export("donations"))} == stored
+    assert {row["donor"] for row in json_rows(export("donations", "--format", "jsonl"))} == stored
+
+
+def test_negative_amounts_stay_numbers(export: Export, world: str) -> None:
+    """An amount that is booked out has a sign and no apostrophe, and the decimals of its currency."""
+    assert rows(world, "SELECT count(*) FROM ledger_entries WHERE amount_minor < 0") > [(5,)]
+    for profile, delimiter, mark in (("standard", ",", "."), ("excel-de", ";", ",")):
+        text = export("entries", "--profile", profile).decode("utf-8-sig")
+        lines = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+        stored = rows(world, "SELECT amount_minor, currency FROM ledger_entries ORDER BY seq")
+        for line, (amount, currency) in zip(lines, stored, strict=True):
+            assert minor(line["amount"].replace(mark, "."), currency) == amount
+
+
+def test_lines_and_bytes_are_those_of_each_profile(export: Export, world: str) -> None:
+    """CSV lines end with CR and LF; the profiles for Excel begin with a byte order mark and have local times without a
+    zone, the others are in UTC.
+    """
+    [(id_, paid_at)] = rows(world, "SELECT id, paid_at FROM stripe_attributions WHERE paid_at > '1-1-1' LIMIT 1")
+    assert isinstance(paid_at, datetime)
+    standard, excel = export("donations"), export("donations", "--profile", "excel", "--tz", "Asia/Kathmandu")
+    assert standard.startswith(b"id,ticketId,ticketTitle,status,amount,")
+    assert excel.startswith(b"\xef\xbb\xbfid,ticketId,")
+    assert (standard.endswith(b"\r\n"), excel.endswith(b"\r\n")) == (True, True)
+    [utc] = [row["paidAt"] for row in parsed(standard) if row["id"] == id_]
+    assert utc == f"{paid_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    [local] = [row["paidAt"] for row in parsed(excel[3:]) if row["id"] == id_]
+    assert local == f"{paid_at.astimezone(ZoneInfo('Asia/Kathmandu')):%Y-%m-%d %H:%M:%S}"
+
+
+def test_a_journals_day_begins_in_the_time_zone(export: Export, database_url: str) -> None:
+    """A payment in the last hour of a year in UTC is on the first day of the next year in Berlin."""
+    paid = scenario("paid")
+    at = int(datetime(2025, 12, 31, 23, 30, tzinfo=UTC).timestamp())
+    record(database_url, [each | {"created": at} for each in paid.events])
+    for format_name in ("hledger", "beancount"):
+        assert b"2025-12-31 * " in export("entries", "--format", format_name)
+        local = export("entries", "--format", format_name, "--tz", "Europe/Berlin")
+        assert b"2026-01-01 * " in local
+        assert b"2025-12-31 * " not in local
+
+
+# --- Which rows ------------------------------------------------------------------------------------------------------
+
+
+def test_filters_leave_out_every_other_row(export: Export, world: str) -> None:
+    """Each filter gives exactly the rows of the whole export that it describes, in the same order."""
+    whole = parsed(export("donations", "--unpaid"))
+    begin, end = "2025-09-20T00:00:00Z", "2025-10-05T00:00:00Z"
+    conditions: dict[tuple[str, ...], Callable[[dict[str, str]], bool]] = {
+        (): lambda row: row["paidAt"] != "",
+        ("--unpaid",): lambda row: True,
+        ("--ticket", "story-1"): lambda row: row["paidAt"] != "" and row["ticketId"] == "story-1",
+        ("--currency", "jpy"): lambda row: row["paidAt"] != "" and row["currency"] == "JPY",
+        ("--status", "REFUNDED"): lambda row: row["status"] == "REFUNDED",
+        ("--status", "expired"): lambda row: row["status"] == "EXPIRED",
+        ("--from", begin): lambda row: row["paidAt"] >= begin,
+        ("--to", end): lambda row: "" < row["paidAt"] < end,
+        ("--unpaid", "--from", begin, "--to", "2025-10-05"): lambda row: (
+            begin <= (row["paidAt"] or row["createdAt"]) < end
+        ),
+    }
+    for options, condition in conditions.items():
+        expected = [row for row in whole if condition(row)]
+        assert expected, options
+        assert parsed(export("donations", *options)) == expected, options
+    entries = parsed(export("entries"))
+    chosen = [row for row in entries if row["ticketId"] == "2-3" and row["effectiveAt"] >= begin]
+    assert chosen
+    assert parsed(export("entries", "--ticket", "2-3", "--from", begin)) == chosen
+
+
+def test_a_day_begins_in_the_time_zone(export: Export, database_url: str) -> None:
+    """A period's days are those of --tz: a payment at 22:30 UTC in summer belongs to the next day in Berlin."""
+    paid = scenario("paid")
+    at = int(datetime(2025, 7, 1, 22, 30, tzinfo=UTC).timestamp())
+    record(database_url, [each | {"created": at} for each in paid.events])
+    for zone, first, last in (("UTC", "2025-07-01", "2025-07-02"), ("Europe/Berlin", "2025-07-02", "2025-07-03")):
+        assert len(parsed(export("entries", "--tz", zone, "--from", first, "--to", last))) == 1
+        assert parsed(export("entries", "--tz", zone, "--to", first)) == []
+        assert parsed(export("entries", "--tz", zone, "--from", last)) == []
+
+
+# --- One snapshot, manifests, continuation ---------------------------------------------------------------------------
+
+
+def test_an_export_is_of_one_moment(export: Export, database_url: str, tmp_path: Path) -> None:
+    """While other sessions write, each export of donations adds up to the journal at the entry that its manifest
+    names.
+    """
+    several = [each for scenario_ in all_scenarios() for each in scenario_]
+    file, stop = tmp_path / "donations.jsonl", threading.Event()
+    writer = threading.Thread(target=write_until, args=(database_url, several, stop))
+    writer.start()
+    try:
+        seen = set[int]()
+        while writer.is_alive() and len(seen) < 5:
+            export("donations", "--format", "jsonl", "--out", file)
+            seq = json.loads(Path(f"{file}.manifest.json").read_bytes())["seq"]
+            seen.add(seq)
+            journal = export("entries", "--format", "jsonl", "--as-of", seq)
+            assert figures(json_rows(file.read_bytes())) == movements(json_rows(journal))
+    finally:
+        stop.set()
+        writer.join()
+    assert len(seen) > 2
+
+
+def all_scenarios() -> Iterator[list[dict[str, Any]]]:
+    for each in scenarios.generate(9, 300, list(TICKETS), now=NOW):
+        yield list(each.events)
+
+
+def write_until(url: str, events: list[dict[str, Any]], stop: threading.Event) -> None:
+    for begin in range(0, len(events), 7):
+        if stop.is_set():
+            return
+        record(url, events[begin : begin + 7])
+
+
+def test_a_manifest_describes_its_file(
+    export: Export, donationd: Callable[..., Result], world: str, tmp_path: Path
+) -> None:
+    """`export check` accepts a complete file, and notices one byte that is missing, added or changed."""
+    file = tmp_path / "entries.csv"
+    export("entries", "--ticket", "story-1", "--out", file)
+    content = file.read_bytes()
+    manifest = json.loads(Path(f"{file}.manifest.json").read_bytes())
+    found = parsed(content)
+    [(last,)] = rows(world, "SELECT max(seq) FROM ledger_entries")
+    assert (manifest["rows"], manifest["seq"], manifest["size"]) == (len(found), last, len(content))
+    assert (manifest["first"], manifest["last"]) == (int(found[0]["seq"]), int(found[-1]["seq"]))
+    assert manifest["filters"] == {"ticket": "story-1"}
+    assert manifest["sha256"] == sha256(content).hexdigest()
+    done = donationd("export", "check", file)
+    assert (done.exit_code, f"{file} is complete: {len(found)} rows, as of entry {last}" in done.output) == (0, True)
+    for damaged, complaint in (
+        (content[:-1], "is not complete"),
+        (content + b"x", "was changed"),
+        (content[:-3] + b"x\r\n", "was changed"),
+    ):
+        file.write_bytes(damaged)
+        done = donationd("export", "check", file)
+        assert (done.exit_code, complaint in done.output) == (1, True)
+    for useless in ("{}", "no JSON", "[" * 100_000):
+        Path(f"{file}.manifest.json").write_text(useless, encoding="utf-8")
+        assert (
+            donationd("export", "check", file).exit_code,
+            "is not a manifest" in donationd("export", "check", file).output,
+        ) == (1, True)
+    Path(f"{file}.manifest.json").unlink()
+    assert "there is no manifest" in donationd("export", "check", file).output
+
+
+@pytest.mark.parametrize("format_name", ["csv", "jsonl", "hledger", "beancount"])
+def test_the_parts_of_the_journal_are_the_whole(export: Export, world: str, tmp_path: Path, format_name: str) -> None:
+    """A part up to one entry and the part after it, one appended to the other, have every entry once."""
+    [(last,)] = rows(world, "SELECT max(seq) FROM ledger_entries")
+    assert isinstance(last, int)
+    header = ["--no-header"] if format_name == "csv" else []
+    parts = [
+        export("entries", "--format", format_name, "--as-of", last // 2),
+        export("entries", "--format", format_name, "--after", last // 2, *header),
+    ]
+    whole = export("entries", "--format", format_name)
+    if format_name in ("csv", "jsonl"):
+        assert parts[0] + parts[1] == whole
+        return
+    journal = tmp_path / "appended"
+    journal.write_bytes(parts[0] + parts[1])
+    if format_name == "beancount":
+        assert movements_in_beancount(journal) == totals(world)
+        return
+    hledger = program("hledger", "hledger")
+    of_whole = tmp_path / "whole"
+    of_whole.write_bytes(whole)
+    balances = [
+        subprocess.run([hledger, "-f", each, "balance", "--flat"], check=True, capture_output=True).stdout
+        for each in (journal, of_whole)
+    ]
+    assert balances[0] == balances[1]
+
+
+def test_the_manifest_says_how_to_continue(
+    export: Export, donationd: Callable[..., Result], world: str, tmp_path: Path
+) -> None:
+    """The command in the manifest exports what came after: with its filters, from the row after the last one."""
+    for kind in ("donations", "entries"):
+        file = tmp_path / kind
+        whole = export(kind, "--ticket", "story-1", "--format", "jsonl").splitlines(keepends=True)
+        manifests = []
+        for after in ([], ["--after", key_of(whole[2])]):
+            export(kind, "--ticket", "story-1", "--format", "jsonl", "--out", file, *after)
+            manifests.append(json.loads(Path(f"{file}.manifest.json").read_bytes()))
+        assert b"".join(whole[3:]) == file.read_bytes()
+        words = shlex.split(manifests[0]["continueWith"])
+        assert words[:3] == ["donationd", "export", kind]
+        assert export(*words[2:]) == (
+            export(kind, "--ticket", "story-1", "--format", "jsonl", "--after", key_of(whole[-1]))
+        )
+
+
+def key_of(line: bytes) -> str:
+    found = json.loads(line)
+    return str(found.get("seq", found.get("id")))
+
+
+# --- Files, interruptions, mistakes ----------------------------------------------------------------------------------
+
+
+def test_an_interrupted_export_leaves_the_former_file(world: str, tmp_path: Path) -> None:
+    """Ctrl-C in the middle ends with 130 at once; the file under the name is the former one, and nothing lies beside
+    it.
+    """
+    file = tmp_path / "donations.csv"
+    file.write_bytes(b"former")
+    donationd = Path(sys.executable).with_name("donationd")
+    with closing(psycopg2.connect(world)) as other, other.cursor() as cursor:
+        cursor.execute("LOCK TABLE stripe_attributions IN ACCESS EXCLUSIVE MODE")
+        process = subprocess.Popen(
+            [donationd, "export", "donations", "--out", file],
+            env=base_environ() | {"DATABASE_URL": world},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        waiting = (
+            "SELECT 1 FROM pg_stat_activity WHERE application_name = 'donationd export' AND wait_event_type = 'Lock'"
+        )
+        until(lambda: bool(rows(world, waiting)))
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=10)
+    assert (process.returncode, complaint.strip()) == (130, b"interrupted")
+    assert file.read_bytes() == b"former"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_reader_that_stops_reading_releases_the_snapshot(world: str) -> None:
+    """The server ends a snapshot from which nothing is read: it would keep rows that nobody needs any more."""
+    with (
+        pytest.raises(DatabaseUnavailable),
+        snapshot(world, "donationd slow", idle_timeout_s=0.2) as moment,
+    ):
+        next(moment.batches("export_entries", Selection(Kind.ENTRIES).params(10**9)))
+        until(lambda: not rows(world, "SELECT 1 FROM pg_stat_activity WHERE application_name = 'donationd slow'"))
+        moment.rows("ping")
+
+
+def test_a_file_can_be_read_by_its_owner_only(export: Export, world: str, tmp_path: Path) -> None:
+    """An export contains donors' last names."""
+    file = tmp_path / "donations.csv"
+    export("donations", "--out", file)
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_every_export_is_on_record(export: Export, donationd: Callable[..., Result], world: str) -> None:
+    """The audit log names who exported what, before anything is written."""
+    export("donations", "--ticket", "story-1", "--unpaid", "--by", "alex")
+    export("entries", "--format", "hledger", "--from", "2025-10-01", "--by", "berta")
+    recorded = donationd("audit").stdout.splitlines()
+    assert "berta" in recorded[0] and "entries, hledger, from 2025-10-01T00:00:00Z" in recorded[0]
+    assert "alex" in recorded[1] and "donations, csv, ticket story-1, unpaid" in recorded[1]
+
+
+def test_mistakes_are_explained_and_change_nothing(
+    donationd: Callable[..., Result], world: str, tmp_path: Path
+) -> None:
+    """Each wrong option ends with 2, each file that cannot be used with 1; nothing is written or recorded."""
+    accounts = tmp_path / "accounts.toml"
+    wrong_accounts = {
+        "no TOML": "it is not TOML",
+        'money = "assets"': "it does not set payment, refund, dispute, no_ticket",
+        'monney = "assets"': "monney is not known",
+        'money = "assets:{donor}"': "only {ticket} and {currency} are replaced",
+        'money = "assets  two spaces"': "money is not valid",
+        'money = "a;b"': "money is not valid",
+        "money = 1": "money is not a text",
+        'tickets = "x"': "it does not set",
+    }
+    for text, complaint in wrong_accounts.items():
+        accounts.write_text(text, encoding="utf-8")
+        done = donationd("export", "entries", "--format", "hledger", "--accounts", accounts)
+        assert (done.exit_code, complaint in done.output) == (1, True), done.output
+    accounts.write_text(default_file(Program.HLEDGER), encoding="utf-8")
+    for words, status, complaint in (
+        (["donations", "--profile", "lotus"], 2, "'standard', 'excel', 'excel-de'"),
+        (["donations", "--profile", "excel", "--format", "jsonl"], 2, "--profile is for CSV files only"),
+        (["donations", "--format", "hledger"], 2, "'csv', 'jsonl'"),
+        (["donations", "--tz", "Mars/Olympus"], 2, "has no time zone of this name"),
+        (["donations", "--from", "yesterday"], 2, "a day such as 2026-10-01"),
+        (["donations", "--from", "2026-02-01", "--to", "2026-02-01"], 2, "--from must be before --to"),
+        (["donations", "--after", "é"], 2, "not a donation's id"),
+        (["entries", "--after", "pi_1"], 2, "not an entry's number"),
+        (["donations", "--ticket", "a b"], 2, "a ticket id is"),
+        (["donations", "--currency", "euro"], 2, "a currency is three letters"),
+        (["donations", "--status", "gone"], 2, "'refunded'"),
+        (["entries", "--accounts", accounts], 2, "--accounts is for journals"),
+        (["entries", "--format", "beancount", "--accounts", accounts], 1, "money is not valid"),
+        (["donations", "--out", tmp_path], 2, "is a directory"),
+        (["donations", "--out", tmp_path / "no" / "file"], 1, "cannot be written: No such file or directory"),
+        (["donations", "--out", "/dev/null"], 1, "is not a regular file"),
+    ):
+        done = donationd("export", *words)
+        assert (done.exit_code, complaint in done.output) == (status, True), (words, done.output)
+        assert done.stdout_bytes == b""
+    assert rows(world, "SELECT count(*) FROM operator_acts") == [(0,)]
+    assert list(tmp_path.iterdir()) == [accounts]
+
+
+def test_account_names_are_those_of_the_file(export: Export, world: str, tmp_path: Path) -> None:
+    """The printed default gives the same journal; a changed name is used, for one ticket too."""
+    accounts = tmp_path / "accounts.toml"
+    for name, changed in (("hledger", "income:roof appeal"), ("beancount", "Income:Roof")):
+        default = export("entries", "--format", name)
+        accounts.write_bytes(export("accounts", name))
+        assert export("entries", "--format", name, "--accounts", accounts) == default
+        with accounts.open("a", encoding="utf-8") as file:
+            file.write(f'[tickets.story-1]\npayment = "{changed}"\n')
+        journal = export("entries", "--format", name, "--accounts", accounts).decode()
+        assert journal.count(f"    {changed}  ") == sum(
+            row["ticketId"] == "story-1" and row["kind"] == "payment" for row in parsed(export("entries"))
+        )
+
+
+def test_a_ticket_in_a_beancount_account_is_a_valid_part(export: Export, world: str, tmp_path: Path) -> None:
+    """With {ticket} in the names, beancount accepts the accounts of every ticket, and of none."""
+    accounts, journal = tmp_path / "accounts.toml", tmp_path / "journal"
+    text = export("accounts", "beancount").decode().replace('"Income:Donations', '"Income:Donations:{ticket}')
+    accounts.write_text(text, encoding="utf-8")
+    export("entries", "--format", "beancount", "--accounts", accounts, "--out", journal)
+    assert movements_in_beancount(journal) == totals(world)
+    assert b"Income:Donations:Story-2 " in journal.read_bytes()
+    assert b"Income:Donations:NoTicket " in journal.read_bytes()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Returns when the condition is met."""
+    end_s = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.02)

@@ -1,0 +1,1 @@
+"""Reports of income from the journal (SPEC 11)."""
