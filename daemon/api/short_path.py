@@ -33,20 +33,12 @@ _Check = tuple[ShortRequest, str, float]  # a health check, its path, and when i
 class _Delivery:
     """A delivery that is being recorded."""
 
-    __slots__ = ("began_s", "outcome", "place", "received", "request")
+    __slots__ = ("began_s", "received", "request")
 
     def __init__(self, request: ShortRequest, received: ReceivedEvent) -> None:
         self.request = request
         self.received = received
         self.began_s = time.perf_counter()
-        self.place: asyncio.Future[None] | None = None  # while it waits for a place
-        self.outcome: asyncio.Future[Outcome] | None = None  # once it has one
-
-    def cancel(self) -> None:
-        """Wait no longer."""
-        for wait in (self.place, self.outcome):
-            if wait:
-                wait.cancel()
 
 
 class ShortPath:
@@ -102,7 +94,6 @@ class ShortPath:
                 if delivery.began_s > latest_s:
                     break
                 self._finish(delivery, TimeoutError())
-                delivery.cancel()
 
     def _check_health(self, path: str, request: ShortRequest) -> bool:
         """A check after a pause is answered at once, so that no number of others delays it; the others by turns."""
@@ -121,36 +112,33 @@ class ShortPath:
             return False
         delivery = _Delivery(request, received)
         self._deliveries[delivery] = None
-        delivery.place = self._places.take()
-        if delivery.place is None:
+        place = self._places.take()
+        if place is None:
             self._record(delivery)
         else:
-            delivery.place.add_done_callback(partial(self._place_found, delivery))
+            place.add_done_callback(partial(self._place_found, delivery))
         return True
 
     def _place_found(self, delivery: _Delivery, place: asyncio.Future[None]) -> None:
-        if place.cancelled():
-            return
         if (error := place.exception()) is not None:
             self._finish(delivery, error)
         elif delivery in self._deliveries:
             self._record(delivery)
-        else:  # its time was over at the very moment
+        else:  # its time was over
             self._places.release()
 
     def _record(self, delivery: _Delivery) -> None:
         try:
-            delivery.outcome = self._batcher.submit(delivery.received, len(delivery.request.body))
+            outcome = self._batcher.submit(delivery.received, len(delivery.request.body))
         except Overloaded as error:
             self._places.release()
             self._finish(delivery, error)
             return
-        delivery.outcome.add_done_callback(partial(self._recorded, delivery))
+        outcome.add_done_callback(partial(self._recorded, delivery))
 
     def _recorded(self, delivery: _Delivery, outcome: asyncio.Future[Outcome]) -> None:
         self._places.release()
-        if not outcome.cancelled():
-            self._finish(delivery, outcome.exception() or outcome.result())
+        self._finish(delivery, outcome.exception() or outcome.result())
 
     def _finish(self, delivery: _Delivery, result: Outcome | BaseException) -> None:
         if delivery in self._deliveries:  # else its time was over

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 HEAD_BYTES = 16 * 1024  # more than any head has: more bytes than this, besides a body, are further requests
 SEND_BYTES = 16 * 1024  # of a reply that the client has not read yet: the handler waits when there are more
 PAUSE_S = 0.25  # between a reply and the next request: a monitor waits for longer, a client that floods does not
-ANSWER_POLL_S = 0.02  # at the end of the process
 LINGER_S = 0.5  # a client may still be sending when it is rejected: after an immediate close it would not see the reply
 
 
@@ -174,19 +173,11 @@ class Connection(web.RequestHandler):
             self._receive(later)
 
     def close(self) -> None:
-        """Close the connection once its request is answered."""
+        """Close the connection once its request is answered. aiohttp waits for that at the end of the server."""
         if self._short:
             self._closes = True
         else:
             super().close()
-
-    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's signature
-        """End the connection. Its request has so many seconds for its end."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                while self._short:  # noqa: ASYNC110 - the reply may also be sent by what ends meanwhile
-                    await asyncio.sleep(ANSWER_POLL_S)
-        await super().shutdown(timeout)
 
     # --- Called by aiohttp ---
 
