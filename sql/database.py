@@ -7,6 +7,8 @@ aiopg's own defaults wait a minute for everything, report a statement over the s
 
 import asyncio
 import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from functools import partial
 
 import psycopg2
 
@@ -96,12 +98,38 @@ class Database:
         """One attempt. Raises _PreparedLost, DatabaseUnavailable or StatementRejected."""
         connection = await self._acquire()
         try:
-            async with asyncio.timeout(self._statement_timeout_s + CLIENT_GRACE_S):
+            return await self._run_on(connection, self._statement_timeout_s, sql, params, prepare)
+        finally:
+            self._release(connection)
+
+    async def _run_on(
+        self, connection: Connection, timeout_s: float, sql: str, params: Params = (), prepare: str | None = None
+    ) -> list[Row]:
+        try:
+            async with asyncio.timeout(timeout_s + CLIENT_GRACE_S):
                 return await connection.run(sql, params, prepare)
         except (OSError, psycopg2.Error) as error:
             # Not chained, because PostgreSQL's own text can repeat a value.
             raise self._judge(error, connection, prepared=prepare is not None) from None
+
+    @contextlib.asynccontextmanager
+    async def snapshot(self, statement_timeout_s: float) -> "AsyncIterator[DatabaseSnapshot]":
+        """One read-only transaction, on a connection that is closed at the end. While it is open, the server keeps all
+        rows that it can see.
+
+        Args:
+            statement_timeout_s: for each statement, and for each fetch of further rows.
+
+        Raises:
+            DatabaseUnavailable, StatementRejected: as `fetch`; so do the functions of the snapshot.
+        """
+        connection = await self._acquire()
+        try:
+            snapshot = DatabaseSnapshot(partial(self._run_on, connection, statement_timeout_s))
+            await snapshot.begin(statement_timeout_s)
+            yield snapshot
         finally:
+            connection.close()
             self._release(connection)
 
     def _judge(self, error: Exception, connection: Connection, *, prepared: bool) -> Exception:
@@ -169,3 +197,28 @@ class Database:
         self._drop()
         for connection in tuple(self._used):
             connection.close()
+
+
+class DatabaseSnapshot:
+    """One read-only transaction: all that is read through it is of the same time. `snapshot.Snapshot` is the same for
+    commands.
+    """
+
+    def __init__(self, run: Callable[..., Awaitable[list[Row]]]) -> None:
+        self._run = run
+
+    async def begin(self, statement_timeout_s: float) -> None:
+        """Begins the transaction, with a time limit for each of its statements."""
+        await self._run("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        await self._run("SELECT set_config('statement_timeout', %s, true)", [str(int(statement_timeout_s * 1000))])
+
+    async def rows(self, sql: str, params: Params = ()) -> list[Row]:
+        """All rows of a statement at once."""
+        return await self._run(sql, params)
+
+    async def batches(self, sql: str, params: Params, *, size: int) -> AsyncGenerator[list[Row], None]:
+        """The rows of a statement in lists of at most `size`, none of them empty. One statement at a time."""
+        await self._run(f"DECLARE rows NO SCROLL CURSOR FOR {sql}", params)
+        while rows := await self._run(f"FETCH {size:d} FROM rows"):
+            yield rows
+        await self._run("CLOSE rows")

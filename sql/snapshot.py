@@ -65,6 +65,7 @@ def snapshot(
         DatabaseUnavailable: it cannot be reached, or was lost while it was read.
         StatementRejected: it does not accept a statement.
     """
+    former = extensions.get_wait_callback()
     extensions.set_wait_callback(_wait)  # by itself the driver reacts to Ctrl-C only when the statement has ended
     try:
         connection = psycopg2.connect(url, connect_timeout=CONNECT_TIMEOUT_S, application_name=application_name)
@@ -75,6 +76,8 @@ def snapshot(
             yield Snapshot(connection)
     except psycopg2.Error as error:
         raise judge(error) from None
+    finally:
+        extensions.set_wait_callback(former)
 
 
 def _wait(connection: Connection) -> None:

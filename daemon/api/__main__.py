@@ -27,6 +27,7 @@ from daemon.api.short_path import ShortPath
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.batcher import Batcher
+from daemon.ledger.operators import Operators
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
 from daemon.runtime.config import STOP_SPARE_S
@@ -59,11 +60,13 @@ async def serve(config: Config, process: ProcessRun) -> int:
     operators = _database(
         config, config.database_url, pool_size=config.operator_places + config.export_places
     )  # so that each of their calls has a connection, and no other read waits for one of them
-    batcher = Batcher(Recorder(writer), config.webhook_queue_limit, metrics.batch_written)
+    recorder = Recorder(writer)
+    batcher = Batcher(recorder, config.webhook_queue_limit, metrics.batch_written)
     metrics.begin()
     draining = asyncio.Event()
+    deps = Dependencies(operators, Operators(operators, recorder), config.default_currency, config.report_time_zone)
     short_path = _short_path(config, batcher, readiness, metrics=metrics, draining=draining)
-    runner = _runner(config, short_path, Ledger(reader), operators)
+    runner = _runner(config, short_path, Ledger(reader), deps)
     gc.freeze()  # what exists now is never freed, so no search needs to look at it
     gc.set_threshold(GC_THRESHOLD)
     sampling = metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats, operators.stats))
@@ -127,7 +130,7 @@ def _short_path(
     )
 
 
-def _runner(config: Config, short_path: ShortPath, ledger: Ledger, operators_database: Database) -> web.AppRunner:
+def _runner(config: Config, short_path: ShortPath, ledger: Ledger, deps: Dependencies) -> web.AppRunner:
     """What answers every request that does not take the short path."""
     operators = OperatorAuthentication(config.operator_tokens)
     app = build(
@@ -142,7 +145,7 @@ def _runner(config: Config, short_path: ShortPath, ledger: Ledger, operators_dat
         work=WorkLimits(pages=config.page_places, reads=config.read_places),
         ledger_access=None if config.public_ledger else operators,
         operator_routes=routes(
-            Dependencies(operators_database, config.default_currency),
+            deps,
             operators,
             OperatorLimits(config.operator_places, config.export_places, config.write_timeout_ms / 1000),
         ),

@@ -51,6 +51,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from daemon.ledger.operators import Operators
 from daemon.runtime.http.auth import Scope
 from sql.database import Database
 
@@ -64,11 +65,15 @@ class Dependencies:
 
     Args:
         database: the primary server, by connections that only operators use: an operator sees what was just done.
+        operators: what changes donations and events.
         default_currency: of tickets that name none.
+        report_time_zone: where a report's days begin, unless the call names another time zone.
     """
 
     database: Database
+    operators: Operators
     default_currency: str
+    report_time_zone: str = "UTC"
 
 
 class Call(NamedTuple):
@@ -91,6 +96,13 @@ class Stream:
 
     parts: AsyncGenerator[bytes, None]
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Created:
+    """A reply of status 201: a PUT has made what was not there before."""
+
+    reply: object
 
 
 def _nothing_to_audit(_parameters: Any) -> None:

@@ -46,8 +46,16 @@ class Schemas:
 def fields(parameters: type[Any]) -> dict[str, Schema]:
     """Field -> its schema, of a Struct of parameters."""
     _, components = msgspec.json.schema_components([parameters], ref_template="{name}")
+    components = _exact(components)
     found: dict[str, Schema] = components[parameters.__name__]["properties"]
     return {name: {**components.get(schema.get("$ref", ""), {}), **schema} for name, schema in found.items()}
+
+
+def accepts_text(schema: Schema) -> bool:
+    """Whether a field's value may be a text."""
+    if "anyOf" in schema:
+        return any(accepts_text(each) for each in schema["anyOf"])
+    return "enum" in schema or schema.get("type") == "string"
 
 
 def expected(schema: Schema) -> str:
@@ -115,8 +123,10 @@ def _responses(endpoint: Endpoint, schemas: Schemas, *, has_body: bool) -> dict[
     errors |= (CHOICE_ERRORS if len(endpoint.replies) > 1 else {}) | dict(endpoint.errors)
     content = {media_type: {"schema": schemas.of(type_)} for media_type, type_ in endpoint.replies.items()}
     problem = {PROBLEM_JSON: {"schema": schemas.of(Problem)}}
+    created = {"201": {"description": "there was none before", "content": content}} if endpoint.method == "PUT" else {}
     return {
         "200": {"description": "done", "content": content},
+        **created,
         **{str(status): {"description": why, "content": problem} for status, why in sorted(errors.items())},
     }
 

@@ -8,22 +8,30 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from decimal import Decimal
+from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
 
 import msgspec
 from aiohttp import hdrs, web
 
-from daemon.api import operator_actions
-from daemon.api.endpoints import JSON, PREFIX, Call, Dependencies, Endpoint, Stream
-from daemon.api.openapi import document, expected, fields
+from daemon.api import (
+    exports,
+    operator_actions,
+    operator_donations,
+    operator_events,
+    operator_reports,
+    operator_tickets,
+)
+from daemon.api.endpoints import JSON, PREFIX, Call, Created, Dependencies, Endpoint, Stream
+from daemon.api.openapi import accepts_text, document, expected, fields
 from daemon.ledger import audit
 from daemon.runtime.http.auth import OperatorAuthentication
 from daemon.runtime.http.limits import DEADLINE, Places, read_body
 from sql.database import Database
 
 # The modules with endpoints. Each has a function endpoints(deps).
-FEATURES = (operator_actions,)
+FEATURES = (operator_donations, operator_events, operator_tickets, operator_actions, operator_reports, exports)
 
 DOCUMENT_PATH = "/api/openapi.json"
 BODY_BYTES = 16 * 1024  # the longest has some hundred
@@ -75,7 +83,11 @@ class OperatorApi:
                 reply = await endpoint.handler(call, values)
                 if isinstance(reply, Stream):
                     return await self._send(request, reply, call.media_type)
-            response = _reply(reply, call.media_type)
+            if isinstance(reply, Created):
+                response = _reply(reply.reply, call.media_type)
+                response.set_status(HTTPStatus.CREATED)
+            else:
+                response = _reply(reply, call.media_type)
             if len(endpoint.replies) > 1:
                 response.headers[hdrs.VARY] = hdrs.ACCEPT
             return response
@@ -182,6 +194,8 @@ class _Parameters:
             self._known(name, allowed)
             if isinstance(each, str) and not CONTROL_CHARACTERS.isdisjoint(each):
                 raise web.HTTPBadRequest(text=f"{name}: control characters are not allowed")
+            if isinstance(each, str) and not accepts_text(self._fields[name]):  # msgspec reads numbers in texts too
+                raise web.HTTPBadRequest(text=f"{name}: {expected(self._fields[name])}")
         return values
 
     def _explain(self, error: str) -> str:

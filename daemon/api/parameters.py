@@ -13,6 +13,8 @@ from typing import Annotated
 from aiohttp import web
 from msgspec import Meta, UnsetType
 
+from daemon.ledger import money
+
 PAGE = 100
 PAGE_LIMIT = 1000
 
@@ -36,6 +38,21 @@ Currency = Annotated[str, Meta(pattern="^[A-Z]{3}$", description="three capital 
 Limit = Annotated[int, Meta(ge=1, le=PAGE_LIMIT, description=f"a whole number from 1 to {PAGE_LIMIT}")]
 Cursor = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,500}$", description="the nextCursor of the page before")]
 Time = Annotated[datetime, Meta(tz=True, description="a time such as 2026-01-31T00:00:00Z")]
+Title = Annotated[
+    str,
+    Meta(
+        max_length=200,
+        pattern="^[^\\x00-\\x1f\\x7f]*$",
+        description="at most 200 characters, all of them printable",
+    ),
+]
+Goal = Annotated[
+    Decimal,
+    Meta(
+        extra_json_schema={"exclusiveMinimum": 0, "exclusiveMaximum": 10**money.DIGITS},
+        description="a number above 0 in major units, with at most the decimals of the currency",
+    ),
+]
 # An exact number in major units, with the decimals of its currency.
 Amount = Annotated[Decimal, Meta(description="an exact number in major units, with the decimals of its currency")]
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from daemon.ledger.reader import Moment
 
 MAX_ROWS = 1_000_000
@@ -67,6 +69,17 @@ def check_currency(_context: click.Context, _parameter: click.Parameter, value: 
     if not CURRENCY.fullmatch(value.upper()):
         raise click.BadParameter("a currency is three letters, such as EUR")
     return value.upper()
+
+
+def check_amount(_context: click.Context, _parameter: click.Parameter, value: str | None) -> "Decimal | None":
+    """An amount in major units, which may be 0; None where none was given."""
+    from decimal import Decimal
+
+    if value is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,3})?", value, re.ASCII):
+        raise click.BadParameter("an amount is written in digits, such as 5000 or 49.50")
+    return Decimal(value)
 
 
 def check_title(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:

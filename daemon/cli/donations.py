@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,9 +12,10 @@ from daemon.api.config import CommandConfig
 from daemon.cli.arguments import WHERE_IDS_ARE, Failure
 from daemon.cli.database import LONG_S, ask
 from daemon.cli.settings import settings
-from daemon.ledger import audit, money, operator_actions, privacy
-from daemon.ledger.donation import UnassignedDonation, minute
+from daemon.ledger import audit, money, operator_actions, privacy, queues
+from daemon.ledger.donation import minute
 from daemon.ledger.facts import Facts, owners
+from daemon.ledger.operators import Operators, UnknownDonation, UnknownTicket
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Recorder
 from daemon.ledger.timeline import Item
@@ -33,17 +33,17 @@ def print_unassigned(limit: int, *, as_json: bool) -> None:
         click.echo(f"next: donationd assign {donations[0].id} TICKET", err=True)
 
 
-async def _read_unassigned(database: Database, limit: int) -> tuple[list[UnassignedDonation], int]:
-    rows = await database.fetch(load("list_unassigned"), {"limit": limit})
+async def _read_unassigned(database: Database, limit: int) -> tuple[list[queues.UnassignedDonation], int]:
+    donations = await queues.unassigned(database, limit)
     [(total, _failed)] = await database.fetch(load("count_backlog"))
-    return list(map(UnassignedDonation._make, rows)), total
+    return donations, total
 
 
 def print_timeline(donation: str, *, as_json: bool) -> None:
     """Prints each fact, status change and entry of a donation, in order."""
     items = ask(lambda database: Ledger(database).timeline(donation))
     if items is None:
-        raise Failure(f"there is no donation {donation}; {WHERE_IDS_ARE}")
+        raise _unknown(donation)
     for item in items:
         click.echo(_timeline_json(item) if as_json else _timeline_line(item))
 
@@ -73,7 +73,12 @@ def _timeline_json(item: Item) -> bytes:
 
 def assign(donation: str, ticket: str, actor: str, *, as_json: bool) -> None:
     """Moves a donation to a ticket and prints what was done."""
-    action = ask(lambda database: _assign(database, donation, ticket, actor), sends_donor_data=True)
+    try:
+        action = ask(lambda database: _operators(database).assign(donation, ticket, actor=actor), sends_donor_data=True)
+    except UnknownTicket:
+        raise Failure(f"there is no ticket {ticket}; add it: donationd tickets add {ticket}") from None
+    except UnknownDonation:
+        raise _unknown(donation) from None
     if as_json:
         row = {"donation": action.donation, "ticket": ticket, "by": actor, "at": action.at.isoformat()}
         click.echo(json.dumps(row))
@@ -81,43 +86,34 @@ def assign(donation: str, ticket: str, actor: str, *, as_json: bool) -> None:
         click.echo(f"assigned {action.donation} to {ticket}")
 
 
-async def _assign(database: Database, donation: str, ticket: str, actor: str) -> operator_actions.OperatorAction:
-    ledger = Ledger(database)
-    if not await ledger.has_ticket(ticket):
-        raise Failure(f"there is no ticket {ticket}; add it: donationd tickets add {ticket}")
-    action = operator_actions.assign(await _facts_of(ledger, donation), donation, ticket, actor=actor, at_us=_now_us())
-    await Recorder(database).record([action])
-    return action
+def _operators(database: Database) -> Operators:
+    return Operators(database, Recorder(database))
 
 
-async def _facts_of(ledger: Ledger, donation: str) -> Facts:
-    facts = await ledger.facts_of(donation)
-    if facts is None or donation not in owners(facts):
-        raise Failure(f"there is no donation {donation}; {WHERE_IDS_ARE}")
-    return facts
+def _unknown(donation: str) -> Failure:
+    return Failure(f"there is no donation {donation}; {WHERE_IDS_ARE}")
 
 
 def erase(donation: str | None, *, asked: bool, actor: str, as_json: bool) -> None:
     """Erases the donor of one donation, or, with None, of all donations of an e-mail that is read from the terminal."""
     hashes = _read_email_hashes() if donation is None else []
-    found = ask(lambda database: _to_erase(Ledger(database), donation, hashes), timeout_s=LONG_S, sends_donor_data=True)
+    try:
+        found = ask(lambda database: _to_erase(database, donation, hashes), timeout_s=LONG_S, sends_donor_data=True)
+    except UnknownDonation as unknown:
+        raise _unknown(str(unknown)) from None
     if not found:
         raise Failure("no donation has this e-mail")
     if asked:
         named = ", ".join(sorted(found)[:5]) + (", …" if len(found) > 5 else "")
         click.confirm(f"Erase the donor of {len(found)} donation(s): {named}?", abort=True, err=True)
-    at_us = _now_us()
-    actions = [operator_actions.erase(facts, id_, actor=actor, at_us=at_us) for id_, facts in found.items()]
-    ask(lambda database: Recorder(database).record(actions), timeout_s=LONG_S, sends_donor_data=True)
+    actions = ask(
+        lambda database: _operators(database).erase(found, actor=actor), timeout_s=LONG_S, sends_donor_data=True
+    )
     if as_json:
         ids = sorted(action.donation for action in actions)
         click.echo(json.dumps({"donations": ids, "by": actor, "at": actions[0].at.isoformat()}))
     else:
         click.echo(f"erased the donor of {len(actions)} donation(s)")
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000
 
 
 def _read_email_hashes() -> list[str]:
@@ -136,11 +132,11 @@ def _read_email_hashes() -> list[str]:
     return known
 
 
-async def _to_erase(ledger: Ledger, donation: str | None, hashes: list[str]) -> dict[str, Facts]:
+async def _to_erase(database: Database, donation: str | None, hashes: list[str]) -> dict[str, Facts]:
     if donation is not None:
-        facts = await _facts_of(ledger, donation)
+        facts = await _operators(database).facts_of(donation)
         return {owners(facts)[donation]: facts}
-    found = await ledger.facts_with(hashes)
+    found = await Ledger(database).facts_with(hashes)
     return {id_: facts for facts in found for id_ in operator_actions.donations_with(facts, hashes)}
 
 
@@ -153,3 +149,5 @@ def print_actions(limit: int, *, as_json: bool) -> None:
         else:
             line = f"[{minute(action.at)}] {action.by:<16} {action.action:<7} {subject} {action.detail}"
             click.echo(line.rstrip())
+    if newest := ask(audit.newest_hash):
+        click.echo(f"newest hash of the audit log: {newest}", err=True)

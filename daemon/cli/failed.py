@@ -2,47 +2,33 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 import click
 import msgspec
 
 from daemon.cli.arguments import Failure
 from daemon.cli.database import ask
+from daemon.ledger import queues
 from daemon.ledger.donation import minute
-from sql import load
-from sql.connection import Row
-
-
-class FailedEvent(NamedTuple):
-    """A row of list_failed.sql."""
-
-    id: str
-    type: str
-    created_at: datetime
-    received_at: datetime
-    error: str
-    dismissed_at: datetime | None
-    total: int
-
-
-class DismissedRow(NamedTuple):
-    """The row of dismiss_event.sql: whether it dismissed the event, and how the event was before."""
-
-    done: bool
-    error: str | None
-    dismissed_at: datetime | None
+from daemon.ledger.operators import Dismissal, Operators
+from daemon.ledger.queues import FailedEvent
+from daemon.ledger.recorder import Recorder
+from sql.database import Database
 
 
 def print_all(limit: int, *, with_dismissed: bool, as_json: bool) -> None:
     """Prints the events that could not be applied."""
-    rows = ask(lambda database: database.fetch(load("list_failed"), {"all": with_dismissed, "limit": limit}))
-    events = [FailedEvent(*row) for row in rows]
+    events, total = ask(lambda database: _read(database, limit, with_dismissed=with_dismissed))
     for line in map(_as_json, events) if as_json else _table(events, with_dismissed):
         click.echo(line)
-    click.echo(f"{len(events)} of {events[0].total if events else 0} events that could not be applied", err=True)
+    click.echo(f"{len(events)} of {total} events that could not be applied", err=True)
     if waiting := next((event.id for event in events if event.dismissed_at is None), None):
         click.echo(f"next: install a release that can apply them, or donationd failed dismiss {waiting}", err=True)
+
+
+async def _read(database: Database, limit: int, *, with_dismissed: bool) -> tuple[list[FailedEvent], int]:
+    events = await queues.failed_events(database, limit, with_dismissed=with_dismissed)
+    return events, await queues.count_failed(database, with_dismissed=with_dismissed)
 
 
 def _as_json(event: FailedEvent) -> bytes:
@@ -82,21 +68,19 @@ def _minute(moment: datetime | None) -> str:
 
 def dismiss(event: str, actor: str) -> None:
     """Dismisses an event that could not be applied."""
-    rows = ask(lambda database: database.fetch(load("dismiss_event"), {"id": event, "actor": actor}))
-    if problem := _problem(event, rows):
-        raise Failure(problem)
+    outcome, before = ask(lambda database: Operators(database, Recorder(database)).dismiss(event, actor=actor))
+    if outcome is not Dismissal.DONE:
+        raise Failure(PROBLEMS[outcome].format(event=event, time=_minute(before)))
     click.echo(f"dismissed {event}")
 
 
-def _problem(event: str, rows: Sequence[Row]) -> str | None:
-    """Why an event was not dismissed, from the row of dismiss_event.sql; None if it was."""
-    if not rows:
-        return f"there is no event {event}; the failed ones are listed by: donationd failed list"
-    row = DismissedRow._make(rows[0])
-    if row.done:
-        return None
-    if row.error is None:
-        return f"event {event} did not fail: it was applied, or it changes nothing, so there is nothing to dismiss"
-    if row.dismissed_at is not None:
-        return f"event {event} was dismissed before, at {minute(row.dismissed_at)} UTC; who did it: donationd audit"
-    return f"event {event} was changed at this moment by another process; list them again: donationd failed list --all"
+PROBLEMS = {
+    Dismissal.UNKNOWN: "there is no event {event}; the failed ones are listed by: donationd failed list",
+    Dismissal.NOT_FAILED: (
+        "event {event} did not fail: it was applied, or it changes nothing, so there is nothing to dismiss"
+    ),
+    Dismissal.DONE_BEFORE: "event {event} was dismissed before, at {time} UTC; who did it: donationd audit",
+    Dismissal.CHANGED: (
+        "event {event} was changed at this moment by another process; list them again: donationd failed list --all"
+    ),
+}

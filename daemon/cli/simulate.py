@@ -10,10 +10,11 @@ from daemon.api.config import CommandConfig
 from daemon.cli.arguments import Failure
 from daemon.cli.database import ask
 from daemon.cli.settings import settings
-from daemon.cli.tickets import NO_TICKETS, TicketRow
+from daemon.cli.tickets import NO_TICKETS
 from daemon.instance.health_client import address
+from daemon.ledger.tickets import State
+from daemon.ledger.tickets import tickets as all_tickets
 from daemon.simulator import scenarios, sender
-from sql import load
 
 FIRST_REPLY_S = 5.0  # of the API, before anything is sent
 
@@ -22,7 +23,7 @@ def simulate(payments: int, seed: int | None, url: str | None) -> None:
     """Sends the payments and prints what became of their events."""
     config = settings(CommandConfig)
     secret = _signing_secret(config)
-    tickets = [TicketRow._make(row).id for row in ask(lambda database: database.fetch(load("list_tickets")))]
+    tickets = [ticket.id for ticket in ask(all_tickets) if ticket.state is not State.HIDDEN]
     if not tickets:
         raise Failure(NO_TICKETS)
     base = url or f"http://{address(config.host, config.port)}"

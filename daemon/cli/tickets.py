@@ -1,9 +1,5 @@
 """What `donationd tickets` and `ledger` do: a ticket's donations as the original design's section 9.2 shows them."""
 
-import json
-from datetime import datetime
-from typing import NamedTuple
-
 import click
 import msgspec
 
@@ -12,45 +8,60 @@ from daemon.cli.arguments import Failure
 from daemon.cli.database import ask
 from daemon.cli.settings import settings
 from daemon.ledger import money
-from daemon.ledger.donation import decode_shown, minute
-from daemon.ledger.reader import Cursor, Figures, Ledger, Moment, PageQuery, PastDonation, PastTotalsRow, TotalsRow
-from sql import load
+from daemon.ledger.donation import ShownDonation, minute
+from daemon.ledger.reader import (
+    Cursor,
+    Figures,
+    Ledger,
+    Moment,
+    PageQuery,
+    PastDonation,
+    PastTotalsRow,
+    TicketFigures,
+)
+from daemon.ledger.tickets import ChangedMeanwhile, ImpossibleGoal, State, Ticket, TicketChange, put, tickets
 
 PAGE = 1000
 NO_TICKETS = 'there are no tickets yet; add one: donationd tickets add story-1 --title "A new roof"'
 
 
-class TicketRow(NamedTuple):
-    """A row of list_tickets.sql."""
-
-    id: str
-    title: str
-    currency: str | None
-    created_at: datetime
-
-
-def add(ticket: str, title: str | None, currency: str | None) -> None:
+def add(ticket: str, change: TicketChange, actor: str) -> None:
     """Adds a ticket, or changes one that exists."""
-    values = {"id": ticket, "title": title, "currency": currency}
-    [(is_new,)] = ask(lambda database: database.fetch(load("add_ticket"), values))
+    currency = settings(CommandConfig).default_currency
+    try:
+        _, is_new = ask(lambda database: put(database, ticket, change, actor=actor, default_currency=currency))
+    except ImpossibleGoal as error:
+        raise Failure(f"--goal: {error}") from None
+    except ChangedMeanwhile:
+        raise Failure("other processes change this ticket at this moment: try again") from None
     click.echo(f"{'added' if is_new else 'changed'} {ticket}")
 
 
 def print_all(*, as_json: bool) -> None:
     """Prints every ticket."""
-    tickets = [TicketRow._make(row) for row in ask(lambda database: database.fetch(load("list_tickets")))]
+    found = ask(tickets)
+    default_currency = settings(CommandConfig).default_currency
     if as_json:
-        click.echo(json.dumps([_ticket_json(ticket) for ticket in tickets]))
+        click.echo(msgspec.json.encode([_ticket_json(ticket, default_currency) for ticket in found]))
         return
-    for ticket in tickets:
-        click.echo(f"{ticket.id:<24} {ticket.currency or '-':<4} {ticket.created_at:%Y-%m-%d}  {ticket.title}")
-    if not tickets:
+    for ticket in found:
+        state = "" if ticket.state is State.OPEN else f" [{ticket.state}]"
+        line = f"{ticket.id:<24} {ticket.currency or '-':<4} {ticket.created_at:%Y-%m-%d}  {ticket.title}{state}"
+        click.echo(line.rstrip())
+    if not found:
         click.echo(NO_TICKETS, err=True)
 
 
-def _ticket_json(ticket: TicketRow) -> dict[str, str | None]:
-    created_at = ticket.created_at.isoformat()
-    return {"id": ticket.id, "title": ticket.title, "currency": ticket.currency, "createdAt": created_at}
+def _ticket_json(ticket: Ticket, default_currency: str) -> dict[str, object]:
+    goal = ticket.goal(default_currency)
+    return {
+        "id": ticket.id,
+        "title": ticket.title,
+        "currency": ticket.currency,
+        "goal": msgspec.Raw(goal.encode()) if goal else None,
+        "state": ticket.state,
+        "createdAt": ticket.created_at.isoformat(),
+    }
 
 
 def print_ledger(ticket: str, *, with_ids: bool, as_json: bool) -> None:
@@ -59,7 +70,7 @@ def print_ledger(ticket: str, *, with_ids: bool, as_json: bool) -> None:
     donations, totals = ask(lambda database: _read_ledger(Ledger(database), ticket, default_currency))
     if as_json:
         for donation in donations:
-            click.echo(bytes(donation))
+            click.echo(donation.json())
         return
     click.echo(f"Ticket: {ticket}\n\nDonations:")
     for donation in donations:
@@ -109,31 +120,27 @@ def _as_json(row: PastDonation) -> dict[str, object]:
     return {"id": row.donation_id, "currency": row.currency or None, "paidAt": row.paid_at, **numbers}
 
 
-_donations = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-async def _read_ledger(ledger: Ledger, ticket: str, default_currency: str) -> tuple[list[msgspec.Raw], list[TotalsRow]]:
-    """All of a ticket's donations, each as the API's JSON, and its totals."""
+async def _read_ledger(ledger: Ledger, ticket: str, default_currency: str) -> tuple[list[ShownDonation], TicketFigures]:
+    """All of a ticket's donations, and its figures."""
     totals = await ledger.totals(ticket)
-    donations: list[msgspec.Raw] = []
+    donations: list[ShownDonation] = []
     after: Cursor | None = None
-    while page := await ledger.page(PageQuery(ticket, PAGE, default_currency, after=after)):
-        donations += _donations.decode(page.donations)
+    while totals and (page := await ledger.page(PageQuery(ticket, PAGE, default_currency, after=after))):
+        donations += page.donations
         if page.next is None:
-            return donations, totals
-        after = Cursor.parse(page.next)
+            return donations, totals.ticket
+        after = page.next
     raise Failure(f"there is no ticket {ticket}; add it: donationd tickets add {ticket}")
 
 
-def _ledger_line(donation: msgspec.Raw, *, with_id: bool = False) -> str:
-    shown = decode_shown(donation)
-    return f"{shown.text()} - {shown.id}" if with_id else shown.text()
+def _ledger_line(donation: ShownDonation, *, with_id: bool = False) -> str:
+    return f"{donation.text()} - {donation.id}" if with_id else donation.text()
 
 
-def _total_lines(totals: list[TotalsRow], default_currency: str) -> list[str]:
+def _total_lines(ticket: TicketFigures, default_currency: str) -> list[str]:
     """An empty line, then one per currency, the ticket's own first as in the API's reply."""
-    own = totals[0].ticket_currency or default_currency
-    figures = {own: Figures()} | {row.currency: row.figures for row in totals if row.currency}
+    own = ticket.currency or default_currency
+    figures = {own: Figures()} | dict(ticket.by_currency)
     return ["", *(_total_line(currency, of_currency) for currency, of_currency in figures.items())]
 
 

@@ -5,11 +5,13 @@ after it by `chain`: the hash of the previous place and the action together make
 because the process ends is added with the next action, and so are the actions of a former release.
 """
 
+from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
 
 from sql import load
 from sql.database import Database
+from sql.errors import DatabaseUnavailable
 
 CHAINED_AT_ONCE = 10_000
 CHAIN = f"{load('lock_audit')};\n{load('chain_actions')}"
@@ -46,6 +48,12 @@ async def chain(database: Database) -> None:
     """Adds to the chain what is not in it yet."""
     while (await database.fetch(CHAIN))[0][0] == CHAINED_AT_ONCE:
         pass
+
+
+async def chain_quietly(database: Database) -> None:
+    """Adds to the chain an action that is done, and so on record already: if this fails, the next action does it."""
+    with suppress(DatabaseUnavailable):
+        await chain(database)
 
 
 async def newest_hash(database: Database) -> str | None:

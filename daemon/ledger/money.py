@@ -4,10 +4,12 @@ Exponents as Stripe uses them: https://docs.stripe.com/currencies#zero-decimal (
 """
 
 import re
+from decimal import Decimal
 
 ZERO_DECIMAL = frozenset("BIF CLP DJF GNF JPY KMF KRW MGA PYG RWF VND VUV XAF XOF XPF".split())
 THREE_DECIMAL = frozenset("BHD JOD KWD OMR TND".split())
 CURRENCY = re.compile(r"[A-Z]{3}")
+DIGITS = 12  # of an amount in major units: more than Stripe takes
 SYMBOLS = {"USD": "$", "EUR": "€", "GBP": "£", "JPY": "¥"}
 
 
@@ -35,3 +37,14 @@ def with_symbol(amount: str, currency: str) -> str:
     """An amount in major units, as text, for people: its sign, its currency's symbol, its digits."""
     symbol = SYMBOLS.get(currency, f"{currency} ")
     return f"-{symbol}{amount[1:]}" if amount.startswith("-") else f"{symbol}{amount}"
+
+
+def minor(amount: Decimal, currency: str) -> int:
+    """An amount above zero in major units as minor units. Raises ValueError if it is not one of this currency."""
+    digits = exponent(currency)
+    if not (amount.is_finite() and 0 < amount < 10**DIGITS):
+        raise ValueError(f"an amount is above 0 and has at most {DIGITS} digits before the point")
+    scaled = amount.scaleb(digits)
+    if scaled != scaled.to_integral_value():
+        raise ValueError(f"an amount in {currency} has at most {digits} decimals")
+    return int(scaled)

@@ -138,7 +138,7 @@ class Selection:
         unpaid = self.unpaid or self.status in NEVER_PAID
         return {**filters, "status": self.status, "unpaid": unpaid, "after": self.after}
 
-    def filters(self) -> dict[str, object]:
+    def filters(self) -> dict[str, str | int | bool]:
         """What limits the rows, for people: as the options of the command and the parameters of the API are named."""
         named = {
             "ticket": self.ticket,
@@ -148,7 +148,7 @@ class Selection:
             "to": _time_text(self.to_s),
             "unpaid": self.unpaid or None,
             "after": self.after,
-            "asOf": None if self.as_of is None else self.as_of.seq if self.as_of.time is None else self.as_of.time,
+            "asOf": None if self.as_of is None else self.as_of.text,
         }
         return {name: value for name, value in named.items() if value is not None}
 
@@ -180,7 +180,7 @@ class Manifest(Struct, frozen=True, rename="camel", omit_defaults=True):
     sha256: str
     seq: int  # the journal's last entry in the snapshot
     taken_at: str
-    filters: dict[str, object]
+    filters: dict[str, str | int | bool]
     first: str | int | None  # keys: of donations the id, of entries the number
     last: str | int | None
     release: str

@@ -43,3 +43,6 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- Lists of donations for operators, newest first. It grows at its end, like the table.
+CREATE INDEX attributions_by_moment ON stripe_attributions ((coalesce(paid_at, created_at)));

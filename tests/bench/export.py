@@ -18,24 +18,7 @@ from tests.support.postgres import running_server
 
 ROWS = int(os.environ.get("ROWS", "1000000"))
 MIB = 1024
-# As many paid donations, and one entry for each.
-FILL = """
-INSERT INTO recording_tickets (id, title) SELECT 'story-' || n, 'A roof for story ' || n FROM generate_series(0, 99) n;
-INSERT INTO stripe_attributions (id, root, version, facts, ticket_id, status, amount_minor, currency, refunded_minor,
-    disputed_minor, created_at, paid_at, refunded_at, donor_last_name, donor_country, donor_email_hash, session_id,
-    charge_id)
-SELECT 'pi_' || left(md5(n::text), 24), 'pi_' || left(md5(n::text), 24), 1, '{}', 'story-' || mod(n, 100), 'PAID',
-       100 + n, (ARRAY['USD', 'EUR', 'JPY', 'KWD'])[1 + mod(n, 4)], 0, 0, to_timestamp(1760000000 + n * 20),
-       to_timestamp(1760000000 + n * 20 + 5), NULL, (ARRAY['Smith', 'Müller', 'García', '山田'])[1 + mod(n, 4)], 'DE',
-       encode(sha256(n::text::bytea), 'hex'), 'cs_test_' || md5(n::text) || md5(n::text),
-       'ch_' || left(md5(n::text), 24)
-FROM generate_series(1, %(rows)s) n;
-INSERT INTO ledger_entries
-SELECT n, to_timestamp(1760000000 + n * 20 + 6), to_timestamp(1760000000 + n * 20 + 5), 100 + n, 'payment',
-       'pi_' || left(md5(n::text), 24), 'story-' || mod(n, 100), (ARRAY['USD', 'EUR', 'JPY', 'KWD'])[1 + mod(n, 4)],
-       'ch_' || left(md5(n::text), 24), 'evt_' || left(md5(n::text), 24)
-FROM generate_series(1, %(rows)s) n;
-"""
+FILL = Path(__file__).parents[1] / "support" / "many_rows.sql"
 EXPORTS = ("donations --format csv", "donations --format csv --profile excel-de --tz Europe/Berlin",
            "donations --format jsonl", "entries --format csv", "entries --format hledger",
            "entries --format beancount")  # fmt: skip
@@ -47,7 +30,7 @@ def fill(url: str) -> None:
     connection = psycopg2.connect(url)
     connection.autocommit = True
     with connection.cursor() as cursor:
-        cursor.execute(FILL, {"rows": ROWS})
+        cursor.execute(FILL.read_text(encoding="utf-8"), {"rows": ROWS})
         cursor.execute("VACUUM (ANALYZE)")
     connection.close()
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -35,12 +35,11 @@ from daemon.simulator import scenarios
 from sql.errors import DatabaseUnavailable
 from sql.snapshot import snapshot
 from tests.support.debian import program
+from tests.support.export_files import FIGURE_OF, FIGURES, figures, json_rows, minor, movements, parsed
 from tests.support.export_world import TICKETS, Totals, build, nonzero, totals
 from tests.support.guard import base_environ
 from tests.support.ledger import NOW, record, rows, scenario
 
-FIGURES = {"amount": "paid", "refundedAmount": "refunded", "disputedAmount": "disputed"}
-FIGURE_OF = {"payment": "paid", "refund": "refunded", "dispute": "disputed"}
 AMOUNTS = set(FIGURES)
 
 Export = Callable[..., bytes]
@@ -70,51 +69,6 @@ def world(database_url: str) -> str:
     """The URL of a ledger with payments of every kind."""
     build(database_url)
     return database_url
-
-
-def minor(amount: str | Decimal, currency: str) -> int:
-    """An amount in major units, which has exactly the decimals of its currency, in minor units."""
-    value = Decimal(amount)
-    assert -value.as_tuple().exponent == exponent(currency), (amount, currency)  # type: ignore[operator]
-    return int(value.scaleb(exponent(currency)))
-
-
-def figures(rows: Iterable[Mapping[str, Any]]) -> Totals:
-    """What the rows of donations add up to; only those that were paid count."""
-    return nonzero(
-        [
-            (row["ticketId"] or "", row["currency"] or "", figure, minor(row[name], row["currency"] or ""))
-            for row in rows
-            if row["paidAt"]
-            for name, figure in FIGURES.items()
-        ]
-    )
-
-
-def movements(rows: Iterable[Mapping[str, Any]]) -> Totals:
-    """What the rows of entries add up to."""
-    return nonzero(
-        [
-            (
-                row["ticketId"] or "",
-                row["currency"] or "",
-                FIGURE_OF[row["kind"]],
-                minor(row["amount"], row["currency"]),
-            )
-            for row in rows
-        ]
-    )
-
-
-def parsed(content: bytes, delimiter: str = ",") -> list[dict[str, str]]:
-    """A CSV file's rows, with the apostrophes that protect from formulas taken away again."""
-    lines = csv.DictReader(io.StringIO(content.decode(), newline=""), delimiter=delimiter, strict=True)
-    return [{name: cell[1:] if cell[:1] == "'" else cell for name, cell in row.items()} for row in lines]
-
-
-def json_rows(content: bytes) -> list[dict[str, Any]]:
-    """JSON lines, with numbers as they are written."""
-    return [json.loads(line, parse_float=Decimal, parse_int=Decimal) for line in content.decode().split("\n")[:-1]]
 
 
 # --- Totals ----------------------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from daemon.api.openapi import document
 from daemon.api.operator import FEATURES
 from daemon.api.parameters import Currency, Limit, TicketId, Time
 from daemon.ledger.donation import Status
+from daemon.ledger.operators import Operators
+from daemon.ledger.recorder import Recorder
 from daemon.runtime.http.auth import Scope
 from sql import load
 from sql.database import Database
@@ -387,7 +389,8 @@ def test_an_export_without_a_record_cannot_be_declared() -> None:
 
 def test_no_two_endpoints_have_the_same_name(database: Database) -> None:
     """An operation's id is unique, and each endpoint has a description."""
-    endpoints = [each for feature in FEATURES for each in feature.endpoints(Dependencies(database, "USD"))]
+    deps = Dependencies(database, Operators(database, Recorder(database)), "USD")
+    endpoints = [each for feature in FEATURES for each in feature.endpoints(deps)]
     assert len({each.name for each in endpoints}) == len(endpoints)
     assert all(each.description for each in endpoints)
     assert document(endpoints, "1")["info"]["version"] == "1"

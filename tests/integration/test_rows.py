@@ -1,19 +1,22 @@
 """Rows are read by the names of their columns: each type of rows has the columns of its query, in their order."""
 
 from contextlib import closing
-from dataclasses import fields
 from typing import Any
 
 import psycopg2
 import pytest
 
-from daemon.cli import failed, tickets
-from daemon.ledger import audit, reader, recorder, verification
-from daemon.ledger.donation import Donation, UnassignedDonation
+from daemon.ledger import audit, operators, queues, reader, recorder, search, tickets, verification
+from daemon.ledger.donation import Donation
 from daemon.reports import closings, entry_sums, export, journals, statistics
 from sql import load
 
 NO_IDS = {"ids": [""]}
+SEARCH = {
+    **dict.fromkeys(("ticket", "status", "currency", "hash", "subscription")),
+    **{"way": "all", "ids": [""], "scan": 1, "limit": 1, "low": "-infinity", "high": "infinity"},
+    **{"after_at": "infinity", "after_id": ""},
+}
 DONATIONS, ENTRIES = export.Selection(export.Kind.DONATIONS), export.Selection(export.Kind.ENTRIES)
 ALL_TIMES = dict.fromkeys(("begin", "end", "ticket"))
 NO_ENTRIES = {"after": 0, "seq": 1, "begin": 0, "end": 1}
@@ -23,18 +26,19 @@ ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
     "export_entries": (journals.EntryRow._fields, ENTRIES.params(0)),
     "export_moment": (export.MomentRow._fields, ENTRIES.moment),
     "facts_of": (reader.FactsRow._fields, {"id": ""}),
-    "list_failed": (failed.FailedEvent._fields, {"all": True, "limit": 1}),
-    "list_operator_actions": (audit.ActionRow._fields, {"limit": 1, "before": None}),
-    "list_tickets": (tickets.TicketRow._fields, None),
-    "list_unassigned": (UnassignedDonation._fields, {"limit": 1}),
-    "dismiss_event": (failed.DismissedRow._fields, {"id": "", "actor": "alex"}),
-    "ledger_page": (
-        tuple(field.name for field in fields(reader.Page)),
-        {
-            **dict.fromkeys(("ticket", "status", "currency", "after_paid", "after_created", "after_id")),
-            **{"limit": 1, "default_currency": "USD", "zero_decimal": ["JPY"], "three_decimal": ["KWD"]},
-        },
+    "list_failed": (
+        queues.FailedEvent._fields,
+        {"all": True, "limit": 1, "after_received": "infinity", "after_id": ""},
     ),
+    "list_operator_actions": (audit.ActionRow._fields, {"limit": 1, "before": None}),
+    "list_tickets": (tickets.Ticket._fields, {"limit": 1, "after_created": "-infinity", "after_id": ""}),
+    "find_ticket": (tickets.Ticket._fields, {"id": ""}),
+    "search_donations": (search.FoundDonation._fields, SEARCH),
+    "list_unassigned": (
+        queues.UnassignedDonation._fields,
+        {"limit": 1, **dict.fromkeys(("after_paid", "after_created"), "infinity"), "after_id": ""},
+    ),
+    "dismiss_event": (operators.DismissedRow._fields, {"id": "", "actor": "alex"}),
     "journal_moment": (entry_sums.JournalMoment._fields, {"seq": None, "time": None}),
     "sum_entries": (
         entry_sums.SumRow._fields,
@@ -52,7 +56,6 @@ ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
     "summarize_donations": (statistics.SummaryRow._fields, ALL_TIMES),
     "rank_tickets": (statistics.TicketRow._fields, ALL_TIMES),
     "rank_donors": (statistics.DonorRow._fields, {**ALL_TIMES, "limit": 1, "by_donations": False}),
-    "ticket_totals": (reader.TotalsRow._fields, {"ticket": ""}),
     "verify_donations": (
         (*Donation.__struct_fields__, *verification.StoredDonation._fields[1:]),
         {"with_facts": True},
@@ -65,7 +68,9 @@ ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
 PREPARED = {
     "find_stored": (recorder.FoundRow._fields, "'{}'"),
     "find_subscriptions": (recorder.FoundSubscription._fields, "'{}'"),
-    "record_events": (recorder.WrittenRow._fields, ", ".join(["'[]'"] * 8)),
+    "ledger_pages": (reader.PageRow._fields, "'[]'"),
+    "ticket_totals": (reader.TotalsRow._fields, "'{}'"),
+    "record_events": (recorder.RecordedRow._fields, ", ".join(["'[]'"] * 4 + ["''"] + ["'[]'"] * 6)),
 }
 
 
@@ -86,7 +91,7 @@ def test_each_type_of_rows_has_the_columns_of_its_query(database_url: str, query
 
 @pytest.mark.parametrize("query", PREPARED)
 def test_each_type_of_rows_has_the_columns_of_its_prepared_statement(database_url: str, query: str) -> None:
-    """The same for the statements that the recorder prepares."""
+    """The same for the statements that are prepared."""
     names, arguments = PREPARED[query]
     prepared = (f"PREPARE asked AS {load(query)}", None), (f"EXECUTE asked ({arguments})", None)
     assert columns(database_url, *prepared) == names

@@ -10,10 +10,11 @@ from aiohttp.test_utils import TestClient
 from daemon.api.app import build
 from daemon.api.endpoints import Dependencies
 from daemon.api.metrics import ApiMetrics
-from daemon.api.operator import routes
+from daemon.api.operator import OperatorLimits, routes
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.batcher import Batcher
+from daemon.ledger.operators import Operators
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Recorder
 from daemon.runtime.http.auth import OperatorAuthentication, OperatorToken
@@ -38,10 +39,13 @@ def application(
     metrics: ApiMetrics | None = None,
     *,
     tokens: tuple[OperatorToken, ...] = (),
+    limits: OperatorLimits = OperatorLimits(),  # noqa: B008 - it cannot be changed
+    report_time_zone: str = "UTC",
 ) -> web.Application:
     metrics = metrics or ApiMetrics()
     ledger = Ledger(database)
-    batcher = Batcher(Recorder(database), limit=100)
+    recorder = Recorder(database)
+    batcher = Batcher(recorder, limit=100)
     webhook = Webhook(
         batcher.record, metrics, secrets=(OLD_SECRET, SECRET), livemode=False, hash_key=None, clock=lambda: float(NOW)
     )
@@ -52,5 +56,9 @@ def application(
         metrics,
         deadline_s=10,
         draining=asyncio.Event(),
-        operator_routes=routes(Dependencies(database, "USD"), OperatorAuthentication(tokens)),
+        operator_routes=routes(
+            Dependencies(database, Operators(database, recorder), "USD", report_time_zone),
+            OperatorAuthentication(tokens),
+            limits,
+        ),
     )

@@ -28,14 +28,16 @@ ADD_TICKETS = "INSERT INTO recording_tickets (id, title) SELECT * FROM unnest(%(
 Totals = Counter[tuple[str, str, str]]  # minor units by ticket, currency and figure: paid, refunded, disputed
 
 
-def build(url: str, seed: int = 1) -> None:
-    """Records payments of every kind in random order, moves some to other tickets, and adds the tickets."""
+def build(url: str, seed: int = 1, *, tickets: bool = True) -> None:
+    """Records payments of every kind in random order; other ones with another seed. Adds the tickets."""
     rng = random.Random(seed)
     several = [each for scenario in scenarios.generate(seed, 60, list(TICKETS), now=NOW) for each in scenario.events]
     for number in range(60):
-        several += random_scenario(rng, list(TICKETS), key=str(number), start=NOW - 86_400 * number).events
+        several += random_scenario(rng, list(TICKETS), key=f"{seed}x{number}", start=NOW - 86_400 * number).events
     several += json.loads(NAMES.read_text(encoding="utf-8"))
     add(url, rng.sample(several, len(several)))
+    if not tickets:
+        return
     values = {"ids": list(TICKETS), "titles": list(TICKETS.values())}
     ask(url, lambda database: database.fetch(ADD_TICKETS, values))
 

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import click
 
 from daemon.cli.arguments import (
+    by_option,
+    check_amount,
     check_currency,
     check_moment,
     check_ticket,
@@ -14,6 +16,8 @@ from daemon.cli.arguments import (
 )
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from daemon.ledger.reader import Moment
 
 
@@ -32,16 +36,37 @@ def tickets() -> None:
 @click.argument("ticket", metavar="ID", callback=check_ticket)
 @click.option("--title", callback=check_title, help="What people see; at most 200 characters.")
 @click.option("--currency", callback=check_currency, help="The ticket's own currency; without it DEFAULT_CURRENCY.")
-def _add(ticket: str, title: str | None, currency: str | None) -> None:
-    """Add a ticket, or change the title or currency of one that exists.
+@click.option("--goal", callback=check_amount, help="What is to be collected, in the ticket's currency; 0 for none.")
+@click.option(
+    "--state",
+    type=click.Choice(["open", "closed", "hidden"]),
+    help="closed: nothing new is collected; hidden: the public sees nothing of it.",
+)
+@by_option
+def _add(
+    ticket: str, *, title: str | None, currency: str | None, goal: "Decimal | None", state: str | None, actor: str
+) -> None:
+    """Add a ticket, or change one that exists: what is not given stays as it is.
+
+    Who did it and when is on record (`donationd audit`).
 
     \b
-    Example:
-      donationd tickets add story-1 --title "A new roof" --currency EUR
+    Examples:
+      donationd tickets add story-1 --title "A new roof" --currency EUR --goal 5000
+      donationd tickets add story-1 --state hidden
     """
-    from daemon.cli import tickets
+    from msgspec import UNSET
 
-    tickets.add(ticket, title, currency)
+    from daemon.cli import tickets
+    from daemon.ledger.tickets import State, TicketChange
+
+    change = TicketChange(
+        title=UNSET if title is None else title,
+        currency=currency or UNSET,
+        goal=UNSET if goal is None else goal or None,
+        state=State(state) if state else UNSET,
+    )
+    tickets.add(ticket, change, actor)
 
 
 @tickets.command("list")

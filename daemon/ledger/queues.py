@@ -1,0 +1,98 @@
+"""What waits for an operator: paid donations without a ticket, and events that could not be applied."""
+
+import re
+from datetime import datetime
+from typing import NamedTuple
+
+import msgspec
+
+from daemon.ledger import money
+from daemon.ledger.donation import Status, minute
+from daemon.ledger.places import at_microsecond, at_second, microseconds
+from sql import load
+from sql.database import Database
+
+FIRST = "infinity"  # as PostgreSQL writes a time after all others: where a list of what is newest begins
+# Places in the lists: times in Unix seconds and microseconds, and an id.
+UNASSIGNED_PLACE = re.compile(r"(?P<paid>[0-9]{1,12}):(?P<created>[0-9]{1,12}):(?P<id>[A-Za-z0-9_]{1,255})", re.ASCII)
+FAILED_PLACE = re.compile(r"(?P<received>[0-9]{1,18}):(?P<id>[A-Za-z0-9_]{1,255})", re.ASCII)
+
+
+class UnassignedDonation(NamedTuple):
+    """A row of list_unassigned.sql: a paid donation that names no ticket, or an unknown one."""
+
+    id: str
+    ticket: str | None
+    amount_minor: int | None
+    currency: str | None
+    status: Status
+    paid_at: datetime
+    created_at: datetime
+
+    @property
+    def place(self) -> str:
+        """Its place in the list."""
+        return f"{self.paid_at.timestamp():.0f}:{self.created_at.timestamp():.0f}:{self.id}"
+
+    def json(self) -> bytes:
+        """Its JSON; an amount without a currency has two decimals."""
+        amount = money.major(self.amount_minor or 0, self.currency or "")
+        return msgspec.json.encode(
+            {
+                "id": self.id,
+                "ticket": self.ticket,
+                "amount": msgspec.Raw(amount.encode()),
+                "currency": self.currency,
+                "status": self.status,
+                "paidAt": self.paid_at,
+            }
+        )
+
+    def text(self) -> str:
+        """A line of a table."""
+        amount = money.display(self.amount_minor or 0, self.currency or "???")
+        return f"[{minute(self.paid_at)}] {self.id:<30} {amount:>14}  {self.status:<9} {self.ticket or '-'}"
+
+
+class FailedEvent(NamedTuple):
+    """A row of list_failed.sql."""
+
+    id: str
+    type: str
+    created_at: datetime
+    received_at: datetime
+    error: str
+    dismissed_at: datetime | None
+
+    @property
+    def place(self) -> str:
+        """Its place in the list."""
+        return f"{microseconds(self.received_at)}:{self.id}"
+
+
+async def unassigned(database: Database, limit: int, after: re.Match[str] | None = None) -> list[UnassignedDonation]:
+    """The donations without a ticket, paid last first, after one that UNASSIGNED_PLACE names."""
+    place: dict[str, object] = {"after_paid": FIRST, "after_created": FIRST, "after_id": ""}
+    if after:
+        paid, created = (at_second(int(after[name])) for name in ("paid", "created"))
+        place = {"after_paid": paid, "after_created": created, "after_id": after["id"]}
+    rows = await database.fetch(load("list_unassigned"), {"limit": limit, **place})
+    return list(map(UnassignedDonation._make, rows))
+
+
+async def failed_events(
+    database: Database, limit: int, *, with_dismissed: bool = False, after: re.Match[str] | None = None
+) -> list[FailedEvent]:
+    """The events that could not be applied, received last first, after one that FAILED_PLACE names."""
+    place: dict[str, object] = {"after_received": FIRST, "after_id": ""}
+    if after:
+        received = at_microsecond(int(after["received"]))
+        place = {"after_received": received, "after_id": after["id"]}
+    rows = await database.fetch(load("list_failed"), {"limit": limit, "all": with_dismissed, **place})
+    return list(map(FailedEvent._make, rows))
+
+
+async def count_failed(database: Database, *, with_dismissed: bool) -> int:
+    """How many events could not be applied."""
+    [(count,)] = await database.fetch(load("count_failed"), {"all": with_dismissed})
+    return int(count)

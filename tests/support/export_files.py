@@ -1,0 +1,59 @@
+"""Reads exported files as other programs do, and adds them up."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any
+
+from daemon.ledger.money import exponent
+from tests.support.export_world import Totals, nonzero
+
+FIGURES = {"amount": "paid", "refundedAmount": "refunded", "disputedAmount": "disputed"}
+FIGURE_OF = {"payment": "paid", "refund": "refunded", "dispute": "disputed"}
+
+
+def minor(amount: str | Decimal, currency: str) -> int:
+    """An amount in major units, which has exactly the decimals of its currency, in minor units."""
+    value = Decimal(amount)
+    assert -value.as_tuple().exponent == exponent(currency), (amount, currency)  # type: ignore[operator]
+    return int(value.scaleb(exponent(currency)))
+
+
+def figures(rows: Iterable[Mapping[str, Any]]) -> Totals:
+    """What the rows of donations add up to; only those that were paid count."""
+    return nonzero(
+        [
+            (row["ticketId"] or "", row["currency"] or "", figure, minor(row[name], row["currency"] or ""))
+            for row in rows
+            if row["paidAt"]
+            for name, figure in FIGURES.items()
+        ]
+    )
+
+
+def movements(rows: Iterable[Mapping[str, Any]]) -> Totals:
+    """What the rows of entries add up to."""
+    return nonzero(
+        [
+            (
+                row["ticketId"] or "",
+                row["currency"] or "",
+                FIGURE_OF[row["kind"]],
+                minor(row["amount"], row["currency"]),
+            )
+            for row in rows
+        ]
+    )
+
+
+def parsed(content: bytes, delimiter: str = ",") -> list[dict[str, str]]:
+    """A CSV file's rows, with the apostrophes that protect from formulas taken away again."""
+    lines = csv.DictReader(io.StringIO(content.decode(), newline=""), delimiter=delimiter, strict=True)
+    return [{name: cell[1:] if cell[:1] == "'" else cell for name, cell in row.items()} for row in lines]
+
+
+def json_rows(content: bytes) -> list[dict[str, Any]]:
+    """JSON lines, with numbers as they are written."""
+    return [json.loads(line, parse_float=Decimal, parse_int=Decimal) for line in content.decode().split("\n")[:-1]]
