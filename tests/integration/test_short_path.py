@@ -215,7 +215,7 @@ CLOSING = {
     *("closing", "health, closing", "old HTTP", "expectation", "too many headers", "a long header"),
     *("two lengths", "length and chunks", "a bad header"),
 }
-# What is left unread of a body closes the connection, and what follows an upgrade is kept apart: when it arrives counts.
+# What is left unread of a body closes the connection, and what follows an upgrade is kept apart: its time counts.
 UNREAD = {"a slash", "another method", "an upgrade"}
 LAST = get("/health/db", "Connection: close")
 
