@@ -9,7 +9,7 @@ from aiohttp import web
 
 from daemon.api.metrics import SAMPLE_INTERVAL_S, ApiMetrics
 from daemon.api.request_context import event_log_context, log_context, set_event_id
-from daemon.api.signature import BadSignature, verify
+from daemon.api.signature import BadSignature, signing_state, verify
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Result
 from daemon.ledger.stripe_events import CannotApply, NotAnEvent, StripeEvent, read
 from daemon.runtime.http.limits import read_body
@@ -47,7 +47,7 @@ class Webhook:
     ) -> None:
         self._record = record
         self._metrics = metrics
-        self._secrets = [secret.encode() for secret in secrets]
+        self._secrets = [signing_state(secret) for secret in secrets]
         self._livemode = livemode
         self._hash_key = hash_key
         self._clock = clock
