@@ -111,7 +111,7 @@ class Client:
 
     async def reply(self) -> Reply:
         """The next reply: its status, its headers without those that differ each time, its body."""
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(5):
             head = await self.reader.readuntil(b"\r\n\r\n")
         found = REPLY.fullmatch(head)
         assert found, head
