@@ -26,7 +26,7 @@ from daemon.api.refusals import Refusals
 from daemon.api.short_path import ShortPath
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
-from daemon.ledger.batcher import Batcher
+from daemon.ledger.batcher import BATCHES, Batcher
 from daemon.ledger.operators import Operators
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
@@ -54,8 +54,8 @@ async def serve(config: Config, process: ProcessRun) -> int:
     metrics = open_metrics(config.prometheus_multiproc_dir, str(config.api_slot))
     refusals = Refusals(metrics)
     readiness = ReadinessClient(config.readiness_socket)
-    # Batches are written one at a time, over one connection; reads have other connections and never wait for a batch.
-    writer = _database(config, config.database_url, pool_size=1)
+    # Each batch in flight has a connection; reads have other connections and never wait for a batch.
+    writer = _database(config, config.database_url, pool_size=BATCHES)
     reader = _database(config, config.read_database_url or config.database_url, pool_size=config.db_pool_size)
     operators = _database(
         config, config.database_url, pool_size=config.operator_places + config.export_places

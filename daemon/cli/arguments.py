@@ -82,6 +82,13 @@ def check_amount(_context: click.Context, _parameter: click.Parameter, value: st
     return Decimal(value)
 
 
+def check_hash(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """A SHA-256 hash; None where none was given."""
+    if value is not None and not re.fullmatch(r"[0-9A-Fa-f]{64}", value, re.ASCII):
+        raise click.BadParameter("a hash has 64 hexadecimal digits")
+    return value
+
+
 def check_title(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     """What people see of a ticket; None where none was given."""
     if value is not None and (len(value) > 200 or not value.isprintable()):

@@ -151,3 +151,4 @@ def print_actions(limit: int, *, as_json: bool) -> None:
             click.echo(line.rstrip())
     if newest := ask(audit.newest_hash):
         click.echo(f"newest hash of the audit log: {newest}", err=True)
+        click.echo("note it elsewhere; later: donationd verify --audit-hash HASH", err=True)
