@@ -54,6 +54,19 @@ def check_event(_context: click.Context, _parameter: click.Parameter, value: str
     return value
 
 
+def check_query(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """A Stripe id of a donation or an e-mail hash, or None where the argument may be left out."""
+    from daemon.ledger.search import NOT_SEARCHABLE
+
+    if value is not None and value.startswith(NOT_SEARCHABLE):
+        raise click.BadParameter("this release does not know payouts (po_) and balance transactions (txn_)")
+    if value is not None and "@" in value:
+        raise click.BadParameter("an e-mail is not given here, where the shell's history keeps it: use --email")
+    if value is not None and not _is_object_id(value):
+        raise click.BadParameter("this is neither the id of a Stripe object, such as pi_3PqXb2Lkd, nor an e-mail hash")
+    return value
+
+
 def _is_object_id(value: str) -> bool:
     from daemon.ledger.facts import ID_PATTERN
 
