@@ -3,8 +3,9 @@
 They have the slot and not the pid in their names, so that a restart neither loses a count nor counts it twice. The
 sidecar reads the files; the format is prometheus-client's. The library's own writer maps the files into memory, where a
 full disk or a file that is shortened ends the process (SIGBUS), and it does not start with a damaged file. Here the
-process keeps the values and writes each change at once, so that a process that is killed has counted what it has done.
-A file that was removed, damaged or replaced is written again from these values.
+process keeps the values and writes each change at once, or those of a batch together before its replies, so that a
+process that is killed has counted what it has done. A file that was removed, damaged or replaced is written again from
+these values.
 """
 
 import os
