@@ -68,6 +68,7 @@ async def serve(config: Config, process: ProcessRun) -> int:
         Operators(operators, recorder),
         config.default_currency,
         config.report_time_zone,
+        config.fraud_thresholds,
         config.shown_dispute_fee,
     )
     runner = _runner(config, batcher, Ledger(reader), deps, readiness, metrics=metrics, draining=draining)
