@@ -77,7 +77,7 @@ class Dependencies:
     operators: Operators
     default_currency: str
     report_time_zone: str = "UTC"
-    fraud_thresholds: Thresholds = Thresholds()
+    fraud_thresholds: Thresholds = field(default_factory=Thresholds)
     dispute_fee: str | None = None
 
 
