@@ -212,6 +212,11 @@ async def test_the_failures_of_a_minute_add_up_over_processes_and_turns(database
     one.count(Attempt(True, "", None, None))
     await attempts.store(database, one, 30)
     assert await database.fetch(query) == [(20, 11, 2, 9)]
+    for _ in range(3):
+        now += 60
+        one.count(Attempt(True, "", None, None))
+    await attempts.store(database, one, 30)  # several minutes at once, as after an outage
+    assert await database.fetch(query) == [(23, 14, 1, 9)]
 
 
 async def test_what_an_outage_did_not_store_is_stored_afterwards(database: Database) -> None:
