@@ -49,4 +49,4 @@ def minor(amount: Decimal, currency: str) -> int:
     zeros = int(power) + len(digits) - len(significant) + decimals
     if zeros < 0:
         raise ValueError(f"an amount in {currency} has at most {decimals} decimals")
-    return int(significant) * 10**zeros
+    return int(significant) * int(10**zeros)
