@@ -114,8 +114,8 @@ MUTANTS = (
     Mutant(
         "a failed charge is lost",
         "daemon/ledger/recorder.py",
-        '"payment_intent": known[FactName.PAYMENT_INTENT][1], "facts": known}',
-        '"payment_intent": known[FactName.PAYMENT_INTENT][1], "facts": {}}',
+        "ChargeRow(n, id_, known[FactName.PAYMENT_INTENT][1], known)",
+        "ChargeRow(n, id_, known[FactName.PAYMENT_INTENT][1], {})",
     ),
     Mutant(
         "a new payment leaves its subscription as it is",
@@ -175,26 +175,26 @@ MUTANTS = (
     Mutant(
         "a version not checked",
         "daemon/ledger/recorder.py",
-        "rows = [(row.root, row.version) for part",
-        "rows = [(row.root, 1) for part",
+        "BaseRow(n, row.root, row.version, self.is_written)",
+        "BaseRow(n, row.root, 1, self.is_written)",
     ),
     Mutant(
         "a conflicting group written",
         "sql/queries/record_events.sql",
-        "rules int, entries_digest bigint)\n    WHERE n NOT IN (TABLE conflicting)",
-        "rules int, entries_digest bigint)",
+        "AS d(facts)\n    WHERE n NOT IN (TABLE conflicting)",
+        "AS d(facts)",
     ),
     Mutant(
         "an object that another writer has named meanwhile",
         "sql/queries/record_events.sql",
-        "(SELECT 1 FROM stripe_billing s WHERE s.id = o.root)) = 1",
-        "(SELECT 1 FROM stripe_billing s WHERE s.id = o.root)) = 2",
+        "WHERE is_new AND (SELECT",
+        "WHERE NOT is_new AND (SELECT",
     ),
     Mutant(
         "objects that stay with the donation that they no longer belong to",
-        "sql/queries/record_events.sql",
-        "unnest(f.new_ids || f.relocated_ids)",
-        "unnest(f.new_ids)",
+        "daemon/ledger/recorder.py",
+        "self.root, is_new=False) for id_ in relocated]",
+        "self.root, is_new=False) for id_ in ()]",
     ),
     Mutant(
         "a donation's money counted again at each change",

@@ -24,7 +24,7 @@ from daemon.api.operator import OperatorLimits, routes
 from daemon.api.refusals import Refusals
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
-from daemon.ledger.batcher import Batcher
+from daemon.ledger.batcher import BATCHES, Batcher
 from daemon.ledger.operators import Operators
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
@@ -51,8 +51,8 @@ async def serve(config: Config, process: ProcessRun) -> int:
     metrics = open_metrics(config.prometheus_multiproc_dir, str(config.api_slot))
     refusals = Refusals(metrics)
     readiness = ReadinessClient(config.readiness_socket)
-    # Batches are written one at a time, over one connection; reads have other connections and never wait for a batch.
-    writer = _database(config, config.database_url, pool_size=1)
+    # Each batch in flight has a connection; reads have other connections and never wait for a batch.
+    writer = _database(config, config.database_url, pool_size=BATCHES)
     reader = _database(config, config.read_database_url or config.database_url, pool_size=config.db_pool_size)
     operators = _database(
         config, config.database_url, pool_size=config.operator_places + config.export_places
@@ -61,7 +61,7 @@ async def serve(config: Config, process: ProcessRun) -> int:
     batcher = Batcher(recorder, config.webhook_queue_limit, metrics.batch_written)
     metrics.begin()
     draining = asyncio.Event()
-    deps = Dependencies(operators, Operators(operators, recorder), config.default_currency)
+    deps = Dependencies(operators, Operators(operators, recorder), config.default_currency, config.report_time_zone)
     runner = _runner(config, batcher, Ledger(reader), deps, readiness, metrics=metrics, draining=draining)
     gc.freeze()  # what exists now is never freed, so no search needs to look at it
     gc.set_threshold(GC_THRESHOLD)

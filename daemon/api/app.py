@@ -44,8 +44,8 @@ NOT_READY = "Database connection is currently unavailable"
 class WorkLimits:
     """How many requests for each kind of read are worked on at the same time."""
 
-    pages: int = 2
-    reads: int = 16
+    pages: int = 64
+    reads: int = 256
 
 
 def build(

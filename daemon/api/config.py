@@ -98,14 +98,12 @@ class Config(CommandConfig):
     read_database_url: SecretStr | None = None  # a replica, for queries that may lag
     operator_tokens: Annotated[tuple[OperatorToken, ...], BeforeValidator(parse_tokens)] = ()
     public_ledger: bool = True
-    db_pool_size: WholeNumber = Field(4, ge=1, le=100)  # for reads, which are short; events have one connection more
+    db_pool_size: WholeNumber = Field(4, ge=1, le=100)  # for reads, which are short; events have two connections more
     # Some tenths of a second's work; more get 503 at once. As they stand, the places are the nearer limit.
     webhook_queue_limit: WholeNumber = Field(1000, ge=1, le=100_000)
     webhook_places: WholeNumber = Field(256, ge=1, le=100_000)  # a quarter keeps the writer busy: more only wait longer
-    page_places: WholeNumber = Field(
-        2, ge=1, le=1000
-    )  # half of the connections for reads, so that totals have the rest
-    read_places: WholeNumber = Field(16, ge=1, le=1000)
+    page_places: WholeNumber = Field(64, ge=1, le=1000)  # one query answers many; a page may take 250 kB
+    read_places: WholeNumber = Field(256, ge=1, le=1000)
     # Each has a connection of its own. Few operators work at the same time; an export may take minutes.
     operator_places: WholeNumber = Field(2, ge=1, le=100)
     export_places: WholeNumber = Field(2, ge=1, le=100)

@@ -67,11 +67,13 @@ class Dependencies:
         database: the primary server, by connections that only operators use: an operator sees what was just done.
         operators: what changes donations and events.
         default_currency: of tickets that name none.
+        report_time_zone: where a report's days begin, unless the call names another time zone.
     """
 
     database: Database
     operators: Operators
     default_currency: str
+    report_time_zone: str = "UTC"
 
 
 class Call(NamedTuple):

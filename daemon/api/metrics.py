@@ -75,7 +75,7 @@ class ApiMetrics:
         )
         self._queue = Gauge(
             "webhook_queue_events",
-            "Events that wait for the statement in flight",
+            "Events that wait for the statements in flight",
             multiprocess_mode="livesum",
             registry=to,
         )

@@ -15,7 +15,14 @@ from typing import Any
 import msgspec
 from aiohttp import hdrs, web
 
-from daemon.api import exports, operator_actions, operator_donations, operator_events, operator_tickets
+from daemon.api import (
+    exports,
+    operator_actions,
+    operator_donations,
+    operator_events,
+    operator_reports,
+    operator_tickets,
+)
 from daemon.api.endpoints import JSON, PREFIX, Call, Created, Dependencies, Endpoint, Stream
 from daemon.api.openapi import accepts_text, document, expected, fields
 from daemon.ledger import audit
@@ -24,7 +31,7 @@ from daemon.runtime.http.limits import DEADLINE, Places, read_body
 from sql.database import Database
 
 # The modules with endpoints. Each has a function endpoints(deps).
-FEATURES = (operator_donations, operator_events, operator_tickets, operator_actions, exports)
+FEATURES = (operator_donations, operator_events, operator_tickets, operator_actions, operator_reports, exports)
 
 DOCUMENT_PATH = "/api/openapi.json"
 BODY_BYTES = 16 * 1024  # the longest has some hundred

@@ -1,17 +1,20 @@
 """The two GET replies: rows of the ledger -> JSON (SPEC 5)."""
 
 import base64
-import hashlib
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import blake2b
+from typing import NamedTuple
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from daemon.ledger import money
-from daemon.ledger.donation import Status
+from daemon.ledger.donation import DonationRow, Status
 from daemon.ledger.facts import TICKET_PATTERN
-from daemon.ledger.reader import Cursor, Figures, Ledger, Moment, PageQuery, TotalsRow
+from daemon.ledger.reader import Cursor, Figures, LastDonation, Ledger, Moment, Page, PageQuery, TicketFigures
 from daemon.runtime.http.auth import OperatorAuthentication, Scope
 
 PAGE = 100
@@ -20,6 +23,8 @@ TOTAL_PATH = "/api/tickets/{id}/donations/total"
 TOTAL_HEADERS = {"Cache-Control": "max-age=5"}
 LEDGER_SEQ = "X-Ledger-Seq"  # the journal's last entry when the reply was read
 TICKET = re.compile(TICKET_PATTERN)
+FINGERPRINT = re.compile(r"[0-9a-f]{16}", re.ASCII)
+RENDERED_TOTALS = 1024  # replies that are kept, of 1 kB each
 
 
 class Donations:
@@ -37,21 +42,24 @@ class Donations:
 
     async def page(self, request: web.Request) -> web.Response:
         """`GET /api/tickets/{id}/donations?limit=&cursor=&status=&currency=`"""
-        query = _query(request, "limit", "cursor", "status", "currency")
-        limit, after = _limit(query.get("limit")), _cursor(query.get("cursor"))
-        status, currency = _status(query.get("status")), _currency(query.get("currency"))
-        ticket = _ticket_id(request)
-        page = await self._ledger.page(PageQuery(ticket, limit, self._default_currency, status, currency, after))
-        if page is None:
-            raise _unknown(ticket)
-        reply = {
-            "success": True,
-            "count": page.count,
-            "ticketId": ticket,
-            "donations": msgspec.Raw(page.donations.encode()),
-            "nextCursor": _opaque(page.next),
-        }
-        return _json(request, reply, {LEDGER_SEQ: str(page.ledger_seq)})
+        parameters = _query(request, "limit", "cursor", "status", "currency")
+        query = PageQuery(
+            _ticket_id(request),
+            _limit(parameters.get("limit")),
+            self._default_currency,
+            _status(parameters.get("status")),
+            _currency(parameters.get("currency")),
+            _cursor(parameters.get("cursor")),
+        )
+        known_tags = _known_tags(request)
+        tags = _PageTags(query)
+        page = await self._ledger.page(replace(query, known=tags.fingerprints(known_tags)))
+        if page is None or page.is_hidden:
+            raise _unknown(query.ticket)
+        tag, headers = tags.tag(page.fingerprint), {LEDGER_SEQ: str(page.ledger_seq)}
+        if _is_known(tag, known_tags):
+            return _not_modified(tag, headers)
+        return _reply(_page_body(query.ticket, page), tag, headers)
 
     async def total(self, request: web.Request) -> web.StreamResponse:
         """`GET /api/tickets/{id}/donations/total?currency=`; with `asOf=` for operators"""
@@ -59,21 +67,14 @@ class Donations:
             return await self._operators_total_as_of(request)
         wanted = _currency(_query(request, "currency").get("currency"))
         ticket = _ticket_id(request)
-        rows = await self._ledger.totals(ticket)
-        if not rows:
+        totals = await self._ledger.totals(ticket)
+        if totals is None or totals.is_hidden:
             raise _unknown(ticket)
-        top = wanted or rows[0].ticket_currency or self._default_currency
-        by_currency = {row.currency: _figures(row.currency, row.figures) for row in rows if row.currency}
-        return _json(
-            request,
-            {
-                "success": True,
-                **by_currency.get(top, _figures(top, Figures())),
-                "lastDonation": _last_donation(rows[0], default_currency=top),
-                "byCurrency": by_currency,
-            },
-            {**TOTAL_HEADERS, LEDGER_SEQ: str(rows[0].ledger_seq)},
-        )
+        body, tag = _total_body(totals.ticket, wanted or totals.ticket.currency or self._default_currency)
+        headers = {**TOTAL_HEADERS, LEDGER_SEQ: str(totals.ledger_seq)}
+        if _is_known(tag, _known_tags(request)):
+            return _not_modified(tag, headers)
+        return _reply(body, tag, headers)
 
     async def _total_as_of(self, request: web.Request) -> web.Response:
         """The amounts as the journal's entries add up to at an earlier moment; it does not count donations."""
@@ -86,29 +87,87 @@ class Donations:
         recorded = rows[0].recorded_at
         top = wanted or rows[0].ticket_currency or self._default_currency
         by_currency = {row.currency: _amounts(row.currency, row.figures) for row in rows if row.currency}
-        return _json(
-            request,
+        body = msgspec.json.encode(
             {
                 "success": True,
                 "asOf": {"seq": rows[0].seq, "recordedAt": recorded and recorded.astimezone(UTC)},
                 **by_currency.get(top, _amounts(top, Figures())),
                 "byCurrency": by_currency,
-            },
-            {LEDGER_SEQ: str(rows[0].seq)},
+            }
         )
+        tag, headers = _tag(body), {LEDGER_SEQ: str(rows[0].seq)}
+        return _not_modified(tag, headers) if _is_known(tag, _known_tags(request)) else _reply(body, tag, headers)
 
 
-def _json(request: web.Request, reply: object, headers: dict[str, str] | None = None) -> web.Response:
-    """The reply with its ETag, or 304 for a client that has it already (RFC 9110, section 13.1.2)."""
-    body = msgspec.json.encode(reply)
-    tag = hashlib.blake2b(body, digest_size=16).hexdigest()
-    known = request.if_none_match or ()
-    if any(etag.value in (tag, "*") for etag in known):
-        response = web.Response(status=304, headers=headers)
-    else:
-        response = web.Response(body=body, content_type="application/json", headers=headers)
-    response.etag = tag
-    return response
+class _Rendered(NamedTuple):
+    """A reply's body and its ETag."""
+
+    body: bytes
+    tag: str
+
+
+@lru_cache(maxsize=RENDERED_TOTALS)
+def _total_body(ticket: TicketFigures, currency: str) -> _Rendered:
+    """The totals with those of one currency at the top."""
+    by_currency = {name: _figures(name, figures) for name, figures in ticket.by_currency}
+    body = msgspec.json.encode(
+        {
+            "success": True,
+            **by_currency.get(currency, _figures(currency, Figures())),
+            "lastDonation": ticket.last_donation and _last_donation(ticket.last_donation, default_currency=currency),
+            "byCurrency": by_currency,
+        }
+    )
+    return _Rendered(body, _tag(body))
+
+
+def _page_body(ticket: str, page: Page) -> bytes:
+    return msgspec.json.encode(
+        {
+            "success": True,
+            "count": len(page.rows),
+            "ticketId": ticket,
+            "donations": msgspec.Raw(page.json),
+            "nextCursor": page.next and _opaque(page.next),
+        }
+    )
+
+
+class _PageTags:
+    """The ETags of what one query may find: half of a tag is of the query, half is the page's fingerprint."""
+
+    def __init__(self, query: PageQuery) -> None:
+        self._of_query = blake2b(RENDERING + repr(query).encode(), digest_size=8).hexdigest()
+
+    def tag(self, fingerprint: int) -> str:
+        """The tag of the page with this fingerprint, a signed number of 64 bits."""
+        return self._of_query + fingerprint.to_bytes(8, signed=True).hex()
+
+    def fingerprints(self, tags: frozenset[str]) -> frozenset[int]:
+        """The fingerprints of those tags that are of this query."""
+        mine = (tag[16:] for tag in tags if tag.startswith(self._of_query) and FINGERPRINT.fullmatch(tag[16:]))
+        return frozenset(int.from_bytes(bytes.fromhex(half), signed=True) for half in mine)
+
+
+def _tag(body: bytes) -> str:
+    return blake2b(body, digest_size=16).hexdigest()
+
+
+def _known_tags(request: web.Request) -> frozenset[str]:
+    """The ETags that the client has (RFC 9110, section 13.1.2)."""
+    return frozenset(tag.value for tag in request.if_none_match or ())
+
+
+def _is_known(tag: str, known_tags: frozenset[str]) -> bool:
+    return tag in known_tags or "*" in known_tags
+
+
+def _not_modified(tag: str, headers: dict[str, str]) -> web.Response:
+    return web.Response(status=304, headers={**headers, hdrs.ETAG: f'"{tag}"'})
+
+
+def _reply(body: bytes, tag: str, headers: dict[str, str]) -> web.Response:
+    return web.Response(body=body, content_type="application/json", headers={**headers, hdrs.ETAG: f'"{tag}"'})
 
 
 def _number(amount_minor: int | None, currency: str) -> msgspec.Raw:
@@ -116,9 +175,9 @@ def _number(amount_minor: int | None, currency: str) -> msgspec.Raw:
     return msgspec.Raw(money.major(amount_minor or 0, currency).encode())
 
 
-def _time(moment: datetime | None) -> str | None:
+def _time(moment: datetime) -> str:
     """RFC 3339 in UTC, whole seconds as Stripe sends them."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else None
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _amounts(currency: str, figures: Figures) -> dict[str, object]:
@@ -150,15 +209,13 @@ def _figures(currency: str, figures: Figures) -> dict[str, object]:
     }
 
 
-def _last_donation(row: TotalsRow, *, default_currency: str) -> dict[str, object] | None:
-    if row.last_paid_at is None:
-        return None
-    currency = row.last_currency or default_currency
+def _last_donation(last: LastDonation, *, default_currency: str) -> dict[str, object]:
+    currency = last.currency or default_currency
     return {
-        "paidAt": _time(row.last_paid_at),
-        "amount": _number(row.last_amount_minor, currency),
+        "paidAt": _time(last.paid_at),
+        "amount": _number(last.amount_minor, currency),
         "currency": currency,
-        "donor": row.last_donor or "Anonymous",
+        "donor": last.donor or "Anonymous",
     }
 
 
@@ -218,9 +275,9 @@ def _moment(text: str) -> Moment:
         raise web.HTTPBadRequest(text="asOf: an entry's number, or a time such as 2026-01-31T00:00:00Z") from None
 
 
-def _opaque(place: str | None) -> str | None:
+def _opaque(place: Cursor) -> str:
     """Where the next page begins: opaque to clients, so that it may change."""
-    return None if place is None else base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
+    return base64.urlsafe_b64encode(str(place).encode()).decode().rstrip("=")
 
 
 def _cursor(text: str | None) -> Cursor | None:
@@ -230,3 +287,21 @@ def _cursor(text: str | None) -> Cursor | None:
         return Cursor.parse(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii"))
     except ValueError:
         raise web.HTTPBadRequest(text="cursor: not one that a nextCursor gave") from None
+
+
+# A page is recognised by its fingerprint before it is rendered. So its tag depends on how this release renders too: on
+# what it makes of a donation of which everything is known, and of one of which nothing is.
+RENDERING = _page_body(
+    "ticket",
+    Page(
+        ledger_seq=0,
+        is_hidden=False,
+        fingerprint=0,
+        currency="USD",
+        rows=[
+            DonationRow("pi_1", 1234, "JPY", Status.PAID, "Smith", "US", 0, 1, 2, "cs_1", 5, 6),
+            DonationRow("pi_2", None, None, Status.CREATED, None, None, 0, None, None, None, 0, 0),
+        ],
+        next=Cursor(-1, 0, "pi_2"),
+    ),
+)

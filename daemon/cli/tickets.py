@@ -8,8 +8,17 @@ from daemon.cli.arguments import Failure
 from daemon.cli.database import ask
 from daemon.cli.settings import settings
 from daemon.ledger import money
-from daemon.ledger.donation import decode_shown, minute
-from daemon.ledger.reader import Cursor, Figures, Ledger, Moment, PageQuery, PastDonation, PastTotalsRow, TotalsRow
+from daemon.ledger.donation import ShownDonation, minute
+from daemon.ledger.reader import (
+    Cursor,
+    Figures,
+    Ledger,
+    Moment,
+    PageQuery,
+    PastDonation,
+    PastTotalsRow,
+    TicketFigures,
+)
 from daemon.ledger.tickets import ChangedMeanwhile, ImpossibleGoal, State, Ticket, TicketChange, put, tickets
 
 PAGE = 1000
@@ -61,7 +70,7 @@ def print_ledger(ticket: str, *, with_ids: bool, as_json: bool) -> None:
     donations, totals = ask(lambda database: _read_ledger(Ledger(database), ticket, default_currency))
     if as_json:
         for donation in donations:
-            click.echo(bytes(donation))
+            click.echo(donation.json())
         return
     click.echo(f"Ticket: {ticket}\n\nDonations:")
     for donation in donations:
@@ -111,31 +120,27 @@ def _as_json(row: PastDonation) -> dict[str, object]:
     return {"id": row.donation_id, "currency": row.currency or None, "paidAt": row.paid_at, **numbers}
 
 
-_donations = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-async def _read_ledger(ledger: Ledger, ticket: str, default_currency: str) -> tuple[list[msgspec.Raw], list[TotalsRow]]:
-    """All of a ticket's donations, each as the API's JSON, and its totals."""
+async def _read_ledger(ledger: Ledger, ticket: str, default_currency: str) -> tuple[list[ShownDonation], TicketFigures]:
+    """All of a ticket's donations, and its figures."""
     totals = await ledger.totals(ticket)
-    donations: list[msgspec.Raw] = []
+    donations: list[ShownDonation] = []
     after: Cursor | None = None
-    while page := await ledger.page(PageQuery(ticket, PAGE, default_currency, after=after)):
-        donations += _donations.decode(page.donations)
+    while totals and (page := await ledger.page(PageQuery(ticket, PAGE, default_currency, after=after))):
+        donations += page.donations
         if page.next is None:
-            return donations, totals
-        after = Cursor.parse(page.next)
+            return donations, totals.ticket
+        after = page.next
     raise Failure(f"there is no ticket {ticket}; add it: donationd tickets add {ticket}")
 
 
-def _ledger_line(donation: msgspec.Raw, *, with_id: bool = False) -> str:
-    shown = decode_shown(donation)
-    return f"{shown.text()} - {shown.id}" if with_id else shown.text()
+def _ledger_line(donation: ShownDonation, *, with_id: bool = False) -> str:
+    return f"{donation.text()} - {donation.id}" if with_id else donation.text()
 
 
-def _total_lines(totals: list[TotalsRow], default_currency: str) -> list[str]:
+def _total_lines(ticket: TicketFigures, default_currency: str) -> list[str]:
     """An empty line, then one per currency, the ticket's own first as in the API's reply."""
-    own = totals[0].ticket_currency or default_currency
-    figures = {own: Figures()} | {row.currency: row.figures for row in totals if row.currency}
+    own = ticket.currency or default_currency
+    figures = {own: Figures()} | dict(ticket.by_currency)
     return ["", *(_total_line(currency, of_currency) for currency, of_currency in figures.items())]
 
 

@@ -1,7 +1,9 @@
 """Batches without a timer: events that arrive while a statement runs wait, and the next statement writes all of them.
 
-When no statement runs, an event is written at once; under load batches grow. How events are divided into batches does
-not change the ledger.
+When no statement runs, an event is written at once; under load batches grow. Two batches may be in flight: while
+PostgreSQL writes one, this process reads and merges the next. They share no event and no Stripe object, so that neither
+needs rows which the other one changes. (Where only stored rows connect two objects, the recorder notices it and reads
+again.) How events are divided into batches does not change the ledger.
 """
 
 import asyncio
@@ -16,6 +18,10 @@ from daemon.ledger.recorder import Outcome, ReceivedEvent, Result
 # events a larger batch saves hardly anything per event.
 BATCH_EVENTS = 256
 BATCH_BYTES = 4 * 1024 * 1024  # of bodies: four times the largest body that is accepted
+BATCHES = 2  # in flight; each needs a connection of its own
+# A batch of one event costs as much as ten more events of another batch. So beside a batch in flight another one begins
+# only when so many events wait; fewer of them wait for its end.
+SECOND_BATCH_EVENTS = 32
 
 
 class Overloaded(Exception):
@@ -32,14 +38,15 @@ class Writer(Protocol):
 class _WaitingEvent:
     received: ReceivedEvent
     size: int
+    ids: set[str]  # its own, and those of its objects
     outcome: asyncio.Future[Outcome]
 
 
 class Batcher:
-    """One writer for many requests.
+    """Few writers for many requests.
 
     Args:
-        writer: writes one batch at a time, durably when it returns.
+        writer: writes a batch, durably when it returns; up to BATCHES at the same time.
         limit: events that may wait; more are rejected at once, so that memory and waiting stay bounded.
         on_written: is called after each batch with the number of its events, and the `created` of the newest event
             that was applied (0 if none was).
@@ -52,11 +59,13 @@ class Batcher:
         self._limit = limit
         self._on_written = on_written
         self._waiting: deque[_WaitingEvent] = deque()
-        self._writing: asyncio.Task[None] | None = None
+        self._held_back = 0  # of those that wait, how many are known to have to wait for a batch in flight
+        self._writing: set[asyncio.Task[None] | None] = set()
+        self._in_flight: list[set[str]] = []  # the ids of each batch
 
     @property
     def waiting(self) -> int:
-        """How many events wait until the running statement ends."""
+        """How many events wait until a running statement ends."""
         return len(self._waiting)
 
     async def record(self, received: ReceivedEvent, size: int) -> Outcome:
@@ -71,25 +80,52 @@ class Batcher:
         """
         if len(self._waiting) >= self._limit:
             raise Overloaded
-        event = _WaitingEvent(received, size, asyncio.get_running_loop().create_future())
+        ids = {received.event.id, *received.ids}
+        event = _WaitingEvent(received, size, ids, asyncio.get_running_loop().create_future())
         self._waiting.append(event)
-        if self._writing is None:
-            self._writing = asyncio.create_task(self._write())
+        if len(self._writing) < BATCHES and self._is_due(beside=len(self._writing)):
+            # The task takes its batch after all requests that arrived together with this one.
+            self._writing.add(asyncio.create_task(self._write()))
         return await event.outcome
 
+    def _is_due(self, *, beside: int) -> bool:
+        """Whether a batch begins now, beside so many others."""
+        return len(self._waiting) - self._held_back >= (SECOND_BATCH_EVENTS if beside else 1)
+
     async def _write(self) -> None:
+        """Writes one batch after the other. While events wait, there is always such a task."""
         try:
-            while self._waiting:
-                await self._write_batch(self._next_batch())
+            while self._is_due(beside=len(self._in_flight)) and (batch := self._next_batch()):
+                ids = set[str]().union(*(event.ids for event in batch))
+                self._in_flight.append(ids)
+                try:
+                    await self._write_batch(batch)
+                finally:
+                    self._in_flight.remove(ids)
+                    self._held_back = 0
         finally:
-            self._writing = None
+            self._writing.discard(asyncio.current_task())
 
     def _next_batch(self) -> list[_WaitingEvent]:
-        batch = [self._waiting.popleft()]
-        size = batch[0].size
-        while self._waiting and len(batch) < BATCH_EVENTS and size + self._waiting[0].size <= BATCH_BYTES:
-            batch.append(self._waiting.popleft())
-            size += batch[-1].size
+        """The events that have waited longest, without those that share an id with a batch in flight, or with an
+        earlier event that stays for that reason."""
+        taken = set[str]().union(*self._in_flight)
+        batch: list[_WaitingEvent] = []
+        held_back: list[_WaitingEvent] = []
+        size = 0
+        while self._waiting and len(batch) < BATCH_EVENTS:
+            event = self._waiting[0]
+            if not taken.isdisjoint(event.ids):
+                taken |= event.ids
+                held_back.append(event)
+            elif not batch or size + event.size <= BATCH_BYTES:
+                batch.append(event)
+                size += event.size
+            else:
+                break
+            self._waiting.popleft()
+        self._waiting.extendleft(reversed(held_back))
+        self._held_back = len(held_back)
         return batch
 
     async def _write_batch(self, batch: list[_WaitingEvent]) -> None:

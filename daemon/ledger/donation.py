@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -44,17 +45,32 @@ class Donation(Struct, frozen=True):
     subscription: str | None = None
 
 
-class ShownDonation(Struct, frozen=True, rename="camel"):
-    """A donation as it is shown: the fields, and the values, of the JSON that ledger_page.sql makes of a row.
+class DonationRow(NamedTuple):
+    """What is read of a donation to show it. Amounts are in minor units, times in Unix seconds; None where a value is
+    not known."""
 
-    The API sends that JSON as it is, because a page may have a thousand donations; what is not JSON is made from this
-    type. Amounts are exact, in major units.
-    """
+    id: str
+    amount_minor: int | None
+    currency: str | None
+    status: str
+    donor_last_name: str | None
+    donor_country: str | None
+    created_at: int
+    paid_at: int | None
+    refunded_at: int | None
+    session_id: str | None
+    refunded_minor: int
+    disputed_minor: int
+
+
+class ShownDonation(Struct, frozen=True, rename="camel"):
+    """A donation as it is shown. Its JSON, which the API sends, has these fields; everything else that shows a donation
+    is made from this type too. Amounts are exact, in major units."""
 
     id: str
     amount: Decimal
     currency: str
-    status: Status
+    status: str
     donor: str
     country: str | None
     created_at: datetime
@@ -63,6 +79,30 @@ class ShownDonation(Struct, frozen=True, rename="camel"):
     session_id: str | None
     refunded_amount: Decimal
     disputed_amount: Decimal
+
+    @classmethod
+    def of(cls, row: DonationRow, default_currency: str) -> "ShownDonation":
+        """What is shown of a row; `default_currency` is that of the ticket, for a row whose currency is not known."""
+        currency = row.currency or default_currency
+        decimals = -money.exponent(currency)
+        return cls(
+            row.id,
+            Decimal(row.amount_minor or 0).scaleb(decimals),
+            currency,
+            row.status,
+            row.donor_last_name or "Anonymous",
+            row.donor_country,
+            _utc(row.created_at, UTC),
+            None if row.paid_at is None else _utc(row.paid_at, UTC),
+            None if row.refunded_at is None else _utc(row.refunded_at, UTC),
+            row.session_id,
+            Decimal(row.refunded_minor).scaleb(decimals),
+            Decimal(row.disputed_minor).scaleb(decimals),
+        )
+
+    def json(self) -> bytes:
+        """Its JSON."""
+        return _encode(self)
 
     def text(self) -> str:
         """`[2024-12-16 10:31] $50.00 - Smith (US) - PAID`, as the original design's section 9.2 shows it.
@@ -82,7 +122,8 @@ class ShownDonation(Struct, frozen=True, rename="camel"):
         return money.with_symbol(str(amount), self.currency)
 
 
-decode_shown = msgspec.json.Decoder(ShownDonation).decode
+_utc = datetime.fromtimestamp
+_encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
 def minute(moment: datetime) -> str:

@@ -94,6 +94,15 @@ def donation_ids(facts: Facts) -> set[str]:
     return {id_ for family in (Family.PAYMENT_INTENT, Family.SESSION, Family.CHARGE) for id_ in facts.get(family, ())}
 
 
+def is_one_donation(facts: Facts, id_: str) -> bool:
+    """Whether these are the facts of one PaymentIntent, and of sessions and charges that name it."""
+    return facts.get(Family.PAYMENT_INTENT, {}).keys() == {id_} and all(
+        value(known, FactName.PAYMENT_INTENT) == id_
+        for family in (Family.SESSION, Family.CHARGE)
+        for known in facts.get(family, {}).values()
+    )
+
+
 def subscriptions(facts: Facts) -> set[str]:
     """The ids of the subscriptions from which donations in these facts can take their ticket.
 

@@ -1,19 +1,43 @@
-"""Reads the ledger: pages, totals, and the facts of one donation."""
+"""Reads the ledger: pages, totals, and the facts of one donation.
+
+Pages and totals are what everyone asks for: their queries are prepared, and one query answers all requests that arrived
+while the one before was running (coalescer.py).
+"""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
-from daemon.ledger import money, projection
-from daemon.ledger.donation import Status
+import msgspec
+
+from daemon.ledger import projection
+from daemon.ledger.coalescer import Coalescer
+from daemon.ledger.donation import DonationRow, ShownDonation, Status
 from daemon.ledger.facts import Facts, Family, ObjectFacts, merge, owners
 from daemon.ledger.timeline import BookedEntry, Item, booked_ids, timeline
 from sql import load
+from sql.connection import Row
 from sql.database import Database
 
-ZERO_DECIMAL, THREE_DECIMAL = sorted(money.ZERO_DECIMAL), sorted(money.THREE_DECIMAL)  # as the driver takes them
+# One query reads the totals of so many tickets, or pages with so many donations: a few milliseconds of this process's
+# time, in which it answers nothing else.
+QUERY_TICKETS, QUERY_DONATIONS = 256, 1000
+
+# The queries are planned once per connection: to plan a page takes longer than to read it. They read indexes in their
+# order, also where PostgreSQL believes that a table is still small. A plan is made for the tables' size at that time:
+# it is made again when the journal has grown by GROWTH.
+FIRST_GROWTH, GROWTH = 1000, 10
+PREPARE = """
+SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off;
+PREPARE ticket_totals_{seq} AS {ticket_totals};
+PREPARE ledger_pages_{seq} AS {ledger_pages}
+"""
+
 # Times have no more digits than PostgreSQL's timestamps take, and an id is one of Stripe's.
 PLACE = re.compile(r"(?P<paid>-1|\d{1,12}):(?P<created>\d{1,12}):(?P<id>[A-Za-z0-9_]{1,255})", re.ASCII)
 
@@ -25,6 +49,11 @@ class Ledger:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._totals = Coalescer(self._read_totals, QUERY_TICKETS)
+        self._pages = Coalescer(self._read_pages, QUERY_DONATIONS, lambda query: query.limit)
+        # With a filter a page may read the ticket's whole ledger. Such a page delays others of its kind only.
+        self._filtered_pages = Coalescer(self._read_pages, 1)
+        self._planned_at = 0  # the journal's last entry at that time
 
     async def facts_of(self, id_: str) -> Facts | None:
         """All facts of the donation that this Stripe object belongs to; None if no event has named the object."""
@@ -55,31 +84,36 @@ class Ledger:
 
     async def page(self, query: "PageQuery") -> "Page | None":
         """One page of a ticket's ledger; None for an unknown ticket."""
-        after = query.after
-        rows = await self._database.fetch(
-            load("ledger_page"),
-            {
-                "ticket": query.ticket,
-                "limit": query.limit,
-                "status": query.status,
-                "currency": query.currency,
-                "after_paid": None if after is None or after.paid < 0 else after.paid,
-                "after_created": after.created if after else None,
-                "after_id": after.id if after else None,
-                "default_currency": query.default_currency,
-                "zero_decimal": ZERO_DECIMAL,
-                "three_decimal": THREE_DECIMAL,
-            },
-        )
-        return Page(*rows[0]) if rows else None
+        is_filtered = query.status is not None or query.currency is not None
+        return await (self._filtered_pages if is_filtered else self._pages).read(query)
+
+    async def _read_pages(self, queries: "Sequence[PageQuery]") -> "dict[PageQuery, Page]":
+        asked = msgspec.json.encode([query.arguments(n) for n, query in enumerate(queries)]).decode()
+        rows = map(PageRow._make, await self._fetch("ledger_pages", asked))
+        return {queries[n]: Page.of(queries[n], list(found)) for n, found in groupby(rows, attrgetter("n"))}
 
     async def has_ticket(self, ticket: str) -> bool:
         """Whether there is such a ticket."""
         return bool(await self._database.fetch(load("ticket"), {"ticket": ticket}))
 
-    async def totals(self, ticket: str) -> "list[TotalsRow]":
-        """One row per currency; none for an unknown ticket."""
-        return list(map(TotalsRow._make, await self._database.fetch(load("ticket_totals"), {"ticket": ticket})))
+    async def totals(self, ticket: str) -> "Totals | None":
+        """A ticket's totals; None for an unknown ticket."""
+        return await self._totals.read(ticket)
+
+    async def _read_totals(self, tickets: Sequence[str]) -> "dict[str, Totals]":
+        # An id contains neither commas nor quotes; in quotes, because `null` may be one.
+        ids = ",".join(f'"{ticket}"' for ticket in tickets)
+        rows = map(TotalsRow._make, await self._fetch("ticket_totals", f"{{{ids}}}"))
+        return {ticket: Totals.of(list(found)) for ticket, found in groupby(rows, attrgetter("ticket"))}
+
+    async def _fetch(self, query: str, argument: str) -> list[Row]:
+        """The rows of a prepared query, the last column of which is the journal's last entry."""
+        seq = self._planned_at
+        prepare = PREPARE.format(seq=seq, ticket_totals=load("ticket_totals"), ledger_pages=load("ledger_pages"))
+        rows = await self._database.fetch(f"EXECUTE {query}_{seq} (%s)", [argument], prepare=prepare)
+        if rows and rows[0][-1] >= max(FIRST_GROWTH, seq * GROWTH):
+            self._planned_at = rows[0][-1]
+        return rows
 
     async def totals_as_of(self, ticket: str, moment: "Moment") -> "list[PastTotalsRow]":
         """As `totals`, as they were known at an earlier moment."""
@@ -128,6 +162,8 @@ class TotalsRow(NamedTuple):
     A ticket without donations has one row without a currency and without figures.
     """
 
+    ticket: str
+    is_hidden: bool
     ticket_currency: str | None
     currency: str | None
     paid_minor: int
@@ -148,6 +184,42 @@ class TotalsRow(NamedTuple):
         """The figures of its currency."""
         amounts = (self.paid_minor, self.refunded_minor, self.disputed_minor)
         return Figures(*amounts, self.paid, self.refunded, self.disputed, self.partially_refunded)
+
+
+class LastDonation(NamedTuple):
+    """The donation of a ticket that was paid last; None where a value is not known."""
+
+    paid_at: datetime
+    amount_minor: int | None
+    donor: str | None
+    currency: str | None
+
+
+class TicketFigures(NamedTuple):
+    """All that is shown of a ticket without its single donations: its own currency (None: the default), the figures of
+    each currency, by its name, and the last donation."""
+
+    currency: str | None
+    by_currency: tuple[tuple[str, Figures], ...]
+    last_donation: LastDonation | None
+
+
+class Totals(NamedTuple):
+    """A ticket's figures, whether they are hidden from the public, and the journal's last entry when they were read."""
+
+    ledger_seq: int
+    is_hidden: bool
+    ticket: TicketFigures
+
+    @classmethod
+    def of(cls, rows: Sequence[TotalsRow]) -> "Totals":
+        """The totals that these rows of one ticket state."""
+        first = rows[0]
+        last = None
+        if first.last_paid_at is not None:
+            last = LastDonation(first.last_paid_at, first.last_amount_minor, first.last_donor, first.last_currency)
+        by_currency = tuple((row.currency, row.figures) for row in rows if row.currency)
+        return cls(first.ledger_seq, first.is_hidden, TicketFigures(first.ticket_currency, by_currency, last))
 
 
 class PastTotalsRow(NamedTuple):
@@ -192,7 +264,11 @@ class Moment(NamedTuple):
         if text.isdigit():
             raise ValueError("the number of an entry has at most 18 digits")
         time = datetime.fromisoformat(text)
-        return cls(None, time if time.tzinfo else time.replace(tzinfo=UTC))
+        try:
+            # PostgreSQL does not take every offset that Python does.
+            return cls(None, time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC))
+        except OverflowError:
+            raise ValueError("in UTC this time is not within the years 1 to 9999") from None
 
     @property
     def text(self) -> str:
@@ -210,16 +286,22 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> "Cursor":
-        """Reads a `Page.next`. Raises ValueError for any other text."""
+        """Reads the text of a cursor. Raises ValueError for any other text."""
         place = PLACE.fullmatch(text)
         if place is None:
             raise ValueError("not a place in the ledger")
         return cls(int(place["paid"]), int(place["created"]), place["id"])
 
+    def __str__(self) -> str:
+        return f"{self.paid}:{self.created}:{self.id}"
+
 
 @dataclass(frozen=True)
 class PageQuery:
-    """Which page of which ticket; `status` and `currency` None for all, `after` None for the first page."""
+    """Which page of which ticket; `status` and `currency` None for all, `after` None for the first page.
+
+    `known` contains the fingerprints of those that the client has: if the page has one of them, it is not read.
+    """
 
     ticket: str
     limit: int
@@ -227,14 +309,86 @@ class PageQuery:
     status: Status | None = None
     currency: str | None = None
     after: Cursor | None = None
+    known: frozenset[int] = frozenset()
+
+    def arguments(self, n: int) -> dict[str, object]:
+        """As ledger_pages.sql reads it."""
+        after = self.after
+        return {
+            "n": n,
+            "ticket": self.ticket,
+            "rows": self.limit,
+            "status": self.status,
+            "currency": self.currency,
+            "after_paid": None if after is None or after.paid < 0 else after.paid,
+            "after_created": after and after.created,
+            "after_id": after and after.id,
+            "known": self.known,
+        }
+
+
+class PageRow(NamedTuple):
+    """A row of ledger_pages.sql: a donation of a page, or None in its columns for a page without donations."""
+
+    n: int
+    is_hidden: bool
+    ticket_currency: str | None
+    id: str | None
+    amount_minor: int | None
+    currency: str | None
+    status: str
+    donor_last_name: str | None
+    donor_country: str | None
+    created_at: int
+    paid_at: int | None
+    refunded_at: int | None
+    session_id: str | None
+    refunded_minor: int
+    disputed_minor: int
+    fingerprint: int
+    ledger_seq: int
+
+    @property
+    def donation(self) -> DonationRow:
+        """The donation."""
+        return DonationRow._make(self[3:15])
 
 
 @dataclass(frozen=True)
 class Page:
-    """The row of ledger_page.sql: the donations as a JSON array, their number, and where the next page begins (None on
-    the last one)."""
+    """One page of a ledger, whether it is hidden from the public, and the journal's last entry when it was read.
 
-    donations: str
-    count: int
-    next: str | None
+    Two pages of one query (but for `known`) with the same fingerprint show the same. `next` is where the next page
+    begins, None on the last one.
+    """
+
     ledger_seq: int
+    is_hidden: bool
+    fingerprint: int
+    currency: str
+    rows: Sequence[DonationRow]
+    next: Cursor | None
+
+    @classmethod
+    def of(cls, query: PageQuery, rows: Sequence[PageRow]) -> "Page":
+        """The page that these rows state. Of a page that the client has there are no donations."""
+        first = rows[0]
+        currency = first.ticket_currency or query.default_currency
+        if first.id is None or first.fingerprint in query.known:
+            return cls(first.ledger_seq, first.is_hidden, first.fingerprint, currency, (), None)
+        donations = [row.donation for row in rows[: query.limit]]
+        last = donations[-1]
+        next_ = None
+        if len(rows) > query.limit:
+            next_ = Cursor(-1 if last.paid_at is None else last.paid_at, last.created_at, last.id)
+        return cls(first.ledger_seq, first.is_hidden, first.fingerprint, currency, donations, next_)
+
+    @property
+    def donations(self) -> Iterator[ShownDonation]:
+        """Its donations, as they are shown."""
+        return (ShownDonation.of(row, self.currency) for row in self.rows)
+
+    @cached_property
+    def json(self) -> bytes:
+        """Its donations as a JSON array. It is made once for all who asked for the page at the same time."""
+        return b"[" + b", ".join(donation.json() for donation in self.donations) + b"]"

@@ -9,6 +9,7 @@ A *part* is everything that is tied together by the ids it names: usually one do
 written together: usually one part; if a subscription's ticket changes, the subscription and all its payments.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -31,6 +32,19 @@ from daemon.ledger.facts import (
 )
 from daemon.ledger.operator_actions import OperatorAction
 from daemon.ledger.stripe_events import StripeEvent
+from daemon.ledger.written_rows import (
+    USUAL_PARAMS,
+    ActionRow,
+    BaseRow,
+    BillingRow,
+    BookedRow,
+    ChargeRow,
+    EntryRow,
+    EventRow,
+    ObjectRow,
+    PlaceRow,
+    WrittenRows,
+)
 from sql import load
 from sql.connection import Row
 from sql.database import Database
@@ -45,19 +59,24 @@ ROUNDS = 20
 # that plan until the next ANALYZE; so they are planned again when the ledger has grown by GROWTH. (A plan of a new
 # preparation uses the tables' present size, also where their statistics are old.)
 FIRST_GROWTH, GROWTH = 1000, 10
+RECORD = load("record_events")
+# What only rare events need costs half of the statement's time where it writes a single one.
+RECORD_SHORT = re.sub(r"-- <rare>.*?-- </rare>\n", "", RECORD, flags=re.DOTALL)
 PREPARE = f"""
 DEALLOCATE ALL;
 SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
-SET plan_cache_mode = force_generic_plan;
+SET enable_memoize = off; SET plan_cache_mode = force_generic_plan;
 PREPARE find_stored AS {load("find_stored")};
 PREPARE find_subscriptions AS {load("find_subscriptions")};
 PREPARE find_subscription_payments AS {load("find_subscription_payments")};
-PREPARE record_events AS {load("record_events")}
+PREPARE record_events (json, json, json, json, text, json, json, json, json, json, json) AS {RECORD};
+PREPARE record_events_short (json, json, json, json, text, json, json, json) AS {RECORD_SHORT}
 """
 FIND_STORED = "EXECUTE find_stored (%s)"
 FIND_SUBSCRIPTIONS = "EXECUTE find_subscriptions (%s)"
 FIND_SUBSCRIPTION_PAYMENTS = "EXECUTE find_subscription_payments (%s)"
-EXECUTE = f"{load('lock_ledger')};\nEXECUTE record_events (%s, %s, %s, %s, %s, %s, %s, %s)"
+EXECUTE = f"{load('lock_ledger')};\nEXECUTE record_events (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+EXECUTE_SHORT = f"{load('lock_ledger')};\nEXECUTE record_events_short (%s, %s, %s, %s, %s, %s, %s, %s)"
 
 
 class ReceivedEvent(msgspec.Struct, frozen=True):
@@ -167,7 +186,7 @@ class FoundSubscription(NamedTuple):
     facts: str
 
 
-class WrittenRow(NamedTuple):
+class RecordedRow(NamedTuple):
     """The row of record_events.sql: ids of events, and numbers of groups."""
 
     recorded: list[str]
@@ -181,10 +200,14 @@ class _StoredRow:
     root: str
     version: int
     facts: Facts
+    is_current: bool = False  # whether today's rules derived it
     entries_digest: int | None = None  # of its donations' entries in the journal; None if it is not known
 
     def __post_init__(self) -> None:
         self.ids = object_ids(self.facts)
+        is_one = self.is_current and projection.is_one_donation(self.facts, self.root)
+        # The ids, besides `root`, of donations that may be stored with these facts.
+        self.other_donations = set() if is_one else projection.donation_ids(self.facts) - {self.root}
         self.subscriptions = projection.subscriptions(self.facts)
         self.is_invoice = self.version > 0 and self.facts.keys() == {Family.INVOICE}
 
@@ -201,10 +224,10 @@ class _StoredRow:
         if row.version == 0:
             intent: Facts = {Family.PAYMENT_INTENT: {facts[FactName.PAYMENT_INTENT][1]: {}}}
             return cls(row.root, 0, {**intent, Family.CHARGE: {row.root: facts}})
-        digest = None
-        if row.rules == projection.RULES_VERSION and row.entries_digest is not None:
+        is_current, digest = row.rules == projection.RULES_VERSION, None
+        if is_current and row.entries_digest is not None:
             digest = row.entries_digest ^ row.version
-        return cls(row.root, row.version, upgrade(facts) if row.rules == 0 else facts, digest)
+        return cls(row.root, row.version, upgrade(facts) if row.rules == 0 else facts, is_current, digest)
 
 
 LENT = (FactName.TICKET, FactName.SESSION_TICKET, FactName.SESSION_REFERENCE)  # what a subscription lends its payments
@@ -295,72 +318,62 @@ class _Part:
             return not any(entries for _, entries in derived)
         return len(rows) == 1 and rows[0].entries_digest == self.digest
 
-    def row(self, n: int) -> dict[str, object]:
-        """As record_events.sql reads it."""
+    def add_rows(self, n: int, rows: WrittenRows) -> None:
+        """Adds what is to be written of it."""
+        bases = [row for row in self.stored if row.version]
+        rows.bases += [BaseRow(n, row.root, row.version, self.is_written) for row in bases]
         if not self.is_written:
-            return {"n": n, "root": "", "ids": (), "new_ids": (), "relocated_ids": ()}
-        relocated = {id_ for row in self.stored if row.version and row.root != self.root for id_ in row.ids}
-        new = self.ids.difference(*(row.ids for row in self.stored))
-        row = {"n": n, "root": self.root, "ids": self.ids, "new_ids": new, "relocated_ids": relocated}
-        return {**row, "booked_ids": self.booked_ids, **self._cause()} if self.booked_ids else row
+            return
+        others = {id_ for row in bases for id_ in row.other_donations}.difference(row.root for row in bases)
+        rows.bases += [BaseRow(n, id_, None, True) for id_ in others]
+        self._add_objects(n, rows)
+        for donation in self.donations:
+            is_root = donation.id == self.root
+            version, digest = (self.version, self.digest ^ self.version) if is_root else (0, None)
+            rows.donations.append(donation)
+            rows.places.append(PlaceRow(n, self.root, version, projection.RULES_VERSION, digest))
+            rows.facts.append(msgspec.json.encode(self.facts) if is_root else b"")
+        self._add_entries(n, rows)
+        self._add_billing(n, rows)
+        self._add_charges(n, rows)
 
-    def _cause(self) -> dict[str, object]:
+    def _add_objects(self, n: int, rows: WrittenRows) -> None:
+        """The objects that no row contained, and those whose facts are in another row now."""
+        new = self.ids.difference(*(row.ids for row in self.stored))
+        relocated = {id_ for row in self.stored if row.version and row.root != self.root for id_ in row.ids}
+        rows.objects += [ObjectRow(n, id_, self.root, is_new=True) for id_ in new]
+        rows.objects += [ObjectRow(n, id_, self.root, is_new=False) for id_ in relocated]
+
+    def _add_entries(self, n: int, rows: WrittenRows) -> None:
+        """The entries of its donations, where they may differ from the journal."""
+        cause = self._cause()
+        rows.booked += [BookedRow(n, id_, *cause) for id_ in self.booked_ids]
+        for donation, entries in self.entries:
+            place = donation.id, donation.ticket or "", donation.currency or ""
+            rows.entries += [EntryRow(n, *place, e.kind, e.object, e.at, e.amount, *cause) for e in entries]
+
+    def _cause(self) -> tuple[str | None, str | None]:
         """What its entries are booked for. An operator action has no id yet, and is named by its donation."""
         match self.cause:
             case ReceivedEvent(event):
-                return {"cause": event.id}
+                return event.id, None
             case OperatorAction(donation=donation):
-                return {"action_on": donation}
-        return {"cause": f"rebuild:{projection.RULES_VERSION}"}
+                return None, donation
+        return f"rebuild:{projection.RULES_VERSION}", None
 
-    def donation_rows(self, n: int) -> list[dict[str, object]]:
-        """As record_events.sql reads them: the facts stand on the root's row only."""
-        return [
-            {
-                **msgspec.structs.asdict(donation),
-                "n": n,
-                "root": self.root,
-                "rules": projection.RULES_VERSION,
-                "version": self.version if donation.id == self.root else 0,
-                "facts": self.facts if donation.id == self.root else None,
-                "entries_digest": self.digest ^ self.version if donation.id == self.root else None,
-            }
-            for donation in self.donations
-        ]
-
-    def entry_rows(self, n: int) -> list[dict[str, object]]:
-        """The entries of the donations whose entries may differ from the journal."""
-        cause = self._cause()
-        return [
-            {
-                "n": n,
-                "donation": donation.id,
-                "ticket": donation.ticket or "",
-                "currency": donation.currency or "",
-                **msgspec.structs.asdict(entry),
-                **cause,
-            }
-            for donation, entries in self.entries
-            for entry in entries
-        ]
-
-    def billing_rows(self, n: int) -> list[dict[str, object]]:
+    def _add_billing(self, n: int, rows: WrittenRows) -> None:
         """The row of an invoice without a payment, or its end when the payment is known."""
-        if not self.is_written:
-            return []
         if not self.donations:
-            return [{"n": n, "id": self.root, "version": self.version, "facts": self.facts}]
-        return [{"n": n, "id": row.root, "version": 0, "facts": None} for row in self.stored if row.is_invoice]
+            rows.billing.append(BillingRow(n, self.root, self.version, self.facts))
+        else:
+            rows.billing += [BillingRow(n, row.root, 0, None) for row in self.stored if row.is_invoice]
 
-    def charge_rows(self, n: int) -> list[dict[str, object]]:
+    def _add_charges(self, n: int, rows: WrittenRows) -> None:
         """The failed charges that are kept apart from now on, and those that no longer are."""
-        if not self.is_written:
-            return []
         returned = {row.root for row in self.stored if row.version == 0} - self.failed_charges.keys()
-        gone: list[dict[str, object]] = [{"n": n, "id": id_, "payment_intent": "", "facts": None} for id_ in returned]
-        return gone + [
-            {"n": n, "id": id_, "payment_intent": known[FactName.PAYMENT_INTENT][1], "facts": known}
-            for id_, known in self.failed_charges.items()
+        rows.charges += [ChargeRow(n, id_, "", None) for id_ in returned]
+        rows.charges += [
+            ChargeRow(n, id_, known[FactName.PAYMENT_INTENT][1], known) for id_, known in self.failed_charges.items()
         ]
 
 
@@ -377,22 +390,18 @@ class _Group:
         of_parts = [change for part in self.parts for change in part.changes]
         return of_parts + [change for each in self.subscriptions for change in each.changes]
 
-    def bases(self, n: int, known: dict[str, _Subscription]) -> list[dict[str, object]]:
-        """The rows and versions that it was derived from."""
-        rows = [(row.root, row.version) for part in self.parts for row in part.stored if row.version]
-        lenders = {id_ for part in self.parts if part.is_written for id_ in projection.subscriptions(part.facts)}
-        lenders |= {each.id for each in self.subscriptions}
-        rows += [(id_, known[id_].version) for id_ in lenders]
-        return [{"n": n, "root": root, "version": version} for root, version in rows]
-
-    def billing_rows(self, n: int) -> list[dict[str, object]]:
-        """Its subscriptions, and its invoices without a payment."""
-        written: list[dict[str, object]] = [
-            {"n": n, "id": each.id, "version": each.version + 1, "facts": {Family.SUBSCRIPTION: {each.id: each.facts}}}
+    def add_rows(self, n: int, rows: WrittenRows, lenders: dict[str, _Subscription]) -> None:
+        """Adds what is to be written of it, and the rows and versions that it was derived from."""
+        for part in self.parts:
+            part.add_rows(n, rows)
+        lent = {id_ for part in self.parts if part.is_written for id_ in projection.subscriptions(part.facts)}
+        lent |= {each.id for each in self.subscriptions}
+        rows.bases += [BaseRow(n, id_, lenders[id_].version, written=False) for id_ in lent]
+        rows.billing += [
+            BillingRow(n, each.id, each.version + 1, {Family.SUBSCRIPTION: {each.id: each.facts}})
             for each in self.subscriptions
             if each.is_written
         ]
-        return written + [row for part in self.parts for row in part.billing_rows(n)]
 
 
 class Recorder:
@@ -539,24 +548,15 @@ class Recorder:
         array = ",".join(f'"{id_}"' for id_ in ids)
         return await self._database.fetch(statement, ["{" + array + "}"], prepare=self._prepare) if array else []
 
-    async def _write(self, batch: "_Batch", changes: Sequence[Change]) -> WrittenRow:
-        """Writes the batch by one statement."""
-        groups = batch.groups
-        number = {id(change): n for n, group in enumerate(groups) for change in group.changes}
-        parts = [(n, part) for n, group in enumerate(groups) for part in group.parts]
-        arrays: tuple[list[dict[str, object]], ...] = (
-            [part.row(n) for n, part in parts],
-            [row for n, group in enumerate(groups) for row in group.bases(n, batch.lenders)],
-            [row for n, part in parts for row in part.donation_rows(n)],
-            [_event_row(c, number.get(id(c))) for c in changes if isinstance(c, ReceivedEvent)],
-            [_action_row(c, number[id(c)]) for c in changes if isinstance(c, OperatorAction)],
-            [row for n, group in enumerate(groups) for row in group.billing_rows(n)],
-            [row for n, part in parts for row in part.charge_rows(n)],
-            [row for n, part in parts for row in part.entry_rows(n)],
-        )
-        params = [msgspec.json.encode(array).decode() for array in arrays]
-        [row] = await self._database.fetch(EXECUTE, params, prepare=self._prepare)
-        return WrittenRow._make(row)
+    async def _write(self, batch: "_Batch", changes: Sequence[Change]) -> RecordedRow:
+        """Writes the batch by one statement, the short one where it is enough."""
+        rows = batch.rows(changes)
+        params = rows.params()
+        if rows.are_usual:
+            found = await self._database.fetch(EXECUTE_SHORT, params[:USUAL_PARAMS], prepare=self._prepare)
+        else:
+            found = await self._database.fetch(EXECUTE, params, prepare=self._prepare)
+        return RecordedRow._make(found[0])
 
 
 @dataclass
@@ -565,6 +565,22 @@ class _Batch:
 
     groups: list[_Group]
     lenders: dict[str, _Subscription]
+
+    def rows(self, changes: Sequence[Change]) -> WrittenRows:
+        """What is to be written of the batch and of all its changes."""
+        rows = WrittenRows()
+        number: dict[int, int] = {}  # of the group of each change, by the change's identity
+        for n, group in enumerate(self.groups):
+            number.update((id(change), n) for change in group.changes)
+            group.add_rows(n, rows, self.lenders)
+        for change in changes:
+            match change:
+                case ReceivedEvent(event, error):
+                    of = number.get(id(change))
+                    rows.events.append(EventRow(of, event.id, event.type, event.created, event.livemode, error))
+                case OperatorAction(action, donation, detail, actor, at_us):
+                    rows.actions.append(ActionRow(number[id(change)], at_us, actor, action, donation, detail))
+        return rows
 
 
 def _join(part_of: dict[str, _Part], ids: set[str]) -> _Part:
@@ -614,19 +630,3 @@ def _join_group(group_of: dict[str, _Group], groups: list[_Group], subscriptions
         group_of.update({id_: joined for id_, group in group_of.items() if group is other})
     group_of.update(dict.fromkeys(subscriptions, joined))
     return joined
-
-
-def _event_row(received: ReceivedEvent, n: int | None) -> dict[str, object]:
-    event = received.event
-    return {
-        "id": event.id,
-        "type": event.type,
-        "created": event.created,
-        "livemode": event.livemode,
-        "error": received.error,
-        "n": n,
-    }
-
-
-def _action_row(action: OperatorAction, n: int) -> dict[str, object]:
-    return {**vars(action), "facts": None, "n": n}

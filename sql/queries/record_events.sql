@@ -1,72 +1,72 @@
 -- Records events and operator actions, and writes the donations that they belong to, all or nothing per group, in one
 -- transaction.
 --
--- A group is what must be written together: the parts that have its number. A part is a set of Stripe objects with the
--- donations derived from its facts: `ids` are its objects if anything of it is written, `new_ids` those of them that no
--- row contained when the facts were read, `relocated_ids` those whose facts were kept by another row than `root`,
--- `booked_ids` those that its donations have as their id, or had. The bases of a group are the rows and versions that it
--- was derived from, version 0 for a row that did not exist. If the ledger's rows are others by now, the group is
+-- A group is what must be written together; `n` is the number of the group that a row belongs to. A group was derived
+-- from bases: rows and their versions, version 0 for a row that did not exist, null for one whose version does not matter.
+-- If the ledger's rows have other versions by now, or if another row contains one of the objects that were new, the group is
 -- conflicting: nothing of it is written, and its number is returned.
 --
--- The journal gets the difference between the entries that the facts make ($8) and what is booked of the same part's
--- `booked_ids`, as sums, whatever release wrote the rows last: so a donation that gets another id is booked out. It is
--- computed here because nothing else is booked under the lock, and because no further query is needed. A part whose
--- entries are booked already has neither. `cause` is an event's id; null for an operator action, which gets its id here
--- and is found by its donation, `action_on`.
+-- The journal gets the difference between the entries that the facts make ($7) and what is booked of the donations $6, as
+-- sums, whatever release wrote the rows last: so a donation that gets another id is booked out. It is computed here because
+-- nothing else is booked under the lock, and because no further query is needed. What is booked already has no rows there.
+-- `cause` is an event's id; null for an operator action, which gets its id here and is found by its donation, `action_on`.
 --
 -- The caller has the ledger's lock (lock_ledger.sql), so no other process writes between reading and writing here, and
--- `seq` rises without gaps, in the order of commits.
+-- `seq` rises without gaps, in the order of commits. Where rows are looked up by keys, the form of the query leaves the
+-- planner no choice to read a table instead.
 --
--- $1 parts {n, root, ids, new_ids, relocated_ids, booked_ids, cause, action_on}; $2 bases {n, root, version};
--- $3 donations; $4 events; $5 operator actions; $6 billing rows {n, id, version, facts}; $7 failed charges {n, id,
--- payment_intent, facts}; $8 entries: arrays of JSON objects. Rows of $6 and $7 without facts are deleted.
-WITH groups AS MATERIALIZED (
-    SELECT * FROM json_to_recordset($1)
-        AS g(n int, root text, ids text[], new_ids text[], relocated_ids text[], booked_ids text[], cause text,
-             action_on text)
+-- $1 bases {n, id, version, written}: those that are written, or only read; $2 objects {n, id, root, is_new}: those that no
+-- row contained when the facts were read, and those whose facts were kept by another row than `root`; $3 donations, and for
+-- each of them, in their order, $4 its row {n, root, version, rules, entries_digest} and $5 a line with its facts, empty if
+-- another row has them; $6 booked {n, id, cause, action_on}; $7 entries; $8 events; $9 operator actions; $10 billing rows
+-- {n, id, version, facts}; $11 failed charges {n, id, payment_intent, facts}: arrays of JSON objects but for $5. Rows of
+-- $10 and $11 without facts are deleted.
+--
+-- What stands between "<rare>" and "</rare>" is left out of the statement for events that need none of it: no row of $9 to
+-- $11, no object whose facts another row kept, no donation that goes.
+WITH bases AS MATERIALIZED (
+    SELECT b.n, b.written, b.version AS expected, a.version, b.id, a.ticket_id, a.status, a.amount_minor, a.currency,
+           a.refunded_minor, a.disputed_minor, a.paid_at
+    FROM json_to_recordset($1) AS b(n int, id text, version bigint, written boolean)
+    LEFT JOIN stripe_attributions a ON a.id = b.id
+), objects AS MATERIALIZED (
+    SELECT * FROM json_to_recordset($2) AS o(n int, id text, root text, is_new boolean)
 ), conflicting AS MATERIALIZED (
-    SELECT b.n FROM json_to_recordset($2) AS b(n int, root text, version bigint)
-    WHERE b.version <> coalesce((SELECT a.version FROM stripe_attributions a WHERE a.id = b.root),
-                                (SELECT s.version FROM stripe_billing s WHERE s.id = b.root), 0)
+    SELECT n FROM bases
+    WHERE expected <> coalesce(version, (SELECT s.version FROM stripe_billing s WHERE s.id = bases.id), 0)
     UNION
-    SELECT g.n FROM groups g CROSS JOIN unnest(g.new_ids) AS i(id) JOIN stripe_objects o ON o.id = i.id
-    WHERE coalesce((SELECT 1 FROM stripe_attributions a WHERE a.id = o.root),
-                   (SELECT 1 FROM stripe_billing s WHERE s.id = o.root)) = 1  -- EXISTS … OR EXISTS reads whole tables
-), fresh AS MATERIALIZED (
-    SELECT * FROM groups WHERE n NOT IN (TABLE conflicting)
+    SELECT n FROM objects
+    WHERE is_new AND (SELECT coalesce((SELECT true FROM stripe_attributions a WHERE a.id = o.root),
+                                      (SELECT true FROM stripe_billing s WHERE s.id = o.root))
+                      FROM stripe_objects o WHERE o.id = objects.id)
 ), recorded AS (
     INSERT INTO stripe_events AS known (id, type, stripe_created, livemode, error)
     SELECT DISTINCT ON (e.id) e.id, e.type, to_timestamp(e.created), e.livemode, e.error
-    FROM json_to_recordset($4) AS e(id text, type text, created bigint, livemode boolean, error text, n int)
+    FROM json_to_recordset($8) AS e(id text, type text, created bigint, livemode boolean, error text, n int)
     WHERE e.n IS NULL OR e.n NOT IN (TABLE conflicting)
     ORDER BY e.id, e.error NULLS FIRST
     ON CONFLICT (id) DO UPDATE SET error = excluded.error, processed_at = now() WHERE known.error IS NOT NULL
     RETURNING id
-), audited AS (
-    INSERT INTO operator_acts (at, actor, action, donation_id, detail)
-    SELECT to_timestamp(a.at_us / 1e6), a.actor, a.action, a.donation, a.detail
-    FROM json_to_recordset($5) AS a(at_us bigint, actor text, action text, donation text, detail text, n int)
-    WHERE a.n NOT IN (TABLE conflicting)
-    RETURNING id, donation_id
 ), after AS MATERIALIZED (
-    SELECT * FROM json_to_recordset($3)
-        AS d(n int, root text, id text, version bigint, facts json, ticket text, status text, amount bigint,
-             currency text, refunded bigint, disputed bigint, created_at bigint, paid_at bigint, refunded_at bigint,
-             last_name text, country text, email_hash text, session_id text, charge_id text, account text,
-             subscription text, rules int, entries_digest bigint)
+    SELECT *, nullif(facts, '')::json AS facts_json
+    FROM ROWS FROM (
+        string_to_table($5, E'\n'),
+        json_to_recordset($4) AS (n int, root text, version bigint, rules int, entries_digest bigint),
+        json_to_recordset($3)
+            AS (id text, ticket text, status text, amount bigint, currency text, refunded bigint, disputed bigint,
+                created_at bigint, paid_at bigint, refunded_at bigint, last_name text, country text, email_hash text,
+                session_id text, charge_id text, account text, subscription text)
+    ) AS d(facts)
     WHERE n NOT IN (TABLE conflicting)
 ), before AS MATERIALIZED (
-    SELECT a.id, a.ticket_id, a.status, a.amount_minor, a.currency, a.refunded_minor, a.disputed_minor, a.paid_at
-    FROM fresh f CROSS JOIN unnest(f.ids) AS i(id) JOIN stripe_attributions a ON a.id = i.id
-), dropped AS (  -- a session's donation goes when its PaymentIntent is known
-    DELETE FROM stripe_attributions WHERE id IN (SELECT id FROM before EXCEPT SELECT id FROM after)
+    SELECT * FROM bases WHERE written AND version IS NOT NULL AND n NOT IN (TABLE conflicting)
 ), written AS (
     INSERT INTO stripe_attributions AS a
            (id, root, version, facts, ticket_id, status, amount_minor, currency, refunded_minor, disputed_minor,
             created_at, paid_at, refunded_at, donor_last_name, donor_country, donor_email_hash,
             session_id, charge_id, account, subscription_id, rules_version, derived_version,
             entries_digest)
-    SELECT id, root, version, facts, ticket, status, amount, currency, refunded, disputed,
+    SELECT id, root, version, facts_json, ticket, status, amount, currency, refunded, disputed,
            to_timestamp(created_at), to_timestamp(paid_at), to_timestamp(refunded_at), last_name, country, email_hash,
            session_id, charge_id, account, subscription, rules, version,
            entries_digest
@@ -81,30 +81,45 @@ WITH groups AS MATERIALIZED (
         charge_id = excluded.charge_id, account = excluded.account, subscription_id = excluded.subscription_id,
         rules_version = excluded.rules_version, derived_version = excluded.derived_version,
         entries_digest = excluded.entries_digest
+-- <rare>
+), dropped AS (  -- a session's donation goes when its PaymentIntent is known
+    DELETE FROM stripe_attributions WHERE id = ANY (ARRAY(SELECT id FROM before EXCEPT SELECT id FROM after))
+), audited AS (
+    INSERT INTO operator_acts (at, actor, action, donation_id, detail)
+    SELECT to_timestamp(a.at_us / 1e6), a.actor, a.action, a.donation, a.detail
+    FROM json_to_recordset($9) AS a(at_us bigint, actor text, action text, donation text, detail text, n int)
+    WHERE a.n NOT IN (TABLE conflicting)
+    RETURNING id, donation_id
 ), billing AS MATERIALIZED (
-    SELECT * FROM json_to_recordset($6) AS s(n int, id text, version bigint, facts json)
+    SELECT * FROM json_to_recordset($10) AS s(n int, id text, version bigint, facts json)
     WHERE n NOT IN (TABLE conflicting)
 ), unbilled AS (  -- an invoice's facts go to its donation's row when its payment is known
-    DELETE FROM stripe_billing WHERE id IN (SELECT id FROM billing WHERE facts IS NULL)
+    DELETE FROM stripe_billing WHERE id = ANY (ARRAY(SELECT id FROM billing WHERE facts IS NULL))
 ), billed AS (
     INSERT INTO stripe_billing (id, version, facts)
     SELECT id, version, facts FROM billing WHERE facts IS NOT NULL
     ON CONFLICT (id) DO UPDATE SET version = excluded.version, facts = excluded.facts
 ), charges AS MATERIALIZED (
-    SELECT * FROM json_to_recordset($7) AS c(n int, id text, payment_intent text, facts json)
+    SELECT * FROM json_to_recordset($11) AS c(n int, id text, payment_intent text, facts json)
     WHERE n NOT IN (TABLE conflicting)
 ), returned AS (  -- a charge that supplies a value again
-    DELETE FROM stripe_failed_charges WHERE id IN (SELECT id FROM charges WHERE facts IS NULL)
+    DELETE FROM stripe_failed_charges WHERE id = ANY (ARRAY(SELECT id FROM charges WHERE facts IS NULL))
 ), parted AS (
     INSERT INTO stripe_failed_charges (id, payment_intent, facts)
     SELECT id, payment_intent, facts FROM charges WHERE facts IS NOT NULL
     ON CONFLICT (id) DO UPDATE SET payment_intent = excluded.payment_intent, facts = excluded.facts
+-- </rare>
 ), named AS (
     INSERT INTO stripe_objects AS o (id, root)
-    SELECT i.id, f.root FROM fresh f CROSS JOIN unnest(f.new_ids || f.relocated_ids) AS i(id)
+    SELECT id, root FROM objects WHERE n NOT IN (TABLE conflicting)
+-- <rare>
     UNION
-    SELECT c.id, f.root
-    FROM fresh f CROSS JOIN unnest(f.relocated_ids) AS i(id) JOIN stripe_failed_charges c ON c.payment_intent = i.id
+    SELECT c.id, o.root
+    FROM objects o CROSS JOIN LATERAL (
+        SELECT id FROM stripe_failed_charges WHERE payment_intent = o.id OFFSET 0
+    ) c
+    WHERE NOT o.is_new AND o.n NOT IN (TABLE conflicting)
+-- </rare>
     ON CONFLICT (id) DO UPDATE SET root = excluded.root WHERE o.root <> excluded.root
 ), contributions AS (  -- of each donation to its ticket's figures ('': no ticket), now and, negative, before
     SELECT 1 AS sign, coalesce(ticket, '') AS ticket, coalesce(currency, '') AS currency,
@@ -117,14 +132,16 @@ WITH groups AS MATERIALIZED (
     SELECT donation, ticket, currency, kind, object, at, sum(amount)::bigint AS amount, cause, action_on
     FROM (
         SELECT donation, ticket, currency, kind, object, to_timestamp(at) AS at, amount, cause, action_on
-        FROM json_to_recordset($8)
+        FROM json_to_recordset($7)
             AS e(n int, donation text, ticket text, currency text, kind text, object text, at bigint, amount bigint,
                  cause text, action_on text)
         WHERE n NOT IN (TABLE conflicting)
         UNION ALL
-        SELECT e.donation_id, e.ticket_id, e.currency, e.kind, e.object_id, e.effective_at, -e.amount_minor,
-               f.cause, f.action_on
-        FROM fresh f CROSS JOIN unnest(f.booked_ids) AS i(id) JOIN ledger_entries e ON e.donation_id = i.id
+        SELECT b.id, e.ticket_id, e.currency, e.kind, e.object_id, e.effective_at, -e.amount_minor,
+               b.cause, b.action_on
+        FROM json_to_recordset($6) AS b(n int, id text, cause text, action_on text)
+        CROSS JOIN LATERAL (SELECT * FROM ledger_entries WHERE donation_id = b.id OFFSET 0) e
+        WHERE b.n NOT IN (TABLE conflicting)
     ) derived_and_booked
     GROUP BY donation, ticket, currency, kind, object, at, cause, action_on
     HAVING sum(amount) <> 0
@@ -138,20 +155,29 @@ WITH groups AS MATERIALIZED (
                                 object_id, cause)
     SELECT n.seq + row_number() OVER (ORDER BY c.at, c.donation, c.kind, c.object, c.amount),
            n.recorded_at, c.at, c.amount, c.kind, c.donation, c.ticket, c.currency, c.object,
-           coalesce(c.cause, (SELECT max(a.id)::text FROM audited a WHERE a.donation_id = c.action_on))
+-- <rare>
+           coalesce(c.cause, (SELECT max(a.id)::text FROM audited a WHERE a.donation_id = c.action_on)) AS
+-- </rare>
+           cause
     FROM changed c CROSS JOIN newest n
 ), counted AS (
     INSERT INTO ticket_totals AS t
            (ticket_id, currency, paid_minor, refunded_minor, disputed_minor, paid, refunded, disputed,
             partially_refunded)
-    SELECT ticket, currency, sum(sign * coalesce(amount, 0)), sum(sign * refunded), sum(sign * disputed),
-           coalesce(sum(sign) FILTER (WHERE status = 'PAID'), 0),
-           coalesce(sum(sign) FILTER (WHERE status = 'REFUNDED'), 0),
-           coalesce(sum(sign) FILTER (WHERE status = 'DISPUTED'), 0),
-           coalesce(sum(sign) FILTER (WHERE status = 'PAID' AND refunded > 0), 0)
-    FROM contributions
-    GROUP BY ticket, currency
-    ORDER BY ticket, currency
+    SELECT * FROM (
+        SELECT ticket, currency,
+               sum(sign * coalesce(amount, 0)) AS paid_minor, sum(sign * refunded) AS refunded_minor,
+               sum(sign * disputed) AS disputed_minor,
+               coalesce(sum(sign) FILTER (WHERE status = 'PAID'), 0) AS paid,
+               coalesce(sum(sign) FILTER (WHERE status = 'REFUNDED'), 0) AS refunded,
+               coalesce(sum(sign) FILTER (WHERE status = 'DISPUTED'), 0) AS disputed,
+               coalesce(sum(sign) FILTER (WHERE status = 'PAID' AND refunded > 0), 0) AS partially_refunded
+        FROM contributions
+        GROUP BY ticket, currency
+        ORDER BY ticket, currency
+    ) AS sums
+    WHERE (paid_minor, refunded_minor, disputed_minor, paid, refunded, disputed, partially_refunded)
+          <> (0, 0, 0, 0, 0, 0, 0)
     ON CONFLICT (ticket_id, currency) DO UPDATE SET
         paid_minor = t.paid_minor + excluded.paid_minor,
         refunded_minor = t.refunded_minor + excluded.refunded_minor,

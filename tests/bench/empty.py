@@ -17,6 +17,10 @@ async def receive(request: web.Request) -> web.Response:
     return web.Response(body=REPLY, content_type="application/json")
 
 
+async def answer(_request: web.Request) -> web.Response:
+    return web.Response(body=REPLY, content_type="application/json")
+
+
 async def ready(_request: web.Request) -> web.Response:
     return web.Response()
 
@@ -26,7 +30,7 @@ async def serve() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     app = web.Application()
-    app.add_routes([web.post("/webhooks/stripe", receive), web.get("/health/db", ready)])
+    app.add_routes([web.post("/webhooks/stripe", receive), web.get("/", answer), web.get("/health/db", ready)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.SockSite(runner, socket.socket(fileno=0)).start()

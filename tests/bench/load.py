@@ -4,6 +4,7 @@ import os
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -65,9 +66,16 @@ def post_again(site: Site, stream: Stream, *, connections: int, seconds: int) ->
     return _post(site, stream.peek(REPEATED), connections, seconds, {"AGAIN": "yes"})
 
 
-def get(site: Site, path: str, *, seconds: int) -> Measured:
-    """Asks for one page over one connection for that long. Raises Broken as `post_new`."""
-    return _wrk(site.url + path, 1, seconds, {})
+def get(site: Site, path: str, *, seconds: int, connections: int = 1, tag: str = "") -> Measured:
+    """Asks for one page for that long; with a tag, as a client that has this version of it. Raises Broken as
+    `post_new`."""
+    return _wrk(site.url + path, connections, seconds, {}, f"If-None-Match: {tag}" if tag else "")
+
+
+def tag_of(site: Site, path: str) -> str:
+    """The ETag of a page."""
+    with urllib.request.urlopen(site.url + path) as reply:  # noqa: S310
+        return str(reply.headers["ETag"])
 
 
 def _post(site: Site, bodies: Iterable[bytes], connections: int, seconds: int, environ: Mapping[str, str]) -> Measured:
@@ -80,8 +88,9 @@ def _post(site: Site, bodies: Iterable[bytes], connections: int, seconds: int, e
         return _wrk(site.url, connections, seconds, {"REQUESTS": file.name, **environ})
 
 
-def _wrk(url: str, connections: int, seconds: int, environ: Mapping[str, str]) -> Measured:
+def _wrk(url: str, connections: int, seconds: int, environ: Mapping[str, str], header: str = "") -> Measured:
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s", "-s", str(SCRIPT), url]
+    command += ["-H", header] if header else []
     watch = Watch()
     try:
         run = subprocess.run(command, env={"PATH": os.environ["PATH"], **environ}, capture_output=True, check=False)

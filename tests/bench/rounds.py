@@ -14,7 +14,7 @@ import msgspec
 from daemon.runtime.readiness import ReadinessClient
 from tests.bench import disk, fill, journal, peers
 from tests.bench.conditions import Conditions, Watch
-from tests.bench.load import Measured, get, post_again, post_new
+from tests.bench.load import Measured, get, post_again, post_new, tag_of
 from tests.bench.machine import (
     API,
     EMPTY,
@@ -155,6 +155,22 @@ class Bench:
         ):
             measured = get(self.sites["full"], path, seconds=SECONDS // 2)
             self._note(name, measured.p50_us, measured.conditions)
+        self._reads_of_many()
+
+    def _reads_of_many(self) -> None:
+        """Over many connections, beside the empty handler, by clients that have nothing and by clients that have it."""
+        full = self.sites["full"]
+        for name, where, path, is_known in (
+            ("empty GET", self.sites["empty"], "/", False),
+            ("total", full, _total(MILLION), False),
+            ("known total", full, _total(MILLION), True),
+            ("page", full, _page(MILLION), False),
+            ("known page", full, _page(MILLION), True),
+        ):
+            tag = tag_of(where, path) if is_known else ""
+            measured = get(where, path, seconds=SECONDS // 2, connections=CONNECTIONS, tag=tag)
+            self._note(name, measured.per_s, measured.conditions)
+            self._count_failures(name, measured)
 
     def _disk(self) -> None:
         bodies = self.spread.take(WRITTEN_TO_DISK)

@@ -58,17 +58,18 @@ def figures(rows: list[dict[str, Any]], *keys: str) -> Amounts:
     return found
 
 
-async def test_the_differences_are_the_sums_of_the_entries(database: Database) -> None:
+@pytest.mark.parametrize("period", [QUARTER, Period.parse("2024-01-01..2025-12-31", BERLIN)])
+async def test_the_differences_are_the_sums_of_the_entries(database: Database, period: Period) -> None:
     """As filed is what the report was; now is what the report is; the difference of both is exactly what the listed
     entries add up to, per currency and per ticket; and each of them is one of the journal's, of the period.
     """
     events = random_events(5, 150)
     await record(database, events[: len(events) // 2])
-    closing = await close(database, QUARTER, "alex")
+    closing = await close(database, period, "alex")
     await record(database, events[len(events) // 2 :])
-    found = await json_of(await restated(database, QUARTER))
-    filed = await json_of(await income(database, QUARTER, moment=Moment(closing.seq, None)))
-    now = await json_of(await income(database, QUARTER))
+    found = await json_of(await restated(database, period))
+    filed = await json_of(await income(database, period, moment=Moment(closing.seq, None)))
+    now = await json_of(await income(database, period))
     assert (found["filedTotals"], found["filedTickets"]) == (filed["totals"], filed["tickets"])
     assert figures(found["nowTotals"], "currency") == figures(now["totals"], "currency")
     assert found["nowTickets"] == now["tickets"]
@@ -89,7 +90,7 @@ async def test_the_differences_are_the_sums_of_the_entries(database: Database) -
     rows = await database.fetch(
         "SELECT seq, donation_id, object_id, kind, cause, recorded_at FROM ledger_entries"
         " WHERE seq > %s AND effective_at >= to_timestamp(%s) AND effective_at < to_timestamp(%s) ORDER BY seq",
-        [closing.seq, QUARTER.begin, QUARTER.end],
+        [closing.seq, period.begin, period.end],
     )
     names = ("entry", "donation", "object", "kind", "cause", "entryRecordedAt")
     assert [tuple(entry[name] for name in names) for entry in listed] == [

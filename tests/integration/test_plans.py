@@ -1,7 +1,8 @@
-"""How the statements that record events are executed while the ledger grows."""
+"""How the statements that record and read are executed while the ledger grows."""
 
 import psycopg2
 
+from daemon.ledger.reader import Cursor, Ledger, PageQuery
 from daemon.ledger.recorder import Recorder
 from sql.database import Database
 from tests.bench.fill import batches, entry
@@ -9,6 +10,8 @@ from tests.bench.stream import Pool, Stream
 
 EVENTS, OBSERVED = 10_000, 1_000
 BATCH = 50
+CURRENCIES = 10  # more than the stream has
+TICKETS = [f"story-{number}" for number in range(20)]
 # What the statements look rows up by, besides primary keys: the donations of a subscription, the failed charges of a
 # PaymentIntent, and the journal's entries of a donation.
 OTHER_KEYS = {"attributions_by_subscription", "failed_charges_by_intent", "entries_by_donation"}
@@ -44,6 +47,45 @@ async def test_tables_that_were_analysed_while_empty_are_read_by_their_keys(data
     assert {name for name in used if not name.endswith("_pkey")} <= OTHER_KEYS
     assert {"stripe_attributions_pkey", "stripe_objects_pkey"} <= used
     assert all(read <= 2 * count for count, read in grown.values()), grown
+
+
+async def test_pages_and_totals_are_read_by_their_keys(database_url: str) -> None:
+    """After 10,000 events one connection that served from the first event reads a page in the ledger's order, from the
+    cursor on, and nothing else of the ledger; for totals it reads one donation of each ticket.
+    """
+    connection = psycopg2.connect(database_url)
+    connection.autocommit = True
+    cursor = connection.cursor()
+    cursor.execute("VACUUM ANALYZE")
+    cursor.execute("INSERT INTO recording_tickets (id) SELECT unnest(%s)", [TICKETS])
+    connection.close()
+    database = Database(
+        database_url, pool_size=1, statement_timeout_s=60, connect_timeout_s=5, application_name="donationd test"
+    )
+    recorder, ledger = Recorder(database), Ledger(database)
+    stream = Stream(Pool(payments=500), TICKETS[:2])
+    for batch in batches(map(entry, stream.take(EVENTS)), BATCH):
+        await recorder.record(batch)
+        await ledger.totals(TICKETS[0])
+        await ledger.page(PageQuery(TICKETS[0], 10, "USD"))
+    [(paid, created, id_)] = await database.fetch(
+        "SELECT extract(epoch FROM paid_at)::bigint, extract(epoch FROM created_at)::bigint, id"
+        " FROM stripe_attributions WHERE ticket_id = %s AND paid_at IS NOT NULL ORDER BY paid_at LIMIT 1 OFFSET 50",
+        [TICKETS[0]],
+    )
+    for query, most in (
+        (lambda: ledger.page(PageQuery(TICKETS[0], 10, "USD")), 11),
+        (lambda: ledger.page(PageQuery(TICKETS[0], 10, "USD", after=Cursor(paid, created, id_))), 12),
+        (lambda: ledger.totals(TICKETS[0]), 1),
+    ):
+        before = await scans(database)
+        await query()
+        after = await scans(database)
+        grown = {name: after[name][1] - before[name][1] for name in after if after[name] != before[name]}
+        assert grown.pop("attributions_by_ticket") <= most, grown
+        assert grown.pop("ticket_totals_pkey", 0) <= CURRENCIES, grown
+        assert all(read == 1 for read in grown.values()), grown
+    await database.close()
 
 
 async def scans(database: Database) -> dict[str, tuple[int, int]]:

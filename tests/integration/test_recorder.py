@@ -8,9 +8,12 @@ import pytest
 from daemon.ledger.facts import FactName, Facts, Family, ObjectFacts
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder, Result
 from daemon.ledger.stripe_events import StripeEvent, read
+from daemon.ledger.verification import verify
+from daemon.ledger.written_rows import WrittenRows
 from daemon.simulator import scenarios, sender
 from sql.database import Database
 from sql.errors import StatementRejected
+from sql.snapshot import snapshot
 from tests.simulator.oracle import expected_donations, only_donation
 
 NOW = 1_760_000_000
@@ -91,6 +94,102 @@ async def test_a_session_and_its_payment_become_one_donation(database: Database)
         await recorder.record([ReceivedEvent(reduced(event))])
         assert len(await shown(database)) == 1
     assert await shown(database) == expected([life])
+
+
+def entry(at: int, kind: str, **shown: object) -> ReceivedEvent:
+    """An event of that second about one object."""
+    event = {"id": f"evt_{at}", "type": kind, "created": at, "livemode": False, "data": {"object": shown}}
+    return ReceivedEvent(reduced(event))
+
+
+def differences(url: str) -> list[str]:
+    with snapshot(url, "donationd test") as moment:
+        return list(verify(moment, lambda _done: None))
+
+
+PAID = {"amount_received": 500, "amount": 500, "currency": "usd"}
+
+
+@pytest.mark.parametrize(("first", "then"), [("pi_1", "pi_2"), ("pi_2", "pi_1")])
+async def test_the_money_of_linked_donations_is_counted_once(
+    database: Database, database_url: str, first: str, then: str
+) -> None:
+    """A session has named two PaymentIntents, so one row has the facts of two donations: a change of one of them takes
+    what it contributed before out of the totals."""
+    recorder = Recorder(database)
+    for event in (
+        entry(NOW, "payment_intent.succeeded", id="pi_1", **PAID),
+        entry(NOW + 1, "payment_intent.succeeded", id="pi_2", **PAID),
+        entry(NOW + 2, "checkout.session.completed", id="cs_1", mode="payment", payment_intent=first),
+        entry(NOW + 3, "checkout.session.completed", id="cs_1", mode="payment", payment_intent=then),
+        entry(NOW + 4, "refund.created", id="re_1", payment_intent="pi_2", amount=100, currency="usd", created=NOW + 4),
+        entry(NOW + 5, "refund.created", id="re_2", payment_intent="pi_1", amount=200, currency="usd", created=NOW + 5),
+    ):
+        await recorder.record([event])
+    assert await database.fetch("SELECT id, root FROM stripe_attributions ORDER BY id") == [
+        ("pi_1", "pi_1"),
+        ("pi_2", "pi_1"),
+    ]
+    assert await database.fetch(TOTALS_FROM_DONATIONS) == await database.fetch(TOTALS_KEPT)
+    assert differences(database_url) == []
+
+
+async def test_a_linked_donation_goes_when_its_payment_is_known(database: Database, database_url: str) -> None:
+    """A charge that counted as a donation of its own in another one's row belongs to a PaymentIntent."""
+    charge = {"amount": 500, "amount_captured": 500, "paid": True, "status": "succeeded", "currency": "usd"}
+    refund = {"id": "re_1", "amount": 100, "currency": "usd", "created": NOW}
+    recorder = Recorder(database)
+    for event in (
+        entry(NOW, "refund.created", **refund, charge="ch_1"),
+        entry(NOW + 1, "refund.updated", **refund, charge="ch_2"),
+        entry(NOW + 2, "charge.succeeded", id="ch_2", **charge),
+        entry(NOW + 3, "charge.updated", id="ch_2", payment_intent="pi_2", **charge),
+    ):
+        await recorder.record([event])
+    assert sorted(await shown(database)) == ["ch_1", "pi_2"]
+    assert differences(database_url) == []
+
+
+async def test_failed_charges_follow_their_payment_into_another_row(database: Database, database_url: str) -> None:
+    """A PaymentIntent's failed charges are kept apart; when its facts move to another row, an event about such a charge
+    finds that row."""
+    failed = {"paid": False, "status": "failed", "amount": 500, "currency": "usd", "payment_intent": "pi_2"}
+    recorder = Recorder(database)
+    for event in (
+        *(entry(NOW + n, "charge.failed", id=f"ch_{n}", created=NOW + n, **failed) for n in range(1, 5)),
+        entry(NOW + 5, "payment_intent.succeeded", id="pi_1", **PAID),
+        entry(NOW + 6, "checkout.session.completed", id="cs_1", mode="payment", payment_intent="pi_1"),
+        entry(NOW + 7, "checkout.session.completed", id="cs_1", mode="payment", payment_intent="pi_2"),
+    ):
+        await recorder.record([event])
+    [(kept,)] = await database.fetch("SELECT count(*) FROM stripe_failed_charges")
+    assert kept > 0
+    assert await database.fetch("SELECT DISTINCT root FROM stripe_objects") == [("pi_1",)]
+    again = entry(NOW + 8, "charge.updated", id="ch_1", created=NOW + 1, **failed)
+    assert results(await recorder.record([again])) == [Result.APPLIED]
+    assert differences(database_url) == []
+
+
+async def test_the_short_statement_writes_what_the_long_one_writes(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Event by event: the rows of all tables are the same, whether the short statement may write or not."""
+    lives = scenarios.generate(12, 60, TICKETS, now=NOW)
+    written = []
+    for may in (True, False):
+        if not may:
+            monkeypatch.setattr(WrittenRows, "are_usual", False)
+        for event in scenarios.shuffled(lives, seed=3):
+            await Recorder(database).record([ReceivedEvent(reduced(event))])
+        written.append([await database.fetch(f"TABLE {table} ORDER BY 1, 2") for table in WRITTEN])
+        written[-1].append(
+            await database.fetch("SELECT seq, donation_id, kind, amount_minor, cause FROM ledger_entries")
+        )
+        await database.fetch(f"TRUNCATE stripe_events, ledger_entries, {', '.join(WRITTEN)}")
+    assert written[0] == written[1]
+
+
+WRITTEN = ("stripe_attributions", "stripe_objects", "ticket_totals", "stripe_billing", "stripe_failed_charges")
 
 
 async def test_a_donation_that_was_lost_by_other_hands_is_made_again(database: Database) -> None:

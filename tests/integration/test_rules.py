@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from daemon.api.tickets import Donations
 from daemon.ledger import operator_actions, projection
 from daemon.ledger.donation import Donation
 from daemon.ledger.facts import DISPUTE_STAGES, merge
@@ -157,11 +156,10 @@ async def test_totals_do_not_contain_a_donation_that_was_assigned_to_another_tic
     """After an assignment the former ticket's totals are those of a ticket that never had the donation; only the number
     of the ledger's last entry differs."""
     await database.fetch("INSERT INTO recording_tickets (id) VALUES ('story-1'), ('story-2')")
-    recorder, donations = Recorder(database), Donations(Ledger(database), "USD")
+    recorder, ledger = Recorder(database), Ledger(database)
 
     async def totals() -> list[object]:
-        found = [await donations._ledger.totals(ticket) for ticket in ("story-1", "story-2")]
-        return [[row._replace(ledger_seq=0) for row in rows] for rows in found]
+        return [found and found.ticket for found in [await ledger.totals(each) for each in ("story-1", "story-2")]]
 
     none = await totals()
     await recorder.record(
@@ -169,7 +167,7 @@ async def test_totals_do_not_contain_a_donation_that_was_assigned_to_another_tic
     )
     unassigned = await totals()
     assert unassigned == none
-    facts = await Ledger(database).facts_of("pi_1")
+    facts = await ledger.facts_of("pi_1")
     assert facts is not None
     await recorder.record([operator_actions.assign(facts, "pi_1", "story-1", actor="alex", at_us=1)])
     assert await totals() != none

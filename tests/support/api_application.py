@@ -40,6 +40,7 @@ def application(
     *,
     tokens: tuple[OperatorToken, ...] = (),
     limits: OperatorLimits = OperatorLimits(),  # noqa: B008 - it cannot be changed
+    report_time_zone: str = "UTC",
 ) -> web.Application:
     metrics = metrics or ApiMetrics()
     ledger = Ledger(database)
@@ -56,6 +57,8 @@ def application(
         deadline_s=10,
         draining=asyncio.Event(),
         operator_routes=routes(
-            Dependencies(database, Operators(database, recorder), "USD"), OperatorAuthentication(tokens), limits
+            Dependencies(database, Operators(database, recorder), "USD", report_time_zone),
+            OperatorAuthentication(tokens),
+            limits,
         ),
     )

@@ -1,5 +1,6 @@
 """The release before the journal, as a writer beside today's: its statement booked nothing, and named its rules."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
@@ -7,17 +8,16 @@ from unittest.mock import patch
 import msgspec
 
 from daemon.ledger import journal, projection
-from daemon.ledger.recorder import EXECUTE
-from sql import load
+from daemon.ledger.recorder import EXECUTE, EXECUTE_SHORT
 from sql.connection import Params, Row
 from sql.database import Database
 
 RULES_VERSION = 1
-DONATIONS = 2  # place among the statement's parameters
+PLACES = 3  # place among the statement's parameters
 
 
 def _without_digest(statement: str) -> str:
-    """The statement without the digest of a row's entries."""
+    """The statements without the digest of a row's entries."""
     for part in (
         ",\n            entries_digest",
         ",\n           entries_digest",
@@ -29,33 +29,28 @@ def _without_digest(statement: str) -> str:
 
 
 def _without_journal(statement: str) -> str:
-    """The statement without the part that books entries."""
-    before, _, rest = _without_digest(statement).partition("), changed AS (")
-    _, _, after = rest.partition("), counted AS (")
-    assert after, "record_events.sql does not have the parts that are taken out here"
-    return f"{before}), counted AS ({after}"
+    """The statements without the part that books entries, and without the digest."""
+    statement, count = re.subn(
+        r"\), changed AS \(.*?\), counted AS \(", "), counted AS (", _without_digest(statement), flags=re.DOTALL
+    )
+    assert count, "record_events.sql does not have the parts that are taken out here"
+    return statement
 
 
 class WithoutDigest(Database):
-    """A database whose statement knows no digest of a row's entries."""
+    """A database whose statements know no digest of a row's entries."""
 
     async def fetch(self, sql: str, params: Params = (), *, prepare: str | None = None) -> list[Row]:
         """As Database.fetch."""
-        if prepare:
-            prepare = prepare.replace(load("record_events"), _without_digest(load("record_events")))
-        return await super().fetch(sql, params, prepare=prepare)
+        return await super().fetch(sql, params, prepare=prepare and _without_digest(prepare))
 
 
 class WithoutJournal(Database):
-    """A database whose statement books nothing."""
+    """A database whose statements book nothing."""
 
     async def fetch(self, sql: str, params: Params = (), *, prepare: str | None = None) -> list[Row]:
         """As Database.fetch."""
-        if prepare:
-            prepare = prepare.replace(load("record_events"), _without_journal(load("record_events")))
-        if sql == EXECUTE:  # without the entries
-            sql, params = EXECUTE.replace(", %s)", ")"), list(params)[:-1]
-        return await super().fetch(sql, params, prepare=prepare)
+        return await super().fetch(sql, params, prepare=prepare and _without_journal(prepare))
 
 
 class FormerRelease(WithoutJournal):
@@ -63,10 +58,10 @@ class FormerRelease(WithoutJournal):
 
     async def fetch(self, sql: str, params: Params = (), *, prepare: str | None = None) -> list[Row]:
         """As Database.fetch."""
-        if sql == EXECUTE:
+        if sql in (EXECUTE, EXECUTE_SHORT):
             arrays = list(params)
-            rows = msgspec.json.decode(str(arrays[DONATIONS]))
-            arrays[DONATIONS] = msgspec.json.encode([{**row, "rules": RULES_VERSION} for row in rows]).decode()
+            rows = msgspec.json.decode(str(arrays[PLACES]))
+            arrays[PLACES] = msgspec.json.encode([{**row, "rules": RULES_VERSION} for row in rows]).decode()
             params = arrays
         return await super().fetch(sql, params, prepare=prepare)
 

@@ -11,7 +11,9 @@ from aiohttp import web
 from daemon.runtime.config import ConfigError
 from daemon.runtime.http.errors import Busy
 
-ACCEPTS = 64  # new connections in one iteration of the event loop, so that they do not delay the open ones
+# New connections in one iteration of the event loop: few, so that processes of one socket share the connections that
+# are opened at the same time, and new ones do not delay the open ones.
+ACCEPTS = 8
 OTHER_DESCRIPTORS = 64  # database, readiness socket, log, metrics, libraries
 DEADLINE = web.RequestKey("deadline", asyncio.Timeout)  # of the request; a reply that is sent in parts extends it
 QUEUE_WAIT_S = 1.0  # unless the process is overloaded, a place becomes free within milliseconds

@@ -1,0 +1,211 @@
+"""Reports over HTTP: those of `donationd report`, as JSON or CSV (SPEC 10, 11)."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Annotated, Any, Literal
+
+from aiohttp import web
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from daemon.api.endpoints import CSV, JSON, Call, Dependencies, Endpoint, Stream
+from daemon.api.parameters import Limit, TicketId
+from daemon.ledger.reader import Moment
+from daemon.reports import closings, income, statistics
+from daemon.reports.closings import NotClosed
+from daemon.reports.entry_sums import MomentInFuture
+from daemon.reports.income import TooManyPeriods
+from daemon.reports.periods import EXAMPLES, NoPeriod, Period, Unit
+from daemon.reports.presentation import Report, as_csv, as_json
+from daemon.reports.statistics import Selection
+from daemon.reports.tickets import UnknownTicket
+from daemon.reports.time_zones import UnknownTimeZone, load_time_zone
+from daemon.runtime.http.auth import Scope
+from sql.database import Database
+
+FORMS = {JSON: as_json, CSV: as_csv}
+LEDGER_SEQ = "X-Ledger-Seq"
+DAY = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+MAX_VERSION = 1_000_000
+
+PeriodText = Annotated[
+    str,
+    Meta(
+        pattern=rf"^([0-9]{{4}}(-[Qq][1-4]|-[0-9]{{2}}|-[Ww][0-9]{{2}})?|{DAY}|{DAY}\.\.{DAY})$",
+        description=f"a period such as {EXAMPLES}",
+    ),
+]
+TimeZone = Annotated[
+    str, Meta(pattern="^[A-Za-z0-9_+/-]{1,64}$", description="the IANA name of a time zone, such as Europe/Berlin")
+]
+MomentText = Annotated[
+    str,
+    Meta(pattern="^[0-9TZtz:.+-]{1,40}$", description="an entry's number, or a time such as 2026-01-31T00:00:00Z"),
+]
+Version = Annotated[int, Meta(ge=1, le=MAX_VERSION, description="the number of a version of a closed report")]
+NO_TICKET = {404: "there is no such ticket"}
+REPLIES = {JSON: dict[str, Any], CSV: str}
+
+
+class IncomeQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Of which period, ticket and moment."""
+
+    period: PeriodText
+    tz: TimeZone | UnsetType = UNSET
+    ticket: TicketId | UnsetType = UNSET
+    as_of: MomentText | UnsetType = field(default=UNSET, name="asOf")
+
+
+class SeriesQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """As IncomeQuery, without a period for all times; and what each row is about."""
+
+    by: Literal["day", "week", "month"]
+    period: PeriodText | UnsetType = UNSET
+    tz: TimeZone | UnsetType = UNSET
+    ticket: TicketId | UnsetType = UNSET
+    as_of: MomentText | UnsetType = field(default=UNSET, name="asOf")
+
+
+class RestatedQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which closed report, and as of which moment."""
+
+    period: PeriodText
+    tz: TimeZone | UnsetType = UNSET
+    version: Version | UnsetType = UNSET
+    as_of: MomentText | UnsetType = field(default=UNSET, name="asOf")
+
+
+class SummaryQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which donations."""
+
+    period: PeriodText | UnsetType = UNSET
+    tz: TimeZone | UnsetType = UNSET
+    ticket: TicketId | UnsetType = UNSET
+
+
+class TicketsReportQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which donations."""
+
+    period: PeriodText | UnsetType = UNSET
+    tz: TimeZone | UnsetType = UNSET
+
+
+class DonorsQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which donations, and which of their donors."""
+
+    period: PeriodText | UnsetType = UNSET
+    tz: TimeZone | UnsetType = UNSET
+    ticket: TicketId | UnsetType = UNSET
+    order: Literal["amount", "donations"] = "amount"
+    limit: Limit = 20
+
+
+def endpoints(deps: Dependencies) -> list[Endpoint]:
+    """An endpoint for each report. They take the places of exports: several would keep the database busy."""
+    reports = _Reports(deps.database, deps.report_time_zone)
+    return [
+        _endpoint("income", reports.report_income, IncomeQuery, NO_TICKET),
+        _endpoint("series", reports.report_series, SeriesQuery, NO_TICKET),
+        _endpoint("restated", reports.report_restated, RestatedQuery, {404: "there is no such closed report"}),
+        _endpoint("summary", reports.report_summary, SummaryQuery, NO_TICKET),
+        _endpoint("tickets", reports.report_tickets, TicketsReportQuery, {}),
+        _endpoint("donors", reports.report_donors, DonorsQuery, NO_TICKET),
+    ]
+
+
+def _endpoint(
+    name: str, handler: Callable[[Call, Any], Awaitable[Stream]], parameters: type[Any], errors: dict[int, str]
+) -> Endpoint:
+    return Endpoint(
+        "GET", f"reports/{name}", Scope.READ, handler, parameters, REPLIES, errors=errors, is_slow=True
+    )  # fmt: skip
+
+
+class _Reports:
+    """The handlers. A report is what the command of the same name prints."""
+
+    def __init__(self, database: Database, time_zone: str) -> None:
+        self._database = database
+        self._time_zone = time_zone
+
+    async def report_income(self, call: Call, query: IncomeQuery) -> Stream:
+        """The payments, refunds and disputes of a period, from the journal, per currency and ticket. With the same
+        asOf it is the same at any later time.
+        """
+        period = self._period(query.period, query.tz)
+        made = income.income(self._database, period, moment=_moment(query.as_of), ticket=query.ticket or None)
+        return await _stream(call, made)
+
+    async def report_series(self, call: Call, query: SeriesQuery) -> Stream:
+        """The same for each day, week or month, from the journal."""
+        made = income.income_series(
+            self._database,
+            Unit(query.by),
+            self._zone(query.tz),
+            self._period(query.period, query.tz) if query.period else None,
+            moment=_moment(query.as_of),
+            ticket=query.ticket or None,
+        )
+        return await _stream(call, made)
+
+    async def report_restated(self, call: Call, query: RestatedQuery) -> Stream:
+        """A closed period as it was filed, as it is now, and every entry of the journal between them."""
+        period = self._period(query.period, query.tz)
+        made = closings.restated(
+            self._database, period, version=query.version or None, moment=_moment(query.as_of)
+        )  # fmt: skip
+        return await _stream(call, made)
+
+    async def report_summary(self, call: Call, query: SummaryQuery) -> Stream:
+        """Number, sums, average, median and largest amount of the paid donations as they are now, and the donors."""
+        return await _stream(call, statistics.summary(self._database, self._selection(query)))
+
+    async def report_tickets(self, call: Call, query: TicketsReportQuery) -> Stream:
+        """What was given for each ticket, from the paid donations as they are now."""
+        return await _stream(call, statistics.tickets(self._database, self._selection(query)))
+
+    async def report_donors(self, call: Call, query: DonorsQuery) -> Stream:
+        """The largest donors of each currency, or those with the most donations, by e-mail hash."""
+        made = statistics.donors(
+            self._database, self._selection(query), limit=query.limit, by_donations=query.order == "donations"
+        )
+        return await _stream(call, made)
+
+    def _zone(self, given: str | UnsetType) -> str:
+        try:
+            return load_time_zone(given).key if given else self._time_zone
+        except UnknownTimeZone as problem:
+            raise web.HTTPBadRequest(text=f"tz: {problem}") from None
+
+    def _period(self, text: str, zone: str | UnsetType) -> Period:
+        try:
+            return Period.parse(text, self._zone(zone))
+        except NoPeriod as problem:
+            raise web.HTTPBadRequest(text=f"period: {problem}") from None
+
+    def _selection(self, query: SummaryQuery | TicketsReportQuery | DonorsQuery) -> Selection:
+        ticket = getattr(query, "ticket", UNSET) or None
+        return Selection(self._zone(query.tz), self._period(query.period, query.tz) if query.period else None, ticket)
+
+
+def _moment(text: str | UnsetType) -> Moment | None:
+    try:
+        return Moment.parse(text) if text else None
+    except ValueError:
+        raise web.HTTPBadRequest(text="asOf: an entry's number, or a time such as 2026-01-31T00:00:00Z") from None
+
+
+async def _stream(call: Call, made: Awaitable[Report]) -> Stream:
+    """The report in the form that the client prefers; an error that the client can do something about, as its reply."""
+    try:
+        report = await made
+    except MomentInFuture as problem:
+        raise web.HTTPBadRequest(text=f"asOf: {problem}") from None
+    except TooManyPeriods as problem:
+        raise web.HTTPBadRequest(text=f"by: {problem}") from None
+    except (NotClosed, UnknownTicket) as problem:
+        raise web.HTTPNotFound(text=str(problem)) from None
+
+    async def parts() -> AsyncGenerator[bytes, None]:
+        async for part in FORMS[call.media_type](report):
+            yield part.encode()
+
+    return Stream(parts(), {LEDGER_SEQ: str(report.head["seq"])})
