@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from http import HTTPStatus
 from importlib.metadata import version
@@ -157,9 +158,18 @@ class _Parameters:
             values = self._checked(_json_object(await self._body(request)), self._others)
         values |= {name: self._text(name, request.match_info[name]) for name in self._in_path}
         try:
-            return msgspec.convert(values, self._type)
+            read = msgspec.convert(values, self._type)
         except msgspec.ValidationError as error:
             raise web.HTTPBadRequest(text=self._explain(str(error))) from None
+        return self._in_utc(read)
+
+    def _in_utc(self, read: Any) -> Any:
+        """The parameters with their times in UTC: PostgreSQL does not take every offset that RFC 3339 allows."""
+        times = {name: time for name, time in msgspec.structs.asdict(read).items() if isinstance(time, datetime)}
+        try:
+            return msgspec.structs.replace(read, **{name: time.astimezone(UTC) for name, time in times.items()})
+        except OverflowError:
+            raise web.HTTPBadRequest(text="a time is before the year 1 or after the year 9999 in UTC") from None
 
     def _query(self, request: web.Request, allowed: frozenset[str] | set[str]) -> dict[str, object]:
         for name in request.query:
