@@ -66,7 +66,7 @@ def by_command(url: str) -> Iterator[str]:
         pid, peak_mib = 0, 0.0
         while not pid:  # the kernel's own peak would contain what this process had when it started the command
             time.sleep(POLL_S)
-            peak_mib = max(peak_mib, *memory_mib(process.pid, "VmHWM"))
+            peak_mib = max([peak_mib, *memory_mib(process.pid, "VmHWM")])
             pid, status, used = os.wait4(process.pid, os.WNOHANG)
         process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0, words
