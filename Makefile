@@ -8,7 +8,7 @@ RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
 JOBS ?= 4
 
-.PHONY: help run test check bench bench-export overload chaos fuzz mutants format diagram dashboards picture lock sbom clean
+.PHONY: help run test check bench bench-export fraud-figures overload chaos fuzz mutants format diagram dashboards picture lock sbom clean
 
 help:
 	@echo 'make run     everything on this machine, with a PostgreSQL of its own; Ctrl-C stops it'
@@ -19,6 +19,7 @@ help:
 	@echo 'make bench-export exports a million rows, by command and beside webhooks, three minutes; ROWS=100000 does less'
 	@echo 'make overload shows what too many deliveries and 1,000 hostile clients of each kind do to a process, eight minutes;'
 	@echo '              KIND=slow-heads,cut-bodies THROUGH=haproxy measures a part, SHORT=1 takes three (needs wrk, haproxy)'
+	@echo 'make fraud-figures   how many signals of fraud are right, and how many attacks they find; DAYS=1000 SEED=7 judges others'
 	@echo 'make chaos   200 faults under load, about half an hour; FAULTS=20 SEED=7 does fewer, and others'
 	@echo 'make fuzz    20,000 unforeseen inputs, in a minute; N=1000000 SEED=7 tries more, and others'
 	@echo 'make format  puts the code into shape'
@@ -50,6 +51,9 @@ bench: $(TESTS)
 
 bench-export: $(TESTS)
 	@$(BIN)/python -m tests.bench.export
+
+fraud-figures: $(TESTS)
+	@DAYS=$(DAYS) SEED=$(SEED) $(BIN)/python -m tests.bench.fraud
 
 overload: $(TESTS)
 	@$(BIN)/python -m tests.bench.overload

@@ -17,6 +17,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from daemon.api import (
+    early_warnings,
     exports,
     operator_actions,
     operator_donations,
@@ -32,7 +33,15 @@ from daemon.runtime.http.limits import DEADLINE, Places, read_body
 from sql.database import Database
 
 # The modules with endpoints. Each has a function endpoints(deps).
-FEATURES = (operator_donations, operator_events, operator_tickets, operator_actions, operator_reports, exports)
+FEATURES = (
+    operator_donations,
+    operator_events,
+    operator_tickets,
+    early_warnings,
+    operator_actions,
+    operator_reports,
+    exports,
+)
 
 DOCUMENT_PATH = "/api/openapi.json"
 BODY_BYTES = 16 * 1024  # the longest has some hundred
