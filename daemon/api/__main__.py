@@ -72,6 +72,7 @@ async def serve(config: Config, process: ProcessRun) -> int:
         Operators(operators, recorder),
         config.default_currency,
         config.report_time_zone,
+        config.fraud_thresholds,
         config.shown_dispute_fee,
     )
     tokens = OperatorAuthentication(config.operator_tokens)
