@@ -8,7 +8,7 @@ RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
 JOBS ?= 4
 
-.PHONY: help run test check bench overload chaos fuzz mutants format diagram dashboards picture lock sbom clean
+.PHONY: help run test check bench fraud-figures overload chaos fuzz mutants format diagram dashboards picture lock sbom clean
 
 help:
 	@echo 'make run     everything on this machine, with a PostgreSQL of its own; Ctrl-C stops it'
@@ -18,6 +18,7 @@ help:
 	@echo '              PEERS=1 adds the rows of programs of others, which come from npm (needs node, npm)'
 	@echo 'make overload shows what too many deliveries and 1,000 hostile clients of each kind do to a process, eight minutes;'
 	@echo '              KIND=slow-heads,cut-bodies THROUGH=haproxy measures a part, SHORT=1 takes three (needs wrk, haproxy)'
+	@echo 'make fraud-figures   how many signals of fraud are right, and how many attacks they find; DAYS=1000 SEED=7 judges others'
 	@echo 'make chaos   200 faults under load, about half an hour; FAULTS=20 SEED=7 does fewer, and others'
 	@echo 'make fuzz    20,000 unforeseen inputs, in a minute; N=1000000 SEED=7 tries more, and others'
 	@echo 'make format  puts the code into shape'
@@ -46,6 +47,9 @@ check: $(TESTS)
 
 bench: $(TESTS)
 	@$(BIN)/python -m tests.bench
+
+fraud-figures: $(TESTS)
+	@DAYS=$(DAYS) SEED=$(SEED) $(BIN)/python -m tests.bench.fraud
 
 overload: $(TESTS)
 	@$(BIN)/python -m tests.bench.overload

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from daemon.api.app import WorkLimits, build
 from daemon.api.config import Config
 from daemon.api.endpoints import Dependencies
+from daemon.api.fraud import FraudWatch
 from daemon.api.metrics import ApiMetrics, open_metrics
 from daemon.api.operator import OperatorLimits, routes
 from daemon.api.refusals import Refusals
@@ -55,20 +56,27 @@ async def serve(config: Config, process: ProcessRun) -> int:
     writer = _database(config, config.database_url, pool_size=BATCHES)
     reader = _database(config, config.read_database_url or config.database_url, pool_size=config.db_pool_size)
     operators = _database(
-        config, config.database_url, pool_size=config.operator_places + config.export_places
-    )  # so that each of their calls has a connection, and no other read waits for one of them
+        config, config.database_url, pool_size=config.operator_places + config.export_places + 1
+    )  # so that each of their calls and the signals of fraud have a connection, and no other read waits for one of them
+    fraud = FraudWatch(operators, metrics, config.fraud_thresholds, config.shown_dispute_fee)
     recorder = Recorder(writer)
-    batcher = Batcher(recorder, config.webhook_queue_limit, metrics.batch_written)
+    batcher = Batcher(recorder, config.webhook_queue_limit, metrics.batch_written, fraud.count)
     metrics.begin()
     draining = asyncio.Event()
-    deps = Dependencies(operators, Operators(operators, recorder), config.default_currency, config.report_time_zone)
+    deps = Dependencies(
+        operators,
+        Operators(operators, recorder),
+        config.default_currency,
+        config.report_time_zone,
+        config.shown_dispute_fee,
+    )
     runner = _runner(config, batcher, Ledger(reader), deps, readiness, metrics=metrics, draining=draining)
     gc.freeze()  # what exists now is never freed, so no search needs to look at it
     gc.set_threshold(GC_THRESHOLD)
     sampling = metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats, operators.stats))
     try:
         async with (
-            process.running(readiness.run(), sampling),
+            process.running(readiness.run(), sampling, fraud.run()),
             HttpServer(
                 runner, _limits(config), on_closed=refusals.connection_closed, on_bad_request=refusals.bad_request
             ) as server,

@@ -6,9 +6,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
+from daemon.ledger import money
 from daemon.ledger.money import CURRENCY
+from daemon.reports.fraud import Thresholds
 from daemon.reports.time_zones import load_time_zone
-from daemon.runtime.config import Basics, Milliseconds, Settings, WholeNumber
+from daemon.runtime.config import Basics, Count, Milliseconds, Settings, WholeNumber
 from daemon.runtime.operator_tokens import OperatorToken, parse_tokens
 
 _MIB = 1024 * 1024
@@ -51,6 +53,16 @@ def _time_zone(value: str) -> str:
     return value
 
 
+def _fee(value: str) -> str:
+    amount, _, currency = value.partition(" ")
+    decimals = money.exponent(currency)
+    form = rf"[0-9]{{1,9}}\.[0-9]{{{decimals}}}" if decimals else "[0-9]{1,9}"
+    if not (CURRENCY.fullmatch(currency) and re.fullmatch(form, amount)):
+        raise ValueError("needs an amount with all its decimals and a currency, such as 15.00 USD")
+    return value
+
+
+Percent = Annotated[WholeNumber, Field(ge=1, le=100)]
 Secrets = Annotated[SecretStr, AfterValidator(_secrets)]
 
 
@@ -77,6 +89,32 @@ class CommandConfig(Settings):
     port: WholeNumber = Field(3003, ge=1, le=65535)
     default_currency: Annotated[str, AfterValidator(_currency)] = "USD"
     report_time_zone: Annotated[str, AfterValidator(_time_zone)] = "UTC"  # where the days of a report begin
+    # Signals of fraud; Thresholds explains each.
+    fraud_hash_failures: Count = 3
+    fraud_rush_hashes: Annotated[WholeNumber, Field(ge=1, le=1_000_000)] = 100
+    fraud_minute_failures: Count = 10
+    fraud_minute_percent: Annotated[WholeNumber, Field(ge=0, le=100)] = 30
+    fraud_failed_percent: Percent = 80
+    fraud_min_attempts: Count = 10
+    fraud_burst_payments: Annotated[WholeNumber, Field(ge=2, le=1000)] = 5
+    fraud_soon_refunds: Count = 3
+    fraud_soon_refund_hours: Annotated[WholeNumber, Field(ge=1, le=24 * 30)] = 24
+    fraud_soon_refund_percent: Annotated[WholeNumber, Field(ge=0, le=100)] = 20
+    fraud_country_percent: Annotated[WholeNumber, Field(ge=0, le=100)] = 2
+    dispute_fee: Annotated[str, AfterValidator(_fee)] | None = None  # what Stripe charges, such as 15.00 USD
+
+    @property
+    def fraud_thresholds(self) -> Thresholds:
+        """From which numbers on something is a signal of fraud."""
+        return Thresholds(*(getattr(self, f"fraud_{name}") for name in Thresholds._fields))
+
+    @property
+    def shown_dispute_fee(self) -> str | None:
+        """The fee for a dispute, for people."""
+        if self.dispute_fee is None:
+            return None
+        amount, _, currency = self.dispute_fee.partition(" ")
+        return money.with_symbol(amount, currency)
 
     @property
     def signing_secrets(self) -> tuple[str, ...]:

@@ -68,12 +68,14 @@ class Dependencies:
         operators: what changes donations and events.
         default_currency: of tickets that name none.
         report_time_zone: where a report's days begin, unless the call names another time zone.
+        dispute_fee: what Stripe charges for a dispute, for people; None if that is not configured.
     """
 
     database: Database
     operators: Operators
     default_currency: str
     report_time_zone: str = "UTC"
+    dispute_fee: str | None = None
 
 
 class Call(NamedTuple):

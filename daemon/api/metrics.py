@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, valu
 
 from daemon.api.metrics_files import MetricsFiles
 from daemon.ledger.stripe_events import HANDLERS
+from daemon.reports.fraud import Level, Name
 from daemon.runtime import logging as logs
 
 METHODS = ("GET", "POST", "PUT", "HEAD", "OPTIONS")
@@ -91,6 +92,23 @@ class ApiMetrics:
             ["object"],
             registry=to,
         )
+        self._attempts = Counter(
+            "payment_attempts", "Attempts to pay in applied events, by outcome", ["outcome"], registry=to
+        )
+        self._attempts_not_counted = Gauge(
+            "payment_attempts_not_counted",
+            "Counts that signals of fraud do not contain, because there were too many accounts, tickets, hashes or "
+            "countries at the same time",
+            multiprocess_mode="livesum",
+            registry=to,
+        )
+        self._fraud_signals = Gauge(
+            "fraud_signals",
+            "Present signals of fraud by kind and level",
+            ["signal", "level"],
+            multiprocess_mode="mostrecent",
+            registry=to,
+        )
         self._clock_skew = Gauge(
             "webhook_clock_skew_seconds",
             "Clock of this host minus the time in the newest valid signature",
@@ -129,6 +147,8 @@ class ApiMetrics:
         self._events_by("none", "refused")
         for reason in REASONS:
             self._rejected.labels(reason)
+        for outcome in ("succeeded", "failed"):
+            self._attempts.labels(outcome)
         for family in ("refund", "dispute"):
             self._unknown_statuses.labels(family)
         for status in WEBHOOK_STATUSES:
@@ -181,6 +201,20 @@ class ApiMetrics:
         if newest_s > self.newest_event_s:
             self.newest_event_s = newest_s
             self._newest_event.set(newest_s)
+
+    def payment_attempt(self, *, failed: bool) -> None:
+        """Count an attempt to pay."""
+        self._attempts.labels("failed" if failed else "succeeded").inc()
+
+    def attempts_not_counted(self, count: int) -> None:
+        """Show how many counts of attempts are missing in the signals since the process started."""
+        self._attempts_not_counted.set(count)
+
+    def fraud_signals(self, counts: Mapping[tuple[Name, Level], int]) -> None:
+        """Show how many signals of each kind and level there are now."""
+        for name in Name:
+            for level in Level:
+                self._fraud_signals.labels(name, level).set(counts.get((name, level), 0))
 
     def clock_skew(self, seconds: float) -> None:
         """Show how far the time in a valid signature is behind our clock."""

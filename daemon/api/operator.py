@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from http import HTTPStatus
 from importlib.metadata import version
@@ -16,6 +17,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from daemon.api import (
+    early_warnings,
     exports,
     operator_actions,
     operator_donations,
@@ -31,7 +33,15 @@ from daemon.runtime.http.limits import DEADLINE, Places, read_body
 from sql.database import Database
 
 # The modules with endpoints. Each has a function endpoints(deps).
-FEATURES = (operator_donations, operator_events, operator_tickets, operator_actions, operator_reports, exports)
+FEATURES = (
+    operator_donations,
+    operator_events,
+    operator_tickets,
+    early_warnings,
+    operator_actions,
+    operator_reports,
+    exports,
+)
 
 DOCUMENT_PATH = "/api/openapi.json"
 BODY_BYTES = 16 * 1024  # the longest has some hundred
@@ -157,9 +167,18 @@ class _Parameters:
             values = self._checked(_json_object(await self._body(request)), self._others)
         values |= {name: self._text(name, request.match_info[name]) for name in self._in_path}
         try:
-            return msgspec.convert(values, self._type)
+            read = msgspec.convert(values, self._type)
         except msgspec.ValidationError as error:
             raise web.HTTPBadRequest(text=self._explain(str(error))) from None
+        return self._in_utc(read)
+
+    def _in_utc(self, read: Any) -> Any:
+        """The parameters with their times in UTC: PostgreSQL does not take every offset that RFC 3339 allows."""
+        times = {name: time for name, time in msgspec.structs.asdict(read).items() if isinstance(time, datetime)}
+        try:
+            return msgspec.structs.replace(read, **{name: time.astimezone(UTC) for name, time in times.items()})
+        except OverflowError:
+            raise web.HTTPBadRequest(text="a time is before the year 1 or after the year 9999 in UTC") from None
 
     def _query(self, request: web.Request, allowed: frozenset[str] | set[str]) -> dict[str, object]:
         for name in request.query:

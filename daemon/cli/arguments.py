@@ -54,6 +54,19 @@ def check_event(_context: click.Context, _parameter: click.Parameter, value: str
     return value
 
 
+def check_query(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """A Stripe id of a donation or an e-mail hash, or None where the argument may be left out."""
+    from daemon.ledger.search import NOT_SEARCHABLE
+
+    if value is not None and value.startswith(NOT_SEARCHABLE):
+        raise click.BadParameter("this release does not know payouts (po_) and balance transactions (txn_)")
+    if value is not None and "@" in value:
+        raise click.BadParameter("an e-mail is not given here, where the shell's history keeps it: use --email")
+    if value is not None and not _is_object_id(value):
+        raise click.BadParameter("this is neither the id of a Stripe object, such as pi_3PqXb2Lkd, nor an e-mail hash")
+    return value
+
+
 def _is_object_id(value: str) -> bool:
     from daemon.ledger.facts import ID_PATTERN
 
@@ -80,6 +93,13 @@ def check_amount(_context: click.Context, _parameter: click.Parameter, value: st
     if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,3})?", value, re.ASCII):
         raise click.BadParameter("an amount is written in digits, such as 5000 or 49.50")
     return Decimal(value)
+
+
+def check_hash(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """A SHA-256 hash; None where none was given."""
+    if value is not None and not re.fullmatch(r"[0-9A-Fa-f]{64}", value, re.ASCII):
+        raise click.BadParameter("a hash has 64 hexadecimal digits")
+    return value
 
 
 def check_title(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:

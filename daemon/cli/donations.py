@@ -1,18 +1,16 @@
 """What `donationd unassigned`, `timeline`, `assign`, `erase` and `audit` do."""
 
 import json
-import sys
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 import msgspec
 
-from daemon.api.config import CommandConfig
 from daemon.cli.arguments import WHERE_IDS_ARE, Failure
 from daemon.cli.database import LONG_S, ask
-from daemon.cli.settings import settings
-from daemon.ledger import audit, money, operator_actions, privacy, queues
+from daemon.cli.emails import read_email_hashes
+from daemon.ledger import audit, money, operator_actions, queues
 from daemon.ledger.donation import minute
 from daemon.ledger.facts import Facts, owners
 from daemon.ledger.operators import Operators, UnknownDonation, UnknownTicket
@@ -96,7 +94,7 @@ def _unknown(donation: str) -> Failure:
 
 def erase(donation: str | None, *, asked: bool, actor: str, as_json: bool) -> None:
     """Erases the donor of one donation, or, with None, of all donations of an e-mail that is read from the terminal."""
-    hashes = _read_email_hashes() if donation is None else []
+    hashes = read_email_hashes() if donation is None else []
     try:
         found = ask(lambda database: _to_erase(database, donation, hashes), timeout_s=LONG_S, sends_donor_data=True)
     except UnknownDonation as unknown:
@@ -114,22 +112,6 @@ def erase(donation: str | None, *, asked: bool, actor: str, as_json: bool) -> No
         click.echo(json.dumps({"donations": ids, "by": actor, "at": actions[0].at.isoformat()}))
     else:
         click.echo(f"erased the donor of {len(actions)} donation(s)")
-
-
-def _read_email_hashes() -> list[str]:
-    """Both hashes of an e-mail: with the key, and without it as in rows that were written before there was a key."""
-    key = settings(CommandConfig).hash_key
-    if not key:
-        click.echo("(DONOR_EMAIL_HASH_KEY is not set here: only hashes made without it can be found)", err=True)
-    if sys.stdin.isatty():
-        email = click.prompt("E-mail", hide_input=True, err=True)
-    else:
-        email = sys.stdin.buffer.readline().decode("utf-8", "replace")
-    hashes = {privacy.email_hash(email, key), privacy.email_hash(email, None)}
-    known = sorted(each for each in hashes if each)
-    if not known:
-        raise click.UsageError("no e-mail was given")
-    return known
 
 
 async def _to_erase(database: Database, donation: str | None, hashes: list[str]) -> dict[str, Facts]:
@@ -151,3 +133,4 @@ def print_actions(limit: int, *, as_json: bool) -> None:
             click.echo(line.rstrip())
     if newest := ask(audit.newest_hash):
         click.echo(f"newest hash of the audit log: {newest}", err=True)
+        click.echo("note it elsewhere; later: donationd verify --audit-hash HASH", err=True)

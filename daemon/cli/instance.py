@@ -16,6 +16,7 @@ from daemon.cli.database import LONG_S, StatementsLogged, ask
 from daemon.cli.settings import check_url, read
 from daemon.instance import environment
 from daemon.instance import reload as reloading
+from daemon.ledger import audit
 from daemon.ledger import rebuild as rebuilding
 from daemon.runtime.config import Basics
 from sql import migrate as migration
@@ -40,6 +41,7 @@ def migrate(*, as_json: bool) -> None:
     with _one_sentence():
         applied = migration.apply(url, lambda line: click.echo(line, err=as_json))
     booked = _book(url)
+    ask(audit.chain, timeout_s=LONG_S, url=url)  # the actions of releases before the chain
     if as_json:
         click.echo(json.dumps({"applied": applied, "booked": booked}))
         return

@@ -8,8 +8,8 @@ import click
 
 from daemon.cli.arguments import Failure
 from daemon.cli.database import LONG_S, ask, database_url
+from daemon.ledger import audit, verification
 from daemon.ledger import rebuild as rebuilding
-from daemon.ledger import verification
 from sql import load
 from sql.database import Database
 from sql.errors import DatabaseUnavailable, StatementRejected
@@ -18,25 +18,31 @@ from sql.snapshot import snapshot
 PRUNE_ROWS = 20_000  # per statement: some tenths of a second
 
 
-def verify(*, as_json: bool) -> None:
-    """Prints each difference between the ledger and its facts; fails if there is one."""
-    found = 0
-    for line in _differences(database_url()):
+def verify(audit_hash: str | None, *, as_json: bool) -> None:
+    """Prints each difference between the ledger and its facts, and what is wrong with the audit log; fails if there is
+    one."""
+    found, chain = 0, audit.Chain(audit_hash)
+    for line in _differences(database_url(), chain):
         found += 1
         click.echo(json.dumps({"difference": line}) if as_json else line)
     if older := ask(rebuilding.count_rows, timeout_s=LONG_S):
         click.echo(f"{older} rows were derived by older rules; run: donationd rebuild", err=True)
+    if chain.unchained:
+        click.echo(
+            f"{chain.unchained} actions are not in the audit log's chain yet: the next action adds them", err=True
+        )
     if found:
         raise Failure(f"{found} differences between the ledger and its facts")
     click.echo("the ledger and its facts agree", err=as_json)
 
 
-def _differences(url: str) -> Iterator[str]:
+def _differences(url: str, chain: audit.Chain) -> Iterator[str]:
     try:
         with snapshot(url, "donationd verify") as moment:
             donations = verification.stored_sizes(moment).donations
             with click.progressbar(length=donations, label="verifying", file=sys.stderr) as bar:
                 yield from verification.verify(moment, bar.update)
+            yield from chain.differences(audit.chained_actions(moment))
     except (DatabaseUnavailable, StatementRejected) as error:
         raise Failure(f"{error}; `donationd gate` says more") from None
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Result
+from daemon.ledger.stripe_events import Attempt
 
 # A statement takes time in proportion to its batch, and each request in it waits for all of it; beyond some hundred
 # events a larger batch saves hardly anything per event.
@@ -50,14 +51,20 @@ class Batcher:
         limit: events that may wait; more are rejected at once, so that memory and waiting stay bounded.
         on_written: is called after each batch with the number of its events, and the `created` of the newest event
             that was applied (0 if none was).
+        on_attempt: is called with the attempt to pay that an event reports, when the event has been applied.
     """
 
     def __init__(
-        self, writer: Writer, limit: int, on_written: Callable[[int, int], None] = lambda _count, _newest_s: None
+        self,
+        writer: Writer,
+        limit: int,
+        on_written: Callable[[int, int], None] = lambda _count, _newest_s: None,
+        on_attempt: Callable[[Attempt], None] = lambda _attempt: None,
     ) -> None:
         self._writer = writer
         self._limit = limit
         self._on_written = on_written
+        self._on_attempt = on_attempt
         self._waiting: deque[_WaitingEvent] = deque()
         self._held_back = 0  # of those that wait, how many are known to have to wait for a batch in flight
         self._writing: set[asyncio.Task[None] | None] = set()
@@ -142,4 +149,6 @@ class Batcher:
                 event.outcome.set_result(outcome)
             if outcome.result is Result.APPLIED:
                 newest_s = max(newest_s, event.received.event.created)
+                if (attempt := event.received.event.attempt) is not None:
+                    self._on_attempt(attempt)
         self._on_written(len(batch), newest_s)

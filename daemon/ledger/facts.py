@@ -90,6 +90,7 @@ class FactName(_Names):
     SUBSCRIPTION = "subscription"
     TAKEN = "taken"  # a charge's captured amount
     TICKET = "ticket"
+    WARNINGS = "warnings"  # of a charge, for each early fraud warning: whether it is closed, when it was made, its kind
 
 
 # Pairs are lists and not tuples, because that is what JSON is decoded to.
@@ -175,6 +176,7 @@ RULES: dict[Family, dict[FactName, Rule | PerKey]] = {
         FactName.REFUND_SEEN: FIRST,
         FactName.PAID: FIRST,
         FactName.FAILED: FIRST,
+        FactName.WARNINGS: PerKey(NEWEST),
     },
     Family.REFUND: {**_OF_EVERY_DONATION, **_OF_MONEY, **_OF_A_CHILD, FactName.FAILED: FIRST},
     Family.DISPUTE: {
@@ -334,20 +336,26 @@ def checked(stored: object) -> Facts:
 
 def object_ids(facts: Facts) -> set[str]:
     """The ids by which facts belong to one group: of all objects in them except subscriptions, which several donations
-    share."""
-    return {id_ for family, objects in facts.items() if family != Family.SUBSCRIPTION for id_ in objects}
+    share, and of the early fraud warnings of charges."""
+    ids = {id_ for family, objects in facts.items() if family != Family.SUBSCRIPTION for id_ in objects}
+    for charge in facts.get(Family.CHARGE, {}).values():
+        if FactName.WARNINGS in charge:
+            ids.update(charge[FactName.WARNINGS])
+    return ids
 
 
 def owners(facts: Facts) -> dict[str, str]:
     """Object id -> id of the donation it belongs to: its PaymentIntent, otherwise its session, otherwise its charge.
 
-    Invoices and subscriptions belong to no donation.
+    An early fraud warning belongs to its charge's donation; invoices and subscriptions belong to none.
     """
     owner = {id_: id_ for id_ in facts.get(Family.PAYMENT_INTENT, {})}
+    children: dict[str, str] = {}
     for family in (Family.SESSION, Family.CHARGE):
         for id_, object_facts in facts.get(family, {}).items():
             owner[id_] = value(object_facts, FactName.PAYMENT_INTENT) or id_
-    children: dict[str, str] = {}
+            if FactName.WARNINGS in object_facts:
+                children.update(dict.fromkeys(object_facts[FactName.WARNINGS], owner[id_]))
     for family in (Family.REFUND, Family.DISPUTE):
         for id_, object_facts in facts.get(family, {}).items():
             charge = value(object_facts, FactName.CHARGE)

@@ -190,8 +190,9 @@ SUPPLIED = (
     FactName.INVOICE,
     FactName.ACCOUNT,
 )
-# A charge with one of these facts is always needed, whatever other charges state: it took money, or was refunded.
-STATES_MONEY = frozenset({FactName.TAKEN, FactName.REFUND_EVENTS, FactName.REFUND_SEEN})
+# A charge with one of these facts is always needed, whatever other charges state: it took money, was refunded, or was
+# reported as fraud.
+STATES_MONEY = frozenset({FactName.TAKEN, FactName.REFUND_EVENTS, FactName.REFUND_SEEN, FactName.WARNINGS})
 
 
 def split_attempts(facts: Facts) -> tuple[Facts, dict[str, ObjectFacts]]:

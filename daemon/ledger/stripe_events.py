@@ -22,6 +22,7 @@ from daemon.ledger.facts import (
     Facts,
     Family,
     ObjectFacts,
+    value,
 )
 
 NULL = Raw(b"null")
@@ -31,6 +32,7 @@ Minor = Annotated[int, Meta(ge=0, le=10**15)]  # Stripe's amounts have 12 digits
 Seconds = Annotated[int, Meta(ge=0, le=253_402_300_799)]  # until the year 9999, where timestamps end
 Currency = Annotated[str, Meta(pattern=r"^[A-Za-z]{3}\Z")]
 Label = Annotated[str, Meta(pattern=r"^[a-z0-9_.]{1,100}\Z")]
+WarningId = Annotated[str, Meta(pattern=r"^issfr_[A-Za-z0-9_]{1,249}\Z")]  # by this beginning they are found again
 ThinLabel = Annotated[str, Meta(pattern=r"^[a-z0-9_.\[\]]{1,100}\Z")]  # v2.core.account[requirements].updated
 
 _ticket = msgspec.json.Decoder(Annotated[str, Meta(pattern=TICKET_PATTERN)])
@@ -75,11 +77,28 @@ class CannotApply(Exception):
         self.reason = reason
 
 
+class Attempt(Struct, frozen=True):
+    """An attempt to pay, as it is counted for signals of fraud (SPEC 11).
+
+    A failed one may name a person whose card was stolen: its hash is counted outside the ledger, and is no fact.
+
+    Args:
+        account: the connected account, '' for the charity's own.
+        ticket, country, email_hash: None where the event names none.
+    """
+
+    failed: bool
+    account: str
+    ticket: str | None
+    country: str | None
+    email_hash: str | None = None
+
+
 class StripeEvent(Struct, frozen=True):
     """An event, reduced: what is recorded of it, and the facts it states.
 
     `facts` is None where it changes nothing; then `reason` is why. `unknown_status` is the family of an object whose
-    status this release does not know.
+    status this release does not know. `attempt` is the attempt to pay that the event reports; each is reported once.
     """
 
     id: str
@@ -89,6 +108,7 @@ class StripeEvent(Struct, frozen=True):
     facts: Facts | None
     reason: str | None = None
     unknown_status: str | None = None
+    attempt: Attempt | None = None
 
 
 class _Named(Struct):
@@ -193,6 +213,15 @@ class _Dispute(Struct):
     charge: Reference = None
 
 
+class _EarlyWarning(Struct):
+    id: WarningId
+    actionable: bool | None = None
+    created: Seconds | None = None
+    fraud_type: str | None = None
+    payment_intent: Reference = None
+    charge: Reference = None
+
+
 class _Subscription(Struct):
     id: Id
     metadata: _Metadata | None = None
@@ -291,6 +320,7 @@ class _Statement:
         self.facts: Facts = {}
         self.family_of: dict[str, Family] = {}
         self.unknown_status: str | None = None
+        self.attempt: Attempt | None = None
 
     def name(self, family: Family, id_: str) -> ObjectFacts:
         """The facts of one object; naming it is enough to tie its id to this donation.
@@ -325,6 +355,12 @@ class _Statement:
     def reduce_donor(self, details: Raw) -> privacy.Donor:
         """What may be kept of a donor."""
         return privacy.reduce_details(details, self.hash_key)
+
+    def set_attempt(
+        self, metadata: _Metadata | None, country: str | None, email_hash: str | None, *, failed: bool
+    ) -> None:
+        """The event reports an attempt to pay."""
+        self.attempt = Attempt(failed, self.account or "", _ticket_of(metadata), country, email_hash)
 
 
 def read(body: bytes, *, livemode: bool, hash_key: bytes | None) -> StripeEvent:
@@ -382,8 +418,15 @@ def _unapplied(event: _Envelope, reason: str) -> StripeEvent:
 
 
 def _event(event: _Envelope, statement: _Statement) -> StripeEvent:
-    unknown = statement.unknown_status
-    return StripeEvent(event.id, event.type, event.created, event.livemode, statement.facts, unknown_status=unknown)
+    return StripeEvent(
+        event.id,
+        event.type,
+        event.created,
+        event.livemode,
+        statement.facts,
+        unknown_status=statement.unknown_status,
+        attempt=statement.attempt,
+    )
 
 
 class _Unknown(ValueError):
@@ -434,6 +477,9 @@ def _payment_intent(statement: _Statement, raw: Raw) -> str | None:
         known |= {FactName.PAID: statement.at, FactName.PAID_LAST: [statement.at, 1]}
     if statement.type == "payment_intent.payment_failed":
         known[FactName.FAILED] = statement.at
+        if not intent.latest_charge and not intent.charges:  # `charge.failed` reports the others
+            email_hash = privacy.reduce_email(intent.receipt_email, statement.hash_key)
+            statement.set_attempt(intent.metadata, None, email_hash, failed=True)
     if "canceled" in (statement.type.rpartition(".")[2], intent.status):
         known[FactName.CANCELED] = statement.at
     statement.set_invoice(Family.PAYMENT_INTENT, intent.id, _invoice_of(statement, intent))
@@ -466,8 +512,13 @@ def _charge(statement: _Statement, raw: Raw) -> str | None:
     known = _add_charge(statement, charge, None)
     if charge.took_money and statement.type in ("charge.succeeded", "charge.captured"):
         known[FactName.PAID] = statement.at
+    if statement.type == "charge.succeeded":
+        country, email_hash = value(known, FactName.COUNTRY), value(known, FactName.EMAIL_HASH)
+        statement.set_attempt(charge.metadata, country, email_hash, failed=False)
     if statement.type == "charge.failed":
         known[FactName.FAILED] = statement.at
+        donor = statement.reduce_donor(charge.billing_details)
+        statement.set_attempt(charge.metadata, donor.country, donor.email_hash, failed=True)
     if statement.type == "charge.refunded" and charge.amount_refunded:
         known[FactName.REFUND_EVENTS] = {str(charge.amount_refunded): statement.at}
     return None
@@ -651,8 +702,22 @@ def _dispute(statement: _Statement, raw: Raw) -> str | None:
     return None
 
 
-def _owners(statement: _Statement, child: _Refund | _Dispute) -> tuple[str | None, str | None]:
-    """The PaymentIntent and the charge that a refund or dispute names; the two are tied as well."""
+def _early_warning(statement: _Statement, raw: Raw) -> str | None:
+    """The card's issuer believes that a charge is fraud. A warning is actionable until the charge is disputed or wholly
+    refunded (https://docs.stripe.com/api/radar/early_fraud_warnings/object)."""
+    warning = msgspec.json.decode(raw, type=_EarlyWarning)
+    _intent, charge = _owners(statement, warning)
+    if charge is None:
+        return "this early fraud warning names no charge"
+    kind = warning.fraud_type if STATUS_PATTERN.fullmatch(warning.fraud_type or "") else "unknown"
+    made_at = statement.at if warning.created is None else warning.created
+    known = statement.add(Family.CHARGE, charge, {})
+    known[FactName.WARNINGS] = {warning.id: [statement.at, [int(warning.actionable is False), made_at, kind]]}
+    return None
+
+
+def _owners(statement: _Statement, child: _Refund | _Dispute | _EarlyWarning) -> tuple[str | None, str | None]:
+    """The PaymentIntent and the charge that a refund, a dispute or a warning names; the two are tied as well."""
     intent = statement.link(Family.PAYMENT_INTENT, child.payment_intent)
     charge = statement.link(Family.CHARGE, child.charge)
     if intent and charge:
@@ -678,6 +743,7 @@ HANDLERS: dict[str, Handler] = {
         f"charge.dispute.{name}": _dispute
         for name in ("created", "updated", "closed", "funds_withdrawn", "funds_reinstated")
     },
+    **{f"radar.early_fraud_warning.{name}": _early_warning for name in ("created", "updated")},
     **{f"invoice.{name}": _invoice for name in ("paid", "payment_succeeded")},
     "invoice_payment.paid": _invoice_payment,
     **{f"customer.subscription.{name}": _subscription for name in ("created", "updated", "deleted")},

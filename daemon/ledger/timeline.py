@@ -115,6 +115,9 @@ def _statements(name: FactName, fact: Any) -> Iterator[tuple[int, str, Any]]:
         for status, kept in fact.items():
             for at, amount in {abs(at): amount for at, amount in kept.values()}.items():
                 yield at, status, amount
+    elif name == FactName.WARNINGS:
+        for warning, (at, (is_closed, _made_at, kind)) in fact.items():
+            yield at, warning, [kind, "closed" if is_closed else "open"]
     elif name == FactName.SNAPSHOTS:
         for at, returned in fact.values():
             yield at, "", returned

@@ -3,7 +3,9 @@
 `http.auth` checks the tokens of requests; it is apart, so that a command reads its settings without an HTTP server.
 """
 
+import hashlib
 import re
+import secrets
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -21,6 +23,9 @@ class Scope(StrEnum):
     ACT = "act"
 
 
+TOKEN_BYTES = 32  # 256 random bits: it cannot be found by trying, so its plain SHA-256 is enough
+TOKEN_PREFIX = "donationd_"  # noqa: S105 - so that people, and programs that look for secrets, see what it is
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _SCOPE = "|".join(Scope)
 _ENTRY = re.compile(
     rf"(?P<name>[A-Za-z0-9._-]{{1,64}}):(?P<scopes>(?:{_SCOPE})(?:\+(?:{_SCOPE}))*):(?P<sha256>[0-9A-Fa-f]{{64}})"
@@ -34,6 +39,17 @@ class OperatorToken:
     name: str
     scopes: frozenset[Scope]
     sha256: str = field(repr=False)
+
+
+def new_token(name: str, scopes: str) -> tuple[str, str]:
+    """A new random token, and its entry for OPERATOR_TOKENS. Raises ValueError naming what is wrong."""
+    if not _NAME.fullmatch(name):
+        raise ValueError("the name must have 1 to 64 letters, digits, dots, dashes and underscores")
+    unknown = [scope for scope in scopes.split("+") if scope not in list(Scope)]
+    if unknown:
+        raise ValueError(f"unknown scope {unknown[0]!r}: scopes are {', '.join(Scope)}, joined by +")
+    token = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
+    return token, f"{name}:{scopes}:{hashlib.sha256(token.encode()).hexdigest()}"
 
 
 def parse_tokens(text: str) -> tuple[OperatorToken, ...]:

@@ -14,7 +14,7 @@ FROM (
        AND coalesce(paid_at, '-infinity') <= %(after_paid)s
        AND (coalesce(paid_at, '-infinity') < %(after_paid)s OR created_at < %(after_created)s
             OR (created_at = %(after_created)s AND id > %(after_id)s))
-     ORDER BY coalesce(paid_at, '-infinity') DESC, created_at DESC, id LIMIT %(limit)s)
+     ORDER BY ticket_id, coalesce(paid_at, '-infinity') DESC, created_at DESC, id LIMIT %(limit)s)
     UNION ALL
     (SELECT a.* FROM nowhere n CROSS JOIN LATERAL (
         SELECT * FROM stripe_attributions
@@ -22,7 +22,7 @@ FROM (
           AND coalesce(paid_at, '-infinity') <= %(after_paid)s
           AND (coalesce(paid_at, '-infinity') < %(after_paid)s OR created_at < %(after_created)s
                OR (created_at = %(after_created)s AND id > %(after_id)s))
-        ORDER BY coalesce(paid_at, '-infinity') DESC, created_at DESC, id LIMIT %(limit)s
+        ORDER BY ticket_id, coalesce(paid_at, '-infinity') DESC, created_at DESC, id LIMIT %(limit)s
     ) a)
 ) unassigned
 ORDER BY paid_at DESC, created_at DESC, id

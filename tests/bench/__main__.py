@@ -28,7 +28,10 @@ FLUSHES = 300
 
 
 def main() -> int:
-    """Runs everything. Returns the exit status: 1 when something broke, 130 after Ctrl-C."""
+    """Runs everything. Returns the exit status: 1 when something broke, 2 for wrong usage, 130 after Ctrl-C."""
+    if len(sys.argv) > 1:
+        print(f"There are no arguments.\n\n{__doc__}", file=sys.stderr)
+        return 2
     for sig in (signal.SIGINT, signal.SIGTERM):  # also where a shell's `&` made us deaf to Ctrl-C
         signal.signal(sig, signal.default_int_handler)
     wanted = os.environ.get("ROUNDS") or str(ROUNDS)

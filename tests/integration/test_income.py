@@ -14,7 +14,7 @@ import tzdata
 
 from daemon.ledger import money
 from daemon.ledger.reader import Moment
-from daemon.reports import entry_sums
+from daemon.reports import entry_sums, presentation
 from daemon.reports.entry_sums import MomentInFuture
 from daemon.reports.income import TooManyPeriods, income, income_series
 from daemon.reports.periods import Period, Unit
@@ -58,6 +58,7 @@ def expected(found: Iterable[dict[str, Any]], *keys: str) -> list[dict[str, Any]
 def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The journal is read in many parts, as a long one is."""
     monkeypatch.setattr(entry_sums, "SUMMED", 7)
+    monkeypatch.setattr(presentation, "ROWS", 3)
 
 
 @pytest.mark.parametrize("zone", ["UTC", BERLIN, APIA])

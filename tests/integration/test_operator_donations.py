@@ -141,6 +141,13 @@ async def test_conditions_count_together(client: Client, limit: int) -> None:
         assert [each["id"] for each in await listed(client, limit=limit, **query)] == expected, query
 
 
+async def test_a_time_may_have_any_offset(client: Client) -> None:
+    """Offsets that RFC 3339 allows and PostgreSQL does not take."""
+    everything = await listed(client, limit=1000)
+    assert await listed(client, limit=1000, to="2518-12-11T00:57:18-18:16") == everything
+    assert await listed(client, limit=1000, **{"from": "0001-01-01T23:59:00+23:59"}) == everything
+
+
 async def test_rows_that_arrive_between_two_pages_move_nothing(client: Client, database: Database) -> None:
     """Each donation that was there before the first page is listed once, whatever arrives meanwhile."""
     before = [each["id"] for each in await listed(client, limit=1000)]

@@ -8,7 +8,8 @@ import pytest
 
 from daemon.ledger import audit, operators, queues, reader, recorder, search, tickets, verification
 from daemon.ledger.donation import Donation
-from daemon.reports import closings, entry_sums, export, journals, statistics
+from daemon.reports import closings, entry_sums, export, fraud, journals, statistics
+from daemon.reports.early_warnings import WarnedRow
 from sql import load
 
 NO_IDS = {"ids": [""]}
@@ -21,6 +22,10 @@ DONATIONS, ENTRIES = export.Selection(export.Kind.DONATIONS), export.Selection(e
 ALL_TIMES = dict.fromkeys(("begin", "end", "ticket"))
 NO_ENTRIES = {"after": 0, "seq": 1, "begin": 0, "end": 1}
 ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
+    "list_attempts": (fraud.AttemptsRow._fields, {"failures": 1}),
+    "payment_bursts": (fraud.BurstRow._fields, {"since": "2026-01-01", "payments": 1}),
+    "soon_refunds": (fraud.SoonRefundRow._fields, {"since": "2026-01-01", "within_s": 1}),
+    "warned_donations": (WarnedRow._fields, NO_IDS),
     "export_declared": (journals.AccountUse._fields, ENTRIES.params(0)),
     "export_donations": (export.DonationRow._fields, DONATIONS.params(0)),
     "export_entries": (journals.EntryRow._fields, ENTRIES.params(0)),

@@ -123,6 +123,28 @@ CASES = {
         Case({'log_lines_dropped_total{process="api"}': "0 0 0 70 70 70"}),
         Case({'log_lines_dropped_total{process="api"}': "70x10"}),
     ),
+    "CardTesting": (
+        Case({'fraud_signals{signal="card-testing",level="alarm"}': "0 0 1x10"}),
+        Case(
+            {
+                'fraud_signals{signal="card-testing",level="alarm"}': "0x10",
+                'fraud_signals{signal="card-testing",level="suspicious"}': "2x10",
+            }
+        ),
+    ),
+    "FraudSuspected": (
+        Case({'fraud_signals{signal="burst",level="suspicious"}': "0 0 1x10"}),
+        Case(
+            {
+                'fraud_signals{signal="burst",level="suspicious"}': "0x10",
+                'fraud_signals{signal="early-warning",level="suspicious"}': "2x10",
+            }
+        ),
+    ),
+    "EarlyFraudWarning": (
+        Case({'fraud_signals{signal="early-warning",level="suspicious"}': "0 0 1x10"}),
+        Case({'fraud_signals{signal="early-warning",level="suspicious"}': "3 0x10"}),
+    ),
     "ClockSkew": (
         Case({"webhook_clock_skew_seconds": "-45x10"}, at="6m"),
         Case({"webhook_clock_skew_seconds": "2x3 45 2x10"}, at="6m"),

@@ -196,7 +196,7 @@ def test_the_make_targets_that_are_named_exist(document: Path) -> None:
     """Each `make …` of a block or a sentence, such as the command behind a figure, is a target of the Makefile."""
     [targets] = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for text in [*code_spans(document), *console_commands(document)]:
-        assert set(re.findall(r"(?:^|\s)make ([a-z]+)\b", text)) <= set(targets.split()), text
+        assert set(re.findall(r"(?:^|\s)make ([a-z-]+)\b", text)) <= set(targets.split()), text
 
 
 def test_a_wrong_command_is_noticed() -> None:

@@ -105,7 +105,9 @@ def erase(donation: str | None, email: bool, yes: bool, actor: str, as_json: boo
 def audit(limit: int, as_json: bool) -> None:
     """List the operators' actions.
 
-    Each line says what was done to which donation or event, by whom and when. The newest action comes first.
+    Each line says what was done to which donation, event or ticket, by whom and when. The newest action comes first.
+    The hash that is printed at the end stands for all of them: `donationd verify --audit-hash HASH` shows later whether
+    one of them was changed or removed.
 
     \b
     Examples:

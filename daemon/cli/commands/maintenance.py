@@ -2,19 +2,29 @@
 
 import click
 
-from daemon.cli.arguments import json_lines_option, json_option
+from daemon.cli.arguments import check_hash, json_lines_option, json_option
 
 STRIPE_KEEPS_DAYS = 30  # https://docs.stripe.com/api/events: older ones can't be delivered again
 
 
 @click.command()
+@click.option(
+    "--audit-hash",
+    callback=check_hash,
+    metavar="HASH",
+    help="A hash of the audit log that you noted before (`donationd audit`): its actions must still be there.",
+)
 @json_lines_option
-def verify(as_json: bool) -> None:
-    """Check every donation and every total against the facts.
+def verify(audit_hash: str | None, as_json: bool) -> None:
+    """Check the ledger against its facts, and the audit log.
 
-    Each is derived again, and each difference is printed. It changes nothing, and runs beside live traffic, on a
-    snapshot. The exit status is 1 if anything differs. Rows that an older release derived by other rules differ until
-    `donationd rebuild` has derived them again.
+    Each donation and each total is derived again, and each difference is printed. It changes nothing, and runs beside
+    live traffic, on a snapshot. The exit status is 1 if anything differs. Rows that an older release derived by other
+    rules differ until `donationd rebuild` has derived them again.
+
+    Each action in the audit log has a hash of itself and of the action before it, so that one that was changed, removed
+    or inserted later is found. That the newest actions were removed, or that all hashes were computed again, is found
+    only with --audit-hash.
 
     \b
     Examples:
@@ -23,7 +33,7 @@ def verify(as_json: bool) -> None:
     """
     from daemon.cli import maintenance
 
-    maintenance.verify(as_json=as_json)
+    maintenance.verify(audit_hash, as_json=as_json)
 
 
 @click.command()

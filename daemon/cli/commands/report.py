@@ -253,3 +253,22 @@ def _donors(
     reports.print_donors(
         period=period, time_zone=time_zone, ticket=ticket, by_donations=order == "donations", limit=limit, form=form
     )
+
+
+@report.command("fraud")
+@json_lines_option
+def _fraud(as_json: bool) -> None:
+    """Print the signals of fraud of the last 24 hours, each with its reason.
+
+    Card testing, payments with one e-mail hash in a burst, refunds soon after the payment, open early fraud warnings,
+    and unusual countries from which attempts fail. Alarms come first. Nothing is refused or refunded because of a
+    signal. The thresholds are settings (FRAUD_…).
+
+    \b
+    Examples:
+      donationd report fraud
+      donationd report fraud --json | jq 'select(.level == "alarm")'
+    """
+    from daemon.cli import fraud
+
+    fraud.print_signals(as_json=as_json)

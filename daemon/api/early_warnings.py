@@ -1,0 +1,89 @@
+"""`GET early-warnings`: what issuers of cards reported as fraud, and what a refund and a dispute cost (SPEC 10)."""
+
+import re
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from daemon.api.endpoints import JSON, Call, Dependencies, Endpoint
+from daemon.api.parameters import PAGE, Amount, Cursor, Limit, opaque, place
+from daemon.ledger import money
+from daemon.reports.early_warnings import EarlyWarning, State, read_warnings
+from daemon.runtime.http.auth import Scope
+
+PLACE = re.compile(r"(?P<made_at>[0-9]{1,12}):(?P<id>issfr_[A-Za-z0-9_]{1,249})", re.ASCII)
+
+
+class WarningsQuery(Struct, forbid_unknown_fields=True):
+    """Which page of the warnings; those that wait for a decision, unless `state` is `all`."""
+
+    state: Annotated[Literal["open", "all"], Meta(description="open or all")] = "open"
+    limit: Limit = PAGE
+    cursor: Cursor | UnsetType = UNSET
+
+
+class Warned(Struct, rename="camel"):
+    """An early fraud warning. `cost` is what is not refunded yet of the donation: a refund now costs it, a dispute
+    later costs it and Stripe's fee. It is null while the amount is not known."""
+
+    id: str
+    created_at: datetime
+    kind: str
+    state: State
+    donation: str
+    charge: str
+    ticket: str | None
+    currency: str | None
+    cost: Amount | None
+    reason: str
+
+
+class WarningsPage(Struct, rename="camel"):
+    """A page of early fraud warnings, newest first."""
+
+    warnings: list[Warned]
+    next_cursor: str | None
+
+
+def endpoints(deps: Dependencies) -> list[Endpoint]:
+    """The endpoint of the early fraud warnings."""
+
+    async def list_early_warnings(_call: Call, query: WarningsQuery) -> WarningsPage:
+        """The early fraud warnings, newest first, with what each decision costs."""
+        after = place(query.cursor, PLACE)
+        warnings = [
+            warning
+            for warning in await read_warnings(deps.database)
+            if (query.state == "all" or warning.state is State.OPEN)
+            and (after is None or _order(warning) > (-int(after["made_at"]), after["id"]))
+        ]
+        shown = warnings[: query.limit]
+        is_last = len(warnings) == len(shown)
+        return WarningsPage(
+            [_warned(warning, deps.dispute_fee) for warning in shown],
+            None if is_last else opaque(f"{shown[-1].made_at}:{shown[-1].id}"),
+        )
+
+    return [Endpoint("GET", "early-warnings", Scope.READ, list_early_warnings, WarningsQuery, {JSON: WarningsPage})]
+
+
+def _order(warning: EarlyWarning) -> tuple[int, str]:
+    return -warning.made_at, warning.id
+
+
+def _warned(warning: EarlyWarning, dispute_fee: str | None) -> Warned:
+    known = warning.cost_minor is not None and warning.currency is not None
+    return Warned(
+        id=warning.id,
+        created_at=datetime.fromtimestamp(warning.made_at, UTC),
+        kind=warning.kind,
+        state=warning.state,
+        donation=warning.donation,
+        charge=warning.charge,
+        ticket=warning.ticket,
+        currency=warning.currency,
+        cost=Decimal(money.major(warning.cost_minor or 0, warning.currency or "")) if known else None,
+        reason=warning.reason(dispute_fee),
+    )
