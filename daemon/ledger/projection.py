@@ -357,8 +357,7 @@ def by_donation(facts: Facts, lent: Subscriptions) -> dict[str, Objects]:
 def derive(id_: str, objects: Objects) -> Donation:
     """The donation with this id, which consists of these objects."""
     amount, currency = _amount(objects)
-    refunds = Refunds.of(objects)
-    refunded = refunds.total(amount)
+    refunded, refunded_at = _refunded(objects, amount)
     paid_at = _paid_at(objects)
     is_paid = paid_at is not None
     return Donation(
@@ -371,7 +370,7 @@ def derive(id_: str, objects: Objects) -> Donation:
         disputed=_disputed(objects, amount, currency, refunded),
         created_at=_created_at(objects),
         paid_at=paid_at,
-        refunded_at=_refunded_at(objects, refunds.hold) if refunded else None,
+        refunded_at=refunded_at,
         last_name=objects.value("last_name") if is_paid else None,
         country=objects.value("country") if is_paid else None,
         email_hash=objects.value("email_hash"),
@@ -380,6 +379,16 @@ def derive(id_: str, objects: Objects) -> Donation:
         account=_account(objects),
         subscription=objects.members[Family.SUBSCRIPTION][0][0] if objects.members[Family.SUBSCRIPTION] else None,
     )
+
+
+def _refunded(objects: Objects, amount: int | None) -> tuple[int, int | None]:
+    """The refunded amount, and since when it is not zero."""
+    charges = objects.members[Family.CHARGE]
+    if not objects.members[Family.REFUND] and not any(value(known, FactName.RETURNED) for _, known in charges):
+        return 0, None  # nearly always
+    refunds = Refunds.of(objects)
+    refunded = refunds.total(amount)
+    return refunded, _refunded_at(objects, refunds.hold) if refunded else None
 
 
 def _account(objects: Objects) -> str | None:

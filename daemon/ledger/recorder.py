@@ -264,6 +264,7 @@ class _Part:
     cause: Change | None = None
     ids: set[str] = field(default_factory=set)
     facts: Facts = field(default_factory=dict)
+    subscriptions: set[str] = field(default_factory=set)  # from which its donations can take their ticket
     is_written: bool = False
     version: int = 0
     root: str = ""
@@ -287,6 +288,7 @@ class _Part:
         for row in rows[1:]:
             merge_into(self.facts, row.facts)
         news = [c for c in self.changes if merge_into(self.facts, c.facts) or isinstance(c, Derivation)]
+        self.subscriptions = projection.subscriptions(self.facts)
         self.cause = next(reversed(news or self.changes), None)
         is_one_row = sum(row.version > 0 for row in rows) == 1
         self.is_written = bool(self.facts) and (bool(news) or not is_one_row)
@@ -294,7 +296,7 @@ class _Part:
     @property
     def new_subscriptions(self) -> set[str]:
         """The subscriptions that it borrows from now, and no stored row did."""
-        return projection.subscriptions(self.facts).difference(*(row.subscriptions for row in self.stored))
+        return self.subscriptions.difference(*(row.subscriptions for row in self.stored))
 
     def derive(self, lent: projection.Subscriptions) -> None:
         """Derives its donations, and names its root."""
@@ -394,7 +396,7 @@ class _Group:
         """Adds what is to be written of it, and the rows and versions that it was derived from."""
         for part in self.parts:
             part.add_rows(n, rows)
-        lent = {id_ for part in self.parts if part.is_written for id_ in projection.subscriptions(part.facts)}
+        lent = {id_ for part in self.parts if part.is_written for id_ in part.subscriptions}
         lent |= {each.id for each in self.subscriptions}
         rows.bases += [BaseRow(n, id_, lenders[id_].version, written=False) for id_ in lent]
         rows.billing += [
@@ -476,7 +478,7 @@ class Recorder:
 
     async def _read(self, changes: Sequence[Change]) -> "_Batch":
         """Reads the stored rows of the changes' objects, and derives the donations with the changes."""
-        parts = await self._parts([change for change in changes if change.ids])
+        parts = await self._parts(changes)
         own_changes = [change for change in changes if Family.SUBSCRIPTION in change.facts]
         lenders = await self._subscriptions(parts, own_changes)
         payments = await self._payments(parts, [each.id for each in lenders.values() if each.ticket_changed])
@@ -484,10 +486,8 @@ class Recorder:
         lenders = await self._subscriptions(payments, []) | lenders
         # The entries of these payments are booked with the event that changed the subscription as their cause.
         for payment in payments:
-            borrowed = projection.subscriptions(payment.facts)
-            payment.cause = next(
-                (each.changes[-1] for each in lenders.values() if each.id in borrowed and each.ticket_changed), None
-            )
+            changed = (each for each in lenders.values() if each.id in payment.subscriptions and each.ticket_changed)
+            payment.cause = next((each.changes[-1] for each in changed), None)
         batch = _Batch(_groups([*parts, *payments], lenders), lenders)
         lent = {each.id: each.facts for each in lenders.values()}
         for group in batch.groups:
@@ -498,10 +498,11 @@ class Recorder:
     async def _parts(self, changes: Sequence[Change]) -> list[_Part]:
         """Joins what shares an id, directly or through stored rows."""
         part_of: dict[str, _Part] = {}
-        for row in await self._stored_rows({id_ for change in changes for id_ in change.ids}):
+        named = [(change, ids) for change in changes if (ids := change.ids)]
+        for row in await self._stored_rows({id_ for _, ids in named for id_ in ids}):
             _join(part_of, row.ids).stored.append(row)
-        for change in changes:
-            _join(part_of, change.ids).changes.append(change)
+        for change, ids in named:
+            _join(part_of, ids).changes.append(change)
         parts = list({id(part): part for part in part_of.values()}.values())
         for part in parts:
             part.merge_changes()
@@ -509,7 +510,7 @@ class Recorder:
 
     async def _subscriptions(self, parts: Sequence[_Part], changes: Sequence[Change]) -> dict[str, _Subscription]:
         """The subscriptions that the parts borrow from, and those that have events of their own."""
-        named = {id_ for part in parts for id_ in projection.subscriptions(part.facts)}
+        named = {id_ for part in parts for id_ in part.subscriptions}
         found = {
             id_: _Subscription(id_) for id_ in named.union(*(change.facts[Family.SUBSCRIPTION] for change in changes))
         }
@@ -526,7 +527,7 @@ class Recorder:
     async def _payments(self, parts: Sequence[_Part], changed: list[str]) -> list[_Part]:
         """The parts of all payments whose subscription's ticket changed, without those that are among `parts`."""
         for part in parts:
-            part.is_written |= not projection.subscriptions(part.facts).isdisjoint(changed)
+            part.is_written |= not part.subscriptions.isdisjoint(changed)
         present = {row.root for part in parts for row in part.stored}
         roots = [
             Derivation(root)
@@ -604,11 +605,10 @@ def _groups(parts: Sequence[_Part], lenders: dict[str, _Subscription]) -> list[_
     group_of: dict[str, _Group] = {}
     groups: list[_Group] = []
     for part in parts:
-        borrowed = projection.subscriptions(part.facts)
-        new = part.new_subscriptions if borrowed and part.is_written else set()
+        new = part.new_subscriptions if part.subscriptions and part.is_written else set()
         for id_ in new:
             lenders[id_].is_written = True
-        written = new | {id_ for id_ in borrowed if lenders[id_].ticket_changed}
+        written = new | {id_ for id_ in part.subscriptions if lenders[id_].ticket_changed}
         if written:
             _join_group(group_of, groups, written).parts.append(part)
         else:

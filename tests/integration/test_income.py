@@ -6,6 +6,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -99,7 +100,7 @@ async def test_the_head_names_what_the_report_was_made_from(database: Database) 
     found = await json_of(await income(database, Period.parse("2024-q4", BERLIN)))
     assert {key: value for key, value in found.items() if not isinstance(value, list)} == {
         "report": "income",
-        "release": "0.1.0",
+        "release": version("donationd"),
         "tzdata": tzdata.IANA_VERSION,
         "source": "journal",
         "timeZone": BERLIN,

@@ -28,6 +28,8 @@ LONGEST = (
     "tests/supervised/test_guard.py",
     "tests/supervised/test_logging.py",
     "tests/supervised/test_monitoring.py",
+    "tests/integration/test_operator_lists.py",
+    "tests/integration/test_operator_donations.py",
 )
 
 
