@@ -19,10 +19,12 @@ from pydantic import SecretStr
 from daemon.api.app import WorkLimits, build
 from daemon.api.config import Config
 from daemon.api.endpoints import Dependencies
+from daemon.api.error_replies import ErrorReplies
 from daemon.api.fraud import FraudWatch
 from daemon.api.metrics import ApiMetrics, open_metrics
 from daemon.api.operator import OperatorLimits, routes
 from daemon.api.refusals import Refusals
+from daemon.api.short_path import ShortPath
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.batcher import BATCHES, Batcher
@@ -31,6 +33,7 @@ from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
 from daemon.runtime.config import STOP_SPARE_S
 from daemon.runtime.http.auth import OperatorAuthentication
+from daemon.runtime.http.health_routes import HealthChecks
 from daemon.runtime.http.limits import Limits, Places, reserve_descriptors
 from daemon.runtime.http.server import HttpServer, inherited_socket
 from daemon.runtime.lifecycle import ProcessRun, Program, run_process, serving
@@ -70,15 +73,20 @@ async def serve(config: Config, process: ProcessRun) -> int:
         config.report_time_zone,
         config.shown_dispute_fee,
     )
-    runner = _runner(config, batcher, Ledger(reader), deps, readiness, metrics=metrics, draining=draining)
+    short_path = _short_path(config, batcher, readiness, metrics=metrics, draining=draining)
+    runner = _runner(config, short_path, Ledger(reader), deps)
     gc.freeze()  # what exists now is never freed, so no search needs to look at it
     gc.set_threshold(GC_THRESHOLD)
     sampling = metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats, operators.stats))
     try:
         async with (
-            process.running(readiness.run(), sampling, fraud.run()),
+            process.running(readiness.run(), sampling, fraud.run(), short_path.watch_deadline()),
             HttpServer(
-                runner, _limits(config), on_closed=refusals.connection_closed, on_bad_request=refusals.bad_request
+                runner,
+                _limits(config),
+                on_closed=refusals.connection_closed,
+                on_bad_request=refusals.bad_request,
+                short_path=short_path.handlers(),
             ) as server,
             process.running(server.sweep()),
         ):
@@ -101,16 +109,9 @@ def _database(config: Config, url: SecretStr, *, pool_size: int) -> Database:
     )
 
 
-def _runner(
-    config: Config,
-    batcher: Batcher,
-    ledger: Ledger,
-    deps: Dependencies,
-    readiness: ReadinessClient,
-    *,
-    metrics: ApiMetrics,
-    draining: asyncio.Event,
-) -> web.AppRunner:
+def _short_path(
+    config: Config, batcher: Batcher, readiness: ReadinessClient, *, metrics: ApiMetrics, draining: asyncio.Event
+) -> ShortPath:
     places = Places("deliveries", config.webhook_places)
 
     async def record(received: ReceivedEvent, size: int) -> Outcome:
@@ -124,14 +125,31 @@ def _runner(
         livemode=config.stripe_livemode,
         hash_key=config.hash_key,
     )
+    return ShortPath(
+        webhook,
+        batcher,
+        places,
+        health=HealthChecks(lambda: readiness.state),
+        readiness=readiness,
+        metrics=metrics,
+        errors=ErrorReplies(readiness),
+        draining=draining,
+        deadline_s=config.request_deadline_ms / 1000,
+    )
+
+
+def _runner(config: Config, short_path: ShortPath, ledger: Ledger, deps: Dependencies) -> web.AppRunner:
+    """What answers every request that does not take the short path."""
     operators = OperatorAuthentication(config.operator_tokens)
     app = build(
-        webhook,
+        short_path.webhook,
         Donations(ledger, config.default_currency, operators),
-        readiness,
-        metrics,
-        deadline_s=config.request_deadline_ms / 1000,
-        draining=draining,
+        short_path.readiness,
+        short_path.metrics,
+        deadline_s=short_path.deadline_s,
+        draining=short_path.draining,
+        health=short_path.health,
+        errors=short_path.errors,
         work=WorkLimits(pages=config.page_places, reads=config.read_places),
         ledger_access=None if config.public_ledger else operators,
         operator_routes=routes(

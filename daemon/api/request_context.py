@@ -14,8 +14,17 @@ def log_context(request: web.Request) -> dict[str, str]:
     """The request's ids for a log line: `request`, and `event_id` once `set_event_id` has set it."""
     found = request.get(_CONTEXT)
     if found is None:
-        found = request[_CONTEXT] = {"request": f"{_PREFIX}-{next(_numbers)}"}
+        found = request[_CONTEXT] = {"request": _new_id()}
     return found
+
+
+def event_log_context(event_id: str) -> dict[str, str]:
+    """The ids of a request that delivers this event, and has no id yet."""
+    return {"request": _new_id(), "event_id": event_id}
+
+
+def _new_id() -> str:
+    return f"{_PREFIX}-{next(_numbers)}"
 
 
 def set_event_id(request: web.Request, event_id: str) -> None:
