@@ -230,7 +230,7 @@ class _Parameters:
 def _json_object(body: bytes) -> dict[str, object]:
     try:
         return _decode(body)
-    except (ValueError, RecursionError):
+    except (ValueError, ArithmeticError, RecursionError):
         raise web.HTTPBadRequest(text="the body is not a JSON object") from None
 
 
