@@ -71,6 +71,7 @@ async def serve(config: Config, process: ProcessRun) -> int:
         Operators(operators, recorder),
         config.default_currency,
         config.report_time_zone,
+        config.fraud_thresholds,
         config.shown_dispute_fee,
     )
     short_path = _short_path(config, batcher, readiness, metrics=metrics, draining=draining)
