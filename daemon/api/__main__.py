@@ -16,7 +16,7 @@ import structlog
 from aiohttp import web
 from pydantic import SecretStr
 
-from daemon.api.app import WorkLimits, build
+from daemon.api.app import ReadPlaces, build
 from daemon.api.config import Config
 from daemon.api.endpoints import Dependencies
 from daemon.api.error_replies import ErrorReplies
@@ -25,6 +25,7 @@ from daemon.api.metrics import ApiMetrics, open_metrics
 from daemon.api.operator import OperatorLimits, routes
 from daemon.api.refusals import Refusals
 from daemon.api.short_path import ShortPath
+from daemon.api.short_reads import ShortReads
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.batcher import BATCHES, Batcher
@@ -74,20 +75,24 @@ async def serve(config: Config, process: ProcessRun) -> int:
         config.fraud_thresholds,
         config.shown_dispute_fee,
     )
+    tokens = OperatorAuthentication(config.operator_tokens)
     short_path = _short_path(config, batcher, readiness, metrics=metrics, draining=draining)
-    runner = _runner(config, short_path, Ledger(reader), deps)
+    short_reads = _short_reads(config, Ledger(reader), tokens, short_path)
+    runner = _runner(config, short_path, short_reads, tokens, deps)
+    handlers = short_path.handlers()
     gc.freeze()  # what exists now is never freed, so no search needs to look at it
     gc.set_threshold(GC_THRESHOLD)
     sampling = metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats, operators.stats))
     try:
         async with (
-            process.running(readiness.run(), sampling, fraud.run(), short_path.watch_deadline()),
+            process.running(readiness.run(), sampling, fraud.run()),
+            process.running(short_path.watch_deadline(), short_reads.watch_deadline()),
             HttpServer(
                 runner,
                 _limits(config),
                 on_closed=refusals.connection_closed,
                 on_bad_request=refusals.bad_request,
-                short_path=short_path.handlers(),
+                short_path=lambda line: handlers.get(line) or short_reads.handler(line),
             ) as server,
             process.running(server.sweep()),
         ):
@@ -139,19 +144,39 @@ def _short_path(
     )
 
 
-def _runner(config: Config, short_path: ShortPath, ledger: Ledger, deps: Dependencies) -> web.AppRunner:
-    """What answers every request that does not take the short path."""
-    operators = OperatorAuthentication(config.operator_tokens)
+def _short_reads(
+    config: Config, ledger: Ledger, operators: OperatorAuthentication, short_path: ShortPath
+) -> ShortReads:
+    return ShortReads(
+        Donations(ledger, config.default_currency, operators),
+        ReadPlaces(Places("ledger pages", config.page_places), Places("reads", config.read_places)),
+        has_public_pages=config.public_ledger,
+        readiness=short_path.readiness,
+        metrics=short_path.metrics,
+        errors=short_path.errors,
+        draining=short_path.draining,
+        deadline_s=short_path.deadline_s,
+    )
+
+
+def _runner(
+    config: Config,
+    short_path: ShortPath,
+    short_reads: ShortReads,
+    operators: OperatorAuthentication,
+    deps: Dependencies,
+) -> web.AppRunner:
+    """What answers every request that does not take a short path."""
     app = build(
         short_path.webhook,
-        Donations(ledger, config.default_currency, operators),
+        short_reads.donations,
         short_path.readiness,
         short_path.metrics,
         deadline_s=short_path.deadline_s,
         draining=short_path.draining,
         health=short_path.health,
         errors=short_path.errors,
-        work=WorkLimits(pages=config.page_places, reads=config.read_places),
+        read_places=short_reads.places,
         ledger_access=None if config.public_ledger else operators,
         operator_routes=routes(
             deps,

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import cast
 
@@ -14,7 +14,7 @@ from daemon.api.endpoints import PREFIX
 from daemon.api.error_replies import NOT_READY, ErrorReplies
 from daemon.api.metrics import ApiMetrics
 from daemon.api.request_context import log_context
-from daemon.api.tickets import TOTAL_PATH, Donations
+from daemon.api.tickets import PAGE_PATH, TOTAL_PATH, Donations
 from daemon.api.webhook import BODY_LIMIT, Webhook
 from daemon.runtime.http.auth import OperatorAuthentication, Scope
 from daemon.runtime.http.errors import as_problem, unavailable
@@ -26,11 +26,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True)
-class WorkLimits:
-    """How many requests for each kind of read are worked on at the same time."""
+class ReadPlaces:
+    """The places of the requests for each kind of read that are worked on at the same time."""
 
-    pages: int = 64
-    reads: int = 256
+    pages: Places = field(default_factory=lambda: Places("ledger pages", 64))
+    totals: Places = field(default_factory=lambda: Places("reads", 256))
 
 
 def build(
@@ -43,7 +43,7 @@ def build(
     draining: asyncio.Event,
     health: HealthChecks | None = None,
     errors: ErrorReplies | None = None,
-    work: WorkLimits = WorkLimits(),
+    read_places: ReadPlaces | None = None,
     ledger_access: OperatorAuthentication | None = None,
     operator_routes: Iterable[web.RouteDef] = (),
 ) -> web.Application:
@@ -56,7 +56,8 @@ def build(
         ledger_access: who may read the ledger; None if it is public. Totals always are.
         operator_routes: of the operator API.
     """
-    page = _within(Places("ledger pages", work.pages), donations.page)
+    places = read_places or ReadPlaces()
+    page = _within(places.pages, donations.page)
     if ledger_access:
         page = ledger_access.require(Scope.READ, page)
     gateway = _gateway(readiness, errors or ErrorReplies(readiness), metrics, deadline_s, draining)
@@ -65,8 +66,8 @@ def build(
     app.add_routes(
         [
             web.post("/webhooks/stripe", webhook.receive),
-            web.get("/api/tickets/{id}/donations", page),
-            web.get(TOTAL_PATH, _within(Places("reads", work.reads), donations.total)),
+            web.get(PAGE_PATH, page),
+            web.get(TOTAL_PATH, _within(places.totals, donations.total)),
             *operator_routes,
         ]
     )

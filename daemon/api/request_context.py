@@ -18,9 +18,14 @@ def log_context(request: web.Request) -> dict[str, str]:
     return found
 
 
+def new_log_context() -> dict[str, str]:
+    """The ids of a request that has none yet."""
+    return {"request": _new_id()}
+
+
 def event_log_context(event_id: str) -> dict[str, str]:
-    """The ids of a request that delivers this event, and has no id yet."""
-    return {"request": _new_id(), "event_id": event_id}
+    """The same, of a request that delivers this event."""
+    return {**new_log_context(), "event_id": event_id}
 
 
 def _new_id() -> str:

@@ -155,7 +155,7 @@ async def served(
     app = build(webhook, donations, readiness, metrics, deadline_s=deadline_s, draining=draining, **parts)
     handlers = deliveries.handlers() if short else {}
     watch = asyncio.create_task(deliveries.watch_deadline())
-    async with HttpServer(web.AppRunner(app, shutdown_timeout=2), LIMITS, short_path=handlers) as server:
+    async with HttpServer(web.AppRunner(app, shutdown_timeout=2), LIMITS, short_path=handlers.get) as server:
         await server.listen(host="127.0.0.1", port=0)
         yield Served(server, webhook, writer, metrics, draining, deliveries)
     watch.cancel()

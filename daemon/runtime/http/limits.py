@@ -88,6 +88,11 @@ class Places:
             self._rejection = loop.call_later(QUEUE_WAIT_S, self._reject)
         return place
 
+    @property
+    def is_full(self) -> bool:
+        """Whether one more request has to wait."""
+        return not self._free
+
     def release(self) -> None:
         """Give the place to the next one that waits."""
         while self._waiting:

@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -25,7 +25,7 @@ from daemon.runtime.http.connection import Connection, begin_request
 from daemon.runtime.http.errors import SERVER, BodyTimeout, NoMemory
 from daemon.runtime.http.health_routes import is_health_check
 from daemon.runtime.http.limits import ACCEPTS, Limits, Turns
-from daemon.runtime.http.short_path import ShortHandler, ShortPath
+from daemon.runtime.http.short_path import FindHandler, ShortPath
 
 HEADER_LINE_BYTES = 8 * 1024  # of the request line and of each header, as many as nginx and Apache accept
 HEADERS = 100  # as many as Apache accepts
@@ -73,7 +73,7 @@ class HttpServer:
         runner: of the application that the connections serve.
         on_closed: is called with the limit that was reached, when a connection is closed so that others can be served.
         on_bad_request: is called for each request that is HTTP and cannot be parsed.
-        short_path: what answers requests of these request lines on the short path.
+        short_path: finds what answers a request line on the short path.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class HttpServer:
         *,
         on_closed: Callable[[str], None] = lambda _limit: None,
         on_bad_request: Callable[[], None] = lambda: None,
-        short_path: Mapping[bytes, ShortHandler] = {},
+        short_path: FindHandler = lambda _line: None,
     ) -> None:
         self._runner = runner
         self._limits = limits

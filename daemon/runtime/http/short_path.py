@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from functools import lru_cache
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import hdrs, web
@@ -36,7 +37,9 @@ class PreparedReply(NamedTuple):
     def of(cls, response: web.Response) -> "PreparedReply":
         """Prepare a response that no handler has sent."""
         body = response.body if isinstance(response.body, bytes) else b""
-        headers = {**response.headers, hdrs.SERVER: SERVER, hdrs.CONTENT_LENGTH: str(len(body))}
+        headers = {**response.headers, hdrs.SERVER: SERVER}
+        if response.status != HTTPStatus.NOT_MODIFIED:  # its length would be that of the reply which the client has
+            headers[hdrs.CONTENT_LENGTH] = str(len(body))
         lines = [f"HTTP/1.1 {response.status} {response.reason}", *(f"{name}: {headers[name]}" for name in headers)]
         return cls(response.status, "\r\n".join(lines).encode(), body)
 
@@ -80,18 +83,19 @@ class ShortRequest:
 
 # Returns False if the request is not ordinary in its view; otherwise it answers the request, at once or later.
 ShortHandler = Callable[[ShortRequest], bool]
+FindHandler = Callable[[bytes], ShortHandler | None]
 
 
 class ShortPath:
     """Recognises the requests that take the short path.
 
     Args:
-        handlers: by the whole request line, without its end.
+        find_handler: returns the handler of a request line, without its end.
         options: of aiohttp's parser.
     """
 
-    def __init__(self, handlers: Mapping[bytes, ShortHandler], options: Mapping[str, Any]) -> None:
-        self._handlers = handlers
+    def __init__(self, find_handler: FindHandler, options: Mapping[str, Any]) -> None:
+        self._find_handler = find_handler
         self._options = options
         self._parser = self._new_parser()
 
@@ -102,7 +106,7 @@ class ShortPath:
 
     def find(self, connection: "Connection", data: bytes) -> tuple[ShortRequest, ShortHandler] | None:
         """The request in `data` and its handler, if it can take the short path."""
-        handler = self._handlers.get(data[: data.find(b"\r\n")])
+        handler = self._find_handler(data[: data.find(b"\r\n")])
         if handler is None:
             return None
         head_bytes = data.find(HEAD_END) + len(HEAD_END)
