@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from daemon.runtime.http.errors import Busy, error_body, unavailable
-from daemon.runtime.http.health_routes import health_routes
+from daemon.runtime.http.health_routes import HealthChecks
 from daemon.runtime.http.limits import Places
 from daemon.runtime.readiness import Readiness
 
@@ -81,5 +81,5 @@ def build_app(
 ) -> web.Application:
     """The sidecar's application."""
     app = web.Application()
-    app.add_routes([*health_routes(state), *(reports or []), metrics_route(registry)])
+    app.add_routes([*HealthChecks(state).routes(), *(reports or []), metrics_route(registry)])
     return app

@@ -16,13 +16,16 @@ import structlog
 from aiohttp import web
 from pydantic import SecretStr
 
-from daemon.api.app import WorkLimits, build
+from daemon.api.app import ReadPlaces, build
 from daemon.api.config import Config
 from daemon.api.endpoints import Dependencies
+from daemon.api.error_replies import ErrorReplies
 from daemon.api.fraud import FraudWatch
 from daemon.api.metrics import ApiMetrics, open_metrics
 from daemon.api.operator import OperatorLimits, routes
 from daemon.api.refusals import Refusals
+from daemon.api.short_path import ShortPath
+from daemon.api.short_reads import ShortReads
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.batcher import BATCHES, Batcher
@@ -31,6 +34,7 @@ from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
 from daemon.runtime.config import STOP_SPARE_S
 from daemon.runtime.http.auth import OperatorAuthentication
+from daemon.runtime.http.health_routes import HealthChecks
 from daemon.runtime.http.limits import Limits, Places, reserve_descriptors
 from daemon.runtime.http.server import HttpServer, inherited_socket
 from daemon.runtime.lifecycle import ProcessRun, Program, run_process, serving
@@ -68,17 +72,27 @@ async def serve(config: Config, process: ProcessRun) -> int:
         Operators(operators, recorder),
         config.default_currency,
         config.report_time_zone,
+        config.fraud_thresholds,
         config.shown_dispute_fee,
     )
-    runner = _runner(config, batcher, Ledger(reader), deps, readiness, metrics=metrics, draining=draining)
+    tokens = OperatorAuthentication(config.operator_tokens)
+    short_path = _short_path(config, batcher, readiness, metrics=metrics, draining=draining)
+    short_reads = _short_reads(config, Ledger(reader), tokens, short_path)
+    runner = _runner(config, short_path, short_reads, tokens, deps)
+    handlers = short_path.handlers()
     gc.freeze()  # what exists now is never freed, so no search needs to look at it
     gc.set_threshold(GC_THRESHOLD)
     sampling = metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats, operators.stats))
     try:
         async with (
             process.running(readiness.run(), sampling, fraud.run()),
+            process.running(short_path.watch_deadline(), short_reads.watch_deadline()),
             HttpServer(
-                runner, _limits(config), on_closed=refusals.connection_closed, on_bad_request=refusals.bad_request
+                runner,
+                _limits(config),
+                on_closed=refusals.connection_closed,
+                on_bad_request=refusals.bad_request,
+                short_path=lambda line: handlers.get(line) or short_reads.handler(line),
             ) as server,
             process.running(server.sweep()),
         ):
@@ -101,16 +115,9 @@ def _database(config: Config, url: SecretStr, *, pool_size: int) -> Database:
     )
 
 
-def _runner(
-    config: Config,
-    batcher: Batcher,
-    ledger: Ledger,
-    deps: Dependencies,
-    readiness: ReadinessClient,
-    *,
-    metrics: ApiMetrics,
-    draining: asyncio.Event,
-) -> web.AppRunner:
+def _short_path(
+    config: Config, batcher: Batcher, readiness: ReadinessClient, *, metrics: ApiMetrics, draining: asyncio.Event
+) -> ShortPath:
     places = Places("deliveries", config.webhook_places)
 
     async def record(received: ReceivedEvent, size: int) -> Outcome:
@@ -124,15 +131,52 @@ def _runner(
         livemode=config.stripe_livemode,
         hash_key=config.hash_key,
     )
-    operators = OperatorAuthentication(config.operator_tokens)
-    app = build(
+    return ShortPath(
         webhook,
-        Donations(ledger, config.default_currency, operators),
-        readiness,
-        metrics,
-        deadline_s=config.request_deadline_ms / 1000,
+        batcher,
+        places,
+        health=HealthChecks(lambda: readiness.state),
+        readiness=readiness,
+        metrics=metrics,
+        errors=ErrorReplies(readiness),
         draining=draining,
-        work=WorkLimits(pages=config.page_places, reads=config.read_places),
+        deadline_s=config.request_deadline_ms / 1000,
+    )
+
+
+def _short_reads(
+    config: Config, ledger: Ledger, operators: OperatorAuthentication, short_path: ShortPath
+) -> ShortReads:
+    return ShortReads(
+        Donations(ledger, config.default_currency, operators),
+        ReadPlaces(Places("ledger pages", config.page_places), Places("reads", config.read_places)),
+        has_public_pages=config.public_ledger,
+        readiness=short_path.readiness,
+        metrics=short_path.metrics,
+        errors=short_path.errors,
+        draining=short_path.draining,
+        deadline_s=short_path.deadline_s,
+    )
+
+
+def _runner(
+    config: Config,
+    short_path: ShortPath,
+    short_reads: ShortReads,
+    operators: OperatorAuthentication,
+    deps: Dependencies,
+) -> web.AppRunner:
+    """What answers every request that does not take a short path."""
+    app = build(
+        short_path.webhook,
+        short_reads.donations,
+        short_path.readiness,
+        short_path.metrics,
+        deadline_s=short_path.deadline_s,
+        draining=short_path.draining,
+        health=short_path.health,
+        errors=short_path.errors,
+        read_places=short_reads.places,
         ledger_access=None if config.public_ledger else operators,
         operator_routes=routes(
             deps,

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import cast
 
@@ -11,41 +11,26 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
 from daemon.api.endpoints import PREFIX
+from daemon.api.error_replies import NOT_READY, ErrorReplies
 from daemon.api.metrics import ApiMetrics
 from daemon.api.request_context import log_context
-from daemon.api.tickets import TOTAL_PATH, Donations
+from daemon.api.tickets import PAGE_PATH, TOTAL_PATH, Donations
 from daemon.api.webhook import BODY_LIMIT, Webhook
-from daemon.ledger.batcher import Overloaded
 from daemon.runtime.http.auth import OperatorAuthentication, Scope
-from daemon.runtime.http.errors import BodyTimeout, Busy, NoMemory, as_problem, error_reply, unavailable
-from daemon.runtime.http.health_routes import health_routes, is_health_check
+from daemon.runtime.http.errors import as_problem, unavailable
+from daemon.runtime.http.health_routes import HealthChecks, is_health_check
 from daemon.runtime.http.limits import DEADLINE, Places
-from daemon.runtime.rate_limited_log import IncidentLog
 from daemon.runtime.readiness import ReadinessClient
-from sql.errors import DatabaseUnavailable, StatementRejected, remedy
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-# What can go wrong with a request for reasons of ours, with its log line. It repeats with each request: it is written
-# once, and then counted.
-FAULTS = {
-    "busy": ("warning", "[API] More requests at the same time than the limits allow"),
-    "down": ("warning", "[API] Database unavailable"),
-    "schema": ("error", "[API] The schema is not as it should be"),
-    "slow": ("warning", "[API] Request took too long"),
-    "unexpected": ("error", "[API] Unexpected error"),
-}
-Faults = dict[str, IncidentLog]
-
-NOT_READY = "Database connection is currently unavailable"
-
 
 @dataclass(frozen=True)
-class WorkLimits:
-    """How many requests for each kind of read are worked on at the same time."""
+class ReadPlaces:
+    """The places of the requests for each kind of read that are worked on at the same time."""
 
-    pages: int = 64
-    reads: int = 256
+    pages: Places = field(default_factory=lambda: Places("ledger pages", 64))
+    totals: Places = field(default_factory=lambda: Places("reads", 256))
 
 
 def build(
@@ -56,7 +41,9 @@ def build(
     *,
     deadline_s: float,
     draining: asyncio.Event,
-    work: WorkLimits = WorkLimits(),
+    health: HealthChecks | None = None,
+    errors: ErrorReplies | None = None,
+    read_places: ReadPlaces | None = None,
     ledger_access: OperatorAuthentication | None = None,
     operator_routes: Iterable[web.RouteDef] = (),
 ) -> web.Application:
@@ -69,16 +56,18 @@ def build(
         ledger_access: who may read the ledger; None if it is public. Totals always are.
         operator_routes: of the operator API.
     """
-    page = _within(Places("ledger pages", work.pages), donations.page)
+    places = read_places or ReadPlaces()
+    page = _within(places.pages, donations.page)
     if ledger_access:
         page = ledger_access.require(Scope.READ, page)
-    app = web.Application(client_max_size=BODY_LIMIT, middlewares=[_gateway(readiness, metrics, deadline_s, draining)])
-    app.add_routes(health_routes(lambda: readiness.state))
+    gateway = _gateway(readiness, errors or ErrorReplies(readiness), metrics, deadline_s, draining)
+    app = web.Application(client_max_size=BODY_LIMIT, middlewares=[gateway])
+    app.add_routes((health or HealthChecks(lambda: readiness.state)).routes())
     app.add_routes(
         [
             web.post("/webhooks/stripe", webhook.receive),
-            web.get("/api/tickets/{id}/donations", page),
-            web.get(TOTAL_PATH, _within(Places("reads", work.reads), donations.total)),
+            web.get(PAGE_PATH, page),
+            web.get(TOTAL_PATH, _within(places.totals, donations.total)),
             *operator_routes,
         ]
     )
@@ -95,14 +84,14 @@ def _within(places: Places, handler: Handler) -> Handler:
     return handle
 
 
-def _gateway(readiness: ReadinessClient, metrics: ApiMetrics, deadline_s: float, draining: asyncio.Event) -> Middleware:
-    faults = {name: IncidentLog(level, text) for name, (level, text) in FAULTS.items()}
-
+def _gateway(
+    readiness: ReadinessClient, errors: ErrorReplies, metrics: ApiMetrics, deadline_s: float, draining: asyncio.Event
+) -> Middleware:
     @web.middleware
     async def gateway(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
         if readiness.ready or is_health_check(request):
-            response = await _answer(request, handler, readiness, deadline_s, faults)
+            response = await _answer(request, handler, errors, deadline_s)
         else:
             response = unavailable(NOT_READY)
         if _route(request) == TOTAL_PATH:  # errors too: otherwise a browser hides them from the page
@@ -118,49 +107,14 @@ def _gateway(readiness: ReadinessClient, metrics: ApiMetrics, deadline_s: float,
 
 
 async def _answer(
-    request: web.Request, handler: Handler, readiness: ReadinessClient, deadline_s: float, faults: Faults
+    request: web.Request, handler: Handler, errors: ErrorReplies, deadline_s: float
 ) -> web.StreamResponse:
     try:
         async with asyncio.timeout(deadline_s) as deadline:
             request[DEADLINE] = deadline
             return await handler(request)
-    except web.HTTPException as error:
-        return error_reply(error)
-    except Busy as limit:
-        faults["busy"].report(limit.kind)
-        return unavailable("There are more requests of this kind than can be worked on at the same time")
-    except NoMemory:
-        return unavailable("There are more requests than fit into memory")
-    except BodyTimeout:
-        return error_reply(web.HTTPRequestTimeout())
-    except (web.RequestPayloadError, ConnectionError):
-        return error_reply(web.HTTPBadRequest(text="the body is not complete"))
-    except DatabaseUnavailable as down:
-        readiness.report_failure()
-        faults["down"].report(down.kind, **remedy(down.kind), **log_context(request))
-        return unavailable(NOT_READY)
-    except Overloaded:
-        return unavailable("There are more events than can wait")
-    except StatementRejected as refused:
-        readiness.report_failure()
-        faults["schema"].report(str(refused), route=_route(request), **log_context(request))
-        return unavailable(NOT_READY)
-    except TimeoutError:
-        faults["slow"].report(_route(request), **log_context(request))
-        return unavailable(NOT_READY)
     except Exception as error:
-        # The error's text and trace may hold anything; its type and place are enough to find it.
-        faults["unexpected"].report(
-            f"{type(error).__name__} at {_place(error)}", route=_route(request), **log_context(request)
-        )
-        return error_reply(web.HTTPInternalServerError(text="unexpected error; the log contains the details"))
-
-
-def _place(error: BaseException) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace else ""
+        return errors.reply(error, _route(request), lambda: log_context(request))
 
 
 def _route(request: web.Request) -> str:

@@ -52,6 +52,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from daemon.ledger.operators import Operators
+from daemon.reports.fraud import Thresholds
 from daemon.runtime.http.auth import Scope
 from sql.database import Database
 
@@ -68,6 +69,7 @@ class Dependencies:
         operators: what changes donations and events.
         default_currency: of tickets that name none.
         report_time_zone: where a report's days begin, unless the call names another time zone.
+        fraud_thresholds: from which numbers on something is a signal of fraud.
         dispute_fee: what Stripe charges for a dispute, for people; None if that is not configured.
     """
 
@@ -75,6 +77,7 @@ class Dependencies:
     operators: Operators
     default_currency: str
     report_time_zone: str = "UTC"
+    fraud_thresholds: Thresholds = field(default_factory=Thresholds)
     dispute_fee: str | None = None
 
 

@@ -6,6 +6,7 @@ their sum.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -36,18 +37,20 @@ def open_metrics(folder: Path | None, slot: str) -> "ApiMetrics":
         return ApiMetrics()
     files = MetricsFiles(folder, slot)
     values.ValueClass = files.value
-    return ApiMetrics(files.keep)
+    return ApiMetrics(files)
 
 
 class ApiMetrics:
     """What an API process counts.
 
     Args:
-        keep: writes the metrics' files again where they were damaged or removed.
+        files: where the values are kept; None: only in memory.
     """
 
-    def __init__(self, keep: Callable[[], None] = lambda: None) -> None:
-        self._keep_files = keep
+    def __init__(self, files: MetricsFiles | None = None) -> None:
+        self._keep_files = files.keep if files else lambda: None
+        # Within this context manager what is counted is written to the files at its end, in one piece.
+        self.written_together = files.written_together if files else nullcontext
         self.registry = CollectorRegistry()
         self._create_webhook_metrics()
         self._create_process_metrics()

@@ -3,11 +3,14 @@
 They have the slot and not the pid in their names, so that a restart neither loses a count nor counts it twice. The
 sidecar reads the files; the format is prometheus-client's. The library's own writer maps the files into memory, where a
 full disk or a file that is shortened ends the process (SIGBUS), and it does not start with a damaged file. Here the
-process keeps the values and writes each change at once, so that a process that is killed has counted what it has done.
-A file that was removed, damaged or replaced is written again from these values.
+process keeps the values and writes each change at once, or those of a batch together before its replies, so that a
+process that is killed has counted what it has done. A file that was removed, damaged or replaced is written again from
+these values.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ class MetricsFile:
         self._damage: str | None = None  # of the file that an earlier process of the slot left
         self._content = bytearray(HEADER.pack(HEADER.size))
         self._positions: dict[str, int] = {}
+        self._changed: list[int] | None = None  # positions that are not written yet, while these are collected
         try:
             content = files.read(self._path, MAX_BYTES)
             self._positions = positions(content, kind)
@@ -65,9 +69,22 @@ class MetricsFile:
 
     def set(self, position: int, value: float, time: float) -> None:
         """Change a value; `time` is 0 except for gauges that show the newest value."""
-        data = VALUE.pack(value, time)
-        self._content[position : position + VALUE.size] = data
-        self._store(data, position)
+        VALUE.pack_into(self._content, position, value, time)
+        if self._changed is None:
+            self._store(self._content[position : position + VALUE.size], position)
+        else:
+            self._changed.append(position)
+
+    def collect(self) -> None:
+        """From now on do not write changes, until `write_collected`."""
+        self._changed = []
+
+    def write_collected(self) -> None:
+        """Write what has changed since `collect`, and from now on each change at once."""
+        changed, self._changed = self._changed, None
+        if changed:
+            begin, end = min(changed), max(changed) + VALUE.size
+            self._store(self._content[begin:end], begin)
 
     def keep(self) -> None:
         """Write the file again if its content is not what was counted, and log why."""
@@ -82,7 +99,7 @@ class MetricsFile:
         if reason:
             log.warning("[Metrics] A file was damaged and has been written again", path=str(self._path), reason=reason)
 
-    def _store(self, data: bytes, position: int) -> None:
+    def _store(self, data: bytes | bytearray, position: int) -> None:
         if self._descriptor is None:
             return
         try:
@@ -160,6 +177,18 @@ class MetricsFiles:
         if kind not in self._files:
             self._files[kind] = MetricsFile(self._folder, kind, self._slot)
         return Value(self._files[kind], mmap_key(*key))
+
+    @contextmanager
+    def written_together(self) -> Iterator[None]:
+        """Write what changes within the block at its end, each file in one piece. The block does not wait."""
+        changing = list(self._files.values())
+        for file in changing:
+            file.collect()
+        try:
+            yield
+        finally:
+            for file in changing:
+                file.write_collected()
 
     def keep(self) -> None:
         """Make every file contain what was counted."""

@@ -17,11 +17,11 @@ import msgspec
 from aiohttp import hdrs, web
 
 from daemon.api import (
-    early_warnings,
     exports,
     operator_actions,
     operator_donations,
     operator_events,
+    operator_fraud,
     operator_reports,
     operator_tickets,
 )
@@ -37,7 +37,7 @@ FEATURES = (
     operator_donations,
     operator_events,
     operator_tickets,
-    early_warnings,
+    operator_fraud,
     operator_actions,
     operator_reports,
     exports,
@@ -230,7 +230,7 @@ class _Parameters:
 def _json_object(body: bytes) -> dict[str, object]:
     try:
         return _decode(body)
-    except (ValueError, RecursionError):
+    except (ValueError, ArithmeticError, RecursionError):
         raise web.HTTPBadRequest(text="the body is not a JSON object") from None
 
 

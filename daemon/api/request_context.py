@@ -14,8 +14,22 @@ def log_context(request: web.Request) -> dict[str, str]:
     """The request's ids for a log line: `request`, and `event_id` once `set_event_id` has set it."""
     found = request.get(_CONTEXT)
     if found is None:
-        found = request[_CONTEXT] = {"request": f"{_PREFIX}-{next(_numbers)}"}
+        found = request[_CONTEXT] = {"request": _new_id()}
     return found
+
+
+def new_log_context() -> dict[str, str]:
+    """The ids of a request that has none yet."""
+    return {"request": _new_id()}
+
+
+def event_log_context(event_id: str) -> dict[str, str]:
+    """The same, of a request that delivers this event."""
+    return {**new_log_context(), "event_id": event_id}
+
+
+def _new_id() -> str:
+    return f"{_PREFIX}-{next(_numbers)}"
 
 
 def set_event_id(request: web.Request, event_id: str) -> None:

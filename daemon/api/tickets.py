@@ -1,5 +1,6 @@
 """The two GET replies: rows of the ledger -> JSON (SPEC 5)."""
 
+import asyncio
 import base64
 import re
 from dataclasses import replace
@@ -14,17 +15,19 @@ from aiohttp import hdrs, web
 from daemon.ledger import money
 from daemon.ledger.donation import DonationRow, Status
 from daemon.ledger.facts import TICKET_PATTERN
-from daemon.ledger.reader import Cursor, Figures, LastDonation, Ledger, Moment, Page, PageQuery, TicketFigures
+from daemon.ledger.reader import Cursor, Figures, LastDonation, Ledger, Moment, Page, PageQuery, TicketFigures, Totals
 from daemon.runtime.http.auth import OperatorAuthentication, Scope
 
 PAGE = 100
 PAGE_LIMIT = 1000
-TOTAL_PATH = "/api/tickets/{id}/donations/total"
+PAGE_PATH = "/api/tickets/{id}/donations"
+TOTAL_PATH = f"{PAGE_PATH}/total"
 TOTAL_HEADERS = {"Cache-Control": "max-age=5"}
 LEDGER_SEQ = "X-Ledger-Seq"  # the journal's last entry when the reply was read
 TICKET = re.compile(TICKET_PATTERN)
 FINGERPRINT = re.compile(r"[0-9a-f]{16}", re.ASCII)
 RENDERED_TOTALS = 1024  # replies that are kept, of 1 kB each
+KNOWN_QUERIES = 1024  # whose half of a tag is kept
 
 
 class Donations:
@@ -52,14 +55,16 @@ class Donations:
             _cursor(parameters.get("cursor")),
         )
         known_tags = _known_tags(request)
-        tags = _PageTags(query)
-        page = await self._ledger.page(replace(query, known=tags.fingerprints(known_tags)))
-        if page is None or page.is_hidden:
-            raise _unknown(query.ticket)
-        tag, headers = tags.tag(page.fingerprint), {LEDGER_SEQ: str(page.ledger_seq)}
-        if _is_known(tag, known_tags):
-            return _not_modified(tag, headers)
-        return _reply(_page_body(query.ticket, page), tag, headers)
+        return page_reply(query, known_tags, await self.read_page(query, known_tags))
+
+    def first_page(self, ticket: str) -> PageQuery:
+        """The query of a page without parameters."""
+        return PageQuery(ticket, PAGE, self._default_currency)
+
+    def read_page(self, query: PageQuery, known_tags: frozenset[str]) -> "asyncio.Future[Page | None]":
+        """The page; of one that the client has, there are no donations."""
+        known = _page_tags(query).fingerprints(known_tags)
+        return self._ledger.page(replace(query, known=known) if known else query)
 
     async def total(self, request: web.Request) -> web.StreamResponse:
         """`GET /api/tickets/{id}/donations/total?currency=`; with `asOf=` for operators"""
@@ -67,14 +72,24 @@ class Donations:
             return await self._operators_total_as_of(request)
         wanted = _currency(_query(request, "currency").get("currency"))
         ticket = _ticket_id(request)
-        totals = await self._ledger.totals(ticket)
+        return self.total_reply(ticket, _known_tags(request), await self.read_totals(ticket), wanted)
+
+    def read_totals(self, ticket: str) -> "asyncio.Future[Totals | None]":
+        """The ticket's totals."""
+        return self._ledger.totals(ticket)
+
+    def total_reply(
+        self, ticket: str, known_tags: frozenset[str], totals: Totals | None, currency: str | None = None
+    ) -> web.Response:
+        """The reply with the totals that were read, to a client that has replies with these tags.
+
+        Raises HTTPNotFound for an unknown ticket.
+        """
         if totals is None or totals.is_hidden:
             raise _unknown(ticket)
-        body, tag = _total_body(totals.ticket, wanted or totals.ticket.currency or self._default_currency)
+        body, tag = _total_body(totals.ticket, currency or totals.ticket.currency or self._default_currency)
         headers = {**TOTAL_HEADERS, LEDGER_SEQ: str(totals.ledger_seq)}
-        if _is_known(tag, _known_tags(request)):
-            return _not_modified(tag, headers)
-        return _reply(body, tag, headers)
+        return _not_modified(tag, headers) if _is_known(tag, known_tags) else _reply(body, tag, headers)
 
     async def _total_as_of(self, request: web.Request) -> web.Response:
         """The amounts as the journal's entries add up to at an earlier moment; it does not count donations."""
@@ -97,6 +112,21 @@ class Donations:
         )
         tag, headers = _tag(body), {LEDGER_SEQ: str(rows[0].seq)}
         return _not_modified(tag, headers) if _is_known(tag, _known_tags(request)) else _reply(body, tag, headers)
+
+
+def page_reply(query: PageQuery, known_tags: frozenset[str], page: Page | None) -> web.Response:
+    """The reply with the page that was read, to a client that has replies with these tags.
+
+    Raises HTTPNotFound for an unknown ticket.
+    """
+    if page is None or page.is_hidden:
+        raise _unknown(query.ticket)
+    tag, headers = _page_tags(query).tag(page.fingerprint), {LEDGER_SEQ: str(page.ledger_seq)}
+    return (
+        _not_modified(tag, headers)
+        if _is_known(tag, known_tags)
+        else _reply(_page_body(query.ticket, page), tag, headers)
+    )
 
 
 class _Rendered(NamedTuple):
@@ -147,6 +177,9 @@ class _PageTags:
         """The fingerprints of those tags that are of this query."""
         mine = (tag[16:] for tag in tags if tag.startswith(self._of_query) and FINGERPRINT.fullmatch(tag[16:]))
         return frozenset(int.from_bytes(bytes.fromhex(half), signed=True) for half in mine)
+
+
+_page_tags = lru_cache(maxsize=KNOWN_QUERIES)(_PageTags)
 
 
 def _tag(body: bytes) -> str:

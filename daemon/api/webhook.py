@@ -1,20 +1,24 @@
 """The path of an event: raw bytes -> signature -> facts -> one SQL statement, committed -> reply (SPEC 4)."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache
 
 import msgspec
 from aiohttp import web
 
 from daemon.api.metrics import SAMPLE_INTERVAL_S, ApiMetrics
-from daemon.api.request_context import log_context, set_event_id
-from daemon.api.signature import BadSignature, verify
+from daemon.api.request_context import event_log_context, log_context, set_event_id
+from daemon.api.signature import BadSignature, signing_state, verify
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Result
 from daemon.ledger.stripe_events import CannotApply, NotAnEvent, StripeEvent, read
 from daemon.runtime.http.limits import read_body
 from daemon.runtime.rate_limited_log import CountingLog, RateLimitedLog
 
 BODY_LIMIT = 1024 * 1024  # bytes; Stripe's events have a few kB
+
+JSON = "application/json"
+MAX_REPLIES = 512  # that are kept as bytes; an ordinary instance has some dozens
 
 # Records an event; the number is the size of its body in bytes.
 Record = Callable[[ReceivedEvent, int], Awaitable[Outcome]]
@@ -43,7 +47,7 @@ class Webhook:
     ) -> None:
         self._record = record
         self._metrics = metrics
-        self._secrets = [secret.encode() for secret in secrets]
+        self._secrets = [signing_state(secret) for secret in secrets]
         self._livemode = livemode
         self._hash_key = hash_key
         self._clock = clock
@@ -59,21 +63,29 @@ class Webhook:
         began_s = time.perf_counter()
         event, failure, size = await self._read_event(request)
         set_event_id(request, event.id)
-        result, error = await self._record(ReceivedEvent(event, failure), size)
-        self._metrics.event_answered(event.type, result, time.perf_counter() - began_s)
+        outcome = await self._record(ReceivedEvent(event, failure), size)
+        body = self.recorded(event, outcome, time.perf_counter() - began_s, log_context(request))
+        return web.Response(body=body, content_type=JSON)
+
+    def recorded(
+        self, event: StripeEvent, outcome: Outcome, duration_s: float, context: Mapping[str, str] | None = None
+    ) -> bytes:
+        """Counts and logs an event that was recorded. Returns the body of the reply.
+
+        Args:
+            context: the ids of the request; None if it has none yet.
+
+        Raises:
+            HTTPUnprocessableEntity: the event can't be applied.
+        """
+        result, error = outcome
+        self._metrics.event_answered(event.type, result, duration_s)
         if event.unknown_status and result is Result.APPLIED:
             self._metrics.unknown_status(event.unknown_status)
-        self._log(request, event, result, error)
+        self._log(event, result, error, context)
         if result is Result.FAILED:
             raise web.HTTPUnprocessableEntity(text=f"event {event.id} can't be applied: {error}")
-        reply = _Reply(
-            received=True,
-            type=event.type,
-            idempotent=result is Result.DUPLICATE,
-            handled=event.facts is not None,
-            reason=event.reason,
-        )
-        return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
+        return _reply(event.type, result is Result.DUPLICATE, event.facts is not None, event.reason)
 
     async def _read_event(self, request: web.Request) -> tuple[StripeEvent, str | None, int]:
         """The event that Stripe signed, the reason why it cannot be applied (None if it can), and its size in bytes.
@@ -83,8 +95,7 @@ class Webhook:
         """
         try:
             body = await read_body(request, BODY_LIMIT)
-            self._verify(body, request.headers.get("Stripe-Signature", ""))
-            event, failure = self._reduce(body)
+            event, failure = self.read(body, request.headers)
         except web.HTTPRequestEntityTooLarge:
             self._count_rejection("too large")
             raise
@@ -95,6 +106,15 @@ class Webhook:
             self._count_rejection("no event")
             raise web.HTTPBadRequest(text=str(rejection)) from None
         return event, failure, len(body)
+
+    def read(self, body: bytes, headers: Mapping[str, str]) -> tuple[StripeEvent, str | None]:
+        """The event that Stripe signed, and the reason why it cannot be applied; None if it can.
+
+        Raises:
+            BadSignature, NotAnEvent: it is not an event that Stripe signed.
+        """
+        self._verify(body, headers.get("Stripe-Signature", ""))
+        return self._reduce(body)
 
     def _verify(self, body: bytes, signature: str) -> None:
         """Checks the signature, and measures from time to time how far the clock here is from Stripe's."""
@@ -115,11 +135,24 @@ class Webhook:
         self._metrics.body_rejected(reason)
         self._rejections.count(reason)
 
-    def _log(self, request: web.Request, event: StripeEvent, result: Result, error: str | None) -> None:
+    def _log(self, event: StripeEvent, result: Result, error: str | None, context: Mapping[str, str] | None) -> None:
+        log = self._event_logs[result]
+        if not log.has_room():
+            log.leave_out()
+            return
         reason = error or event.reason
-        self._event_logs[result].write(
-            event.id, **log_context(request), type=event.type, **({"reason": reason} if reason else {})
+        log.write(
+            event.id,
+            **(context or event_log_context(event.id)),
+            type=event.type,
+            **({"reason": reason} if reason else {}),
         )
+
+
+@lru_cache(maxsize=MAX_REPLIES)
+def _reply(event_type: str, idempotent: bool, handled: bool, reason: str | None) -> bytes:
+    reply = _Reply(received=True, type=event_type, idempotent=idempotent, handled=handled, reason=reason)
+    return msgspec.json.encode(reply)
 
 
 # The level and the text of an event's log line, by its result.

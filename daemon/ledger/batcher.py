@@ -76,14 +76,19 @@ class Batcher:
         return len(self._waiting)
 
     async def record(self, received: ReceivedEvent, size: int) -> Outcome:
-        """Records one event, in one batch with other waiting events. Returns the outcome of this event.
+        """As `submit`, but returns the outcome itself."""
+        return await self.submit(received, size)
+
+    def submit(self, received: ReceivedEvent, size: int) -> asyncio.Future[Outcome]:
+        """Records one event, in one batch with other waiting events. Returns the future outcome of this event.
+
+        The future fails with DatabaseUnavailable or StatementRejected, as Recorder.record, for the whole batch.
 
         Args:
             size: of the event's body, in bytes.
 
         Raises:
             Overloaded: the maximum number of events is waiting.
-            DatabaseUnavailable, StatementRejected: as Recorder.record, for the whole batch.
         """
         if len(self._waiting) >= self._limit:
             raise Overloaded
@@ -93,7 +98,7 @@ class Batcher:
         if len(self._writing) < BATCHES and self._is_due(beside=len(self._writing)):
             # The task takes its batch after all requests that arrived together with this one.
             self._writing.add(asyncio.create_task(self._write()))
-        return await event.outcome
+        return event.outcome
 
     def _is_due(self, *, beside: int) -> bool:
         """Whether a batch begins now, beside so many others."""

@@ -33,16 +33,13 @@ class Coalescer(Generic[Key, Found]):
         self._waiting: dict[Key, list[asyncio.Future[Found | None]]] = {}
         self._querying: asyncio.Task[None] | None = None
 
-    async def read(self, key: Key) -> Found | None:
-        """What belongs to a key, read after this call began; None if it is not found.
-
-        Raises what the query raises.
-        """
+    def read(self, key: Key) -> "asyncio.Future[Found | None]":
+        """What belongs to a key, read after this call began; None if it is not found. The future fails as the query."""
         found: asyncio.Future[Found | None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(found)
         if self._querying is None:
             self._querying = asyncio.create_task(self._answer_all())
-        return await found
+        return found
 
     async def _answer_all(self) -> None:
         try:

@@ -41,10 +41,12 @@ def with_symbol(amount: str, currency: str) -> str:
 
 def minor(amount: Decimal, currency: str) -> int:
     """An amount above zero in major units as minor units. Raises ValueError if it is not one of this currency."""
-    digits = exponent(currency)
+    decimals = exponent(currency)
     if not (amount.is_finite() and 0 < amount < 10**DIGITS):
         raise ValueError(f"an amount is above 0 and has at most {DIGITS} digits before the point")
-    scaled = amount.scaleb(digits)
-    if scaled != scaled.to_integral_value():
-        raise ValueError(f"an amount in {currency} has at most {digits} decimals")
-    return int(scaled)
+    _, digits, power = amount.as_tuple()  # calculating with a Decimal would round it
+    significant = "".join(map(str, digits)).rstrip("0")
+    zeros = int(power) + len(digits) - len(significant) + decimals
+    if zeros < 0:
+        raise ValueError(f"an amount in {currency} has at most {decimals} decimals")
+    return int(significant) * int(10**zeros)

@@ -111,6 +111,12 @@ def last_name(name: str | None) -> str | None:
     """The token of a name that may be kept and shown (SPEC 7), or None if it has none."""
     if not name or len(name) > NAME_LIMIT:
         return None
+    if name.isascii() and name.replace(" ", "").isalpha():  # most names: there is nothing to leave out
+        return _family_name(name.split())[:LAST_NAME_LIMIT] or None
+    return _reduced_name(name)
+
+
+def _reduced_name(name: str) -> str | None:
     text = COMMAS.split(_without_brackets(_plain(name)))[0]
     tokens = [token for token in map(_trimmed, text.split()) if any(map(str.isalpha, token))]
     token = _trimmed(_family_name(tokens)[:LAST_NAME_LIMIT])

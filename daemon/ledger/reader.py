@@ -4,6 +4,7 @@ Pages and totals are what everyone asks for: their queries are prepared, and one
 while the one before was running (coalescer.py).
 """
 
+import asyncio
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -82,10 +83,10 @@ class Ledger:
         rows = await self._database.fetch(load("facts_with_hash"), {"patterns": [f"%{h}%" for h in email_hashes]})
         return [facts for (facts,) in rows]
 
-    async def page(self, query: "PageQuery") -> "Page | None":
+    def page(self, query: "PageQuery") -> "asyncio.Future[Page | None]":
         """One page of a ticket's ledger; None for an unknown ticket."""
         is_filtered = query.status is not None or query.currency is not None
-        return await (self._filtered_pages if is_filtered else self._pages).read(query)
+        return (self._filtered_pages if is_filtered else self._pages).read(query)
 
     async def _read_pages(self, queries: "Sequence[PageQuery]") -> "dict[PageQuery, Page]":
         asked = msgspec.json.encode([query.arguments(n) for n, query in enumerate(queries)]).decode()
@@ -96,9 +97,9 @@ class Ledger:
         """Whether there is such a ticket."""
         return bool(await self._database.fetch(load("ticket"), {"ticket": ticket}))
 
-    async def totals(self, ticket: str) -> "Totals | None":
+    def totals(self, ticket: str) -> "asyncio.Future[Totals | None]":
         """A ticket's totals; None for an unknown ticket."""
-        return await self._totals.read(ticket)
+        return self._totals.read(ticket)
 
     async def _read_totals(self, tickets: Sequence[str]) -> "dict[str, Totals]":
         # An id contains neither commas nor quotes; in quotes, because `null` may be one.
@@ -354,7 +355,7 @@ class PageRow(NamedTuple):
         return DonationRow._make(self[3:15])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared and hashed as an object: one that was read later is another
 class Page:
     """One page of a ledger, whether it is hidden from the public, and the journal's last entry when it was read.
 

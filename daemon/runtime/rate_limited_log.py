@@ -57,13 +57,21 @@ class RateLimitedLog:
 
     def write(self, *names: str, **values: object) -> None:
         """Write the line with `names` in it, or count it."""
+        if self.has_room():
+            self._written += 1
+            getattr(log, self._level)(self._wording.format(*names), **values)
+        else:
+            self.leave_out()
+
+    def has_room(self) -> bool:
+        """Whether a line would be written now; a caller that asks first can count the line with `leave_out`."""
         now_s = self._clock()
         if now_s >= self._second_ends_s:
             self._second_ends_s, self._written = now_s + 1.0, 0
-        if self._written < LINES_PER_S:
-            self._written += 1
-            getattr(log, self._level)(self._wording.format(*names), **values)
-            return
+        return self._written < LINES_PER_S
+
+    def leave_out(self) -> None:
+        """Count a line that is not written."""
         if self._left_out == 0:
             self._later(1.0, self._count_the_rest)
         self._left_out += 1

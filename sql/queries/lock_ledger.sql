@@ -1,3 +1,5 @@
--- One writer at a time, for the milliseconds that a batch takes: no deadlock and no lost update can happen. The lock ends
--- with the transaction, and is taken by a statement of its own, so that the next one sees what the last writer wrote.
+-- One writer at a time, for the milliseconds that a batch takes: no deadlock and no lost update can happen. The lock is
+-- taken by a statement of its own, because a statement sees what was committed when it begins: one that waited for the
+-- lock itself would check and write rows that it read before. The lock ends with the transaction, after its commit is on
+-- disk and visible (PostgreSQL: CommitTransaction), so `seq` becomes visible in order.
 SELECT pg_advisory_xact_lock(5011684202)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.api.signature import verify
+from daemon.api.signature import signing_state, verify
 from daemon.ledger import stripe_events
 from daemon.ledger.facts import object_ids
 from tests.bench import conditions, hostile, peers
@@ -31,7 +31,7 @@ def test_every_event_is_new_signed_and_can_be_applied() -> None:
     assert len(ids) == len(bodies)
     head, _, body = request(bodies[0], SECRET, AT).partition(b"\r\n\r\n")
     [signature] = [line.partition(": ")[2] for line in head.decode().splitlines() if line.startswith("Stripe-Sig")]
-    assert verify(body, signature, [SECRET.encode()], AT) == AT
+    assert verify(body, signature, [signing_state(SECRET)], AT) == AT
 
 
 def test_the_events_of_a_life_belong_together() -> None:

@@ -6,6 +6,7 @@ PostgreSQL holds the statement in flight, and a proxy before the API holds the r
 
 import asyncio
 import json
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing
@@ -16,6 +17,7 @@ import aiohttp
 import psycopg2
 import pytest
 
+from daemon.ledger.batcher import SECOND_BATCH_EVENTS
 from daemon.runtime.readiness import Readiness
 from daemon.simulator import sender
 from daemon.simulator.scenarios import generate
@@ -40,6 +42,10 @@ WARM_UP = {  # an event that changes nothing: with it the API has its connection
 }
 WAIT_S = 20
 WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+TWO_WAIT = """
+SELECT max(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()
+HAVING count(*) = 2
+"""
 
 
 @dataclass
@@ -209,3 +215,40 @@ async def crash_and_redeliver(way: Way, point: Point, before: Sequence[Json], ev
     async with way.api.running() as process:
         await until(process, "listening on")
         assert (await way.post(event))["idempotent"] is is_recorded
+
+
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])
+async def test_an_api_process_that_ends_with_two_batches_in_flight(way: Way, is_killed: bool) -> None:
+    """Killed: no event is answered, and all are delivered again. Stopped: it writes and answers both batches first."""
+    several = [each for each in generate(1, 400, [TICKET], now=int(time.time())) if each.kind == "paid"]
+    one, *many = several[: SECOND_BATCH_EVENTS + 1]
+    async with way.api.running() as process:
+        await until(process, "listening on")
+        await way.post(WARM_UP)
+        with closing(psycopg2.connect(way.url)) as writer, writer.cursor() as cursor:
+            cursor.execute(load("lock_ledger"))
+            first = asyncio.create_task(way.post(one.events[0]))
+            await way.one(WAITING)
+            rest = [asyncio.create_task(way.post(each.events[0])) for each in many]
+            await way.one(TWO_WAIT)
+            if is_killed:
+                process.kill()
+                await ended(process)
+            else:
+                process.terminate()
+        replies = await asyncio.gather(first, *rest, return_exceptions=True)
+        assert await ended(process) == (-signal.SIGKILL if is_killed else 0)
+    if is_killed:
+        assert {type(reply) for reply in replies} <= {aiohttp.ServerDisconnectedError, aiohttp.ClientOSError}
+    else:
+        assert [reply if isinstance(reply, BaseException) else reply["idempotent"] for reply in replies] == [
+            False
+        ] * len(replies)
+    async with way.api.running() as process:
+        await until(process, "listening on")
+        for each in (one, *many):
+            for event in each.events:
+                await way.post(event)
+    ends = sorted((as_row(only_donation(each)) for each in (one, *many)), key=str)
+    assert sorted(await way.ledger.fetch(SHOWN), key=str) == ends
+    assert await way.ledger.fetch(TOTALS) == totals_of([only_donation(each) for each in (one, *many)])

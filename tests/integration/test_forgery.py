@@ -87,7 +87,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         return call
 
-    monkeypatch.setattr(hmac, "digest", counted("hmac", hmac.digest))
+    monkeypatch.setattr(hmac.HMAC, "copy", counted("hmac", hmac.HMAC.copy))
     monkeypatch.setattr(webhook, "read", counted("decode", stripe_events.read))
     monkeypatch.setattr(Recorder, "record", counted("write", Recorder.record))
     return done

@@ -19,10 +19,12 @@ from daemon.ledger.stripe_events import Attempt, read
 from daemon.reports import attempts
 from daemon.reports.attempts import MAX_ROWS, AttemptCounter
 from daemon.reports.fraud import Level, Name, Thresholds
-from daemon.reports.fraud_report import attempt_signals, ledger_signals
+from daemon.reports.fraud_report import attempt_signals, find_signals, ledger_signals
 from daemon.simulator import sender
 from sql.database import Database
 from sql.errors import DatabaseUnavailable
+from tests.support.api_application import MakeClient, application, follower
+from tests.support.operators import READER, TOKENS, bearer
 
 AT = 1_760_000_000
 LIMITS = Thresholds()
@@ -210,6 +212,11 @@ async def test_the_failures_of_a_minute_add_up_over_processes_and_turns(database
     one.count(Attempt(True, "", None, None))
     await attempts.store(database, one, 30)
     assert await database.fetch(query) == [(20, 11, 2, 9)]
+    for _ in range(3):
+        now += 60
+        one.count(Attempt(True, "", None, None))
+    await attempts.store(database, one, 30)  # several minutes at once, as after an outage
+    assert await database.fetch(query) == [(23, 14, 1, 9)]
 
 
 async def test_what_an_outage_did_not_store_is_stored_afterwards(database: Database) -> None:
@@ -283,6 +290,19 @@ async def test_the_report_prints_each_signal_with_its_reason(database: Database,
     )
     assert refused.exit_code == 1
     assert "FRAUD_HASH_FAILURES: must be a whole number" in refused.output
+
+
+async def test_operators_read_the_same_signals_over_http(database: Database, aiohttp_client: MakeClient) -> None:
+    """With the scope read, and nothing without a token."""
+    await watch(database, *(received(n, charge(n, paid=False)) for n in range(12)))
+    client = await aiohttp_client(application(database, follower(), tokens=TOKENS))
+    assert (await client.get("/api/operator/reports/fraud")).status == 401
+    reply = await client.get("/api/operator/reports/fraud", headers=bearer(READER))
+    assert reply.status == 200, await reply.text()
+    signals = (await reply.json())["signals"]
+    expected = await find_signals(database, LIMITS, datetime.now(UTC), None)
+    assert [(signal["subject"], signal["reason"]) for signal in signals] == [(s.subject, s.reason) for s in expected]
+    assert len(signals) == 3
 
 
 async def test_counting_costs_a_delivery_nothing(database: Database) -> None:

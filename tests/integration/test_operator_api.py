@@ -227,6 +227,8 @@ async def test_parameters_arrive_as_their_types(client: Client, calls: Calls) ->
         (b"{", JSON, 400, "not a JSON object"),
         (b"[1]", JSON, 400, "not a JSON object"),
         (b"[" * 9000, JSON, 400, "not a JSON object"),
+        (b'{"note": 1e99999999999999999999}', JSON, 400, "not a JSON object"),
+        (b'{"note": ' + b"9" * 9000 + b"}", JSON, 400, "not a JSON object"),
         (b'{"ticket": "\xff"}', JSON, 400, "not a JSON object"),
         (b'{"ticket": "\\ud800"}', JSON, 400, "not a JSON object"),
         (b"{}", JSON, 400, "ticket: it is missing (a ticket id has"),

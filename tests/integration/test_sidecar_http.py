@@ -27,7 +27,7 @@ from supervisor.xmlrpc import Faults
 from daemon.runtime import lifecycle
 from daemon.runtime import logging as logs
 from daemon.runtime import supervisor_rpc as rpc
-from daemon.runtime.http.health_routes import health_routes
+from daemon.runtime.http.health_routes import HealthChecks
 from daemon.runtime.http.server import HttpServer
 from daemon.runtime.readiness import HEALTHY, Readiness, ReadinessClient
 from health_sidecar.__main__ import LIMITS
@@ -69,7 +69,7 @@ async def test_health_routes_can_be_mounted_elsewhere(aiohttp_client: MakeClient
     """The API mounts the same three endpoints and they see each new state."""
     states = [DOWN]
     app = web.Application()
-    app.add_routes(health_routes(lambda: states[-1]))
+    app.add_routes(HealthChecks(lambda: states[-1]).routes())
     client = await aiohttp_client(app)
     assert (await client.get("/health/db")).status == 503
     states.append(READY)

@@ -35,8 +35,8 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def start(coalescer: Coalescer[str, str], *keys: str) -> list[asyncio.Task[str | None]]:
-    return [asyncio.create_task(coalescer.read(key)) for key in keys]
+def start(coalescer: Coalescer[str, str], *keys: str) -> list[asyncio.Future[str | None]]:
+    return [coalescer.read(key) for key in keys]
 
 
 async def test_requests_that_arrive_while_a_query_runs_are_answered_by_the_next_one() -> None:

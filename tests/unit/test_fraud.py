@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from itertools import chain, count
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from daemon.api.config import CommandConfig
@@ -70,6 +70,8 @@ def test_a_country_is_a_signal_only_together_with_failures(attempts: int, failur
 
 
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=30))
+@example([0, 0, 0, 0, 3600])
+@example([0, 0, 0, 0, 3601])
 def test_a_burst_is_the_most_payments_within_any_hour(times: list[int]) -> None:
     """Whenever the hour begins; checked against counting at each payment."""
     times.sort()

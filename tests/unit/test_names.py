@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.ledger.privacy import LAST_NAME_LIMIT, NAME_LIMIT, last_name
+from daemon.ledger.privacy import LAST_NAME_LIMIT, NAME_LIMIT, _reduced_name, last_name
 
 SUFFIXES = [
     "Jr",
@@ -215,6 +215,12 @@ def test_what_is_kept_is_short_and_plain(name: str) -> None:
     assert unicodedata.category(kept[-1])[0] in "LM"
     assert kept in unicodedata.normalize("NFC", kept)
     assert set(unicodedata.normalize("NFKD", kept)) - {"'"} <= set(unicodedata.normalize("NFKD", name))
+
+
+@given(st.text("AbcVIixJrSPhDMdEsq  ", max_size=NAME_LIMIT + 10))
+def test_ordinary_names_are_no_exception(name: str) -> None:
+    """Names of nothing but letters and spaces, which are reduced in fewer steps, follow the same rule."""
+    assert last_name(name) == (_reduced_name(name) if 0 < len(name) <= NAME_LIMIT else None)
 
 
 @given(NAMES, st.sampled_from(INVISIBLE), NAMES)

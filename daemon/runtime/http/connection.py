@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from daemon.runtime.http.errors import SLOW_HEAD, BodyTimeout, rejection
+from daemon.runtime.http.short_path import HEAD_END, PreparedReply, ShortRequest
 
 if TYPE_CHECKING:
     from daemon.runtime.http.server import HttpServer
@@ -31,13 +32,18 @@ class Connection(web.RequestHandler):
     """
 
     __slots__ = (
-        "_after_pause",
         "_body",
+        "_closes",
         "_delayed",
+        "_head_bytes",
+        "_is_clean",
+        "_later",
         "_rejected",
         "_server",
+        "_short",
         "_tcp",
         "_waits_for",
+        "after_pause",
         "since_s",
         "unanswered_bytes",
     )
@@ -47,9 +53,14 @@ class Connection(web.RequestHandler):
         self._server = server
         self._tcp: asyncio.Transport | None = None
         self._body: StreamReader | None = None  # of the current request
-        self._after_pause = True  # the client waited for PAUSE_S before this request
+        self.after_pause = True  # the client waited for PAUSE_S before this request
         self._delayed: asyncio.Task[Any] | None = None  # the task that waits before or after a reply is sent
         self._rejected = False  # what the client still sends is dropped
+        self._is_clean = True  # aiohttp has parsed nothing that it has not answered: a request can take the short path
+        self._head_bytes = 0  # of aiohttp's request, if its head arrived in one piece on a clean connection
+        self._short: ShortRequest | None = None  # the request on the short path
+        self._later = b""  # received while it is worked on
+        self._closes = False  # after the reply to it
         self.unanswered_bytes = 0  # received, of requests that have no reply yet
 
     @property
@@ -67,6 +78,8 @@ class Connection(web.RequestHandler):
     @property
     def excess(self) -> int:
         """Bytes that `reject` frees: of an incomplete body, or of what was sent besides one head and its body."""
+        if self._short:
+            return len(self._later)
         return self.unanswered_bytes if self.waits_for == "body" else self._ahead(self._body)
 
     def _ahead(self, body: StreamReader | None) -> int:
@@ -100,19 +113,80 @@ class Connection(web.RequestHandler):
             if self._waits_for == "request":
                 answered_s = self.since_s
                 self._wait_for("head")
-                self._after_pause = self.since_s - answered_s >= PAUSE_S
+                self.after_pause = self.since_s - answered_s >= PAUSE_S
             self.unanswered_bytes += len(data)
             self._server.count_bytes(len(data))
+            if self._short:
+                self._keep_for_later(data)
+                return
             if self.waits_for in ("", "reply") and self.excess:
                 self._stop_reading()  # the reply to the current request is the last one
-        if not self._rejected:
-            super().data_received(data)
+        self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
+        if self._rejected:
+            return
+        if self._is_clean and data:
+            if self._take_short_path(data):
+                return
+            self._is_clean = False
+            head_end = data.find(HEAD_END)
+            self._head_bytes = head_end + len(HEAD_END) if head_end > 0 else 0
+        super().data_received(data)
+
+    # --- The short path ---
+
+    def _take_short_path(self, data: bytes) -> bool:
+        found = self._server.short_path.find(self, data) if not self.unsent else None
+        if found is None:
+            return False
+        self._short, handle = found
+        self._waits_for = ""
+        if handle(self._short):
+            return True
+        self._short = None
+        self._waits_for = "head"
+        return False
+
+    def _keep_for_later(self, data: bytes) -> None:
+        self._later += data
+        if self._tcp:
+            self._tcp.pause_reading()
+
+    def answer(self, reply: PreparedReply, *, close: bool) -> None:
+        """Send the reply to the request on the short path, then continue with what the client has sent meanwhile."""
+        self._short = None
+        if self._tcp is None:
+            return
+        close = close or self._closes
+        self._tcp.write(reply.encode(close=close))
+        later, self._later = self._later, b""
+        self._server.count_bytes(len(later) - self.unanswered_bytes)
+        self.unanswered_bytes = len(later)
+        self._wait_for("request")
+        if close:
+            self._rejected = True
+            self._tcp.close()
+        elif later:
+            self._wait_for("head")
+            self._tcp.resume_reading()
+            self._receive(later)
+
+    def close(self) -> None:
+        """Close the connection once its request is answered. aiohttp waits for that at the end of the server."""
+        if self._short:
+            self._closes = True
+        else:
+            super().close()
+
+    # --- Called by aiohttp ---
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send a reply. What aiohttp rejects itself, such as an unknown `Expect`, gets our own reply."""
         reply = rejection(resp.status) if isinstance(resp, Exception) else resp  # not HTTPException: an ABC is slow
+        received = self.unanswered_bytes
         self._drop(request.content)
         self._body = None
         if not request.content.is_eof():
@@ -120,10 +194,11 @@ class Connection(web.RequestHandler):
         if self._rejected:
             reply.force_close()
         self._wait_for("reply")
-        await self._while_open(self._server.take_turn(request, reply, after_pause=self._after_pause))
+        await self._while_open(self._server.take_turn(request, reply, after_pause=self.after_pause))
         sent = await super().finish_response(request, reply, start_time)
         if self._rejected:
             await self._while_open(asyncio.sleep(LINGER_S))
+        self._is_clean = bool(reply.keep_alive) and received == self._head_bytes + request.content.total_bytes
         self._wait_for("request")
         return sent
 

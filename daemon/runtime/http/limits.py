@@ -4,6 +4,7 @@ replies in one iteration of the event loop (Turns), the size of a body.
 
 import asyncio
 import resource
+from collections import deque
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -62,26 +63,66 @@ def reserve_descriptors(connections: int) -> None:
 class Places:
     """At most `count` requests of one kind are worked on at the same time: each has a place.
 
-    The others wait in their order, at most for QUEUE_WAIT_S; then entering raises Busy. They are not rejected at once,
-    because most clients would try again at once.
+    The others wait in their order, at most for QUEUE_WAIT_S; then they are rejected with Busy. They are not rejected at
+    once, because most clients would try again at once.
     """
 
     def __init__(self, kind: str, count: int) -> None:
         self._kind = kind
-        self._free = asyncio.Semaphore(count)
+        self._free = count
+        self._waiting = deque[tuple[float, asyncio.Future[None]]]()  # with the time at which each is rejected
+        self._rejection: asyncio.TimerHandle | None = None  # one timer for all that wait
+
+    def take(self) -> asyncio.Future[None] | None:
+        """Take a place, and call `release` in the end. Returns None if a place was free.
+
+        Otherwise the future is done when the caller has a place. It fails with Busy if there is none in time.
+        """
+        if self._free:
+            self._free -= 1
+            return None
+        loop = asyncio.get_running_loop()
+        place: asyncio.Future[None] = loop.create_future()
+        self._waiting.append((loop.time() + QUEUE_WAIT_S, place))
+        if self._rejection is None:
+            self._rejection = loop.call_later(QUEUE_WAIT_S, self._reject)
+        return place
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more request has to wait."""
+        return not self._free
+
+    def release(self) -> None:
+        """Give the place to the next one that waits."""
+        while self._waiting:
+            _, place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        self._free += 1
+
+    def _reject(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting and self._waiting[0][0] <= loop.time():
+            _, place = self._waiting.popleft()
+            if not place.done():
+                place.set_exception(Busy(self._kind))
+        self._rejection = loop.call_at(self._waiting[0][0], self._reject) if self._waiting else None
 
     async def __aenter__(self) -> None:
-        if not self._free.locked():
-            await self._free.acquire()
+        place = self.take()
+        if place is None:
             return
         try:
-            async with asyncio.timeout(QUEUE_WAIT_S):
-                await self._free.acquire()
-        except TimeoutError:
-            raise Busy(self._kind) from None
+            await place
+        except asyncio.CancelledError:
+            if not place.cancelled() and place.exception() is None:
+                self.release()  # it was given at the very moment
+            raise
 
     async def __aexit__(self, *_error: object) -> None:
-        self._free.release()
+        self.release()
 
 
 class Turns:

@@ -25,6 +25,7 @@ from daemon.runtime.http.connection import Connection, begin_request
 from daemon.runtime.http.errors import SERVER, BodyTimeout, NoMemory
 from daemon.runtime.http.health_routes import is_health_check
 from daemon.runtime.http.limits import ACCEPTS, Limits, Turns
+from daemon.runtime.http.short_path import FindHandler, ShortPath
 
 HEADER_LINE_BYTES = 8 * 1024  # of the request line and of each header, as many as nginx and Apache accept
 HEADERS = 100  # as many as Apache accepts
@@ -36,19 +37,24 @@ REJECTED_TO = 3 / 4  # requests are rejected until so much memory is used, so th
 GARBAGE_SHARE = 1 / 4  # of the memory may be closed connections, which reference cycles of asyncio and aiohttp keep
 CLOSED_BYTES = 4 * 1024  # of a closed connection, besides the bytes that it received
 SWEEP_S = 0.25  # a time limit is exceeded by at most so much
+NEVER_S = 10 * 365 * 24 * 3600
 DRAIN_S = 1.0  # a connection that is still open after this time has no request to send
 DRAIN_POLL_S = 0.02
 STDIN = 0
 
-# The options of aiohttp's part of a connection.
-AIOHTTP = {
-    "access_log": None,
-    "lingering_time": 0,  # finish_response does it
-    "read_bufsize": READ_BYTES,
+# The options of aiohttp's parser, and of its part of a connection.
+PARSER: dict[str, Any] = {
     "max_line_size": HEADER_LINE_BYTES,
     "max_field_size": HEADER_LINE_BYTES,
     "max_headers": HEADERS,
     "auto_decompress": False,  # a webhook is signed as it was sent
+}
+AIOHTTP: dict[str, Any] = {
+    **PARSER,
+    "access_log": None,
+    "lingering_time": 0,  # finish_response does it
+    "keepalive_timeout": NEVER_S,  # sweep does it, and knows of the requests on the short path
+    "read_bufsize": READ_BYTES,
 }
 EXCESS, UNSENT = attrgetter("excess"), attrgetter("unsent")
 
@@ -67,6 +73,7 @@ class HttpServer:
         runner: of the application that the connections serve.
         on_closed: is called with the limit that was reached, when a connection is closed so that others can be served.
         on_bad_request: is called for each request that is HTTP and cannot be parsed.
+        short_path: finds what answers a request line on the short path.
     """
 
     def __init__(
@@ -76,12 +83,14 @@ class HttpServer:
         *,
         on_closed: Callable[[str], None] = lambda _limit: None,
         on_bad_request: Callable[[], None] = lambda: None,
+        short_path: FindHandler = lambda _line: None,
     ) -> None:
         self._runner = runner
         self._limits = limits
         self._on_closed = on_closed
         self.bad_request = on_bad_request
         self._loop = asyncio.get_running_loop()
+        self.short_path = ShortPath(short_path, PARSER)
         self._servers: list[asyncio.Server] = []
         self._connections = OrderedDict[Connection, None]()  # first the one for which the process has waited longest
         self._unanswered_bytes = 0

@@ -1,4 +1,4 @@
-"""`GET early-warnings`: what issuers of cards reported as fraud, and what a refund and a dispute cost (SPEC 10)."""
+"""`GET early-warnings` and `GET reports/fraud`: what issuers of cards reported, and all signals of fraud (SPEC 10)."""
 
 import re
 from datetime import UTC, datetime
@@ -11,6 +11,8 @@ from daemon.api.endpoints import JSON, Call, Dependencies, Endpoint
 from daemon.api.parameters import PAGE, Amount, Cursor, Limit, opaque, place
 from daemon.ledger import money
 from daemon.reports.early_warnings import EarlyWarning, State, read_warnings
+from daemon.reports.fraud import Level, Name, Signal
+from daemon.reports.fraud_report import find_signals
 from daemon.runtime.http.auth import Scope
 
 PLACE = re.compile(r"(?P<made_at>[0-9]{1,12}):(?P<id>issfr_[A-Za-z0-9_]{1,249})", re.ASCII)
@@ -40,6 +42,30 @@ class Warned(Struct, rename="camel"):
     reason: str
 
 
+class FraudQuery(Struct, forbid_unknown_fields=True):
+    """No parameters: the signals are those of the last 24 hours."""
+
+
+class ShownSignal(Struct, rename="camel"):
+    """A signal of fraud. `subject` is the id of what `by` names; an empty account is the charity's own."""
+
+    name: Name
+    level: Level
+    by: str
+    subject: str
+    reason: str
+    since: datetime
+    until: datetime
+    tickets: list[str]
+
+
+class FraudReport(Struct, rename="camel"):
+    """The signals of fraud of the 24 hours until `at`, alarms first."""
+
+    at: datetime
+    signals: list[ShownSignal]
+
+
 class WarningsPage(Struct, rename="camel"):
     """A page of early fraud warnings, newest first."""
 
@@ -48,7 +74,7 @@ class WarningsPage(Struct, rename="camel"):
 
 
 def endpoints(deps: Dependencies) -> list[Endpoint]:
-    """The endpoint of the early fraud warnings."""
+    """The endpoints of the early fraud warnings and of the signals."""
 
     async def list_early_warnings(_call: Call, query: WarningsQuery) -> WarningsPage:
         """The early fraud warnings, newest first, with what each decision costs."""
@@ -66,7 +92,22 @@ def endpoints(deps: Dependencies) -> list[Endpoint]:
             None if is_last else opaque(f"{shown[-1].made_at}:{shown[-1].id}"),
         )
 
-    return [Endpoint("GET", "early-warnings", Scope.READ, list_early_warnings, WarningsQuery, {JSON: WarningsPage})]
+    async def report_fraud(_call: Call, _query: FraudQuery) -> FraudReport:
+        """What `donationd report fraud` prints: each signal of fraud with its reason."""
+        now = datetime.now(UTC).replace(microsecond=0)
+        signals = await find_signals(deps.database, deps.fraud_thresholds, now, deps.dispute_fee)
+        return FraudReport(now, list(map(_shown, signals)))
+
+    return [
+        Endpoint("GET", "early-warnings", Scope.READ, list_early_warnings, WarningsQuery, {JSON: WarningsPage}),
+        Endpoint("GET", "reports/fraud", Scope.READ, report_fraud, FraudQuery, {JSON: FraudReport}, is_slow=True),
+    ]
+
+
+def _shown(signal: Signal) -> ShownSignal:
+    times = datetime.fromtimestamp(signal.since, UTC), datetime.fromtimestamp(signal.until, UTC)
+    subject = signal.name, signal.level, signal.by, signal.subject, signal.reason
+    return ShownSignal(*subject, *times, list(signal.tickets))
 
 
 def _order(warning: EarlyWarning) -> tuple[int, str]:

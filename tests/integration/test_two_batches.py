@@ -1,0 +1,168 @@
+"""Two batches of one process in flight, on a real PostgreSQL: neither disturbs the other, and nothing is lost."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager
+
+import psycopg2
+import pytest
+
+from daemon.ledger.batcher import BATCHES, SECOND_BATCH_EVENTS, Batcher
+from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder, Result
+from daemon.ledger.stripe_events import read
+from daemon.ledger.verification import verify
+from daemon.simulator import sender
+from daemon.simulator.scenarios import Scenario, generate
+from daemon.simulator.stripe_objects import Json
+from sql import load
+from sql.connection import Params, Row
+from sql.database import Database
+from sql.errors import DatabaseUnavailable
+from sql.snapshot import snapshot
+from tests.simulator.oracle import only_donation
+from tests.support.ledger import scenario
+from tests.support.model_ledger import SHOWN, TOTALS, as_row, totals_of
+
+NOW = 1_760_000_000
+WAIT_S = 20
+WAITING = """
+SELECT pid FROM pg_stat_activity
+WHERE wait_event_type = 'Lock' AND application_name = 'donationd batches' ORDER BY query_start
+"""
+
+
+class CountingDatabase(Database):
+    """Counts the statements that it ran."""
+
+    statements = 0
+
+    async def fetch(self, sql: str, params: Params = (), *, prepare: str | None = None) -> list[Row]:
+        self.statements += 1
+        return await super().fetch(sql, params, prepare=prepare)
+
+
+@pytest.fixture
+async def writer(database_url: str) -> AsyncIterator[CountingDatabase]:
+    opened = CountingDatabase(
+        database_url,
+        pool_size=BATCHES,
+        statement_timeout_s=20,
+        connect_timeout_s=5,
+        application_name="donationd batches",
+    )
+    yield opened
+    await opened.close()
+
+
+@contextmanager
+def ledger_locked(url: str) -> Iterator[None]:
+    """Every statement that writes to the ledger waits until the end."""
+    with closing(psycopg2.connect(url)) as other, other.cursor() as cursor:
+        cursor.execute(load("lock_ledger"))
+        yield
+
+
+class Flight:
+    """Events on their way through one batcher."""
+
+    def __init__(self, writer: Database, database: Database) -> None:
+        self._batcher = Batcher(Recorder(writer), limit=1000)
+        self._database = database
+
+    def post(self, *events: Json) -> list[asyncio.Task[Outcome]]:
+        entries = [ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=None)) for event in events]
+        return [asyncio.create_task(self._batcher.record(entry, 1)) for entry in entries]
+
+    async def waiting(self, batches: int) -> list[int]:
+        """The processes of PostgreSQL that wait for the ledger's lock, as soon as there are so many."""
+        async with asyncio.timeout(WAIT_S):
+            while len(rows := await self._database.fetch(WAITING)) < batches:  # noqa: ASYNC110 - no event for it
+                await asyncio.sleep(0.01)
+        return [pid for (pid,) in rows]
+
+
+@pytest.fixture
+def flight(writer: CountingDatabase, database: Database) -> Flight:
+    return Flight(writer, database)
+
+
+def others(count: int = SECOND_BATCH_EVENTS) -> list[Scenario]:
+    """Payments that are worth a second batch with their first events."""
+    return [each for each in generate(7, 10 * count, ["story-1"], now=NOW) if each.kind == "paid"][:count]
+
+
+async def assert_ledger_is(database: Database, url: str, scenarios: list[Scenario]) -> None:
+    """The rows and totals are the model's, and the ledger agrees with itself."""
+    ends = [only_donation(each) for each in scenarios]
+    assert sorted(await database.fetch(SHOWN), key=str) == sorted(map(as_row, ends), key=str)
+    assert await database.fetch(TOTALS) == totals_of(ends)
+    with snapshot(url, "donationd test") as moment:
+        assert list(verify(moment, lambda _done: None)) == []
+
+
+Break = Callable[[Database, int, list[asyncio.Task[Outcome]]], Awaitable[object]]
+
+
+async def its_connection_is_killed(database: Database, pid: int, _requests: list[asyncio.Task[Outcome]]) -> None:
+    assert await database.fetch("SELECT pg_terminate_backend(%s, 5000)", (pid,)) == [(True,)]
+
+
+async def its_statement_is_cancelled(database: Database, pid: int, _requests: list[asyncio.Task[Outcome]]) -> None:
+    assert await database.fetch("SELECT pg_cancel_backend(%s)", (pid,)) == [(True,)]
+
+
+async def its_clients_go_away(_database: Database, _pid: int, requests: list[asyncio.Task[Outcome]]) -> None:
+    for request in requests:
+        request.cancel()
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+@pytest.mark.parametrize("break_batch", [its_connection_is_killed, its_statement_is_cancelled, its_clients_go_away])
+async def test_what_happens_to_one_batch_does_not_concern_the_other(
+    flight: Flight, database: Database, database_url: str, broken: int, break_batch: Break
+) -> None:
+    """The other batch is applied; what was not answered is delivered again, and the ledger is the model's."""
+    one, *many = others(SECOND_BATCH_EVENTS + 1)
+    batches = [[one.events[0]], [each.events[0] for each in many]]
+    requests = []
+    with ledger_locked(database_url):
+        for number, batch in enumerate(batches):
+            requests.append(flight.post(*batch))
+            pids = await flight.waiting(number + 1)
+        await break_batch(database, pids[broken], requests[broken])
+        unanswered = await asyncio.gather(*requests[broken], return_exceptions=True)
+    applied = await asyncio.gather(*requests[1 - broken])
+    assert {outcome.result for outcome in applied} == {Result.APPLIED}
+    assert all(isinstance(each, DatabaseUnavailable | asyncio.CancelledError) for each in unanswered)
+    await asyncio.gather(*flight.post(*batches[broken]))
+    for each in (one, *many):
+        await asyncio.gather(*flight.post(*each.events))
+    await assert_ledger_is(database, database_url, [one, *many])
+
+
+async def test_objects_that_only_stored_rows_connect_are_read_again(
+    flight: Flight, writer: CountingDatabase, database: Database, database_url: str
+) -> None:
+    """Two batches about one donation that share no id: the second one notices what the first has written."""
+    refunded = scenario("refunded")
+    many = others(SECOND_BATCH_EVENTS - 1)
+    first = {event["type"]: event for event in reversed(refunded.events)}
+    refund = shown_without(first["charge.refunded"], "payment_intent")
+    success = shown_without(first["payment_intent.succeeded"], "latest_charge")
+    await asyncio.gather(*flight.post(first["charge.succeeded"]))
+    before = writer.statements
+    with ledger_locked(database_url):
+        requests = flight.post(refund)
+        await flight.waiting(1)
+        requests += flight.post(success, *(each.events[0] for each in many))
+        await flight.waiting(2)
+    assert {outcome.result for outcome in await asyncio.gather(*requests)} == {Result.APPLIED}
+    assert writer.statements - before == 6, "each batch is read and written; one donation is read and written again"
+    for each in (refunded, *many):
+        await asyncio.gather(*flight.post(*each.events))
+    await assert_ledger_is(database, database_url, [refunded, *many])
+
+
+def shown_without(event: Json, name: str) -> Json:
+    """The event under another id, without one of the names of its object."""
+    return {**event, "id": f"{event['id']}X", "data": {"object": {**event["data"]["object"], name: None}}}
