@@ -19,6 +19,8 @@ LONGEST = (
     "tests/integration/test_database_trouble.py",
     "tests/integration/test_floods.py",
     "tests/integration/test_closed_reports.py",
+    "tests/integration/test_report_endpoints.py",
+    "tests/integration/test_statistics.py",
     "tests/supervised/test_up.py",
     "tests/integration/test_any_order.py",
     "tests/supervised/test_waiting.py",
