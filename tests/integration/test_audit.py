@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -21,6 +22,7 @@ from sql.database import Database
 from sql.errors import DatabaseUnavailable
 from sql.snapshot import snapshot
 from tests.simulator.oracle import only_donation
+from tests.support.instance import eventually
 from tests.support.ledger import add_ticket, ask, record, rows, scenario
 
 TEXTS = ["", "plain", 'quoted "text" and \\', "tab\tand\nline", "\x7f\u0085\u2028", "Ünïcödé 💕", "\x1f"]
@@ -165,6 +167,20 @@ def test_many_writers_make_one_chain(database_url: str) -> None:
 FORMER = (
     "INSERT INTO operator_acts (at, actor, action, donation_id, detail) VALUES (now(), 'former', 'assign', 'pi_1', 's')"
 )
+
+
+def test_a_writer_waits_for_the_one_before_it(database_url: str) -> None:
+    """While one process adds to the chain, another one waits, and then follows what the first one has added."""
+    rows(database_url, FORMER)
+    with ThreadPoolExecutor() as threads, closing(psycopg2.connect(database_url)) as first, first.cursor() as cursor:
+        cursor.execute(audit.CHAIN)
+        second = threads.submit(record_searches, database_url, ["one"])
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND wait_event = 'advisory'"
+        eventually(lambda: rows(database_url, waits) == [(1,)], "the second one waits for the first")
+        first.commit()
+        second.result()
+    assert [(row.number, row.id) for row in stored(database_url)] == [(1, 1), (2, 2)]
+    assert differences(stored(database_url)) == []
 
 
 def test_actions_of_a_former_release_are_added_by_the_next_one(database_url: str) -> None:
