@@ -23,6 +23,7 @@ from daemon.reports.export import (
     Selection,
     audit_detail,
     decode_manifest,
+    first_second,
     parse_key,
     table_format,
 )
@@ -69,7 +70,7 @@ class RowsQuery(Struct, forbid_unknown_fields=True):
             raise web.HTTPBadRequest(text="status and unpaid are of donations: leave them out with kind=entries")
         if self.kind is Kind.DONATIONS and self.as_of is not UNSET:
             raise web.HTTPBadRequest(text="asOf is of entries: donations are exported as they are now")
-        from_s, to_s = (int(time.timestamp()) if time else None for time in (self.from_, self.to))
+        from_s, to_s = (first_second(time) if time else None for time in (self.from_, self.to))
         if from_s is not None and to_s is not None and from_s >= to_s:
             raise web.HTTPBadRequest(text="from must be before to, which is the first moment after the period")
         try:

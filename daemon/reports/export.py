@@ -6,6 +6,7 @@ noticed, and where the next part continues. The rows come from whoever reads the
 
 import hashlib
 import importlib.metadata
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -269,7 +270,14 @@ class Export:
 def parse_time(text: str, zone: ZoneInfo) -> int:
     """A day or a time of RFC 3339 in Unix seconds; without an offset it is in the time zone. Raises ValueError."""
     time = datetime.fromisoformat(text)
-    return int((time if time.tzinfo else time.replace(tzinfo=zone)).timestamp())
+    return first_second(time if time.tzinfo else time.replace(tzinfo=zone))
+
+
+def first_second(time: datetime) -> int:
+    """The first whole second, in Unix seconds, that is not before a time. The ledger's times have no smaller parts, so a
+    period that begins or ends at either of the two contains the same.
+    """
+    return math.ceil(time.timestamp())
 
 
 def parse_key(kind: Kind, text: str) -> str:
