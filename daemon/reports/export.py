@@ -21,7 +21,9 @@ from msgspec import Struct
 from daemon.ledger.donation import Status
 from daemon.ledger.facts import ID_PATTERN
 from daemon.ledger.reader import SEQ, Moment
+from daemon.reports.entry_sums import find_moment
 from daemon.reports.formats import PROFILES, Column, CsvFile, Format, JsonLines, Row, Type
+from sql.database import Database
 
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 NEVER_PAID = frozenset({Status.CREATED, Status.FAILED, Status.EXPIRED})  # a donation with a paidAt has none of these
@@ -122,11 +124,6 @@ class Selection:
     as_of: Moment | None = None
 
     @property
-    def moment(self) -> dict[str, object]:
-        """The parameters of export_moment.sql."""
-        return (self.as_of or Moment(None, None))._asdict()
-
-    @property
     def query(self) -> str:
         """The name of the query."""
         return f"export_{self.kind}"
@@ -192,6 +189,14 @@ class Manifest(Struct, frozen=True, rename="camel", omit_defaults=True):
     def json(self) -> bytes:
         """Its JSON, in lines."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+
+async def find_last(database: Database, selection: Selection) -> int | None:
+    """The entry that the selection's `as_of` ends with; None for the newest one of the snapshot.
+
+    Raises MomentInFuture: what was recorded until then would still change.
+    """
+    return None if selection.as_of is None else (await find_moment(database, selection.as_of)).seq
 
 
 decode_manifest = msgspec.json.Decoder(Manifest).decode
@@ -274,7 +279,7 @@ def parse_time(text: str, zone: ZoneInfo) -> int:
 
 
 def first_second(time: datetime) -> int:
-    """The first whole second, in Unix seconds, that is not before a time. The ledger's times have no smaller parts, so a
+    """The first whole second, in Unix seconds, that is not before a time. The ledger's times are whole seconds, so a
     period that begins or ends at either of the two contains the same.
     """
     return math.ceil(time.timestamp())
