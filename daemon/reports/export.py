@@ -21,6 +21,7 @@ from msgspec import Struct
 from daemon.ledger.donation import Status
 from daemon.ledger.facts import ID_PATTERN
 from daemon.ledger.reader import SEQ, Moment
+from daemon.ledger.search import EMAIL_HASH
 from daemon.reports.entry_sums import find_moment
 from daemon.reports.formats import PROFILES, Column, CsvFile, Format, JsonLines, Row, Type
 from sql.database import Database
@@ -152,9 +153,17 @@ class Selection:
 
 
 def audit_detail(selection: Selection, format_name: str) -> str:
-    """What the audit log records of an export: `donations, csv, ticket story-1`."""
-    filters = (name if value is True else f"{name} {value}" for name, value in selection.filters().items())
+    """What the audit log records of an export: `donations, csv, ticket story-1`.
+
+    An e-mail hash is valid as a ticket or an id too. One that was given by mistake is left out, because the audit log
+    is permanent.
+    """
+    filters = (name if value is True else f"{name} {_recorded(value)}" for name, value in selection.filters().items())
     return ", ".join((selection.kind, format_name, *filters))
+
+
+def _recorded(value: str | int) -> str:
+    return "(an e-mail hash)" if EMAIL_HASH.fullmatch(str(value)) else str(value)
 
 
 def _time_text(seconds: int | None) -> str | None:

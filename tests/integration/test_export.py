@@ -502,6 +502,15 @@ def test_every_export_is_on_record(export: Export, donationd: Callable[..., Resu
     assert "alex" in recorded[1] and "donations, csv, ticket story-1, unpaid" in recorded[1]
 
 
+@pytest.mark.parametrize("option", ["--ticket", "--after"])
+def test_an_e_mail_hash_given_by_mistake_is_not_on_record(
+    export: Export, donationd: Callable[..., Result], world: str, option: str
+) -> None:
+    """The audit log is permanent, and contains nothing about a donor."""
+    export("donations", option, "0123456789abcdefABCDEF" + "0" * 42)
+    assert f"donations, csv, {option[2:]} (an e-mail hash)" in donationd("audit").stdout
+
+
 def test_mistakes_are_explained_and_change_nothing(
     donationd: Callable[..., Result], world: str, tmp_path: Path
 ) -> None:
