@@ -291,6 +291,20 @@ async def test_pipelined_requests_are_answered_in_their_order() -> None:
         assert each.webhook.long_ways == 1
 
 
+async def test_nothing_overtakes_what_aiohttp_has_to_answer() -> None:
+    """A request that arrives while aiohttp has others waits for their replies, wherever the first one was divided."""
+    first = OTHERS["unknown path"]
+    async with served() as each, each.client() as client:
+        each.writer.may_write.clear()
+        await client.send(first[:10], first[10:] + first + OTHERS["encoded"])
+        statuses = [(await client.reply())[0] for _ in range(2)]
+        await client.send(ORDINARY["health"])
+        each.writer.may_write.set()
+        bodies = [(await client.reply())[2] for _ in range(2)]
+        assert statuses == [404, 404]
+        assert [b"customer.created" in bodies[0], b"ready" in bodies[1]] == [True, True]
+
+
 async def test_a_connection_comes_back_to_the_short_path() -> None:
     """After a request that aiohttp has answered completely an ordinary one takes the short path again."""
     async with served() as each, each.client() as client:

@@ -180,12 +180,16 @@ def test_up_refuses_before_it_starts_anything(tmp_path: Path) -> None:
     assert not (tmp_path / "state" / "logs" / "supervisord.log").exists()
 
 
+# These read or print a file, or make a token: they have no settings.
+WITHOUT_SETTINGS = {("export", "accounts"), ("export", "check"), ("tokens", "new")}
+
+
 def command_lines(group: click.Group, *path: str) -> Iterator[list[str]]:
-    """Every command but `up`, with an id where it takes an argument, and the options that it cannot do without."""
+    """Every command with settings but `up`, with an id where it takes an argument, and the options that it cannot do without."""
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from command_lines(command, *path, name)
-        elif name != "up":
+        elif name != "up" and (*path, name) not in WITHOUT_SETTINGS:
             yield [*path, name, *(word for part in command.params for word in words_for(part))]
 
 

@@ -16,6 +16,7 @@ PAGES = sorted(FOLDER.glob("*.md"))
 DOCUMENTS = [README, ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *PAGES]
 
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
+_COMMAND = re.compile(r"^ *\$ ((?:.*\\\n)*.*)$", re.MULTILINE)
 _SPAN = re.compile(r"`([^`]+)`")
 
 
@@ -41,10 +42,10 @@ def code_spans(document: Path) -> list[str]:
 
 
 def console_commands(document: Path) -> Iterator[str]:
-    """Every command of the document's console blocks, with the lines that continue it."""
+    """Every command of the document's console blocks, with the lines that continue it, without its output."""
     for language, block in _FENCE.findall(document.read_text()):
         if language == "console":
-            yield from (command.rstrip() for command in re.split(r"^ *\$ ", block, flags=re.MULTILINE)[1:])
+            yield from _COMMAND.findall(block)
 
 
 def anchors(document: Path) -> set[str]:

@@ -186,7 +186,8 @@ class Connection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Send a reply. What aiohttp rejects itself, such as an unknown `Expect`, gets our own reply."""
         reply = rejection(resp.status) if isinstance(resp, Exception) else resp  # not HTTPException: an ABC is slow
-        received = self.unanswered_bytes
+        was_alone = 0 < self._head_bytes == self.unanswered_bytes - request.content.total_bytes
+        self._head_bytes = 0
         self._drop(request.content)
         self._body = None
         if not request.content.is_eof():
@@ -198,7 +199,7 @@ class Connection(web.RequestHandler):
         sent = await super().finish_response(request, reply, start_time)
         if self._rejected:
             await self._while_open(asyncio.sleep(LINGER_S))
-        self._is_clean = bool(reply.keep_alive) and received == self._head_bytes + request.content.total_bytes
+        self._is_clean = was_alone and bool(reply.keep_alive) and not self.unanswered_bytes
         self._wait_for("request")
         return sent
 
