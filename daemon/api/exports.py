@@ -15,6 +15,7 @@ from daemon.api.parameters import Currency, TicketId, Time
 from daemon.api.tickets import LEDGER_SEQ
 from daemon.ledger.donation import Status
 from daemon.ledger.reader import Moment
+from daemon.reports.entry_sums import MomentInFuture
 from daemon.reports.export import (
     Export,
     Kind,
@@ -23,6 +24,8 @@ from daemon.reports.export import (
     Selection,
     audit_detail,
     decode_manifest,
+    find_last,
+    first_second,
     parse_key,
     table_format,
 )
@@ -69,7 +72,7 @@ class RowsQuery(Struct, forbid_unknown_fields=True):
             raise web.HTTPBadRequest(text="status and unpaid are of donations: leave them out with kind=entries")
         if self.kind is Kind.DONATIONS and self.as_of is not UNSET:
             raise web.HTTPBadRequest(text="asOf is of entries: donations are exported as they are now")
-        from_s, to_s = (int(time.timestamp()) if time else None for time in (self.from_, self.to))
+        from_s, to_s = (first_second(time) if time else None for time in (self.from_, self.to))
         if from_s is not None and to_s is not None and from_s >= to_s:
             raise web.HTTPBadRequest(text="from must be before to, which is the first moment after the period")
         try:
@@ -167,11 +170,15 @@ def _manifest(handler: Any, name: str, query: type[RowsQuery]) -> Endpoint:
 async def _begin(database: Database, operator: str, format_name: str, query: RowsQuery) -> Stream:
     """A reply whose parts are read from one snapshot, which they close. When all were sent, the manifest is stored."""
     selection = query.selection
+    try:
+        last_seq = await find_last(database, selection)
+    except MomentInFuture as problem:
+        raise web.HTTPBadRequest(text=f"asOf: {problem}") from None
     csv = query if isinstance(query, CsvQuery) else None
     zone = _zone(csv.tz) if csv else None
     async with AsyncExitStack() as opening:
         snapshot = await opening.enter_async_context(database.snapshot(FETCH_S))
-        moment = MomentRow._make((await snapshot.rows(load("export_moment"), selection.moment))[0])
+        moment = MomentRow._make((await snapshot.rows(load("export_moment"), {"seq": last_seq}))[0])
         opened = opening.pop_all()
     profile = csv.profile if csv else None
     export = Export(

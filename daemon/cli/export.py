@@ -24,6 +24,7 @@ from daemon.ledger import audit
 from daemon.ledger.donation import Status
 from daemon.ledger.reader import Moment
 from daemon.reports.accounts import Accounts, Program, default_file
+from daemon.reports.entry_sums import MomentInFuture
 from daemon.reports.export import (
     Export,
     Kind,
@@ -32,6 +33,7 @@ from daemon.reports.export import (
     Selection,
     audit_detail,
     decode_manifest,
+    find_last,
     parse_time,
     table_format,
 )
@@ -39,6 +41,7 @@ from daemon.reports.formats import Format
 from daemon.reports.journals import JOURNALS, AccountUse
 from daemon.reports.time_zones import load_time_zone
 from daemon.runtime import files
+from sql.database import Database
 from sql.errors import DatabaseUnavailable, StatementRejected
 from sql.snapshot import Snapshot, snapshot
 
@@ -94,12 +97,21 @@ def run(kind: str, options: Options) -> None:
     accounts = _accounts(options)
     url = database_url()
     with _opened(options.out) as file:
-        detail = audit_detail(selection, options.format_name)
-        ask(lambda database: audit.record(database, options.actor, "export", detail), url=url)
-        manifest = _write(url, selection, options, accounts, file)
+        try:
+            last_seq = ask(lambda database: _begin(database, selection, options), url=url)
+        except MomentInFuture as problem:
+            raise Failure(str(problem)) from None
+        manifest = _write(url, selection, options, accounts, file, last_seq=last_seq)
     if options.manifest_path:
         files.write(options.manifest_path, manifest.json())
     _report(manifest, options)
+
+
+async def _begin(database: Database, selection: Selection, options: Options) -> int | None:
+    """Records the export, and returns the last entry that belongs to it; None for the newest one."""
+    last_seq = await find_last(database, selection)
+    await audit.record(database, options.actor, "export", audit_detail(selection, options.format_name))
+    return last_seq
 
 
 def _selection(kind: Kind, options: Options) -> Selection:
@@ -165,12 +177,20 @@ def _opened(path: Path | None) -> Iterator[BinaryIO]:
         raise
 
 
-def _write(url: str, selection: Selection, options: Options, accounts: Accounts | None, file: BinaryIO) -> Manifest:
+def _write(
+    url: str,
+    selection: Selection,
+    options: Options,
+    accounts: Accounts | None,
+    file: BinaryIO,
+    *,
+    last_seq: int | None,
+) -> Manifest:
     """Writes the rows, and returns the manifest."""
     export = None
     try:
         with snapshot(url, "donationd export", statement_timeout_s=FETCH_S, idle_timeout_s=READER_S) as moment:
-            at = MomentRow._make(moment.rows("export_moment", selection.moment)[0])
+            at = MomentRow._make(moment.rows("export_moment", {"seq": last_seq})[0])
             format_ = _format(moment, selection, options, accounts)
             export = Export(format_, at, with_head=not options.no_header)
             _copy(moment, selection, export, file, at.seq)

@@ -6,6 +6,7 @@ noticed, and where the next part continues. The rows come from whoever reads the
 
 import hashlib
 import importlib.metadata
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ from msgspec import Struct
 from daemon.ledger.donation import Status
 from daemon.ledger.facts import ID_PATTERN
 from daemon.ledger.reader import SEQ, Moment
+from daemon.ledger.search import EMAIL_HASH
+from daemon.reports.entry_sums import find_moment
 from daemon.reports.formats import PROFILES, Column, CsvFile, Format, JsonLines, Row, Type
+from sql.database import Database
 
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 NEVER_PAID = frozenset({Status.CREATED, Status.FAILED, Status.EXPIRED})  # a donation with a paidAt has none of these
@@ -121,11 +125,6 @@ class Selection:
     as_of: Moment | None = None
 
     @property
-    def moment(self) -> dict[str, object]:
-        """The parameters of export_moment.sql."""
-        return (self.as_of or Moment(None, None))._asdict()
-
-    @property
     def query(self) -> str:
         """The name of the query."""
         return f"export_{self.kind}"
@@ -154,9 +153,17 @@ class Selection:
 
 
 def audit_detail(selection: Selection, format_name: str) -> str:
-    """What the audit log records of an export: `donations, csv, ticket story-1`."""
-    filters = (name if value is True else f"{name} {value}" for name, value in selection.filters().items())
+    """What the audit log records of an export: `donations, csv, ticket story-1`.
+
+    An e-mail hash is valid as a ticket or an id too. One that was given by mistake is left out, because the audit log
+    is permanent.
+    """
+    filters = (name if value is True else f"{name} {_recorded(value)}" for name, value in selection.filters().items())
     return ", ".join((selection.kind, format_name, *filters))
+
+
+def _recorded(value: str | int) -> str:
+    return "(an e-mail hash)" if EMAIL_HASH.fullmatch(str(value)) else str(value)
 
 
 def _time_text(seconds: int | None) -> str | None:
@@ -191,6 +198,14 @@ class Manifest(Struct, frozen=True, rename="camel", omit_defaults=True):
     def json(self) -> bytes:
         """Its JSON, in lines."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+
+async def find_last(database: Database, selection: Selection) -> int | None:
+    """The entry that the selection's `as_of` ends with; None for the newest one of the snapshot.
+
+    Raises MomentInFuture: what was recorded until then would still change.
+    """
+    return None if selection.as_of is None else (await find_moment(database, selection.as_of)).seq
 
 
 decode_manifest = msgspec.json.Decoder(Manifest).decode
@@ -269,7 +284,14 @@ class Export:
 def parse_time(text: str, zone: ZoneInfo) -> int:
     """A day or a time of RFC 3339 in Unix seconds; without an offset it is in the time zone. Raises ValueError."""
     time = datetime.fromisoformat(text)
-    return int((time if time.tzinfo else time.replace(tzinfo=zone)).timestamp())
+    return first_second(time if time.tzinfo else time.replace(tzinfo=zone))
+
+
+def first_second(time: datetime) -> int:
+    """The first whole second, in Unix seconds, that is not before a time. The ledger's times are whole seconds, so a
+    period that begins or ends at either of the two contains the same.
+    """
+    return math.ceil(time.timestamp())
 
 
 def parse_key(kind: Kind, text: str) -> str:

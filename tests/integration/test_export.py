@@ -312,6 +312,16 @@ def test_a_day_begins_in_the_time_zone(export: Export, database_url: str) -> Non
         assert parsed(export("entries", "--tz", zone, "--from", last)) == []
 
 
+def test_a_period_begins_and_ends_within_a_second(export: Export, database_url: str) -> None:
+    """Half a second after a payment is after it, as the beginning of a period and as its end."""
+    record(database_url, scenario("paid").events)
+    [entry] = parsed(export("entries"))
+    half = entry["effectiveAt"].replace("Z", ".5Z")
+    assert parsed(export("entries", "--from", half)) == []
+    assert parsed(export("entries", "--to", half)) == [entry]
+    assert parsed(export("entries", "--from", entry["effectiveAt"], "--to", half)) == [entry]
+
+
 # --- One snapshot, manifests, continuation ---------------------------------------------------------------------------
 
 
@@ -492,6 +502,15 @@ def test_every_export_is_on_record(export: Export, donationd: Callable[..., Resu
     assert "alex" in recorded[1] and "donations, csv, ticket story-1, unpaid" in recorded[1]
 
 
+@pytest.mark.parametrize("option", ["--ticket", "--after"])
+def test_an_e_mail_hash_given_by_mistake_is_not_on_record(
+    export: Export, donationd: Callable[..., Result], world: str, option: str
+) -> None:
+    """The audit log is permanent, and contains nothing about a donor."""
+    export("donations", option, "0123456789abcdefABCDEF" + "0" * 42)
+    assert f"donations, csv, {option[2:]} (an e-mail hash)" in donationd("audit").stdout
+
+
 def test_mistakes_are_explained_and_change_nothing(
     donationd: Callable[..., Result], world: str, tmp_path: Path
 ) -> None:
@@ -524,6 +543,8 @@ def test_mistakes_are_explained_and_change_nothing(
         (["donations", "--ticket", "a b"], 2, "a ticket id is"),
         (["donations", "--currency", "euro"], 2, "a currency is three letters"),
         (["donations", "--status", "gone"], 2, "'refunded'"),
+        (["entries", "--as-of", "99999"], 1, "there is no entry 99999 yet"),
+        (["entries", "--as-of", "2999-01-01"], 1, "this time has not come yet"),
         (["entries", "--accounts", accounts], 2, "--accounts is for journals"),
         (["entries", "--format", "beancount", "--accounts", accounts], 1, "money is not valid"),
         (["donations", "--out", tmp_path], 2, "is a directory"),

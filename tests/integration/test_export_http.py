@@ -19,6 +19,7 @@ from sql.database import Database
 from tests.support import export_world
 from tests.support.api_application import Client, MakeClient, application, follower
 from tests.support.export_files import figures, json_rows, movements, parsed
+from tests.support.ledger import record, scenario
 from tests.support.operators import EXPORTER, READER, bearer, entry
 
 CSV, JSONL = f"{PREFIX}export.csv", f"{PREFIX}export.jsonl"
@@ -61,6 +62,7 @@ async def until_released(database: Database) -> None:
 
 async def get(client: Client, path: str, expected: int = 200, token: str = EXPORTER, **params: Any) -> bytes:
     """The body of a reply."""
+    params = {name.rstrip("_"): value for name, value in params.items()}
     reply = await client.get(path, params=params, headers=bearer(token))
     assert reply.status == expected
     return await reply.read()
@@ -168,6 +170,15 @@ async def test_every_export_is_on_record(client: Client, world: str, database: D
     ]
 
 
+async def test_a_period_begins_and_ends_within_a_second(client: Client, database_url: str) -> None:
+    """Half a second after a payment is after it, as the beginning of a period and as its end."""
+    await asyncio.to_thread(record, database_url, scenario("paid").events)
+    [entry] = parsed(await get(client, CSV, kind="entries"))
+    half = entry["effectiveAt"].replace("Z", ".5Z")
+    assert parsed(await get(client, CSV, kind="entries", from_=half)) == []
+    assert parsed(await get(client, CSV, kind="entries", to=half)) == [entry]
+
+
 @pytest.mark.parametrize(
     ("path", "problem"),
     [
@@ -181,6 +192,7 @@ async def test_every_export_is_on_record(client: Client, world: str, database: D
         (f"{CSV}?after=%27", "after: the row after which to continue"),
         (f"{CSV}?asOf=1", "asOf is of entries"),
         (f"{CSV}?kind=entries&asOf=-1", "asOf: an entry's number"),
+        (f"{JSONL}?kind=entries&asOf=1", "asOf: there is no entry 1 yet"),
         (f"{CSV}?kind=entries&status=PAID", "status and unpaid are of donations"),
     ],
 )

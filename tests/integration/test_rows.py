@@ -29,7 +29,7 @@ ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
     "export_declared": (journals.AccountUse._fields, ENTRIES.params(0)),
     "export_donations": (export.DonationRow._fields, DONATIONS.params(0)),
     "export_entries": (journals.EntryRow._fields, ENTRIES.params(0)),
-    "export_moment": (export.MomentRow._fields, ENTRIES.moment),
+    "export_moment": (export.MomentRow._fields, {"seq": None}),
     "facts_of": (reader.FactsRow._fields, {"id": ""}),
     "list_failed": (
         queues.FailedEvent._fields,

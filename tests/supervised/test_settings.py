@@ -185,7 +185,7 @@ WITHOUT_SETTINGS = {("export", "accounts"), ("export", "check"), ("tokens", "new
 
 
 def command_lines(group: click.Group, *path: str) -> Iterator[list[str]]:
-    """Every command with settings but `up`, with an id where it takes an argument, and the options that it cannot do without."""
+    """Every command with settings but `up`, with an id where it takes an argument, and the options that it needs."""
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from command_lines(command, *path, name)
