@@ -35,7 +35,7 @@ from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
 from daemon.runtime.config import STOP_SPARE_S
 from daemon.runtime.http.auth import OperatorAuthentication
 from daemon.runtime.http.health_routes import HealthChecks
-from daemon.runtime.http.limits import Limits, Places, reserve_descriptors
+from daemon.runtime.http.limits import ACCEPTS_ALONE, ACCEPTS_SHARED, Limits, Places, reserve_descriptors
 from daemon.runtime.http.server import HttpServer, inherited_socket
 from daemon.runtime.lifecycle import ProcessRun, Program, run_process, serving
 from daemon.runtime.readiness import ReadinessClient
@@ -149,7 +149,11 @@ def _short_reads(
 ) -> ShortReads:
     return ShortReads(
         Donations(ledger, config.default_currency, operators),
-        ReadPlaces(Places("ledger pages", config.page_places), Places("reads", config.read_places)),
+        ReadPlaces(
+            Places("ledger pages", config.page_places),
+            Places("large ledger pages", config.large_page_places),
+            Places("reads", config.read_places),
+        ),
         has_public_pages=config.public_ledger,
         readiness=short_path.readiness,
         metrics=short_path.metrics,
@@ -195,6 +199,7 @@ def _limits(config: Config) -> Limits:
         body_s=config.body_timeout_ms / 1000,
         reply_s=config.write_timeout_ms / 1000,
         idle_s=config.idle_timeout_ms / 1000,
+        accepts=ACCEPTS_ALONE if config.api_processes == 1 else ACCEPTS_SHARED,
     )
 
 

@@ -14,7 +14,7 @@ from daemon.api.endpoints import PREFIX
 from daemon.api.error_replies import NOT_READY, ErrorReplies
 from daemon.api.metrics import ApiMetrics
 from daemon.api.request_context import log_context
-from daemon.api.tickets import PAGE_PATH, TOTAL_PATH, Donations
+from daemon.api.tickets import PAGE_PATH, TOTAL_PATH, Donations, is_large_page
 from daemon.api.webhook import BODY_LIMIT, Webhook
 from daemon.runtime.http.auth import OperatorAuthentication, Scope
 from daemon.runtime.http.errors import as_problem, unavailable
@@ -27,9 +27,13 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True)
 class ReadPlaces:
-    """The places of the requests for each kind of read that are worked on at the same time."""
+    """The places of the requests for each kind of read that are worked on at the same time.
+
+    Rendering a page of more than the usual number of donations takes milliseconds: such pages have few places.
+    """
 
     pages: Places = field(default_factory=lambda: Places("ledger pages", 64))
+    large_pages: Places = field(default_factory=lambda: Places("large ledger pages", 2))
     totals: Places = field(default_factory=lambda: Places("reads", 256))
 
 
@@ -57,7 +61,7 @@ def build(
         operator_routes: of the operator API.
     """
     places = read_places or ReadPlaces()
-    page = _within(places.pages, donations.page)
+    page = _within(lambda request: places.large_pages if is_large_page(request) else places.pages, donations.page)
     if ledger_access:
         page = ledger_access.require(Scope.READ, page)
     gateway = _gateway(readiness, errors or ErrorReplies(readiness), metrics, deadline_s, draining)
@@ -67,16 +71,16 @@ def build(
         [
             web.post("/webhooks/stripe", webhook.receive),
             web.get(PAGE_PATH, page),
-            web.get(TOTAL_PATH, _within(places.totals, donations.total)),
+            web.get(TOTAL_PATH, _within(lambda _request: places.totals, donations.total)),
             *operator_routes,
         ]
     )
     return app
 
 
-def _within(places: Places, handler: Handler) -> Handler:
+def _within(places: Callable[[web.Request], Places], handler: Handler) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        async with places:
+        async with places(request):
             if request.transport is None:
                 raise ConnectionResetError("the client left while it waited for a place")
             return await handler(request)

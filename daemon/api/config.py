@@ -132,6 +132,7 @@ class Config(CommandConfig):
 
     prometheus_multiproc_dir: Path | None = None  # these two are set by supervisord.conf
     api_slot: WholeNumber = Field(0, ge=0)
+    api_processes: WholeNumber = Field(1, ge=1)  # they share the socket; `up` checks the number
     stripe_webhook_secret: Secrets
     read_database_url: SecretStr | None = None  # a replica, for queries that may lag
     operator_tokens: Annotated[tuple[OperatorToken, ...], BeforeValidator(parse_tokens)] = ()
@@ -140,7 +141,8 @@ class Config(CommandConfig):
     # Some tenths of a second's work; more get 503 at once. As they stand, the places are the nearer limit.
     webhook_queue_limit: WholeNumber = Field(1000, ge=1, le=100_000)
     webhook_places: WholeNumber = Field(256, ge=1, le=100_000)  # a quarter keeps the writer busy: more only wait longer
-    page_places: WholeNumber = Field(64, ge=1, le=1000)  # one query answers many; a page may take 250 kB
+    page_places: WholeNumber = Field(64, ge=1, le=1000)  # one query answers many
+    large_page_places: WholeNumber = Field(2, ge=1, le=1000)  # each takes some milliseconds and 250 kB
     read_places: WholeNumber = Field(256, ge=1, le=1000)
     # Each has a connection of its own. Few operators work at the same time; an export may take minutes.
     operator_places: WholeNumber = Field(2, ge=1, le=100)

@@ -276,6 +276,12 @@ def _unknown(ticket: str) -> web.HTTPNotFound:
     return web.HTTPNotFound(text=f"there is no ticket {ticket}")
 
 
+def is_large_page(request: web.Request) -> bool:
+    """Whether a request for a page may be for more donations than a page has without `limit`."""
+    limit = request.query.get("limit", "")
+    return limit.isascii() and limit.isdigit() and len(limit) <= 4 and int(limit) > PAGE
+
+
 def _limit(text: str | None) -> int:
     if text is None:
         return PAGE

@@ -51,8 +51,11 @@ class CountingDonations(Donations):
 class Served:
     """A running server; `is_short` decides whether it has a short path."""
 
-    def __init__(self, server: HttpServer, donations: CountingDonations, metrics: ApiMetrics) -> None:
+    def __init__(
+        self, server: HttpServer, donations: CountingDonations, metrics: ApiMetrics, places: ReadPlaces
+    ) -> None:
         self.server = server
+        self.places = places
         self.donations = donations
         self.metrics = metrics
         self.is_short = True
@@ -78,7 +81,7 @@ async def served(
     errors = ErrorReplies(readiness)
     operators = OperatorAuthentication(TOKENS)
     donations = CountingDonations(Ledger(database), "USD", operators)
-    of_reads = ReadPlaces(Places("ledger pages", places), Places("reads", places))
+    of_reads = ReadPlaces(Places("ledger pages", places), totals=Places("reads", places))
     short = ShortReads(
         donations,
         of_reads,
@@ -105,7 +108,7 @@ async def served(
         web.AppRunner(app), LIMITS, short_path=lambda line: short.handler(line) if found.is_short else None
     ) as server:
         await server.listen(host="127.0.0.1", port=0)
-        found = Served(server, donations, metrics)
+        found = Served(server, donations, metrics, of_reads)
         yield found
     watch.cancel()
 
@@ -202,3 +205,18 @@ async def test_a_read_fails_as_it_does_on_the_long_way(path: str) -> None:
         assert (headers.get("Access-Control-Allow-Origin") == "*") == (path == TOTAL)
         database.error.set_exception(DatabaseUnavailable("connection refused"))
         assert (await both(site, path))[0][0] == 503
+
+
+async def test_large_pages_have_places_of_their_own(database: Database) -> None:
+    """Pages of more donations than usual wait for each other, and do not delay others."""
+    await fill(database, scenarios.seed_example(), TICKET)
+    async with served(database) as site:
+        large = site.places.large_pages
+        assert large.take() is None
+        assert large.take() is None
+        waiting = asyncio.create_task(site.ask(f"{PAGE}?limit=101"))
+        for _ in range(3):
+            assert (await site.ask(f"{PAGE}?limit=100"))[0] == 200
+        assert not waiting.done()
+        large.release()
+        assert (await waiting)[0] == 200

@@ -12,9 +12,11 @@ from aiohttp import web
 from daemon.runtime.config import ConfigError
 from daemon.runtime.http.errors import Busy
 
-# New connections in one iteration of the event loop: few, so that processes of one socket share the connections that
-# are opened at the same time, and new ones do not delay the open ones.
-ACCEPTS = 8
+# New connections in one iteration of the event loop. A process that has its socket alone accepts many, so that none
+# waits behind those of a flood; processes that share a socket accept few, so that they share the connections that are
+# opened at the same time.
+ACCEPTS_ALONE = 256
+ACCEPTS_SHARED = 8
 OTHER_DESCRIPTORS = 64  # database, readiness socket, log, metrics, libraries
 DEADLINE = web.RequestKey("deadline", asyncio.Timeout)  # of the request; a reply that is sent in parts extends it
 QUEUE_WAIT_S = 1.0  # unless the process is overloaded, a place becomes free within milliseconds
@@ -31,6 +33,7 @@ class Limits:
         body_s: until its body is complete.
         reply_s: until its reply is read.
         idle_s: until the connection's next request.
+        accepts: new connections in one iteration of the event loop.
     """
 
     connections: int
@@ -39,6 +42,7 @@ class Limits:
     body_s: float
     reply_s: float
     idle_s: float
+    accepts: int = ACCEPTS_ALONE
 
 
 def reserve_descriptors(connections: int) -> None:
@@ -46,7 +50,7 @@ def reserve_descriptors(connections: int) -> None:
 
     Raises ConfigError if the hard limit is lower.
     """
-    needed = connections + ACCEPTS + OTHER_DESCRIPTORS
+    needed = connections + ACCEPTS_ALONE + OTHER_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return

@@ -24,7 +24,7 @@ from aiohttp import hdrs, web
 from daemon.runtime.http.connection import Connection, begin_request
 from daemon.runtime.http.errors import SERVER, BodyTimeout, NoMemory
 from daemon.runtime.http.health_routes import is_health_check
-from daemon.runtime.http.limits import ACCEPTS, Limits, Turns
+from daemon.runtime.http.limits import Limits, Turns
 from daemon.runtime.http.short_path import FindHandler, ShortPath
 
 HEADER_LINE_BYTES = 8 * 1024  # of the request line and of each header, as many as nginx and Apache accept
@@ -128,7 +128,7 @@ class HttpServer:
     async def listen(self, **where: Any) -> None:
         """Accept connections at a `host` and `port`, or of an inherited `sock`. Raises OSError."""
         connection = partial(Connection, self, cast(web.Server, self._runner.server), loop=self._loop, **AIOHTTP)
-        server = await self._loop.create_server(connection, **where, backlog=ACCEPTS)
+        server = await self._loop.create_server(connection, **where, backlog=self._limits.accepts)
         self._servers.append(server)
         for each in server.sockets:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)

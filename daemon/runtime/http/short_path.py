@@ -6,6 +6,7 @@ first byte, so that no rule of HTTP is implemented twice.
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 256 * 1024  # asyncio reads no more at once
 HEAD_END = b"\r\n\r\n"
+LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,9})\r\n", re.IGNORECASE)
 
 
 class PreparedReply(NamedTuple):
@@ -47,6 +49,13 @@ class PreparedReply(NamedTuple):
         """The bytes to send now; `close` announces that the connection ends after them."""
         moment = _date_line(int(time.time())) + (b"\r\nConnection: close" if close else b"")
         return b"%b\r\n%b\r\n\r\n%b" % (self.head, moment, self.body)
+
+
+def _is_single(data: bytes, head_bytes: int) -> bool:
+    """Whether the head and the length that it states are all of `data`: aiohttp's parser need not read more requests
+    than one to find that there are several."""
+    length = LENGTH.search(data, 0, head_bytes)
+    return head_bytes + (int(length[1]) if length else 0) == len(data)
 
 
 @lru_cache(maxsize=1)
@@ -110,6 +119,8 @@ class ShortPath:
         if handler is None:
             return None
         head_bytes = data.find(HEAD_END) + len(HEAD_END)
+        if not _is_single(data, head_bytes):
+            return None
         try:
             messages, upgraded, _ = self._parser.feed_data(data)
             [(head, content)] = messages
