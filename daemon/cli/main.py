@@ -2,8 +2,11 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,7 +14,33 @@ from daemon.cli import commands
 from daemon.runtime.core_dumps import forbid_core_dumps
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class ReaderGone(Exception):
+    """The reader of standard output has read enough."""
+
+
+class _Commands(click.Group):
+    """The commands. click itself would end with status 1 when the reader has gone; `run` decides that instead."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _reader_gone():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _reader_gone():
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+
+
+@contextmanager
+def _reader_gone() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderGone from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="donationd")
 def main() -> None:
     """A supervised ledger of Stripe donations.
@@ -51,7 +80,7 @@ def run() -> None:
     except click.Abort as abort:
         click.echo("interrupted" if isinstance(abort.__cause__, KeyboardInterrupt) else "nothing was done", err=True)
         status = 130 if isinstance(abort.__cause__, KeyboardInterrupt) else 1
-    except BrokenPipeError:
+    except ReaderGone:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     sys.exit(status)

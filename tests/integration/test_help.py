@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import click
+import pytest
 from click.testing import CliRunner
 
 from daemon.cli.main import main
+from tests.support.guard import base_environ
 
 MAX_CPU_S = 0.2
 # Prints the modules that are imported after the help of every command has been shown.
@@ -69,3 +71,20 @@ def test_every_option_is_explained() -> None:
     options = [option for command in commands(main) for option in command.params if isinstance(option, click.Option)]
     assert len(options) > 20
     assert [option.name for option in options if not (option.help or "").endswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--help", "export --help", "export accounts hledger", "tokens new a --scopes read"]
+)
+def test_a_reader_that_has_read_enough_is_no_failure(arguments: str) -> None:
+    """`donationd … | head` ends with 0 and prints no error."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "daemon.cli.main", *arguments.split()],
+            env=base_environ(), stdout=writer, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    assert (done.returncode, "Error" in done.stderr, "Traceback" in done.stderr) == (0, False, False), done.stderr
