@@ -102,15 +102,15 @@ async def restated(
     """`report restated`: a closed period as it was filed, as it is as of a moment, and every entry between them.
 
     Args:
-        version: of the closed report. Without it the newest one; if a moment is given, of those that were closed before
-            the last entry of that moment, so that a version that is added later makes no difference.
+        version: of the closed report. Without it the newest one; if a moment is given, of those that were closed until
+            that time, or before that entry was recorded, so that a version that is added later makes no difference.
 
     Raises:
         NotClosed: there is no such version, or it was closed after the moment.
         MomentInFuture: the moment has not come yet.
     """
     found = await find_moment(database, moment)
-    closing = _chosen(await closings(database, period.text), period, version, before=found.seq if moment else None)
+    closing = _chosen(await closings(database, period.text), period, version, moment)
     if found.seq < closing.seq:
         raise NotClosed(f"version {closing.version} was closed at entry {closing.seq}, after entry {found.seq}")
     closed = closing.closed_period
@@ -152,7 +152,7 @@ def _check_ended(period: Period, moment: JournalMoment) -> None:
         )
 
 
-def _chosen(found: Sequence[Closing], period: Period, version: int | None, *, before: int | None) -> Closing:
+def _chosen(found: Sequence[Closing], period: Period, version: int | None, moment: Moment | None) -> Closing:
     """The version that is wanted, of those of the period. Raises NotClosed."""
     if not found:
         raise NotClosed(f"{period.text} has not been closed")
@@ -164,11 +164,21 @@ def _chosen(found: Sequence[Closing], period: Period, version: int | None, *, be
         here = [each for each in here if each.version == version]
         if not here:
             raise NotClosed(f"{period.text} in {period.time_zone} has no version {version}")
-    elif before is not None:
-        here = [each for each in here if each.journal_seq < before]
+    elif moment is not None:
+        here = [each for each in here if _was_closed(each, moment)]
         if not here:
-            raise NotClosed(f"{period.text} in {period.time_zone} had not been closed before entry {before}")
+            when = "at this time" if moment.seq is None else f"before entry {moment.seq} was recorded"
+            raise NotClosed(
+                f"{period.text} in {period.time_zone} had not been closed {when}: give a later moment, or a version"
+            )
     return here[-1]
+
+
+def _was_closed(closing: Closing, moment: Moment) -> bool:
+    """Whether a period had been closed at a moment; the answer never changes once the moment has passed."""
+    if moment.time is not None:
+        return closing.closed_at <= moment.time
+    return moment.seq is None or closing.journal_seq < moment.seq
 
 
 def _figures(name: str, sums: Sums) -> tuple[Table, Table]:

@@ -223,6 +223,20 @@ async def test_the_version_that_is_restated_does_not_change_with_later_closings(
     assert await version(moment=Moment(middle, None)) == "1"
 
 
+async def test_a_time_after_a_closing_has_its_version(database: Database, run: Run) -> None:
+    """Also if nothing was recorded since. A version that is added later makes no difference to a time before it."""
+    await record(database, random_events(8, 30))
+    before = datetime.now(UTC)
+    await close(database, QUARTER, "alex")
+    between = datetime.now(UTC)
+    await close(database, QUARTER, "alex")
+    for time, expected in ((between, "1"), (datetime.now(UTC), "2")):
+        report = await restated(database, QUARTER, moment=Moment(None, time))
+        assert (await json_of(report))["version"] == expected
+    done = await run("restated", "2024-Q4", "--tz", BERLIN, "--as-of", before.isoformat())
+    assert (done.exit_code, "had not been closed at this time" in done.stderr) == (1, True)
+
+
 async def test_what_was_not_closed_cannot_be_restated(database: Database, run: Run) -> None:
     """Each reason is a sentence that names what there is, and exit status 1."""
     await record(database, random_events(8, 30))
@@ -236,8 +250,9 @@ async def test_what_was_not_closed_cannot_be_restated(database: Database, run: R
     closing = await close(database, QUARTER, "alex")
     assert f"in the time zone UTC, but in: {BERLIN}" in await problem()
     assert "has no version 2" in await problem("--tz", BERLIN, "--version", "2")
-    assert f"had not been closed before entry {closing.seq}" in await problem(
-        "--tz", BERLIN, "--as-of", str(closing.seq)
+    assert (
+        f"had not been closed before entry {closing.seq} was recorded: give a later moment, or a version"
+        in await problem("--tz", BERLIN, "--as-of", str(closing.seq))
     )
     too_early = ("--tz", BERLIN, "--version", "1", "--as-of", "3")
     assert f"version 1 was closed at entry {closing.seq}, after entry 3" in await problem(*too_early)
