@@ -165,7 +165,8 @@ def silent_port() -> tuple[int, list[socket.socket]]:
 
 
 def _abort(client: asyncio.StreamWriter) -> None:
-    client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
+    with contextlib.suppress(OSError):  # its other end was closed at the same moment
+        client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
     client.transport.abort()
 
 
