@@ -1,7 +1,7 @@
 """Exports: the donations, or the journal's entries, as a file that other programs read (SPEC 11).
 
 An export is of one snapshot. Its manifest states what the file must contain, so that a file that is not complete is
-noticed, and where the next part continues. The rows come from whoever reads the snapshot: a command, or the API.
+noticed, and where the next part continues. The rows come from the reader of the snapshot: a command, or the API.
 """
 
 import hashlib

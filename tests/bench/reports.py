@@ -17,7 +17,7 @@ from tests.support.guard import base_environ, guarded
 from tests.support.postgres import running_server
 
 MIB = 1024
-# As many bytes of facts as a simulated donation has: whoever reads a whole table reads these as well.
+# As many bytes of facts as a simulated donation has: a query that reads a whole table reads these as well.
 FACTS = """json_build_object('facts', repeat(md5(n::text), 33))"""
 # Recorded in the end, so that a quarter can be closed with some of its entries.
 RECORDED = "to_timestamp(1760000000 + n * 20 + 6)", "to_timestamp(1785000000 + n / 1000)"

@@ -1,4 +1,4 @@
-"""The audit log's chain of hashes: complete whoever writes, and broken by whatever is changed afterwards."""
+"""The audit log's chain of hashes: complete after any writer, and broken by any later change."""
 
 import asyncio
 import random

@@ -476,7 +476,7 @@ def test_an_interrupted_export_leaves_the_former_file(world: str, tmp_path: Path
 
 
 def test_a_reader_that_stops_reading_releases_the_snapshot(world: str) -> None:
-    """The server ends a snapshot from which nothing is read: it would keep rows that nobody needs any more."""
+    """The server ends a snapshot from which nothing is read: it would keep rows that are not needed any more."""
     with (
         pytest.raises(DatabaseUnavailable),
         snapshot(world, "donationd slow", idle_timeout_s=0.2) as moment,

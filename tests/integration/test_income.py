@@ -189,7 +189,7 @@ async def test_a_series_of_all_times_begins_with_the_first_entry(database: Datab
 
 
 async def test_a_series_has_a_limit(database: Database) -> None:
-    """A series that nobody could read is refused, with what to do instead."""
+    """A series that is too long to read is refused, with what to do instead."""
     with pytest.raises(TooManyPeriods, match="choose a shorter period or a longer unit"):
         await income_series(database, Unit.DAY, "UTC", Period.parse("2000-01-01..2026-12-31", "UTC"))
 

@@ -14,7 +14,9 @@ import pytest
 from daemon.api.endpoints import PREFIX
 from daemon.ledger import audit, queues, search, tickets
 from daemon.ledger.donation import Status
+from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.search import SCAN, Search
+from daemon.ledger.stripe_events import read
 from daemon.runtime.readiness import Readiness
 from daemon.simulator import sender
 from health_sidecar.publisher import ReadinessServer
@@ -38,7 +40,7 @@ INSERT INTO recording_tickets (id, title) SELECT 'more-' || n, repeat('x', 200) 
 ANALYZE
 """
 LISTS = ("donations", "donations?status=REFUNDED", "donations?ticket=story-1", "unassigned", "failed-events", "tickets",
-         "actions")  # fmt: skip
+         "actions", "early-warnings")  # fmt: skip
 BIG = {"stripe_attributions", "stripe_objects", "stripe_events", "ledger_entries", "operator_acts"}
 SCANNED = "SELECT relname, seq_tup_read, idx_tup_fetch FROM pg_stat_user_tables"
 
@@ -49,6 +51,22 @@ async def many(database: Database) -> Database:
     await database.fetch(MANY_ROWS, {"rows": ROWS})
     await database.fetch(MORE_ROWS)
     return database
+
+
+async def record_warnings(database: Database) -> None:
+    """Some hundred payments, each with an early fraud warning."""
+    for number in range(300):
+        charge = {"id": f"ch_warned{number}", "amount": 5000, "currency": "usd", "paid": True, "captured": True,
+                  "amount_captured": 5000, "status": "succeeded", "created": 1_760_000_000}  # fmt: skip
+        warning = {"id": f"issfr_{number}", "charge": charge["id"], "fraud_type": "misc", "created": 1_760_000_000}
+        events = {"charge.succeeded": charge, "radar.early_fraud_warning.created": warning}
+        bodies = [
+            {"id": f"evt_{shown['id']}", "type": type_, "created": 1_760_000_000, "livemode": False,
+             "data": {"object": shown}}
+            for type_, shown in events.items()
+        ]  # fmt: skip
+        received = [ReceivedEvent(read(sender.encode(body), livemode=False, hash_key=None)) for body in bodies]
+        await Recorder(database).record(received)
 
 
 async def counts(database: Database) -> dict[str, tuple[int, int]]:
@@ -137,6 +155,7 @@ async def test_clients_that_read_slowly_or_leave_disturb_nobody(api: Api, many: 
     """Of each list, some read a byte per second and some leave in the middle: meanwhile every webhook is answered 200,
     afterwards every connection of theirs has ended, every list is answered, and their memory is free.
     """
+    await record_warnings(many)
     async with serving(api) as process, aiohttp.ClientSession(api.base) as session:
         for path in LISTS:
             async with session.get(PREFIX + path, params={"limit": "1000"}, headers=bearer(READER)) as reply:
