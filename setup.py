@@ -23,6 +23,11 @@ RUNTIME = [
     "pydantic>=2.14",  # configuration: every mistake reported at once
     "structlog>=26",  # log lines for people and for machines
     "click>=8.5",  # the command line
+    "jinja2>=3.1",  # the templates of pages, mails and receipts: values are escaped by default
+    "babel>=2.18",  # amounts, dates and words in the reader's language, by CLDR
+    "aiosmtplib>=5.1",  # thank-you mails and receipts, by SMTP
+    "typst>=0.15,<0.16",  # receipts as tagged PDF in every script, and the picture of a ticket's page for other sites
+    "pygal>=3.0",  # charts of the operator console, as SVG
     "tzdata",  # one version of the time zones on every host: a report states which one it used
 ]
 EMBEDDED = [
@@ -38,6 +43,10 @@ TEST = [
     "schemathesis",  # asks the operator API for everything that its OpenAPI document allows
     "beancount",  # reads the exports, and adds them up
     "openpyxl",  # opens the exports as a spreadsheet does
+    "aiosmtpd",  # a real SMTP server for the mails
+    "playwright",  # drives a real browser through the pages
+    "axe-playwright-python",  # the rules of accessibility, in that browser
+    "pypdf",  # reads receipts: their text, tags and metadata
     "hypothesis",  # properties that hold for all inputs
     # inputs guided by coverage; 3.1 has wheels from Python 3.12 on, nothing has others than these
     "atheris>=3.1; python_version >= '3.12' and python_version < '3.15' and "
