@@ -10,8 +10,9 @@ from daemon.ledger import money
 from daemon.ledger.money import CURRENCY
 from daemon.reports.fraud import Thresholds
 from daemon.reports.time_zones import load_time_zone
-from daemon.runtime.config import Basics, Count, Milliseconds, Settings, WholeNumber
+from daemon.runtime.config import Basics, Count, Milliseconds, WholeNumber
 from daemon.runtime.operator_tokens import OperatorToken, parse_tokens
+from daemon.stripe_api.config import StripeApiConfig
 
 _MIB = 1024 * 1024
 SIGNING_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{32,}", re.ASCII)  # Stripe's have 32 or 64 characters there
@@ -79,12 +80,10 @@ class MigrateConfig(Basics):
         return url.get_secret_value() if url else None
 
 
-class CommandConfig(Settings):
+class CommandConfig(StripeApiConfig):
     """The settings of an instance that its API processes and the commands for people read alike."""
 
     stripe_webhook_secret: Secrets | None = None
-    stripe_livemode: bool = True
-    donor_email_hash_key: SecretStr | None = None
     host: str = "0.0.0.0"  # noqa: S104 - Stripe comes from outside
     port: WholeNumber = Field(3003, ge=1, le=65535)
     default_currency: Annotated[str, AfterValidator(_currency)] = "USD"
@@ -120,11 +119,6 @@ class CommandConfig(Settings):
     def signing_secrets(self) -> tuple[str, ...]:
         """Each of the webhook's signing secrets."""
         return _parts(self.stripe_webhook_secret) if self.stripe_webhook_secret else ()
-
-    @property
-    def hash_key(self) -> bytes | None:
-        """The key of e-mail hashes, or None."""
-        return self.donor_email_hash_key.get_secret_value().encode() if self.donor_email_hash_key else None
 
 
 class Config(CommandConfig):

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from daemon.api.config import Config as ApiConfig
 from daemon.instance.console import CannotStart
+from daemon.jobs.config import JobsConfig
 from daemon.runtime.config import Basics, ConfigError, WholeNumber
 from health_sidecar.config import Config as SidecarConfig
 
@@ -44,11 +45,11 @@ def check(environ: Mapping[str, str]) -> None:
 
 
 def wrong_settings(environ: Mapping[str, str]) -> list[str]:
-    """One sentence for each variable that the sidecar, the API or supervisord would refuse."""
+    """One sentence for each variable that the sidecar, the API, the jobs or supervisord would refuse."""
     mistakes = []
     if environ["DONATIOND_INCLUDE"]:  # `up` brings the database: its URL is known later
         environ = {**environ, "DATABASE_URL": "postgresql://"}
-    for config in (SidecarConfig, ApiConfig, SupervisordConfig):
+    for config in (SidecarConfig, ApiConfig, JobsConfig, SupervisordConfig):
         try:
             config.from_environ(environ)
         except ConfigError as error:

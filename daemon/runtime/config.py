@@ -47,10 +47,7 @@ NOT_SUPPORTED = {
     "FRAME_ANCESTORS": "",
     "LEDGER_SCHEMA": "public",
     "MAIL_FROM": "",
-    "PUBLIC_URL": "",
     "SMTP_URL": "",
-    "STRIPE_API_BASE": "",
-    "STRIPE_API_KEY": "",
     "TRUSTED_PROXIES": "",
 }
 

@@ -15,6 +15,7 @@ from daemon.api.config import Config, MigrateConfig
 from daemon.api.tickets import TOTAL_PATH, _figures
 from daemon.cli.main import main
 from daemon.instance.environment import DEFAULTS, EMBEDDED_DEFAULTS
+from daemon.jobs.config import JobsConfig
 from daemon.ledger.reader import Figures
 from daemon.ledger.stripe_events import HANDLERS
 from daemon.runtime.config import NOT_SUPPORTED
@@ -264,7 +265,7 @@ def documented_settings() -> dict[str, str]:
 def real_settings() -> dict[str, str]:
     """Each variable that is read, with its default as one writes it; empty where there is none."""
     found = dict(DEFAULTS)
-    for config in (SidecarConfig, Config, MigrateConfig):
+    for config in (SidecarConfig, Config, JobsConfig, MigrateConfig):
         for variable, field in config.model_fields.items():
             default = None if field.is_required() else field.default
             shown = str(default).lower() if isinstance(default, bool) else str(default or "")

@@ -1,0 +1,1 @@
+"""Web pages for donors, other sites and operators."""
