@@ -16,6 +16,7 @@ import structlog
 
 from daemon.instance.environment import DEFAULTS
 from daemon.instance.supervisord import stop_limits
+from daemon.simulator.fake_stripe.server import FakeStripe
 from sql import migrate
 from sql.database import Database
 from tests.support.guard import guarded
@@ -118,6 +119,14 @@ def _admin(postgres: str, sql: str) -> None:
             cursor.execute(sql)
     finally:
         connection.close()
+
+
+@pytest.fixture
+async def fake_stripe() -> AsyncIterator[FakeStripe]:
+    """An empty fake of Stripe's API at its `base_url`, which accepts the key TEST_KEY."""
+    fake = FakeStripe()
+    async with fake.serving():
+        yield fake
 
 
 @pytest.fixture

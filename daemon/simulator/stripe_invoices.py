@@ -129,3 +129,24 @@ class Invoice:
             "payment": {"payment_intent": self.payment_intent, "type": "payment_intent"},
             "status": "paid",
         }
+
+
+@dataclass(frozen=True)
+class InvoicePayment:
+    """The object by which newer versions join a paid invoice and its PaymentIntent."""
+
+    invoice: Invoice
+
+    @property
+    def id(self) -> str:
+        """Stripe's id."""
+        return f"inpay_{self.invoice.id[3:]}"
+
+    @property
+    def created(self) -> int:
+        """Unix seconds."""
+        return self.invoice.created
+
+    def render(self, _api: Api) -> Json:
+        """The object as an event carries it."""
+        return self.invoice.render_payment()
