@@ -10,13 +10,14 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import structlog
 from aiohttp import web
 from pydantic import SecretStr
 
 from daemon.api.app import ReadPlaces, build
+from daemon.api.checkout import STRIPE_DEADLINE_S, Checkout, CheckoutSettings
 from daemon.api.config import Config
 from daemon.api.endpoints import Dependencies
 from daemon.api.error_replies import ErrorReplies
@@ -39,6 +40,7 @@ from daemon.runtime.http.limits import ACCEPTS_ALONE, ACCEPTS_SHARED, Limits, Pl
 from daemon.runtime.http.server import HttpServer, inherited_socket
 from daemon.runtime.lifecycle import ProcessRun, Program, run_process, serving
 from daemon.runtime.readiness import ReadinessClient
+from daemon.stripe_api.client import StripeApi
 from sql.database import Database
 
 log = structlog.get_logger()
@@ -78,7 +80,10 @@ async def serve(config: Config, process: ProcessRun) -> int:
     tokens = OperatorAuthentication(config.operator_tokens)
     short_path = _short_path(config, batcher, readiness, metrics=metrics, draining=draining)
     short_reads = _short_reads(config, Ledger(reader), tokens, short_path)
-    runner = _runner(config, short_path, short_reads, tokens, deps)
+    stripe = StripeApi(config, deadline_s=STRIPE_DEADLINE_S) if config.stripe_api_key else None
+    limits = OperatorLimits(config.operator_places, config.export_places, config.write_timeout_ms / 1000)
+    features = [*routes(deps, tokens, limits), *_checkout(config, reader, stripe).routes()]
+    runner = _runner(config, short_path, short_reads, tokens, features)
     handlers = short_path.handlers()
     gc.freeze()  # what exists now is never freed, so no search needs to look at it
     gc.set_threshold(GC_THRESHOLD)
@@ -101,6 +106,8 @@ async def serve(config: Config, process: ProcessRun) -> int:
         await writer.close()
         await reader.close()
         await operators.close()
+        if stripe:
+            await stripe.close()
     log.info("API stopped", pid=os.getpid())
     return int(process.failed)
 
@@ -163,12 +170,23 @@ def _short_reads(
     )
 
 
+def _checkout(config: Config, database: Database, stripe: StripeApi | None) -> Checkout:
+    settings = CheckoutSettings(
+        config.default_currency,
+        config.public_url,
+        config.checkout_fees,
+        config.checkouts_per_address,
+        config.checkouts_in_total,
+    )
+    return Checkout(database, stripe, settings, Places("checkouts", config.checkout_places))
+
+
 def _runner(
     config: Config,
     short_path: ShortPath,
     short_reads: ShortReads,
     operators: OperatorAuthentication,
-    deps: Dependencies,
+    feature_routes: Iterable[web.RouteDef],
 ) -> web.AppRunner:
     """What answers every request that does not take a short path."""
     app = build(
@@ -182,11 +200,8 @@ def _runner(
         errors=short_path.errors,
         read_places=short_reads.places,
         ledger_access=None if config.public_ledger else operators,
-        operator_routes=routes(
-            deps,
-            operators,
-            OperatorLimits(config.operator_places, config.export_places, config.write_timeout_ms / 1000),
-        ),
+        feature_routes=feature_routes,
+        trusted_proxies=config.trusted_proxies,
     )
     return web.AppRunner(app, shutdown_timeout=config.shutdown_grace_ms / 1000)
 

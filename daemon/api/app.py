@@ -16,6 +16,7 @@ from daemon.api.metrics import ApiMetrics
 from daemon.api.request_context import log_context
 from daemon.api.tickets import PAGE_PATH, TOTAL_PATH, Donations, is_large_page
 from daemon.api.webhook import BODY_LIMIT, Webhook
+from daemon.runtime.http.addresses import TrustedProxies
 from daemon.runtime.http.auth import OperatorAuthentication, Scope
 from daemon.runtime.http.errors import as_problem, unavailable
 from daemon.runtime.http.health_routes import HealthChecks, is_health_check
@@ -49,7 +50,8 @@ def build(
     errors: ErrorReplies | None = None,
     read_places: ReadPlaces | None = None,
     ledger_access: OperatorAuthentication | None = None,
-    operator_routes: Iterable[web.RouteDef] = (),
+    feature_routes: Iterable[web.RouteDef] = (),
+    trusted_proxies: TrustedProxies | None = None,
 ) -> web.Application:
     """The application of an API process.
 
@@ -58,13 +60,15 @@ def build(
         deadline_s: the time that one request may take in total.
         draining: once set, each reply closes its connection, so that clients connect to another process.
         ledger_access: who may read the ledger; None if it is public. Totals always are.
-        operator_routes: of the operator API.
+        feature_routes: of the operator API, the checkout and other features.
+        trusted_proxies: whose clients' addresses count as those of the requests.
     """
     places = read_places or ReadPlaces()
     page = _within(lambda request: places.large_pages if is_large_page(request) else places.pages, donations.page)
     if ledger_access:
         page = ledger_access.require(Scope.READ, page)
-    gateway = _gateway(readiness, errors or ErrorReplies(readiness), metrics, deadline_s, draining)
+    resolve = (trusted_proxies or TrustedProxies()).resolve
+    gateway = _gateway(readiness, errors or ErrorReplies(readiness), metrics, deadline_s, draining, resolve=resolve)
     app = web.Application(client_max_size=BODY_LIMIT, middlewares=[gateway])
     app.add_routes((health or HealthChecks(lambda: readiness.state)).routes())
     app.add_routes(
@@ -72,7 +76,7 @@ def build(
             web.post("/webhooks/stripe", webhook.receive),
             web.get(PAGE_PATH, page),
             web.get(TOTAL_PATH, _within(lambda _request: places.totals, donations.total)),
-            *operator_routes,
+            *feature_routes,
         ]
     )
     return app
@@ -89,11 +93,18 @@ def _within(places: Callable[[web.Request], Places], handler: Handler) -> Handle
 
 
 def _gateway(
-    readiness: ReadinessClient, errors: ErrorReplies, metrics: ApiMetrics, deadline_s: float, draining: asyncio.Event
+    readiness: ReadinessClient,
+    errors: ErrorReplies,
+    metrics: ApiMetrics,
+    deadline_s: float,
+    draining: asyncio.Event,
+    *,
+    resolve: Callable[[web.Request], web.Request],
 ) -> Middleware:
     @web.middleware
     async def gateway(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
+        request = resolve(request)
         if readiness.ready or is_health_check(request):
             response = await _answer(request, handler, errors, deadline_s)
         else:

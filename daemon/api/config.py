@@ -1,17 +1,20 @@
 """The configurations of an API process and of the commands (SPEC 2)."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, SecretStr
 
 from daemon.ledger import money
 from daemon.ledger.money import CURRENCY
 from daemon.reports.fraud import Thresholds
 from daemon.reports.time_zones import load_time_zone
 from daemon.runtime.config import Basics, Count, Milliseconds, WholeNumber
+from daemon.runtime.http.addresses import ProxyAddresses, TrustedProxies
 from daemon.runtime.operator_tokens import OperatorToken, parse_tokens
+from daemon.stripe_api.charge_amounts import Fee, parse_fees
 from daemon.stripe_api.config import StripeApiConfig
 
 _MIB = 1024 * 1024
@@ -131,6 +134,7 @@ class Config(CommandConfig):
     read_database_url: SecretStr | None = None  # a replica, for queries that may lag
     operator_tokens: Annotated[tuple[OperatorToken, ...], BeforeValidator(parse_tokens)] = ()
     public_ledger: bool = True
+    trusted_proxies: ProxyAddresses = TrustedProxies()
     db_pool_size: WholeNumber = Field(4, ge=1, le=100)  # for reads, which are short; events have two connections more
     # Some tenths of a second's work; more get 503 at once. As they stand, the places are the nearer limit.
     webhook_queue_limit: WholeNumber = Field(1000, ge=1, le=100_000)
@@ -141,6 +145,12 @@ class Config(CommandConfig):
     # Each has a connection of its own. Few operators work at the same time; an export may take minutes.
     operator_places: WholeNumber = Field(2, ge=1, le=100)
     export_places: WholeNumber = Field(2, ge=1, le=100)
+    # Checkout: what Stripe charges in each currency, for donors who cover it; sessions that one address may begin in an
+    # hour, and all together in a minute; and how many are begun at once: each waits for Stripe for half a second.
+    checkout_fees: Annotated[Mapping[str, Fee], PlainValidator(parse_fees)] = {}
+    checkouts_per_address: Count = 10
+    checkouts_in_total: Annotated[WholeNumber, Field(ge=1, le=10_000)] = 300
+    checkout_places: WholeNumber = Field(16, ge=1, le=1000)
     body_memory_limit: WholeNumber = Field(32 * _MIB, ge=2 * _MIB, le=64 * 1024 * _MIB)  # 10,000 of Stripe's events
     max_connections: WholeNumber = Field(3000, ge=10, le=100_000)  # each takes 25 kB
     header_timeout_ms: Milliseconds = 10_000  # a head is one packet; the rest is for lost ones

@@ -47,7 +47,7 @@ class Donations:
         """`GET /api/tickets/{id}/donations?limit=&cursor=&status=&currency=`"""
         parameters = _query(request, "limit", "cursor", "status", "currency")
         query = PageQuery(
-            _ticket_id(request),
+            ticket_id(request),
             _limit(parameters.get("limit")),
             self._default_currency,
             _status(parameters.get("status")),
@@ -71,7 +71,7 @@ class Donations:
         if "asOf" in request.query:
             return await self._operators_total_as_of(request)
         wanted = _currency(_query(request, "currency").get("currency"))
-        ticket = _ticket_id(request)
+        ticket = ticket_id(request)
         return self.total_reply(ticket, _known_tags(request), await self.read_totals(ticket), wanted)
 
     def read_totals(self, ticket: str) -> "asyncio.Future[Totals | None]":
@@ -95,7 +95,7 @@ class Donations:
         """The amounts as the journal's entries add up to at an earlier moment; it does not count donations."""
         query = _query(request, "asOf", "currency")
         moment, wanted = _moment(query["asOf"]), _currency(query.get("currency"))
-        ticket = _ticket_id(request)
+        ticket = ticket_id(request)
         rows = await self._ledger.totals_as_of(ticket, moment)
         if not rows:
             raise _unknown(ticket)
@@ -262,7 +262,8 @@ def _query(request: web.Request, *allowed: str) -> dict[str, str]:
     return dict(request.query)
 
 
-def _ticket_id(request: web.Request) -> str:
+def ticket_id(request: web.Request) -> str:
+    """The ticket in the path. Raises HTTPBadRequest for a text that cannot be one."""
     ticket = request.match_info["id"]
     if not TICKET.fullmatch(ticket):
         raise web.HTTPBadRequest(

@@ -70,6 +70,12 @@ async def tickets(database: Database, limit: int | None = None, after: re.Match[
     return [_ticket(row) for row in await database.fetch(load("list_tickets"), params)]
 
 
+async def find(database: Database, id_: str) -> Ticket | None:
+    """The ticket with an id; None if there is none."""
+    rows = await database.fetch(load("find_ticket"), {"id": id_})
+    return _ticket(rows[0]) if rows else None
+
+
 async def put(
     database: Database, id_: str, change: TicketChange, *, actor: str, default_currency: str
 ) -> tuple[Ticket, bool]:
@@ -83,8 +89,7 @@ async def put(
         ChangedMeanwhile: try again.
     """
     for _ in range(ROUNDS):
-        rows = await database.fetch(load("find_ticket"), {"id": id_})
-        old = _ticket(rows[0]) if rows else None
+        old = await find(database, id_)
         new = _changed(old or Ticket(id_, "", None, None, State.OPEN, datetime.now(UTC)), change, default_currency)
         if new == old:
             return new, False

@@ -48,7 +48,6 @@ NOT_SUPPORTED = {
     "LEDGER_SCHEMA": "public",
     "MAIL_FROM": "",
     "SMTP_URL": "",
-    "TRUSTED_PROXIES": "",
 }
 
 

@@ -95,6 +95,8 @@ def test_the_file_needs_a_certificate_and_nothing_else(tmp_path: Path) -> None:
         ("GET", "/health/db", "health"),
         ("GET", "/api/tickets/story-1/donations?limit=1000", "pages"),
         ("GET", "/api/tickets/story-1/donations/total", "totals"),
+        ("POST", "/api/tickets/story-1/checkout", "checkouts"),
+        ("GET", "/api/tickets/story-1/checkout", "others"),
         ("GET", "/nothing", "others"),
     ],
 )

@@ -18,14 +18,12 @@ from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.reader import Ledger
 from daemon.runtime.config import ConfigError
+from daemon.runtime.http.addresses import MAX_ADDRESSES, RecentAttempts, client_address
 from daemon.runtime.http.auth import (
-    MAX_ADDRESSES,
     MAX_FAILED_ATTEMPTS,
     WINDOW_S,
-    FailedAttempts,
     OperatorAuthentication,
     Scope,
-    client_address,
     parse_tokens,
 )
 from daemon.runtime.readiness import Readiness
@@ -227,7 +225,7 @@ async def test_only_wrong_tokens_are_failed_attempts(client: Client) -> None:
 
 def test_at_no_time_more_than_ten_failures_within_a_minute(clock: Clock) -> None:
     """Whenever an address tries, and however often, no minute has more than 10 attempts that were looked at."""
-    failures, tried = FailedAttempts(clock), list[float]()
+    failures, tried = RecentAttempts(MAX_FAILED_ATTEMPTS, WINDOW_S, clock), list[float]()
     for step in range(3000):
         clock.now_s += (0.1, 0.7, 13.0)[step % 3 if step % 50 == 0 else step % 2]
         if not failures.wait_s("192.0.2.1"):
@@ -239,7 +237,7 @@ def test_at_no_time_more_than_ten_failures_within_a_minute(clock: Clock) -> None
 
 def test_addresses_that_fail_take_bounded_memory(clock: Clock) -> None:
     """However many addresses fail, a fixed number is remembered: those that failed last."""
-    failures = FailedAttempts(clock)
+    failures = RecentAttempts(MAX_FAILED_ATTEMPTS, WINDOW_S, clock)
     for number in range(MAX_ADDRESSES + 1000):
         for _ in range(MAX_FAILED_ATTEMPTS + 5):
             failures.add(str(number))

@@ -20,7 +20,6 @@ from tests.support.instance import free_ports, run_up
 
 # A value for each variable that the documents name and this release does not implement.
 NOT_SUPPORTED = {
-    "TRUSTED_PROXIES": "canary,127.0.0.1",
     "FRAME_ANCESTORS": "https://canary.example.org",
     "CHARITY_NAME": "Canary",
     "CHARITY_COUNTRY": "canary",

@@ -1,7 +1,7 @@
 """The API's aiohttp application on a test's database, without a process of its own."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from aiohttp import web
@@ -17,6 +17,7 @@ from daemon.ledger.batcher import Batcher
 from daemon.ledger.operators import Operators
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Recorder
+from daemon.runtime.http.addresses import TrustedProxies
 from daemon.runtime.http.auth import OperatorAuthentication, OperatorToken
 from daemon.runtime.readiness import Readiness, ReadinessClient
 from sql.database import Database
@@ -41,6 +42,8 @@ def application(
     tokens: tuple[OperatorToken, ...] = (),
     limits: OperatorLimits = OperatorLimits(),  # noqa: B008 - it cannot be changed
     report_time_zone: str = "UTC",
+    feature_routes: Iterable[web.RouteDef] = (),
+    trusted_proxies: TrustedProxies | None = None,
 ) -> web.Application:
     metrics = metrics or ApiMetrics()
     ledger = Ledger(database)
@@ -56,9 +59,13 @@ def application(
         metrics,
         deadline_s=10,
         draining=asyncio.Event(),
-        operator_routes=routes(
-            Dependencies(database, Operators(database, recorder), "USD", report_time_zone),
-            OperatorAuthentication(tokens),
-            limits,
-        ),
+        feature_routes=[
+            *routes(
+                Dependencies(database, Operators(database, recorder), "USD", report_time_zone),
+                OperatorAuthentication(tokens),
+                limits,
+            ),
+            *feature_routes,
+        ],
+        trusted_proxies=trusted_proxies,
     )

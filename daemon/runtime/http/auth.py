@@ -6,14 +6,13 @@ it raises become replies in `errors`.
 
 import hashlib
 import hmac
-import ipaddress
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
 
+from daemon.runtime.http.addresses import RecentAttempts, client_address
 from daemon.runtime.operator_tokens import OperatorToken, Scope, parse_tokens
 
 __all__ = ["OperatorAuthentication", "OperatorToken", "Scope", "parse_tokens"]
@@ -22,37 +21,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MAX_FAILED_ATTEMPTS = 10  # of one address within WINDOW_S
 WINDOW_S = 60.0
-MAX_ADDRESSES = 2048  # whose failed attempts are remembered: less than 1.5 MB
-IPV6_HOST_PREFIX = 64  # one host can use every address of such a network (RFC 4291)
 
 CHALLENGE = 'Bearer realm="donationd"'
-
-
-class FailedAttempts:
-    """The recent failed attempts of each address, in bounded memory: of too many addresses, those that failed last.
-
-    Args:
-        clock: seconds of a monotonic clock.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._times: OrderedDict[str, tuple[float, ...]] = OrderedDict()
-
-    def wait_s(self, address: str) -> float:
-        """How long `address` must wait before its next attempt is checked; 0 if it need not wait."""
-        times = self._times.get(address, ())
-        if len(times) < MAX_FAILED_ATTEMPTS:
-            return 0.0
-        return max(0.0, times[0] + WINDOW_S - self._clock())
-
-    def add(self, address: str) -> None:
-        """An attempt of `address` has failed."""
-        times = (*self._times.get(address, ()), self._clock())
-        self._times[address] = times[-MAX_FAILED_ATTEMPTS:]
-        self._times.move_to_end(address)
-        if len(self._times) > MAX_ADDRESSES:
-            self._times.popitem(last=False)
 
 
 class OperatorAuthentication:
@@ -65,7 +35,7 @@ class OperatorAuthentication:
 
     def __init__(self, tokens: tuple[OperatorToken, ...], clock: Callable[[], float] = time.monotonic) -> None:
         self._tokens = tokens
-        self._failures = FailedAttempts(clock)
+        self._failures = RecentAttempts(MAX_FAILED_ATTEMPTS, WINDOW_S, clock)
 
     def require(self, scope: Scope, handler: Handler) -> Handler:
         """`handler` for requests whose token has `scope`; caches may store none of its replies."""
@@ -117,19 +87,6 @@ def _credentials(request: web.Request) -> bytes | None:
     if scheme.lower() != "bearer" or not credentials.strip():
         return None
     return credentials.strip().encode(errors="surrogateescape")  # as aiohttp decodes headers
-
-
-def client_address(peer: str | None) -> str:
-    """What counts as one address: an IPv4 address, or the network of which an IPv6 host may use every address."""
-    try:
-        address = ipaddress.ip_address(peer or "")
-    except ValueError:  # a Unix socket has none
-        return ""
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(address), IPV6_HOST_PREFIX), strict=False))
 
 
 def _unauthorized(challenge: str, message: str) -> web.HTTPUnauthorized:
