@@ -14,8 +14,9 @@ DECLARE
     owners name[];
     owner name;
     setting text[];
-    -- The tables that are only added to: the journal, the audit log and closed reports. All others may be changed.
-    additive name[] := ARRAY['ledger_entries', 'operator_acts', 'audit_chain', 'closed_reports'];
+    -- The tables that are only added to: the journal, the audit log, closed reports and the ledger's keys. All others may
+    -- be changed.
+    additive name[] := ARRAY['ledger_entries', 'operator_acts', 'audit_chain', 'closed_reports', 'ledger_keys'];
     additive_there text;
     changeable text;
     -- Pairs of a condition and the command after which it holds.

@@ -27,6 +27,7 @@ TESTS = (
     "tests/integration/test_recorder.py",
     "tests/integration/test_journal.py",
     "tests/integration/test_operator.py",
+    "tests/integration/test_consent.py",
 )
 
 
@@ -41,6 +42,18 @@ class Mutant:
 
 
 MUTANTS = (
+    Mutant(
+        "a withdrawal of consent does not count",
+        "daemon/ledger/projection.py",
+        "ENDS_CONSENT = frozenset({FactName.CONSENT_WITHDRAWN, FactName.ERASED})",
+        "ENDS_CONSENT = frozenset({FactName.ERASED})",
+    ),
+    Mutant(
+        "a withdrawal holds for one month only",
+        "daemon/ledger/recorder.py",
+        "[FactName.CONSENT_WITHDRAWN in self.facts, *(value",
+        "[*(value",
+    ),
     Mutant(
         "first times are the latest",
         "daemon/ledger/facts.py",
@@ -126,8 +139,8 @@ MUTANTS = (
     Mutant(
         "payments do not follow their subscription",
         "daemon/ledger/recorder.py",
-        "self.ticket_changed = before != self._lent()",
-        "self.ticket_changed = False",
+        "self.lent_changed = before != self._lent()",
+        "self.lent_changed = False",
     ),
     Mutant(
         "a row of the former release counts as new", "sql/queries/older_rows.sql", " OR derived_version <> version", ""

@@ -1,4 +1,4 @@
-"""Donations for operators: search, timeline, assignment, erasure, and those without a ticket (SPEC 10)."""
+"""Donations for operators: search, timeline, assignment, erasure, consent, and those without a ticket (SPEC 10)."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -90,7 +90,8 @@ class Assignment(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class DonationRecord(Struct, rename="camel", kw_only=True):
-    """A donation. An amount is null as long as no event has named it."""
+    """A donation. An amount is null as long as no event has named it. `consent`: the donor wants the name to be shown
+    on public pages."""
 
     id: str
     ticket: str | None
@@ -109,6 +110,7 @@ class DonationRecord(Struct, rename="camel", kw_only=True):
     charge_id: str | None
     subscription: str | None
     account: str | None
+    consent: bool
 
 
 class DonationPage(Struct, rename="camel"):
@@ -220,6 +222,15 @@ def endpoints(deps: Dependencies) -> list[Endpoint]:
         [action] = await deps.operators.erase({owners(facts)[path.id]: facts}, actor=call.operator)
         return ActionDone(action.donation, action.action, action.actor, action.at)
 
+    async def withdraw_consent(call: Call, path: DonationPath) -> ActionDone:
+        """Ends the showing of a donor's name on public pages; of a monthly gift, for all gifts of its subscription. No
+        amount changes, and no later delivery restores it."""
+        try:
+            action = await deps.operators.withdraw_consent(path.id, actor=call.operator)
+        except UnknownDonation:
+            raise _unknown_donation(path.id) from None
+        return ActionDone(action.donation, action.action, action.actor, action.at)
+
     async def list_unassigned(_call: Call, query: ListQuery) -> UnassignedPage:
         """Lists the paid donations that name no ticket, or one that does not exist, paid last first."""
         after = place(query.cursor, UNASSIGNED_PLACE)
@@ -241,6 +252,10 @@ def endpoints(deps: Dependencies) -> list[Endpoint]:
         ),
         Endpoint(
             "POST", "donations/{id}/erase", Scope.ACT, erase_donation, DonationPath, {JSON: ActionDone}, NO_DONATION
+        ),
+        Endpoint(
+            *("POST", "donations/{id}/withdraw-consent", Scope.ACT, withdraw_consent, DonationPath, {JSON: ActionDone}),
+            errors=NO_DONATION,
         ),
         Endpoint("GET", "unassigned", Scope.READ, list_unassigned, ListQuery, {JSON: UnassignedPage}),
     ]
@@ -281,6 +296,7 @@ def _record(found: FoundDonation) -> DonationRecord:
         charge_id=found.charge_id,
         subscription=found.subscription,
         account=found.account,
+        consent=bool(found.consent),
     )
 
 

@@ -1,4 +1,4 @@
-"""What `donationd unassigned`, `timeline`, `assign`, `erase` and `audit` do."""
+"""What `donationd unassigned`, `timeline`, `assign`, `withdraw-consent`, `erase` and `audit` do."""
 
 import json
 from datetime import UTC, datetime
@@ -82,6 +82,22 @@ def assign(donation: str, ticket: str, actor: str, *, as_json: bool) -> None:
         click.echo(json.dumps(row))
     else:
         click.echo(f"assigned {action.donation} to {ticket}")
+
+
+def withdraw_consent(donation: str, actor: str, *, as_json: bool) -> None:
+    """Ends the showing of a donor's name and prints what was done."""
+    try:
+        action = ask(
+            lambda database: _operators(database).withdraw_consent(donation, actor=actor), sends_donor_data=True
+        )
+    except UnknownDonation:
+        raise _unknown(donation) from None
+    if as_json:
+        click.echo(json.dumps({"donation": action.donation, "by": actor, "at": action.at.isoformat()}))
+    else:
+        click.echo(
+            f"the name of {action.donation} is no longer shown; pages that are cached show it for up to a minute"
+        )
 
 
 def _operators(database: Database) -> Operators:

@@ -43,6 +43,7 @@ class Donation(Struct, frozen=True):
     charge_id: str | None
     account: str | None
     subscription: str | None = None
+    consent: bool = False  # whether the donor wants the name to be shown
 
 
 class DonationRow(NamedTuple):

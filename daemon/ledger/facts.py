@@ -56,6 +56,7 @@ class FactName(_Names):
     CAPTURED = "captured"  # the time of the earliest snapshot in which the charge had taken money
     CAPTURES = "captures"  # for each amount captured (or received): the time when it was first reached
     CHARGE = "charge"
+    CONSENT_WITHDRAWN = "consent_withdrawn"  # when: by an operator or the donor, in microseconds
     COUNTRY = "country"
     CREATED = "created"
     CURRENCY = "currency"
@@ -83,7 +84,9 @@ class FactName(_Names):
     RETURNED_LEAST = "returned_least"  # the smallest `amount_refunded` after a capture
     SEEN = "seen"  # the time of the earliest event that named the object
     SESSION_REFERENCE = "session_reference"  # of a subscription: REFERENCE of the session that created it
+    SESSION_SHOW_NAME = "session_show_name"  # of a subscription: SHOW_NAME of the session that created it
     SESSION_TICKET = "session_ticket"  # of a subscription: TICKET of the session that created it
+    SHOW_NAME = "show_name"  # of a session: 1 if the donor chose that the name is shown, 0 if not
     STAGE = "stage"  # of a dispute: the rank of its status (RANKS), its amount, its status
     STATE = "state"  # of a dispute: what rules_version 0 stored in the place of STAGE
     STATUS = "status"
@@ -116,7 +119,12 @@ class PerKey:
     each: "Rule | PerKey"
 
 
-_OF_EVERY_DONATION = {FactName.SEEN: FIRST, FactName.ACCOUNT: NEWEST, FactName.ASSIGNED: NEWEST}
+_OF_EVERY_DONATION = {
+    FactName.SEEN: FIRST,
+    FactName.ACCOUNT: NEWEST,
+    FactName.ASSIGNED: NEWEST,
+    FactName.CONSENT_WITHDRAWN: FIRST,
+}
 _OF_A_DONOR = {
     FactName.LAST_NAME: NEWEST,
     FactName.COUNTRY: NEWEST,
@@ -150,6 +158,7 @@ RULES: dict[Family, dict[FactName, Rule | PerKey]] = {
         FactName.PAYMENT_INTENT: NEWEST,
         FactName.TICKET: NEWEST,
         FactName.REFERENCE: NEWEST,
+        FactName.SHOW_NAME: NEWEST,
         FactName.PAID: FIRST,
         FactName.PAID_LAST: NEWEST,
         FactName.FAILED: FIRST,
@@ -200,6 +209,8 @@ RULES: dict[Family, dict[FactName, Rule | PerKey]] = {
         FactName.TICKET: NEWEST,
         FactName.SESSION_TICKET: NEWEST,
         FactName.SESSION_REFERENCE: NEWEST,
+        FactName.SESSION_SHOW_NAME: NEWEST,
+        FactName.CONSENT_WITHDRAWN: FIRST,
     },
 }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from daemon.ledger import projection
-from daemon.ledger.facts import FactName, Facts, Family, object_ids, owners, value
+from daemon.ledger.facts import FactName, Facts, Family, ObjectFacts, object_ids, owners, value
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ACTOR_LIMIT = 64  # characters of an operator's name
@@ -67,6 +67,20 @@ def erase(facts: Facts, donation: str, *, actor: str, at_us: int) -> OperatorAct
     for family, object_, _ in objects.get(id_, []):
         marks.setdefault(family, {})[object_] = {FactName.ERASED: at_us}
     return OperatorAction("erase", id_, "", actor, at_us, marks)
+
+
+def withdraw_consent(facts: Facts, donation: str, *, actor: str, at_us: int) -> OperatorAction:
+    """Ends the showing of a donor's name; no amount changes, and no later event restores it (SPEC 3, consent).
+
+    For a monthly gift it holds for all gifts of its subscription, because the donor consented once for all of them.
+    Arguments and errors as `assign`.
+    """
+    id_ = owners(facts)[donation]
+    withdrawn: ObjectFacts = {FactName.CONSENT_WITHDRAWN: at_us}
+    stated: Facts = {_family(facts, id_): {id_: withdrawn}}
+    for subscription in projection.subscriptions_of(facts, id_):
+        stated[Family.SUBSCRIPTION] = {subscription: dict(withdrawn)}
+    return OperatorAction("withdraw", id_, "", actor, at_us, stated)
 
 
 def donations_with(facts: Facts, email_hashes: Collection[str]) -> set[str]:

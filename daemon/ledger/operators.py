@@ -73,6 +73,13 @@ class Operators:
         await self._record(actions)
         return actions
 
+    async def withdraw_consent(self, donation: str, *, actor: str) -> OperatorAction:
+        """Ends the showing of a donor's name; a donation is named by one of its objects. Raises UnknownDonation."""
+        facts = await self.facts_of(donation)
+        action = operator_actions.withdraw_consent(facts, donation, actor=actor, at_us=_now_us())
+        await self._record([action])
+        return action
+
     async def facts_of(self, donation: str) -> Facts:
         """The facts of a donation, named by one of its objects. Raises UnknownDonation."""
         facts = await self._ledger.facts_of(donation)

@@ -26,11 +26,11 @@ from daemon.ledger.facts import (
 
 # The version of the rules in this file and in facts.py. It rises when a stored row would be derived differently, with
 # a migration that lists the rows of older rules (SPEC 9, rebuild).
-RULES_VERSION = 2  # 2: the journal's entries
+RULES_VERSION = 3  # 2: the journal's entries; 3: consent
 
 # Where the value of a field comes from: the first of these sources (a family and a fact) that has one. SORT_KEY orders
 # the objects of a family. The invoice is the one that the donation pays; the subscription is the invoice's.
-Field = Literal["ticket", "amount", "currency", "last_name", "country", "email_hash"]
+Field = Literal["ticket", "amount", "currency", "last_name", "country", "email_hash", "consent"]
 SOURCES: dict[Field, tuple[tuple[Family, FactName], ...]] = {
     "ticket": (
         (Family.OPERATOR, FactName.ASSIGNED),
@@ -69,6 +69,7 @@ SOURCES: dict[Field, tuple[tuple[Family, FactName], ...]] = {
         (Family.SESSION, FactName.EMAIL_HASH),
         (Family.INVOICE, FactName.EMAIL_HASH),
     ),
+    "consent": ((Family.SESSION, FactName.SHOW_NAME), (Family.SUBSCRIPTION, FactName.SESSION_SHOW_NAME)),
 }
 
 # The ranks of the statuses in which Stripe has taken the disputed amount from the charity.
@@ -111,6 +112,11 @@ def subscriptions(facts: Facts) -> set[str]:
     if Family.INVOICE not in facts:  # nearly always
         return set()
     return {id_ for objects in by_donation(facts, {}).values() for id_, _ in objects.members[Family.SUBSCRIPTION]}
+
+
+def subscriptions_of(facts: Facts, donation: str) -> list[str]:
+    """The id of the subscription that a donation is a payment of; none for a single gift."""
+    return [id_ for id_, _ in by_donation(facts, {})[donation].members[Family.SUBSCRIPTION]]
 
 
 def donor_objects(facts: Facts) -> dict[str, list[tuple[Family, str, ObjectFacts]]]:
@@ -193,6 +199,8 @@ SUPPLIED = (
 # A charge with one of these facts is always needed, whatever other charges state: it took money, was refunded, or was
 # reported as fraud.
 STATES_MONEY = frozenset({FactName.TAKEN, FactName.REFUND_EVENTS, FactName.REFUND_SEEN, FactName.WARNINGS})
+# So is a charge about which an operator or the donor decided something.
+STATED_BY_PEOPLE = frozenset({FactName.ASSIGNED, FactName.CONSENT_WITHDRAWN})
 
 
 def split_attempts(facts: Facts) -> tuple[Facts, dict[str, ObjectFacts]]:
@@ -220,7 +228,7 @@ def split_attempts(facts: Facts) -> tuple[Facts, dict[str, ObjectFacts]]:
             continue
         by_later = stated_by_later.setdefault(intent, set())
         stated = {name for name in SUPPLIED if name in known}
-        if FactName.ASSIGNED not in known and FactName.CREATED in stated and stated <= by_later:
+        if STATED_BY_PEOPLE.isdisjoint(known) and FactName.CREATED in stated and stated <= by_later:
             removed[id_] = known
         by_later |= stated
     if not removed:
@@ -378,7 +386,20 @@ def derive(id_: str, objects: Objects) -> Donation:
         charge_id=objects.members[Family.CHARGE][0][0] if objects.members[Family.CHARGE] else None,
         account=_account(objects),
         subscription=objects.members[Family.SUBSCRIPTION][0][0] if objects.members[Family.SUBSCRIPTION] else None,
+        consent=_consent(objects),
     )
+
+
+# A consent ends for good when it is withdrawn, and when the donor is erased.
+ENDS_CONSENT = frozenset({FactName.CONSENT_WITHDRAWN, FactName.ERASED})
+
+
+def _consent(objects: Objects) -> bool:
+    """Whether the donor's name may be shown (SPEC 3, consent)."""
+    if not objects.value("consent"):
+        return False
+    lent = [known for _, known in objects.members[Family.SUBSCRIPTION]]
+    return all(ENDS_CONSENT.isdisjoint(known) for known in (*objects.every, *lent))
 
 
 def _refunded(objects: Objects, amount: int | None) -> tuple[int, int | None]:

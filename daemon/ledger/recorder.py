@@ -6,7 +6,7 @@ is not written; it is read and derived again. So no lock is held while this proc
 Stripe's rules, and the rules are plain Python that tests can compare with a model.
 
 A *part* is everything that is tied together by the ids it names: usually one donation. A *group* is what must be
-written together: usually one part; if a subscription's ticket changes, the subscription and all its payments.
+written together: usually one part; if what a subscription lends changes, the subscription and all its payments.
 """
 
 import re
@@ -230,7 +230,13 @@ class _StoredRow:
         return cls(row.root, row.version, upgrade(facts) if row.rules == 0 else facts, is_current, digest)
 
 
-LENT = (FactName.TICKET, FactName.SESSION_TICKET, FactName.SESSION_REFERENCE)  # what a subscription lends its payments
+# What a subscription lends its payments.
+LENT = (
+    FactName.TICKET,
+    FactName.SESSION_TICKET,
+    FactName.SESSION_REFERENCE,
+    FactName.SESSION_SHOW_NAME,
+)
 
 
 @dataclass
@@ -242,17 +248,17 @@ class _Subscription:
     facts: ObjectFacts = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
     is_written: bool = False
-    ticket_changed: bool = False
+    lent_changed: bool = False
 
     def merge_changes(self) -> None:
-        """Merges its own events. A change of its ticket concerns all its payments."""
+        """Merges its own events. A change of what it lends concerns all its payments."""
         before = self._lent()
         for change in self.changes:
             self.is_written |= merge_object(Family.SUBSCRIPTION, self.facts, change.facts[Family.SUBSCRIPTION][self.id])
-        self.ticket_changed = before != self._lent()
+        self.lent_changed = before != self._lent()
 
     def _lent(self) -> list[object]:
-        return [value(self.facts, name) for name in LENT]
+        return [FactName.CONSENT_WITHDRAWN in self.facts, *(value(self.facts, name) for name in LENT)]
 
 
 @dataclass
@@ -481,12 +487,12 @@ class Recorder:
         parts = await self._parts(changes)
         own_changes = [change for change in changes if Family.SUBSCRIPTION in change.facts]
         lenders = await self._subscriptions(parts, own_changes)
-        payments = await self._payments(parts, [each.id for each in lenders.values() if each.ticket_changed])
+        payments = await self._payments(parts, [each.id for each in lenders.values() if each.lent_changed])
         # A row may contain payments of other subscriptions too.
         lenders = await self._subscriptions(payments, []) | lenders
         # The entries of these payments are booked with the event that changed the subscription as their cause.
         for payment in payments:
-            changed = (each for each in lenders.values() if each.id in payment.subscriptions and each.ticket_changed)
+            changed = (each for each in lenders.values() if each.id in payment.subscriptions and each.lent_changed)
             payment.cause = next((each.changes[-1] for each in changed), None)
         batch = _Batch(_groups([*parts, *payments], lenders), lenders)
         lent = {each.id: each.facts for each in lenders.values()}
@@ -525,7 +531,7 @@ class Recorder:
         return found
 
     async def _payments(self, parts: Sequence[_Part], changed: list[str]) -> list[_Part]:
-        """The parts of all payments whose subscription's ticket changed, without those that are among `parts`."""
+        """The parts of all payments whose subscription lends something else now, but for those among `parts`."""
         for part in parts:
             part.is_written |= not part.subscriptions.isdisjoint(changed)
         present = {row.root for part in parts for row in part.stored}
@@ -608,7 +614,7 @@ def _groups(parts: Sequence[_Part], lenders: dict[str, _Subscription]) -> list[_
         new = part.new_subscriptions if part.subscriptions and part.is_written else set()
         for id_ in new:
             lenders[id_].is_written = True
-        written = new | {id_ for id_ in part.subscriptions if lenders[id_].ticket_changed}
+        written = new | {id_ for id_ in part.subscriptions if lenders[id_].lent_changed}
         if written:
             _join_group(group_of, groups, written).parts.append(part)
         else:

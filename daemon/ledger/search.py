@@ -48,6 +48,7 @@ class FoundDonation(NamedTuple):
     charge_id: str | None
     account: str | None
     subscription: str | None
+    consent: bool
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ WarningId = Annotated[str, Meta(pattern=r"^issfr_[A-Za-z0-9_]{1,249}\Z")]  # by 
 ThinLabel = Annotated[str, Meta(pattern=r"^[a-z0-9_.\[\]]{1,100}\Z")]  # v2.core.account[requirements].updated
 
 _ticket = msgspec.json.Decoder(Annotated[str, Meta(pattern=TICKET_PATTERN)])
+SHOW_NAME_KEY, SHOW_NAME_YES = "show_name", "yes"  # of the custom field of a Checkout Session that asks for consent
+
 _invoice_id = msgspec.json.Decoder(Annotated[str, Meta(pattern=r"^in_[A-Za-z0-9_]{1,252}\Z")] | None)
 
 # How Stripe's ids of a family begin. The key of a row is only the id, so one that begins like another family's is
@@ -192,6 +194,19 @@ class _Session(Struct):
     client_reference_id: Raw = NULL
     metadata: _Metadata | None = None
     customer_details: Raw = NULL
+    custom_fields: Raw = NULL
+
+
+class _Dropdown(Struct):
+    value: str | None = None
+
+
+class _CustomField(Struct):
+    key: str
+    dropdown: _Dropdown | None = None
+
+
+_custom_fields = msgspec.json.Decoder(list[_CustomField])
 
 
 class _Refund(Struct):
@@ -452,6 +467,21 @@ def _ticket_id(raw: Raw) -> str | None:
     return ticket
 
 
+def _shows_name(custom_fields: Raw) -> int | None:
+    """Whether the donor chose that the name is shown; None without the field, or before the donor has chosen.
+
+    A money event never fails because of what a site asks in other fields (https://docs.stripe.com/payments/checkout/custom-fields).
+    """
+    if custom_fields in (NULL, b"[]"):
+        return None
+    try:
+        fields = _custom_fields.decode(custom_fields)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    chosen = next((field.dropdown.value for field in fields if field.key == SHOW_NAME_KEY and field.dropdown), None)
+    return None if chosen is None else int(chosen == SHOW_NAME_YES)
+
+
 def _upper(currency: str | None) -> str | None:
     return currency.upper() if currency else None
 
@@ -562,7 +592,7 @@ def _add_charge(statement: _Statement, charge: _Charge, payment_intent: str | No
 def _session(statement: _Statement, raw: Raw) -> str | None:
     session = msgspec.json.decode(raw, type=_Session)
     if session.mode == "subscription":
-        return _lend_ticket(statement, session)
+        return _lend(statement, session)
     if session.mode not in (None, "payment"):
         return "a session of this mode is no donation"
     donor = statement.reduce_donor(session.customer_details)
@@ -576,6 +606,7 @@ def _session(statement: _Statement, raw: Raw) -> str | None:
             FactName.CURRENCY: _upper(session.currency),
             FactName.TICKET: _ticket_of(session.metadata),
             FactName.REFERENCE: _ticket_id(session.client_reference_id),
+            FactName.SHOW_NAME: _shows_name(session.custom_fields),
             FactName.LAST_NAME: donor.last_name,
             FactName.COUNTRY: donor.country,
             FactName.EMAIL_HASH: donor.email_hash,
@@ -590,15 +621,17 @@ def _session(statement: _Statement, raw: Raw) -> str | None:
     return None
 
 
-def _lend_ticket(statement: _Statement, session: _Session) -> str | None:
-    """A session that began a subscription is no donation, but states the subscription's ticket."""
-    ticket, reference = _ticket_of(session.metadata), _ticket_id(session.client_reference_id)
+def _lend(statement: _Statement, session: _Session) -> str | None:
+    """A session that began a subscription is no donation, but states the subscription's ticket and consent."""
+    lent = {
+        FactName.SESSION_TICKET: _ticket_of(session.metadata),
+        FactName.SESSION_REFERENCE: _ticket_id(session.client_reference_id),
+        FactName.SESSION_SHOW_NAME: _shows_name(session.custom_fields),
+    }
     subscription = session.subscription.id if isinstance(session.subscription, _Named) else session.subscription
-    if not subscription or not (ticket or reference):
-        return "this session of a subscription names no ticket"
-    statement.add(
-        Family.SUBSCRIPTION, subscription, {FactName.SESSION_TICKET: ticket, FactName.SESSION_REFERENCE: reference}
-    )
+    if not subscription or all(each is None for each in lent.values()):
+        return "this session of a subscription names no ticket and no consent"
+    statement.add(Family.SUBSCRIPTION, subscription, lent)
     return None
 
 

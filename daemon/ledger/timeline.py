@@ -26,7 +26,7 @@ NAMES = {
     Family.SUBSCRIPTION: "subscription",
 }
 # Facts of an operator carry microseconds.
-IN_MICROSECONDS = frozenset({FactName.ASSIGNED, FactName.ERASED})
+IN_MICROSECONDS = frozenset({FactName.ASSIGNED, FactName.CONSENT_WITHDRAWN, FactName.ERASED})
 # The smallest amount that a charge returned carries no time at all.
 WITHOUT_TIME = frozenset({FactName.RETURNED_LEAST})
 # What an object is from its first event on, although a later event may have stated it again.

@@ -48,6 +48,8 @@ class Inputs:
     reference: str | None = None  # the session's client_reference_id
     intent_metadata: Metadata = field(default_factory=dict)
     charge_metadata: Metadata = field(default_factory=dict)
+    asks_consent: bool = False  # whether a session asks by its custom field
+    shows_name: bool | None = None  # what the donor chooses there
 
 
 class Payment:
@@ -82,6 +84,7 @@ class Payment:
             self.endpoint.livemode,
             mode,
             payment_intent=intent.id if intent else None,
+            asks_consent=inputs.asks_consent,
         )
         self.state.sessions.append(session)
         return session
@@ -90,6 +93,7 @@ class Payment:
         """Checkout is done, whether or not the money has arrived. A subscription's first invoice is paid by then."""
         intent = self.state.intent
         session.status, session.donor = "complete", self.inputs.customer
+        session.shows_name = self.inputs.shows_name if session.asks_consent else None
         if intent is not None:
             session.payment_status = "paid" if intent.status == "succeeded" else "unpaid"
         elif session.mode == "setup" or session.amount == 0:

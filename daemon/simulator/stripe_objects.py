@@ -381,6 +381,8 @@ class Session:
     payment_intent: str | None = None
     subscription: str | None = None
     donor: Donor = NO_DONOR
+    asks_consent: bool = False  # whether it has the custom field by which the donor consents to showing the name
+    shows_name: bool | None = None  # what the donor chose
     reports: Reports = field(default_factory=list)
 
     def render(self, api: Api) -> Json:
@@ -412,6 +414,7 @@ class Session:
             "consent": None,
             "created": self.created,
             "currency": self.currency,
+            "custom_fields": [self._consent_field()] if self.asks_consent else [],
             "customer": None,
             "customer_creation": "if_required",
             "customer_details": None if self.donor is NO_DONOR else customer,
@@ -439,6 +442,17 @@ class Session:
             "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0},
             "ui_mode": "hosted",
             "url": None,
+        }
+
+    def _consent_field(self) -> Json:
+        names = {None: None, True: "yes", False: "no"}
+        options = [{"label": label, "value": value} for label, value in (("Yes", "yes"), ("No", "no"))]
+        return {
+            "dropdown": {"default_value": None, "options": options, "value": names[self.shows_name]},
+            "key": "show_name",
+            "label": {"custom": "Show my name", "type": "custom"},
+            "optional": True,
+            "type": "dropdown",
         }
 
 

@@ -55,24 +55,25 @@ WITH bases AS MATERIALIZED (
         json_to_recordset($3)
             AS (id text, ticket text, status text, amount bigint, currency text, refunded bigint, disputed bigint,
                 created_at bigint, paid_at bigint, refunded_at bigint, last_name text, country text, email_hash text,
-                session_id text, charge_id text, account text, subscription text)
+                session_id text, charge_id text, account text, subscription text, consent boolean)
     ) AS d(facts)
     WHERE n NOT IN (TABLE conflicting)
 ), before AS MATERIALIZED (
     SELECT * FROM bases WHERE written AND version IS NOT NULL AND n NOT IN (TABLE conflicting)
 ), written AS (
     INSERT INTO stripe_attributions AS a
-           (id, root, version, facts, ticket_id, status, amount_minor, currency, refunded_minor, disputed_minor,
+           (id, root, version, facts, consent, ticket_id, status, amount_minor, currency, refunded_minor, disputed_minor,
             created_at, paid_at, refunded_at, donor_last_name, donor_country, donor_email_hash,
             session_id, charge_id, account, subscription_id, rules_version, derived_version,
             entries_digest)
-    SELECT id, root, version, facts_json, ticket, status, amount, currency, refunded, disputed,
+    SELECT id, root, version, facts_json, consent, ticket, status, amount, currency, refunded, disputed,
            to_timestamp(created_at), to_timestamp(paid_at), to_timestamp(refunded_at), last_name, country, email_hash,
            session_id, charge_id, account, subscription, rules, version,
            entries_digest
     FROM after
     ON CONFLICT (id) DO UPDATE SET
-        root = excluded.root, version = excluded.version, facts = excluded.facts, ticket_id = excluded.ticket_id,
+        root = excluded.root, version = excluded.version, facts = excluded.facts, consent = excluded.consent,
+        ticket_id = excluded.ticket_id,
         status = excluded.status, amount_minor = excluded.amount_minor, currency = excluded.currency,
         refunded_minor = excluded.refunded_minor, disputed_minor = excluded.disputed_minor,
         created_at = excluded.created_at, paid_at = excluded.paid_at, refunded_at = excluded.refunded_at,

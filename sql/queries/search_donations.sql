@@ -44,7 +44,7 @@ WITH ways AS (
 SELECT last.looked_at, last.last_at, last.last_id, extract(epoch FROM d.at)::bigint AS at, d.id, d.ticket_id AS ticket,
        d.status, d.amount_minor, d.currency, d.refunded_minor, d.disputed_minor, d.created_at, d.paid_at, d.refunded_at,
        d.donor_last_name AS last_name, d.donor_country AS country, d.donor_email_hash AS email_hash, d.session_id,
-       d.charge_id, d.account, d.subscription_id AS subscription
+       d.charge_id, d.account, d.subscription_id AS subscription, d.consent
 FROM last LEFT JOIN LATERAL (
     SELECT page.at, a.*
     FROM (

@@ -5,7 +5,7 @@ SELECT id, ticket_id AS ticket, status, amount_minor AS amount, currency, refund
        disputed_minor AS disputed, extract(epoch FROM created_at)::bigint AS created_at,
        extract(epoch FROM paid_at)::bigint AS paid_at, extract(epoch FROM refunded_at)::bigint AS refunded_at,
        donor_last_name AS last_name, donor_country AS country, donor_email_hash AS email_hash, session_id, charge_id,
-       account, subscription_id AS subscription, root, facts,
+       account, subscription_id AS subscription, consent, root, facts,
        CASE WHEN derived_version = version THEN rules_version ELSE 0 END AS rules
 FROM stripe_attributions
 WHERE (facts IS NOT NULL) = %(with_facts)s

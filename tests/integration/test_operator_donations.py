@@ -250,6 +250,16 @@ async def test_an_assignment_needs_a_ticket_that_exists(client: Client, database
     assert await acts(database) == []
 
 
+async def test_consent_is_withdrawn_as_by_the_command(client: Client, database: Database) -> None:
+    """No field but `consent` of the donation changes, and the action is on record."""
+    donation = (await listed(client, limit=1))[0]
+    done = await post(client, f"donations/{donation['id']}/withdraw-consent")
+    assert (done["donation"], done["action"]) == (donation["id"], "withdraw")
+    assert (await get(client, f"donations/{donation['id']}"))["donation"] == donation | {"consent": False}
+    assert [act[:3] for act in await acts(database)] == [("anna", "withdraw", donation["id"])]
+    await post(client, "donations/pi_unknown/withdraw-consent", 404)
+
+
 async def test_a_donor_is_erased_as_by_the_command(client: Client, database: Database) -> None:
     """The three fields are gone, no amount changes, and the action is on record."""
     donor = next(each for each in await listed(client, limit=1000) if each["emailHash"] and each["paidAt"])

@@ -45,6 +45,7 @@ class Expected:
     refunded_at: int | None
     session_id: str | None
     account: str | None
+    consent: bool = False
 
 
 def expect(state: State, without: frozenset[str] = frozenset()) -> Expected | None:
@@ -74,6 +75,7 @@ def expect(state: State, without: frozenset[str] = frozenset()) -> Expected | No
         refunded_at=received.refunded_at(),
         session_id=received.session.id if received.session else None,
         account=state.endpoint.account,
+        consent=received.consent(),
     )
 
 
@@ -173,6 +175,15 @@ class _Object:
     def newest_ticket(self, *path: str) -> str | None:
         """The newest text of a field that can be a ticket's id."""
         return self._newest(lambda report: ticket_of(_at(report.shown, path)))
+
+    def newest_choice(self) -> str | None:
+        """The newest option that the donor chose in the field that asks for consent."""
+
+        def choice(report: Report) -> str | None:
+            fields = report.shown.get("custom_fields") or []
+            return next((each["dropdown"]["value"] for each in fields if each["key"] == "show_name"), None)
+
+        return self._newest(choice)
 
     def newest_donor(self) -> Donor:
         """The newest that counts of each detail."""
@@ -313,6 +324,12 @@ class _Received:
                 session.newest_ticket("client_reference_id") if session else None,
             ]
         )
+
+    def consent(self) -> bool:
+        """What the donor chose in the session; in the subscription's for a monthly gift."""
+        sessions = [each for each in (self.session, self.subscription_session) if each]
+        chosen = [choice for session in sessions if (choice := session.newest_choice())]
+        return chosen[:1] == ["yes"]
 
     def _invoice_ticket(self) -> str | None:
         """Of the snapshot of the subscription's metadata, in the shape of the API version."""

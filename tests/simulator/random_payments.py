@@ -262,6 +262,8 @@ class RandomWalk:
             session_metadata=self.metadata(),
             reference=self.ticket(),
             intent_metadata=intent_metadata,
+            asks_consent=self.chance(5),
+            shows_name=self.rng.choice((None, True, True, False)),
         )
 
     def smallest(self) -> int:

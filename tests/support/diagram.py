@@ -37,12 +37,15 @@ NAMES = {
     ("cs", "email_hash"): "session customer_details.email",
     ("in", "last_name"): "invoice customer_name",
     ("in", "email_hash"): "invoice customer_email",
+    ("cs", "show_name"): "session custom field show_name",
+    ("sub", "session_show_name"): "its subscription's session custom field show_name",
 }
 TITLES = {
     "amount": "amount: of 1 and 2 the larger",
     "last_name": "last name",
     "email_hash": "e-mail hash",
     "currency": "currency, where the amount's has none",
+    "consent": "consent, unless it was withdrawn or the donor was erased",
 }
 
 

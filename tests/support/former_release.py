@@ -1,4 +1,5 @@
-"""The release before the journal, as a writer beside today's: its statement booked nothing, and named its rules."""
+"""Earlier releases, as writers beside today's: that before the journal, whose statement booked nothing, and that before
+consent. Each names its rules."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +13,6 @@ from daemon.ledger.recorder import EXECUTE, EXECUTE_SHORT
 from sql.connection import Params, Row
 from sql.database import Database
 
-RULES_VERSION = 1
 PLACES = 3  # place among the statement's parameters
 
 
@@ -54,16 +54,30 @@ class WithoutJournal(Database):
 
 
 class FormerRelease(WithoutJournal):
-    """A database that is written to as that release does: rows name its rules."""
+    """A database that is written to as the release before the journal does: rows name its rules."""
 
     async def fetch(self, sql: str, params: Params = (), *, prepare: str | None = None) -> list[Row]:
         """As Database.fetch."""
-        if sql in (EXECUTE, EXECUTE_SHORT):
-            arrays = list(params)
-            rows = msgspec.json.decode(str(arrays[PLACES]))
-            arrays[PLACES] = msgspec.json.encode([{**row, "rules": RULES_VERSION} for row in rows]).decode()
-            params = arrays
-        return await super().fetch(sql, params, prepare=prepare)
+        return await super().fetch(sql, _by_rules(1, sql, params), prepare=prepare)
+
+
+class ReleaseBeforeConsent(Database):
+    """A database that is written to as the release before consent does: rows name its rules, and have no consent."""
+
+    async def fetch(self, sql: str, params: Params = (), *, prepare: str | None = None) -> list[Row]:
+        """As Database.fetch."""
+        prepare = prepare and re.sub(r"consent = excluded\.consent,|, consent boolean| consent,", "", prepare)
+        return await super().fetch(sql, _by_rules(2, sql, params), prepare=prepare)
+
+
+def _by_rules(version: int, sql: str, params: Params) -> Params:
+    """The parameters of a statement that writes rows, with the version of the rules that the rows name."""
+    if sql not in (EXECUTE, EXECUTE_SHORT):
+        return params
+    arrays = list(params)
+    rows = msgspec.json.decode(str(arrays[PLACES]))
+    arrays[PLACES] = msgspec.json.encode([{**row, "rules": version} for row in rows]).decode()
+    return arrays
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from tests.simulator.oracle import Expected
 SHOWN = """
 SELECT id, coalesce(ticket_id, ''), coalesce(currency, ''), status, amount_minor, refunded_minor, disputed_minor,
        extract(epoch FROM created_at)::bigint, extract(epoch FROM paid_at)::bigint,
-       extract(epoch FROM refunded_at)::bigint, donor_last_name, donor_country, donor_email_hash, session_id, account
+       extract(epoch FROM refunded_at)::bigint, donor_last_name, donor_country, donor_email_hash, session_id, account,
+       consent
 FROM stripe_attributions ORDER BY id
 """
 TOTALS = """
@@ -50,7 +51,7 @@ def _row_of(of: Donation) -> Row:
     money = (of.status, of.amount, of.refunded, of.disputed)
     times = (of.created_at, of.paid_at, of.refunded_at)
     donor = (of.last_name, of.country, of.email_hash)
-    return (of.id, of.ticket or "", of.currency or "", *money, *times, *donor, of.session_id, of.account)
+    return (of.id, of.ticket or "", of.currency or "", *money, *times, *donor, of.session_id, of.account, of.consent)
 
 
 def as_row(of: Expected) -> Row:
@@ -58,7 +59,8 @@ def as_row(of: Expected) -> Row:
     money = (of.status, of.amount_minor, of.refunded_minor, of.disputed_minor)
     times = (of.created_at, of.paid_at, of.refunded_at)
     donor = (of.donor, of.country, email_hash)
-    return (of.donation, of.ticket or "", of.currency or "", *money, *times, *donor, of.session_id, of.account)
+    objects = (of.session_id, of.account, of.consent)
+    return (of.donation, of.ticket or "", of.currency or "", *money, *times, *donor, *objects)
 
 
 def totals_of(ends: Sequence[Expected]) -> list[Row]:

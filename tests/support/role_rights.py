@@ -39,6 +39,8 @@ FORBIDDEN = [
     "UPDATE closed_reports SET sha256 = ''",
     "DELETE FROM closed_reports",
     "TRUNCATE closed_reports",
+    "UPDATE ledger_keys SET key = ''",
+    "DELETE FROM ledger_keys",
     "COMMENT ON TABLE stripe_events IS 'mine'",
     "COPY stripe_events TO PROGRAM 'cat'",
     "COPY stripe_events FROM PROGRAM 'true'",
@@ -61,7 +63,7 @@ FORBIDDEN = [
 ]
 
 
-ADDITIVE = {"ledger_entries", "operator_acts", "audit_chain", "closed_reports"}
+ADDITIVE = {"ledger_entries", "operator_acts", "audit_chain", "closed_reports", "ledger_keys"}
 
 
 def rights_on(table: str) -> set[str]:

@@ -1,5 +1,5 @@
-"""`donationd unassigned`, `timeline`, `assign`, `erase` and `audit`: what operators see of donations and do about them,
-and the record of it."""
+"""`donationd unassigned`, `timeline`, `assign`, `withdraw-consent`, `erase` and `audit`: what operators see of
+donations and do about them, and the record of it."""
 
 import click
 
@@ -72,6 +72,26 @@ def assign(donation: str, ticket: str, actor: str, as_json: bool) -> None:
     donations.assign(donation, ticket, actor, as_json=as_json)
 
 
+@click.command("withdraw-consent")
+@click.argument("donation", callback=check_donation)
+@by_option
+@json_option
+def withdraw_consent(donation: str, actor: str, as_json: bool) -> None:
+    """Show a donor's name on public pages no longer.
+
+    The donation stays in every total, as an anonymous one. Of a monthly donation this holds for all donations of its
+    subscription, also for those to come. No later event shows the name again. DONATION is the id of a PaymentIntent,
+    Checkout Session or charge, as `donationd ledger TICKET --ids` and Stripe's dashboard show it.
+
+    \b
+    Example:
+      donationd withdraw-consent pi_3PqXb2Lkd --by alex
+    """
+    from daemon.cli import donations
+
+    donations.withdraw_consent(donation, actor, as_json=as_json)
+
+
 @click.command()
 @click.argument("donation", required=False, callback=check_donation)
 @click.option("--email", is_flag=True, help="Erase all donations of one e-mail, which is read from the terminal.")
@@ -79,7 +99,7 @@ def assign(donation: str, ticket: str, actor: str, as_json: bool) -> None:
 @by_option
 @json_option
 def erase(donation: str | None, email: bool, yes: bool, actor: str, as_json: bool) -> None:
-    """Remove a donor's last name, country and e-mail hash for good.
+    """Erase a donor's last name, country and e-mail hash.
 
     DONATION is the id of a PaymentIntent, Checkout Session or charge, as `donationd ledger TICKET --ids`,
     `donationd unassigned` and Stripe's dashboard show it.

@@ -1,0 +1,2 @@
+-- A key of this ledger.
+SELECT key FROM ledger_keys WHERE name = %(name)s
