@@ -36,7 +36,8 @@ WarningId = Annotated[str, Meta(pattern=r"^issfr_[A-Za-z0-9_]{1,249}\Z")]  # by 
 ThinLabel = Annotated[str, Meta(pattern=r"^[a-z0-9_.\[\]]{1,100}\Z")]  # v2.core.account[requirements].updated
 
 _ticket = msgspec.json.Decoder(Annotated[str, Meta(pattern=TICKET_PATTERN)])
-SHOW_NAME_KEY, SHOW_NAME_YES = "show_name", "yes"  # of the custom field of a Checkout Session that asks for consent
+# The custom field of a Checkout Session that asks for consent; Stripe takes keys of letters and digits only.
+SHOW_NAME_KEY, SHOW_NAME_YES = "showName", "yes"
 
 _invoice_id = msgspec.json.Decoder(Annotated[str, Meta(pattern=r"^in_[A-Za-z0-9_]{1,252}\Z")] | None)
 

@@ -449,7 +449,7 @@ class Session:
         options = [{"label": label, "value": value} for label, value in (("Yes", "yes"), ("No", "no"))]
         return {
             "dropdown": {"default_value": None, "options": options, "value": names[self.shows_name]},
-            "key": "show_name",
+            "key": "showName",
             "label": {"custom": "Show my name", "type": "custom"},
             "optional": True,
             "type": "dropdown",

@@ -15,10 +15,10 @@ import msgspec
 from msgspec import Struct
 
 from daemon.ledger import money
+from daemon.ledger.stripe_events import SHOW_NAME_KEY, SHOW_NAME_YES
 from daemon.stripe_api.charge_amounts import Fee, check_charge, covering
 
 PATH = "/v1/checkout/sessions"
-SHOW_NAME_KEY, SHOW_NAME_YES = "showName", "yes"  # Stripe wants a key of letters and digits
 # One that a client made up by counting would give two donors the same session.
 IDEMPOTENCY_KEY = re.compile(r"[!-~]{16,200}", re.ASCII)
 WORDS_FOR_YES = {"1": True, "true": True, "on": True, "yes": True, "0": False, "false": False, "": False}

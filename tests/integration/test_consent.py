@@ -40,7 +40,7 @@ def event(event_type: str, created: int, stripe_object: Json) -> ReceivedEvent:
     return ReceivedEvent(read(encode(body), livemode=False, hash_key=None))
 
 
-def field(value: object, key: object = "show_name") -> Json:
+def field(value: object, key: object = "showName") -> Json:
     """The custom field as a session contains it."""
     return {"key": key, "type": "dropdown", "optional": True, "dropdown": {"value": value, "options": []}}
 
@@ -101,12 +101,12 @@ def differences(url: str) -> list[str]:
     ],
 )
 def test_a_name_is_shown_only_if_the_donor_chose_so(custom_fields: object, consent: bool) -> None:
-    """The field `show_name` decides; without it, without a choice, and for other fields it stays no."""
+    """The field `showName` decides; without it, without a choice, and for other fields it stays no."""
     assert consents([session(custom_fields).facts, charge().facts]) == {consent}
 
 
 @pytest.mark.parametrize(
-    "custom_fields", ["yes", {}, [1], [{"key": 5}], [field(7)], [{"key": "show_name", "dropdown": "yes"}]]
+    "custom_fields", ["yes", {}, [1], [{"key": 5}], [field(7)], [{"key": "showName", "dropdown": "yes"}]]
 )
 def test_a_malformed_field_costs_no_payment(custom_fields: object) -> None:
     """What a site asks beside the payment counts as absent if it has another shape; the event is applied."""

@@ -181,7 +181,7 @@ class _Object:
 
         def choice(report: Report) -> str | None:
             fields = report.shown.get("custom_fields") or []
-            return next((each["dropdown"]["value"] for each in fields if each["key"] == "show_name"), None)
+            return next((each["dropdown"]["value"] for each in fields if each["key"] == "showName"), None)
 
         return self._newest(choice)
 

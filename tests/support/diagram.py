@@ -37,8 +37,8 @@ NAMES = {
     ("cs", "email_hash"): "session customer_details.email",
     ("in", "last_name"): "invoice customer_name",
     ("in", "email_hash"): "invoice customer_email",
-    ("cs", "show_name"): "session custom field show_name",
-    ("sub", "session_show_name"): "its subscription's session custom field show_name",
+    ("cs", "show_name"): "session custom field showName",
+    ("sub", "session_show_name"): "its subscription's session custom field showName",
 }
 TITLES = {
     "amount": "amount: of 1 and 2 the larger",

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.ledger import money
+from daemon.ledger.stripe_events import SHOW_NAME_KEY
 from daemon.stripe_api.charge_amounts import (
     MIN_MINOR,
     Fee,
@@ -18,7 +19,6 @@ from daemon.stripe_api.charge_amounts import (
     step_minor,
 )
 from daemon.stripe_api.checkout import (
-    SHOW_NAME_KEY,
     CheckoutRequest,
     InvalidCheckout,
     Target,
