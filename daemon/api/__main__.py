@@ -25,6 +25,7 @@ from daemon.api.fraud import FraudWatch
 from daemon.api.metrics import ApiMetrics, open_metrics
 from daemon.api.operator import OperatorLimits, routes
 from daemon.api.refusals import Refusals
+from daemon.api.reply_queue import ReplyParts, ReplyQueue
 from daemon.api.short_path import ShortPath
 from daemon.api.short_reads import ShortReads
 from daemon.api.tickets import Donations
@@ -38,6 +39,7 @@ from daemon.runtime.http.auth import OperatorAuthentication
 from daemon.runtime.http.health_routes import HealthChecks
 from daemon.runtime.http.limits import ACCEPTS_ALONE, ACCEPTS_SHARED, Limits, Places, reserve_descriptors
 from daemon.runtime.http.server import HttpServer, inherited_socket
+from daemon.runtime.http.short_path import FindHandler
 from daemon.runtime.lifecycle import ProcessRun, Program, run_process, serving
 from daemon.runtime.readiness import ReadinessClient
 from daemon.stripe_api.client import StripeApi
@@ -77,27 +79,26 @@ async def serve(config: Config, process: ProcessRun) -> int:
         config.fraud_thresholds,
         config.shown_dispute_fee,
     )
+    parts = ReplyParts(readiness, metrics, ErrorReplies(readiness), draining, config.request_deadline_ms / 1000)
+    replies = ReplyQueue(parts)
     tokens = OperatorAuthentication(config.operator_tokens)
-    short_path = _short_path(config, batcher, readiness, metrics=metrics, draining=draining)
-    short_reads = _short_reads(config, Ledger(reader), tokens, short_path)
     stripe = StripeApi(config, deadline_s=STRIPE_DEADLINE_S) if config.stripe_api_key else None
     limits = OperatorLimits(config.operator_places, config.export_places, config.write_timeout_ms / 1000)
     features = [*routes(deps, tokens, limits), *_checkout(config, reader, stripe).routes()]
-    runner = _runner(config, short_path, short_reads, tokens, features)
-    handlers = short_path.handlers()
+    donations = Donations(Ledger(reader), config.default_currency, tokens)
+    find_handler, runner = _paths(config, batcher, donations, replies, tokens=tokens, feature_routes=features)
     gc.freeze()  # what exists now is never freed, so no search needs to look at it
     gc.set_threshold(GC_THRESHOLD)
     sampling = metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats, operators.stats))
     try:
         async with (
-            process.running(readiness.run(), sampling, fraud.run()),
-            process.running(short_path.watch_deadline(), short_reads.watch_deadline()),
+            process.running(readiness.run(), sampling, fraud.run(), replies.watch_deadline()),
             HttpServer(
                 runner,
                 _limits(config),
                 on_closed=refusals.connection_closed,
                 on_bad_request=refusals.bad_request,
-                short_path=lambda line: handlers.get(line) or short_reads.handler(line),
+                short_path=find_handler,
             ) as server,
             process.running(server.sweep()),
         ):
@@ -122,51 +123,51 @@ def _database(config: Config, url: SecretStr, *, pool_size: int) -> Database:
     )
 
 
-def _short_path(
-    config: Config, batcher: Batcher, readiness: ReadinessClient, *, metrics: ApiMetrics, draining: asyncio.Event
-) -> ShortPath:
+def _paths(
+    config: Config,
+    batcher: Batcher,
+    donations: Donations,
+    replies: ReplyQueue,
+    *,
+    tokens: OperatorAuthentication,
+    feature_routes: Iterable[web.RouteDef],
+) -> tuple[FindHandler, web.AppRunner]:
+    """The short path, and what answers every request that does not take it."""
     places = Places("deliveries", config.webhook_places)
+    read_places = ReadPlaces(
+        Places("ledger pages", config.page_places),
+        Places("large ledger pages", config.large_page_places),
+        Places("reads", config.read_places),
+    )
+    webhook = _webhook(config, batcher, places, replies.parts.metrics)
+    health = HealthChecks(lambda: replies.parts.readiness.state)
+    handlers = ShortPath(webhook, batcher, places, health, replies).handlers()
+    reads = ShortReads(donations, read_places, replies, has_public_pages=config.public_ledger)
+    app = build(
+        webhook,
+        donations,
+        replies.parts,
+        health=health,
+        read_places=read_places,
+        ledger_access=None if config.public_ledger else tokens,
+        feature_routes=feature_routes,
+        trusted_proxies=config.trusted_proxies,
+    )
+    runner = web.AppRunner(app, shutdown_timeout=config.shutdown_grace_ms / 1000)
+    return lambda line: handlers.get(line) or reads.handler(line), runner
 
+
+def _webhook(config: Config, batcher: Batcher, places: Places, metrics: ApiMetrics) -> Webhook:
     async def record(received: ReceivedEvent, size: int) -> Outcome:
         async with places:
             return await batcher.record(received, size)
 
-    webhook = Webhook(
+    return Webhook(
         record,
         metrics,
         secrets=config.signing_secrets,
         livemode=config.stripe_livemode,
         hash_key=config.hash_key,
-    )
-    return ShortPath(
-        webhook,
-        batcher,
-        places,
-        health=HealthChecks(lambda: readiness.state),
-        readiness=readiness,
-        metrics=metrics,
-        errors=ErrorReplies(readiness),
-        draining=draining,
-        deadline_s=config.request_deadline_ms / 1000,
-    )
-
-
-def _short_reads(
-    config: Config, ledger: Ledger, operators: OperatorAuthentication, short_path: ShortPath
-) -> ShortReads:
-    return ShortReads(
-        Donations(ledger, config.default_currency, operators),
-        ReadPlaces(
-            Places("ledger pages", config.page_places),
-            Places("large ledger pages", config.large_page_places),
-            Places("reads", config.read_places),
-        ),
-        has_public_pages=config.public_ledger,
-        readiness=short_path.readiness,
-        metrics=short_path.metrics,
-        errors=short_path.errors,
-        draining=short_path.draining,
-        deadline_s=short_path.deadline_s,
     )
 
 
@@ -179,31 +180,6 @@ def _checkout(config: Config, database: Database, stripe: StripeApi | None) -> C
         config.checkouts_in_total,
     )
     return Checkout(database, stripe, settings, Places("checkouts", config.checkout_places))
-
-
-def _runner(
-    config: Config,
-    short_path: ShortPath,
-    short_reads: ShortReads,
-    operators: OperatorAuthentication,
-    feature_routes: Iterable[web.RouteDef],
-) -> web.AppRunner:
-    """What answers every request that does not take a short path."""
-    app = build(
-        short_path.webhook,
-        short_reads.donations,
-        short_path.readiness,
-        short_path.metrics,
-        deadline_s=short_path.deadline_s,
-        draining=short_path.draining,
-        health=short_path.health,
-        errors=short_path.errors,
-        read_places=short_reads.places,
-        ledger_access=None if config.public_ledger else operators,
-        feature_routes=feature_routes,
-        trusted_proxies=config.trusted_proxies,
-    )
-    return web.AppRunner(app, shutdown_timeout=config.shutdown_grace_ms / 1000)
 
 
 def _limits(config: Config) -> Limits:

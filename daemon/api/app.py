@@ -7,21 +7,20 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import cast
 
-from aiohttp import hdrs, web
+from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from daemon.api.endpoints import PREFIX
-from daemon.api.error_replies import NOT_READY, ErrorReplies
-from daemon.api.metrics import ApiMetrics
+from daemon.api.error_replies import NOT_READY
+from daemon.api.reply_queue import ReplyParts
 from daemon.api.request_context import log_context
-from daemon.api.tickets import PAGE_PATH, TOTAL_PATH, Donations, is_large_page
+from daemon.api.tickets import PAGE_PATH, TOTAL_PATH, Donations, allow_all_sites, is_large_page
 from daemon.api.webhook import BODY_LIMIT, Webhook
 from daemon.runtime.http.addresses import TrustedProxies
 from daemon.runtime.http.auth import OperatorAuthentication, Scope
 from daemon.runtime.http.errors import as_problem, unavailable
 from daemon.runtime.http.health_routes import HealthChecks, is_health_check
 from daemon.runtime.http.limits import DEADLINE, Places
-from daemon.runtime.readiness import ReadinessClient
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -41,13 +40,9 @@ class ReadPlaces:
 def build(
     webhook: Webhook,
     donations: Donations,
-    readiness: ReadinessClient,
-    metrics: ApiMetrics,
+    parts: ReplyParts,
     *,
-    deadline_s: float,
-    draining: asyncio.Event,
     health: HealthChecks | None = None,
-    errors: ErrorReplies | None = None,
     read_places: ReadPlaces | None = None,
     ledger_access: OperatorAuthentication | None = None,
     feature_routes: Iterable[web.RouteDef] = (),
@@ -56,9 +51,6 @@ def build(
     """The application of an API process.
 
     Args:
-        readiness: checked before anything else, except for health checks.
-        deadline_s: the time that one request may take in total.
-        draining: once set, each reply closes its connection, so that clients connect to another process.
         ledger_access: who may read the ledger; None if it is public. Totals always are.
         feature_routes: of the operator API, the checkout and other features.
         trusted_proxies: whose clients' addresses count as those of the requests.
@@ -67,10 +59,10 @@ def build(
     page = _within(lambda request: places.large_pages if is_large_page(request) else places.pages, donations.page)
     if ledger_access:
         page = ledger_access.require(Scope.READ, page)
-    resolve = (trusted_proxies or TrustedProxies()).resolve
-    gateway = _gateway(readiness, errors or ErrorReplies(readiness), metrics, deadline_s, draining, resolve=resolve)
-    app = web.Application(client_max_size=BODY_LIMIT, middlewares=[gateway])
-    app.add_routes((health or HealthChecks(lambda: readiness.state)).routes())
+    app = web.Application(
+        client_max_size=BODY_LIMIT, middlewares=[_gateway(parts, (trusted_proxies or TrustedProxies()).resolve)]
+    )
+    app.add_routes((health or HealthChecks(lambda: parts.readiness.state)).routes())
     app.add_routes(
         [
             web.post("/webhooks/stripe", webhook.receive),
@@ -92,44 +84,35 @@ def _within(places: Callable[[web.Request], Places], handler: Handler) -> Handle
     return handle
 
 
-def _gateway(
-    readiness: ReadinessClient,
-    errors: ErrorReplies,
-    metrics: ApiMetrics,
-    deadline_s: float,
-    draining: asyncio.Event,
-    *,
-    resolve: Callable[[web.Request], web.Request],
-) -> Middleware:
+def _gateway(parts: ReplyParts, resolve: Callable[[web.Request], web.Request]) -> Middleware:
     @web.middleware
     async def gateway(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
         request = resolve(request)
-        if readiness.ready or is_health_check(request):
-            response = await _answer(request, handler, errors, deadline_s)
+        if parts.readiness.ready or is_health_check(request):
+            response = await _answer(request, handler, parts)
         else:
             response = unavailable(NOT_READY)
-        if _route(request) == TOTAL_PATH:  # errors too: otherwise a browser hides them from the page
-            response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*"
+        if _route(request) == TOTAL_PATH:
+            allow_all_sites(response)
         if response.status >= HTTPStatus.BAD_REQUEST and request.path.startswith(PREFIX):
             response = as_problem(cast(web.Response, response))
-        if draining.is_set():
+        if parts.draining.is_set():
             response.force_close()
-        metrics.request_answered(_route(request), request.method, response.status, time.perf_counter() - started)
+        took_s = time.perf_counter() - started
+        parts.metrics.request_answered(_route(request), request.method, response.status, took_s)
         return response
 
     return gateway
 
 
-async def _answer(
-    request: web.Request, handler: Handler, errors: ErrorReplies, deadline_s: float
-) -> web.StreamResponse:
+async def _answer(request: web.Request, handler: Handler, parts: ReplyParts) -> web.StreamResponse:
     try:
-        async with asyncio.timeout(deadline_s) as deadline:
+        async with asyncio.timeout(parts.deadline_s) as deadline:
             request[DEADLINE] = deadline
             return await handler(request)
     except Exception as error:
-        return errors.reply(error, _route(request), lambda: log_context(request))
+        return parts.errors.reply(error, _route(request), lambda: log_context(request))
 
 
 def _route(request: web.Request) -> str:

@@ -5,37 +5,22 @@ A request takes it if it has no parameters and at most one known ETag: the usual
 
 import asyncio
 import re
-import time
-from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 
 from daemon.api.app import ReadPlaces
-from daemon.api.error_replies import ErrorReplies
-from daemon.api.metrics import ApiMetrics
-from daemon.api.request_context import new_log_context
-from daemon.api.tickets import PAGE_PATH, TICKET, TOTAL_PATH, Donations, page_reply
+from daemon.api.reply_queue import PendingRequest, ReplyQueue
+from daemon.api.tickets import PAGE_PATH, TICKET, TOTAL_PATH, Donations, allow_all_sites, page_reply
 from daemon.ledger.reader import Page, PageQuery, Totals
 from daemon.runtime.http.limits import Places
 from daemon.runtime.http.short_path import PreparedReply, ShortHandler, ShortRequest
-from daemon.runtime.readiness import ReadinessClient
 
-WATCH_S = 0.25  # a read exceeds its deadline by at most so much
 PREPARED_TOTALS, PREPARED_PAGES = 256, 8  # replies that are kept prepared, of 1 kB and of 30 kB each
 LINE = re.compile(rb"GET /api/tickets/([A-Za-z0-9_-]{1,64})/donations(/total)? HTTP/1\.1")
 ONE_TAG = re.compile(r'"([0-9a-f]{32})"', re.ASCII)
 NO_TAGS: frozenset[str] = frozenset()
-
-
-class _Read(NamedTuple):
-    """A request whose rows are being read. `reply` makes the reply of them."""
-
-    request: ShortRequest
-    route: str
-    began_s: float
-    reply: Callable[[object], PreparedReply]
 
 
 class ShortReads:
@@ -43,32 +28,16 @@ class ShortReads:
 
     Args:
         has_public_pages: without it pages need a token, and none takes the short path.
-        deadline_s: the time that one request may take in total.
-        draining: once set, each reply closes its connection.
     """
 
     def __init__(
-        self,
-        donations: Donations,
-        places: ReadPlaces,
-        *,
-        has_public_pages: bool,
-        readiness: ReadinessClient,
-        metrics: ApiMetrics,
-        errors: ErrorReplies,
-        draining: asyncio.Event,
-        deadline_s: float,
+        self, donations: Donations, places: ReadPlaces, replies: ReplyQueue, *, has_public_pages: bool
     ) -> None:
-        self.donations = donations
-        self.places = places
+        self._donations = donations
+        self._places = places
+        self._replies = replies
+        self._readiness = replies.parts.readiness
         self._has_public_pages = has_public_pages
-        self._readiness = readiness
-        self._metrics = metrics
-        self._errors = errors
-        self._draining = draining
-        self._deadline_s = deadline_s
-        self._reads: dict[_Read, None] = {}  # the earliest first
-        self._finished: list[tuple[_Read, object]] = []  # they have no reply yet
 
     def handler(self, line: bytes) -> ShortHandler | None:
         """The handler of a request line; None if such a request does not take the short path."""
@@ -77,71 +46,34 @@ class ShortReads:
             return None
         if found[2]:
             return partial(self._read_total, ticket)
-        return partial(self._read_page, self.donations.first_page(ticket)) if self._has_public_pages else None
-
-    async def watch_deadline(self) -> None:
-        """End the reads that take too long. Never returns."""
-        while True:
-            await asyncio.sleep(WATCH_S)
-            latest_s = time.perf_counter() - self._deadline_s
-            for read in list(self._reads):
-                if read.began_s > latest_s:
-                    break
-                self._finish(read, TimeoutError())
+        return partial(self._read_page, self._donations.first_page(ticket)) if self._has_public_pages else None
 
     def _read_total(self, ticket: str, request: ShortRequest) -> bool:
         tags = _known_tags(request)
-        if tags is None or not self._readiness.ready or self.places.totals.is_full:
+        if tags is None or not self._readiness.ready or self._places.totals.is_full:
             return False
-        reply = partial(_total_reply, self.donations, ticket, tags)
-        read = _Read(request, TOTAL_PATH, time.perf_counter(), reply)
-        self._begin(read, self.places.totals, self.donations.read_totals(ticket))
+        read = PendingRequest(
+            request, TOTAL_PATH, lambda totals, _took_s: _total_reply(self._donations, ticket, tags, totals)
+        )
+        self._begin(read, self._places.totals, self._donations.read_totals(ticket))
         return True
 
     def _read_page(self, query: PageQuery, request: ShortRequest) -> bool:
         tags = _known_tags(request)
-        if tags is None or not self._readiness.ready or self.places.pages.is_full:
+        if tags is None or not self._readiness.ready or self._places.pages.is_full:
             return False
-        read = _Read(request, PAGE_PATH, time.perf_counter(), partial(_page_reply, query, tags))
-        self._begin(read, self.places.pages, self.donations.read_page(query, tags))
+        read = PendingRequest(request, PAGE_PATH, lambda page, _took_s: _page_reply(query, tags, page))
+        self._begin(read, self._places.pages, self._donations.read_page(query, tags))
         return True
 
-    def _begin(self, read: _Read, places: Places, found: "asyncio.Future[Any]") -> None:
+    def _begin(self, read: PendingRequest, places: Places, found: "asyncio.Future[Any]") -> None:
         places.take()  # one is free
-        self._reads[read] = None
+        self._replies.add(read)
         found.add_done_callback(partial(self._found, read, places))
 
-    def _found(self, read: _Read, places: Places, found: "asyncio.Future[Any]") -> None:
+    def _found(self, read: PendingRequest, places: Places, found: "asyncio.Future[Any]") -> None:
         places.release()
-        self._finish(read, found.exception() or found.result())
-
-    def _finish(self, read: _Read, result: object) -> None:
-        if read not in self._reads:  # its time was over
-            return
-        del self._reads[read]
-        if not self._finished:
-            asyncio.get_running_loop().call_soon(self._send)
-        self._finished.append((read, result))
-
-    def _send(self) -> None:
-        """Send the replies of this iteration of the event loop, after they have been counted together."""
-        finished, self._finished = self._finished, []
-        now_s, close = time.perf_counter(), self._draining.is_set()
-        replies = [(read.request, self._reply(read, result)) for read, result in finished]
-        with self._metrics.written_together():
-            for (read, _), (_, reply) in zip(finished, replies, strict=True):
-                self._metrics.request_answered(read.route, "GET", reply.status, now_s - read.began_s)
-        for request, reply in replies:
-            request.answer(reply, close=close)
-
-    def _reply(self, read: _Read, result: object) -> PreparedReply:
-        try:
-            if isinstance(result, BaseException):
-                raise result
-            return read.reply(result)
-        except Exception as error:
-            reply = self._errors.reply(error, read.route, new_log_context)
-            return PreparedReply.of(_for_all_sites(reply) if read.route == TOTAL_PATH else reply)
+        self._replies.finish(read, found.exception() or found.result())
 
 
 def _known_tags(request: ShortRequest) -> frozenset[str] | None:
@@ -155,15 +87,11 @@ def _known_tags(request: ShortRequest) -> frozenset[str] | None:
 
 @lru_cache(maxsize=PREPARED_TOTALS)
 def _total_reply(donations: Donations, ticket: str, tags: frozenset[str], totals: Totals | None) -> PreparedReply:
-    return PreparedReply.of(_for_all_sites(donations.total_reply(ticket, tags, totals)))
+    reply = donations.total_reply(ticket, tags, totals)
+    allow_all_sites(reply)
+    return PreparedReply.of(reply)
 
 
 @lru_cache(maxsize=PREPARED_PAGES)
 def _page_reply(query: PageQuery, tags: frozenset[str], page: Page | None) -> PreparedReply:
     return PreparedReply.of(page_reply(query, tags, page))
-
-
-def _for_all_sites(reply: web.Response) -> web.Response:
-    """Also of an error: otherwise a browser hides it from the page."""
-    reply.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*"
-    return reply

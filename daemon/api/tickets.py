@@ -129,6 +129,11 @@ def page_reply(query: PageQuery, known_tags: frozenset[str], page: Page | None) 
     )
 
 
+def allow_all_sites(reply: web.StreamResponse) -> None:
+    """Let pages of every site read a reply. Errors need this too: otherwise a browser hides them from the page."""
+    reply.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*"
+
+
 class _Rendered(NamedTuple):
     """A reply's body and its ETag."""
 

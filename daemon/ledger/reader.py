@@ -90,7 +90,7 @@ class Ledger:
 
     async def _read_pages(self, queries: "Sequence[PageQuery]") -> "dict[PageQuery, Page]":
         asked = msgspec.json.encode([query.arguments(n) for n, query in enumerate(queries)]).decode()
-        rows = map(PageRow._make, await self._fetch("ledger_pages", asked))
+        rows = map(PageRow.of, await self._fetch("ledger_pages", asked))
         return {queries[n]: Page.of(queries[n], list(found)) for n, found in groupby(rows, attrgetter("n"))}
 
     async def has_ticket(self, ticket: str) -> bool:
@@ -329,30 +329,21 @@ class PageQuery:
 
 
 class PageRow(NamedTuple):
-    """A row of ledger_pages.sql: a donation of a page, or None in its columns for a page without donations."""
+    """A row of ledger_pages.sql: a donation of a page, None for a page without donations."""
 
     n: int
     is_hidden: bool
     ticket_currency: str | None
-    id: str | None
-    amount_minor: int | None
-    currency: str | None
-    status: str
-    donor_last_name: str | None
-    donor_country: str | None
-    created_at: int
-    paid_at: int | None
-    refunded_at: int | None
-    session_id: str | None
-    refunded_minor: int
-    disputed_minor: int
+    donation: DonationRow | None
     fingerprint: int
     ledger_seq: int
 
-    @property
-    def donation(self) -> DonationRow:
-        """The donation."""
-        return DonationRow._make(self[3:15])
+    @classmethod
+    def of(cls, row: Row) -> "PageRow":
+        """The columns of the donation stand in the place of `donation`."""
+        n, is_hidden, ticket_currency, *columns, fingerprint, ledger_seq = row
+        donation = DonationRow._make(columns)
+        return cls(n, is_hidden, ticket_currency, donation if donation.id else None, fingerprint, ledger_seq)
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed as an object: one that was read later is another
@@ -375,9 +366,9 @@ class Page:
         """The page that these rows state. Of a page that the client has there are no donations."""
         first = rows[0]
         currency = first.ticket_currency or query.default_currency
-        if first.id is None or first.fingerprint in query.known:
+        if first.donation is None or first.fingerprint in query.known:
             return cls(first.ledger_seq, first.is_hidden, first.fingerprint, currency, (), None)
-        donations = [row.donation for row in rows[: query.limit]]
+        donations = [row.donation for row in rows[: query.limit] if row.donation]
         last = donations[-1]
         next_ = None
         if len(rows) > query.limit:

@@ -15,7 +15,9 @@ MISTAKEN_KEYS = {
     "whsec_": "a webhook's signing secret (it begins with whsec_) belongs into STRIPE_WEBHOOK_SECRET",
     "pk_": "a publishable key (it begins with pk_) may not read anything",
 }
-WHERE_KEYS_ARE = "use a restricted key (rk_…) or a secret key (sk_…) from Stripe's dashboard, under Developers, API keys"
+WHERE_KEYS_ARE = (
+    "use a restricted key (rk_…) or a secret key (sk_…) from Stripe's dashboard, under Developers, API keys"
+)
 
 
 def _key(value: SecretStr) -> SecretStr:

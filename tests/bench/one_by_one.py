@@ -10,7 +10,9 @@ from aiohttp import web
 from daemon.api.__main__ import CONNECT_TIMEOUT_S
 from daemon.api.app import build
 from daemon.api.config import Config
+from daemon.api.error_replies import ErrorReplies
 from daemon.api.metrics import open_metrics
+from daemon.api.reply_queue import ReplyParts
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.reader import Ledger
@@ -39,10 +41,7 @@ def application(config: Config, database: Database, follower: ReadinessClient) -
     return build(
         webhook,
         Donations(Ledger(database), config.default_currency),
-        follower,
-        metrics,
-        deadline_s=config.request_deadline_ms / 1000,
-        draining=asyncio.Event(),
+        ReplyParts(follower, metrics, ErrorReplies(follower), asyncio.Event(), config.request_deadline_ms / 1000),
     )
 
 

@@ -23,7 +23,7 @@ from daemon.runtime.http.auth import OperatorAuthentication, parse_tokens
 from daemon.simulator import scenarios, sender
 from sql.database import Database
 from tests.simulator.random_payments import random_scenario
-from tests.support.api_application import follower
+from tests.support.api_application import reply_parts
 
 Client = TestClient[Any, Any]
 NOW = 1_760_000_000
@@ -45,10 +45,7 @@ async def client(database: Database, aiohttp_client: Callable[..., Awaitable[Cli
     app = build(
         Webhook(None, metrics, secrets=("whsec",), livemode=False, hash_key=None),  # type: ignore[arg-type]
         Donations(Ledger(database), "USD", OperatorAuthentication(parse_tokens(TOKENS))),
-        follower(),
-        metrics,
-        deadline_s=10,
-        draining=asyncio.Event(),
+        reply_parts(metrics),
     )
     return await aiohttp_client(app)
 

@@ -36,11 +36,10 @@ from daemon.ledger.batcher import Batcher
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
 from daemon.ledger.verification import verify
-from daemon.runtime.readiness import Readiness, ReadinessClient
 from daemon.simulator import sender
 from sql.database import Database
 from sql.snapshot import snapshot
-from tests.support.api_application import Client
+from tests.support.api_application import Client, reply_parts
 
 CASES = Path(__file__).parents[1] / "cases"
 EXPECTED = ".expect.json"
@@ -181,14 +180,12 @@ class Site:
 
     def application(self) -> web.Application:
         """The whole application, ready."""
-        follower = ReadinessClient(Path("nowhere.sock"), clock=lambda: 0.0)
-        follower._keep(Readiness(ready=True))
         metrics = ApiMetrics()
         webhook = Webhook(
             self._record, metrics, secrets=(SECRET,), livemode=False, hash_key=None, clock=lambda: float(NOW)
         )
         donations = Donations(Ledger(self._database), "USD")
-        return build(webhook, donations, follower, metrics, deadline_s=DEADLINE_S, draining=asyncio.Event())
+        return build(webhook, donations, reply_parts(metrics, deadline_s=DEADLINE_S))
 
     async def _record(self, received: ReceivedEvent, size: int) -> Outcome:
         """Records when the whole batch has arrived, so that the batcher writes it by one statement."""

@@ -1,6 +1,5 @@
 """Operator tokens, and the ledger that PUBLIC_LEDGER=false closes."""
 
-import asyncio
 import hmac
 import json
 from collections.abc import AsyncIterator
@@ -30,7 +29,7 @@ from daemon.runtime.readiness import Readiness
 from daemon.simulator import scenarios
 from health_sidecar.publisher import ReadinessServer
 from sql.database import Database
-from tests.support.api_application import Client, MakeClient, follower
+from tests.support.api_application import Client, MakeClient, reply_parts
 from tests.support.api_process import Api, ended, until
 from tests.support.ledger import TICKET, fill
 
@@ -76,10 +75,7 @@ async def client(database: Database, aiohttp_client: MakeClient, clock: Clock) -
     app = build(
         Webhook(None, metrics, secrets=("whsec",), livemode=False, hash_key=None),  # type: ignore[arg-type]
         Donations(Ledger(database), "USD"),
-        follower(),
-        metrics,
-        deadline_s=10,
-        draining=asyncio.Event(),
+        reply_parts(metrics),
         ledger_access=OperatorAuthentication(parse_tokens(TOKENS), clock),
     )
     return await aiohttp_client(app)

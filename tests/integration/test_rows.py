@@ -7,7 +7,7 @@ import psycopg2
 import pytest
 
 from daemon.ledger import audit, operators, queues, reader, recorder, search, tickets, verification
-from daemon.ledger.donation import Donation
+from daemon.ledger.donation import Donation, DonationRow
 from daemon.reports import closings, entry_sums, export, fraud, journals, statistics
 from daemon.reports.early_warnings import WarnedRow
 from sql import load
@@ -70,10 +70,11 @@ ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
     "verify_subscriptions": (verification.StoredSubscription._fields, NO_IDS),
     "verify_totals": (verification.StoredTotals._fields, None),
 }
+PAGE = reader.PageRow._fields
 PREPARED = {
     "find_stored": (recorder.FoundRow._fields, "'{}'"),
     "find_subscriptions": (recorder.FoundSubscription._fields, "'{}'"),
-    "ledger_pages": (reader.PageRow._fields, "'[]'"),
+    "ledger_pages": ((*PAGE[:3], *DonationRow._fields, *PAGE[4:]), "'[]'"),
     "ticket_totals": (reader.TotalsRow._fields, "'{}'"),
     "record_events": (recorder.RecordedRow._fields, ", ".join(["'[]'"] * 4 + ["''"] + ["'[]'"] * 6)),
 }

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daemon.api.app import build
-from daemon.api.error_replies import ErrorReplies
 from daemon.api.metrics import ApiMetrics
+from daemon.api.reply_queue import ReplyQueue
 from daemon.api.short_path import ShortPath
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
@@ -27,7 +27,7 @@ from daemon.runtime.http.limits import Limits, Places
 from daemon.runtime.http.server import HttpServer
 from daemon.simulator import sender
 from sql.errors import DatabaseUnavailable
-from tests.support.api_application import NOW, SECRET, follower
+from tests.support.api_application import NOW, SECRET, follower, reply_parts
 
 LIMITS = Limits(connections=50, memory_bytes=2**20, head_s=5, body_s=5, reply_s=5, idle_s=5)
 CHANGES_NOTHING = {"object": "event", "created": NOW, "livemode": False, "data": {"object": {}}}
@@ -78,7 +78,6 @@ class Served:
     writer: Writer
     metrics: ApiMetrics
     draining: asyncio.Event
-    deliveries: ShortPath
 
     async def connect(self) -> "Client":
         host, port = self.server.addresses[0]
@@ -137,7 +136,7 @@ async def served(
     *, short: bool = True, ready: bool = True, places: int = 20, queue: int = 100, deadline_s: float = 10
 ) -> AsyncIterator[Served]:
     """A server as an API process has it, with a writer that needs no database."""
-    writer, metrics, draining, readiness = Writer(), ApiMetrics(), asyncio.Event(), follower(ready)
+    writer, metrics, readiness = Writer(), ApiMetrics(), follower(ready)
     batcher, free = Batcher(writer, queue), Places("deliveries", places)
 
     async def record(received: ReceivedEvent, size: int) -> Outcome:
@@ -147,17 +146,14 @@ async def served(
     webhook = CountingWebhook(
         record, metrics, secrets=(SECRET,), livemode=False, hash_key=None, clock=lambda: float(NOW)
     )
-    parts: dict[str, Any] = {"health": HealthChecks(lambda: readiness.state), "errors": ErrorReplies(readiness)}
-    deliveries = ShortPath(
-        webhook, batcher, free, readiness=readiness, metrics=metrics, draining=draining, deadline_s=deadline_s, **parts
-    )
-    donations = Donations(None, "USD")  # type: ignore[arg-type]
-    app = build(webhook, donations, readiness, metrics, deadline_s=deadline_s, draining=draining, **parts)
-    handlers = deliveries.handlers() if short else {}
-    watch = asyncio.create_task(deliveries.watch_deadline())
+    parts, health = reply_parts(metrics, readiness, deadline_s=deadline_s), HealthChecks(lambda: readiness.state)
+    replies = ReplyQueue(parts)
+    handlers = ShortPath(webhook, batcher, free, health, replies).handlers() if short else {}
+    app = build(webhook, Donations(None, "USD"), parts, health=health)  # type: ignore[arg-type]
+    watch = asyncio.create_task(replies.watch_deadline())
     async with HttpServer(web.AppRunner(app, shutdown_timeout=2), LIMITS, short_path=handlers.get) as server:
         await server.listen(host="127.0.0.1", port=0)
-        yield Served(server, webhook, writer, metrics, draining, deliveries)
+        yield Served(server, webhook, writer, metrics, parts.draining)
     watch.cancel()
 
 

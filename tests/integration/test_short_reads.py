@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 
 from daemon.api.app import ReadPlaces, build
-from daemon.api.error_replies import ErrorReplies
 from daemon.api.metrics import ApiMetrics
+from daemon.api.reply_queue import ReplyQueue
 from daemon.api.short_reads import ShortReads
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
@@ -24,7 +24,7 @@ from daemon.simulator import scenarios
 from sql.connection import Params, Row
 from sql.database import Database
 from sql.errors import DatabaseUnavailable
-from tests.support.api_application import follower
+from tests.support.api_application import follower, reply_parts
 from tests.support.ledger import TICKET, fill
 
 LIMITS = Limits(connections=50, memory_bytes=2**20, head_s=5, body_s=5, reply_s=5, idle_s=5)
@@ -77,33 +77,19 @@ async def served(
     database: Database, *, ready: bool = True, places: int = 10, deadline_s: float = 10, public: bool = True
 ) -> AsyncIterator[Served]:
     """A server as an API process has it."""
-    metrics, draining, readiness = ApiMetrics(), asyncio.Event(), follower(ready)
-    errors = ErrorReplies(readiness)
-    operators = OperatorAuthentication(TOKENS)
+    metrics, operators = ApiMetrics(), OperatorAuthentication(TOKENS)
+    replies = ReplyQueue(reply_parts(metrics, follower(ready), deadline_s=deadline_s))
     donations = CountingDonations(Ledger(database), "USD", operators)
     of_reads = ReadPlaces(Places("ledger pages", places), totals=Places("reads", places))
-    short = ShortReads(
-        donations,
-        of_reads,
-        has_public_pages=public,
-        readiness=readiness,
-        metrics=metrics,
-        errors=errors,
-        draining=draining,
-        deadline_s=deadline_s,
-    )
+    short = ShortReads(donations, of_reads, replies, has_public_pages=public)
     app = build(
         Webhook(None, metrics, secrets=("whsec",), livemode=False, hash_key=None),  # type: ignore[arg-type]
         donations,
-        readiness,
-        metrics,
-        deadline_s=deadline_s,
-        draining=draining,
-        errors=errors,
+        replies.parts,
         read_places=of_reads,
         ledger_access=None if public else operators,
     )
-    watch = asyncio.create_task(short.watch_deadline())
+    watch = asyncio.create_task(replies.watch_deadline())
     async with HttpServer(
         web.AppRunner(app), LIMITS, short_path=lambda line: short.handler(line) if found.is_short else None
     ) as server:

@@ -1,6 +1,5 @@
 """Each row of the webhook's table, with truly signed bodies and a real PostgreSQL."""
 
-import asyncio
 import io
 import json
 from typing import Any
@@ -18,7 +17,16 @@ from daemon.ledger.recorder import Outcome, ReceivedEvent
 from daemon.simulator import scenarios, sender
 from sql.database import Database
 from sql.errors import DatabaseUnavailable
-from tests.support.api_application import NOW, OLD_SECRET, SECRET, Client, MakeClient, application, follower
+from tests.support.api_application import (
+    NOW,
+    OLD_SECRET,
+    SECRET,
+    Client,
+    MakeClient,
+    application,
+    follower,
+    reply_parts,
+)
 
 
 @pytest.fixture
@@ -230,7 +238,7 @@ async def test_a_fault_while_an_event_is_written_names_the_event(aiohttp_client:
     metrics = ApiMetrics()
     webhook = Webhook(fail, metrics, secrets=(SECRET,), livemode=False, hash_key=None, clock=lambda: float(NOW))
     unused = Donations(Ledger(None), "USD")  # type: ignore[arg-type]
-    client = await aiohttp_client(build(webhook, unused, follower(), metrics, deadline_s=10, draining=asyncio.Event()))
+    client = await aiohttp_client(build(webhook, unused, reply_parts(metrics)))
     with capture_logs() as lines:
         for _ in range(2):
             assert (await post(client, event)).status == 503

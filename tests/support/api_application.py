@@ -9,8 +9,10 @@ from aiohttp.test_utils import TestClient
 
 from daemon.api.app import build
 from daemon.api.endpoints import Dependencies
+from daemon.api.error_replies import ErrorReplies
 from daemon.api.metrics import ApiMetrics
 from daemon.api.operator import OperatorLimits, routes
+from daemon.api.reply_queue import ReplyParts
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.batcher import Batcher
@@ -34,6 +36,11 @@ def follower(ready: bool = True) -> ReadinessClient:
     return follows
 
 
+def reply_parts(metrics: ApiMetrics, readiness: ReadinessClient | None = None, *, deadline_s: float = 10) -> ReplyParts:
+    readiness = readiness or follower()
+    return ReplyParts(readiness, metrics, ErrorReplies(readiness), asyncio.Event(), deadline_s)
+
+
 def application(
     database: Database,
     readiness: ReadinessClient,
@@ -55,10 +62,7 @@ def application(
     return build(
         webhook,
         Donations(ledger, "USD"),
-        readiness,
-        metrics,
-        deadline_s=10,
-        draining=asyncio.Event(),
+        reply_parts(metrics, readiness),
         feature_routes=[
             *routes(
                 Dependencies(database, Operators(database, recorder), "USD", report_time_zone),
