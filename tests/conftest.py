@@ -16,7 +16,8 @@ import structlog
 
 from daemon.instance.environment import DEFAULTS
 from daemon.instance.supervisord import stop_limits
-from daemon.simulator.fake_stripe.server import FakeStripe
+from daemon.simulator.fake_stripe.fake import FakeStripe
+from daemon.simulator.fake_stripe.server import serving
 from sql import migrate
 from sql.database import Database
 from tests.support.guard import guarded
@@ -124,8 +125,7 @@ def _admin(postgres: str, sql: str) -> None:
 @pytest.fixture
 async def fake_stripe() -> AsyncIterator[FakeStripe]:
     """An empty fake of Stripe's API at its `base_url`, which accepts the key TEST_KEY."""
-    fake = FakeStripe()
-    async with fake.serving():
+    async with serving(FakeStripe()) as fake:
         yield fake
 
 

@@ -72,6 +72,10 @@ class Collection(Generic[T]):
         """The object with this id, or None."""
         return self._by_id.get(id_)
 
+    def __getitem__(self, id_: str) -> T:
+        """The object with this id. Raises KeyError if there is none."""
+        return self._by_id[id_]
+
     def __len__(self) -> int:
         return len(self._by_id)
 

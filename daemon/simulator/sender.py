@@ -131,7 +131,7 @@ class _Sender:
         """One event, until it has a final answer or its attempts are used up."""
         body = encode(event)
         for attempt in range(1, self.retry.attempts + 1):
-            status, retry_after, reply = await self._post(body)
+            status, retry_after, reply = await post(self.http, self.url, body, self.secret, self.clock())
             outcome.replies[str(status) if status != NO_REPLY else "no reply"] += 1
             again = status in REPEATED_STATUSES
             if not again:
@@ -144,19 +144,26 @@ class _Sender:
                 return
             await self.sleep(self.retry.wait_s(attempt, retry_after))
 
-    async def _post(self, body: bytes) -> tuple[int, str | None, Json]:
-        """Status (or NO_REPLY), Retry-After and the JSON reply; signed anew, as Stripe does each time."""
-        headers = {
-            "Content-Type": "application/json; charset=utf-8",
-            "Stripe-Signature": sign(body, self.secret, int(self.clock())),
-            "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
-        }
-        try:
-            async with self.http.post(self.url, data=body, headers=headers) as response:
-                text = await response.read()
-                return response.status, response.headers.get("Retry-After"), _object(text)
-        except (aiohttp.ClientError, TimeoutError):
-            return NO_REPLY, None, {}
+
+async def post(
+    http: aiohttp.ClientSession, url: str, body: bytes, secret: str, now: float
+) -> tuple[int, str | None, Json]:
+    """Posts an event once, signed at this time, as Stripe does each time.
+
+    Returns:
+        the status (or NO_REPLY), the header Retry-After, and the JSON object of the reply.
+    """
+    headers = {
+        "Content-Type": "application/json; charset=utf-8",
+        "Stripe-Signature": sign(body, secret, int(now)),
+        "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
+    }
+    try:
+        async with http.post(url, data=body, headers=headers) as response:
+            text = await response.read()
+            return response.status, response.headers.get("Retry-After"), _object(text)
+    except (aiohttp.ClientError, TimeoutError):
+        return NO_REPLY, None, {}
 
 
 def encode(event: Json) -> bytes:

@@ -384,10 +384,11 @@ class Session:
     asks_consent: bool = False  # whether it has the custom field by which the donor consents to showing the name
     shows_name: bool | None = None  # what the donor chose
     reports: Reports = field(default_factory=list)
+    requested: Json = field(default_factory=dict)  # fields as the request that made the session named them
 
     def render(self, api: Api) -> Json:
         """The object as an event carries it."""
-        whole = self._render_own()
+        whole = self._render_own() | self.requested
         return whole if api.has_whole_session else {name: value for name, value in whole.items() if name in OLD_SESSION}
 
     def _render_own(self) -> Json:

@@ -63,8 +63,8 @@ class World:
         self.balance = Balance(transactions, payouts, livemode=livemode, automatic=automatic_payouts)
         self.on_events = on_events
         self._rng = rng or random.SystemRandom()
-        self._payments: dict[str, Payment] = {}  # by the id of each of their objects
-        self._states: dict[str, State] = {}
+        self._states: dict[str, State] = {}  # by the id of each object
+        self._payments: dict[int, Payment] = {}  # by the identity of their states; those that began in this world
         self._changes = 0
         self._settled: tuple[int, int] | None = None  # the number of changes and the day of the last `settle`
 
@@ -86,9 +86,9 @@ class World:
 
     def resume(self, object_id: str) -> Payment:
         """The payment that an object belongs to, for further steps. Raises KeyError for an unknown id."""
-        if object_id in self._payments:
-            return self._payments[object_id]
         state = self._states[object_id]
+        if id(state) in self._payments:
+            return self._payments[id(state)]
         source = state.intent or (state.sessions or state.charges)[0]
         payment = Payment(state.endpoint, Inputs(), amount=source.amount, currency=source.currency)
         payment.state = state
@@ -103,6 +103,11 @@ class World:
         self._include(payment.state, payment)
         self._log(events[before:])
         self.on_events(events[before:])
+
+    @property
+    def states(self) -> list[State]:
+        """What Stripe holds of each payment, in the order in which they were added."""
+        return list({id(state): state for state in self._states.values()}.values())
 
     def find(self, id_: str) -> Stored | None:
         """The object with this id, of whatever type; None if there is none."""
@@ -121,11 +126,11 @@ class World:
         for charge in state.charges:  # no event says so where it is not settled, but the object does
             if charge.paid_at is not None:
                 charge.balance_transaction = balance_transaction_id(charge)
+        if payment is not None:
+            self._payments[id(state)] = payment
         for type_, thing in _objects(state):
             self.collections[type_].add(thing)
             self._states.setdefault(thing.id, state)
-            if payment is not None:
-                self._payments[thing.id] = payment
 
     def _log(self, events: Iterable[Json]) -> None:
         for event in events:

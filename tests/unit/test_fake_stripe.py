@@ -3,8 +3,7 @@
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
@@ -14,11 +13,13 @@ from hypothesis import strategies as st
 
 from daemon.simulator.collection import Collection, Part
 from daemon.simulator.fake_stripe.failures import Failure
+from daemon.simulator.fake_stripe.fake import TEST_KEY, FakeStripe
 from daemon.simulator.fake_stripe.parameters import nested
-from daemon.simulator.fake_stripe.server import TEST_KEY, FakeStripe
+from daemon.simulator.fake_stripe.server import serving
 from daemon.simulator.scenarios import generate
 from daemon.simulator.stripe_objects import DAY_S, TODAY, Json
 from daemon.simulator.world import Event, World
+from tests.support.stripe_client import StripeClient
 
 NOW = 1_800_000_000
 SCENARIOS = generate(3, 60, ["story-1", "story-2"], now=NOW)
@@ -34,69 +35,20 @@ LISTS = {
 }
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What the fake replied."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: Json
-
-    @property
-    def ids(self) -> list[str]:
-        """The ids of a page."""
-        return [each["id"] for each in self.body["data"]]
-
-    @property
-    def error(self) -> Json:
-        """The error of a rejected request."""
-        error: Json = self.body["error"]
-        return error
-
-
-class Client:
-    """Sends requests to the fake as a program of Stripe's customers does."""
-
-    def __init__(self, fake: FakeStripe, http: aiohttp.ClientSession) -> None:
-        self.fake, self.http = fake, http
-
-    async def ask(
-        self, path: str, data: Mapping[str, str] | None = None, *, key: str = TEST_KEY, method: str = "", **headers: str
-    ) -> Reply:
-        """One request: a GET, or a POST where it has `data`. Underscores in the names of headers stand for hyphens."""
-        headers = {name.replace("_", "-"): value for name, value in headers.items()} | {
-            "Authorization": f"Bearer {key}"
-        }
-        method = method or ("GET" if data is None else "POST")
-        url = f"{self.fake.base_url}/v1/{path}"
-        async with self.http.request(method, url, data=data, headers=headers) as response:
-            return Reply(response.status, response.headers, json.loads(await response.read()))
-
-    async def all_of(self, path: str, limit: int = 7) -> list[str]:
-        """The ids of a whole list, page after page."""
-        ids: list[str] = []
-        while True:
-            cursor = f"&starting_after={ids[-1]}" if ids else ""
-            page = await self.ask(f"{path}?limit={limit}{cursor}")
-            ids += page.ids
-            if not page.body["has_more"]:
-                return ids
-
-
 @pytest.fixture
-async def client() -> AsyncIterator[Client]:
+async def client() -> AsyncIterator[StripeClient]:
     """A client of a fake with sixty payments, whose clock stands still."""
     fake = FakeStripe(clock=lambda: NOW)
     fake.add(SCENARIOS)
-    async with fake.serving(), aiohttp.ClientSession() as http:
-        yield Client(fake, http)
+    async with serving(fake), aiohttp.ClientSession() as http:
+        yield StripeClient(fake, http)
 
 
 # --- Lists
 
 
 @pytest.mark.parametrize(("path", "type_"), LISTS.items())
-async def test_every_object_is_listed_once_and_read_alike(client: Client, path: str, type_: str) -> None:
+async def test_every_object_is_listed_once_and_read_alike(client: StripeClient, path: str, type_: str) -> None:
     """Pages contain every object of the world once, the newest first; reading one gives what the list gave."""
     stored = client.fake.world.collections[type_]
     ids = await client.all_of(path)
@@ -107,7 +59,7 @@ async def test_every_object_is_listed_once_and_read_alike(client: Client, path: 
     assert first["object"] == type_
 
 
-async def test_objects_agree_with_the_newest_events(client: Client) -> None:
+async def test_objects_agree_with_the_newest_events(client: StripeClient) -> None:
     """An object that the API gives equals the one of its newest event, but for what no event reports."""
     newest: dict[str, Json] = {}
     for event in itertools.chain.from_iterable(scenario.events for scenario in SCENARIOS):
@@ -120,7 +72,7 @@ async def test_objects_agree_with_the_newest_events(client: Client) -> None:
         assert {name for name in now if now[name] != shown.get(name)} <= unreported
 
 
-async def test_events_are_listed_for_thirty_days(client: Client) -> None:
+async def test_events_are_listed_for_thirty_days(client: StripeClient) -> None:
     """Events of the last 30 days are listed as they were sent; older ones are neither listed nor found."""
     sent = {event["id"]: event for scenario in SCENARIOS for event in scenario.events}
     young = {id_ for id_, event in sent.items() if event["created"] >= NOW - 30 * DAY_S}
@@ -131,7 +83,7 @@ async def test_events_are_listed_for_thirty_days(client: Client) -> None:
     assert (await client.ask(f"events/{min(sent.keys() - young)}")).status == 404
 
 
-async def test_filters(client: Client) -> None:
+async def test_filters(client: StripeClient) -> None:
     """Lists are restricted to what belongs to an object, and to a time."""
     refund = (await client.ask("refunds")).body["data"][0]
     assert (await client.ask(f"charges?payment_intent={refund['payment_intent']}")).ids == [refund["charge"]]
@@ -144,7 +96,7 @@ async def test_filters(client: Client) -> None:
     assert refund["id"] in then
 
 
-async def test_expanded_objects(client: Client) -> None:
+async def test_expanded_objects(client: StripeClient) -> None:
     """`expand[]` puts whole objects in the place of their ids, in lists and below other objects."""
     refund = (await client.ask("refunds?limit=1&expand[]=data.charge.payment_intent")).body["data"][0]
     assert refund["charge"]["object"] == "charge"
@@ -177,7 +129,7 @@ def test_pages_skip_nothing(seconds: list[int], limit: int, backwards: bool) -> 
 
 
 @pytest.mark.parametrize(("version", "is_old"), [("2024-09-30.acacia", True), ("2025-03-31.basil", False)])
-async def test_each_version_has_its_shapes(client: Client, version: str, is_old: bool) -> None:
+async def test_each_version_has_its_shapes(client: StripeClient, version: str, is_old: bool) -> None:
     """Before 2025-03 PaymentIntents, charges and invoices name each other; since then other fields link them."""
     shown = {path: (await client.ask(path, Stripe_Version=version)).body["data"][0] for path in LISTS}
     assert ("invoice" in shown["payment_intents"], "invoice" in shown["charges"]) == (is_old, is_old)
@@ -188,7 +140,7 @@ async def test_each_version_has_its_shapes(client: Client, version: str, is_old:
 # --- Who may ask
 
 
-async def test_keys(client: Client) -> None:
+async def test_keys(client: StripeClient) -> None:
     """A bearer token or basic authentication is needed; a key of live mode sees objects of live mode only."""
     client.fake.keys.add("sk_live_fake")
     url = f"{client.fake.base_url}/v1/charges"
@@ -200,14 +152,14 @@ async def test_keys(client: Client) -> None:
     assert (await client.ask("charges", key="sk_live_fake")).ids == []
 
 
-async def test_connected_accounts(client: Client) -> None:
+async def test_connected_accounts(client: StripeClient) -> None:
     """`Stripe-Account` names whose objects are asked for; an unknown account is rejected."""
     client.fake.world_of(livemode=False, account="acct_1")
     assert (await client.ask("charges", Stripe_Account="acct_1")).ids == []
     assert (await client.ask("charges", Stripe_Account="acct_2")).error["code"] == "account_invalid"
 
 
-async def test_restricted_keys(client: Client) -> None:
+async def test_restricted_keys(client: StripeClient) -> None:
     """A restricted key may do what its permissions say, and the error names the one that it lacks."""
     client.fake.keys.add("rk_test_fake")
     client.fake.failures.permissions["rk_test_fake"] = {"charge_read"}
@@ -233,7 +185,7 @@ async def test_restricted_keys(client: Client) -> None:
         ("unknown", 404, None),
     ],
 )
-async def test_what_stripe_rejects(client: Client, path: str, status: int, code: str | None) -> None:
+async def test_what_stripe_rejects(client: StripeClient, path: str, status: int, code: str | None) -> None:
     """The reply is Stripe's error object."""
     reply = await client.ask(path)
     assert (reply.status, reply.error.get("code")) == (status, code)
@@ -251,7 +203,7 @@ def test_nested_parameters() -> None:
 ENDPOINT = {"url": "https://give.example.org/webhooks/stripe", "enabled_events[0]": "charge.succeeded"}
 
 
-async def test_webhook_endpoints(client: Client) -> None:
+async def test_webhook_endpoints(client: StripeClient) -> None:
     """An endpoint is created, changed, disabled, listed and deleted; its secret is shown once."""
     made = (await client.ask("webhook_endpoints", ENDPOINT)).body
     assert made["secret"].startswith("whsec_")
@@ -264,7 +216,7 @@ async def test_webhook_endpoints(client: Client) -> None:
     assert (await client.ask(path)).status == 404
 
 
-async def test_idempotency(client: Client) -> None:
+async def test_idempotency(client: StripeClient) -> None:
     """The same key and parameters give the same reply, and nothing is done twice; other parameters are an error."""
     first = await client.ask("webhook_endpoints", ENDPOINT, Idempotency_Key="once")
     again = await client.ask("webhook_endpoints", ENDPOINT, Idempotency_Key="once")
@@ -277,7 +229,7 @@ async def test_idempotency(client: Client) -> None:
 # --- Failures
 
 
-async def test_status_and_retry_after(client: Client) -> None:
+async def test_status_and_retry_after(client: StripeClient) -> None:
     """Requests fail as often as was asked for, from the one on that was asked for, and the others succeed."""
     client.fake.failures.add(Failure(path="GET /v1/charges", status=429, retry_after=3, times=2, skip=1))
     replies = [await client.ask(path) for path in ("charges", "refunds", "charges", "charges", "charges")]
@@ -286,7 +238,7 @@ async def test_status_and_retry_after(client: Client) -> None:
     assert [call.status for call in client.fake.calls] == [200, 200, 429, 429, 200]
 
 
-async def test_a_lost_reply_can_be_asked_for_again(client: Client) -> None:
+async def test_a_lost_reply_can_be_asked_for_again(client: StripeClient) -> None:
     """A request whose reply alone failed has had its effect, and its idempotency key gives the reply."""
     client.fake.failures.add(Failure(status=500, after_work=True))
     assert (await client.ask("webhook_endpoints", ENDPOINT, Idempotency_Key="once")).status == 500
@@ -302,7 +254,7 @@ async def test_a_lost_reply_can_be_asked_for_again(client: Client) -> None:
         (Failure("disconnect", times=2), aiohttp.ServerDisconnectedError),
     ],
 )
-async def test_damaged_replies(client: Client, failure: Failure, error: type[Exception]) -> None:
+async def test_damaged_replies(client: StripeClient, failure: Failure, error: type[Exception]) -> None:
     """JSON that ends in the middle, a body shorter than announced, and none at all, which the client tries twice."""
     client.fake.failures.add(failure)
     with pytest.raises(error):
@@ -310,7 +262,7 @@ async def test_damaged_replies(client: Client, failure: Failure, error: type[Exc
     assert (await client.ask("charges")).status == 200
 
 
-async def test_slow_and_hanging_replies(client: Client) -> None:
+async def test_slow_and_hanging_replies(client: StripeClient) -> None:
     """A slow reply is correct; a hanging one does not come, and does not delay the end of the fake."""
     client.fake.failures.add(Failure("slow", seconds=0.01))
     assert (await client.ask("charges")).status == 200
@@ -320,7 +272,7 @@ async def test_slow_and_hanging_replies(client: Client) -> None:
             await client.ask("charges")
 
 
-async def test_hidden_objects(client: Client) -> None:
+async def test_hidden_objects(client: StripeClient) -> None:
     """A hidden object is neither listed nor found, as one that another account has."""
     first = (await client.ask("charges?limit=1")).ids[0]
     client.fake.failures.hidden.add(first)
@@ -331,7 +283,7 @@ async def test_hidden_objects(client: Client) -> None:
 # --- The balance
 
 
-async def test_payouts_add_up(client: Client) -> None:
+async def test_payouts_add_up(client: StripeClient) -> None:
     """Each payout is the sum of its transactions, its own included, to the minor unit; each is in one payout."""
     payouts = await client.all_of("payouts")
     seen: list[str] = []
@@ -346,7 +298,7 @@ async def test_payouts_add_up(client: Client) -> None:
     assert {"charge", "payment", "refund", "refund_failure", "adjustment", "reserve_hold", "stripe_fee"} <= kinds
 
 
-async def test_every_movement_has_its_transaction(client: Client) -> None:
+async def test_every_movement_has_its_transaction(client: StripeClient) -> None:
     """Charges name their transactions, which name them; disputes contain theirs, with the fee once."""
     charges = [each for each in (await client.ask("charges?limit=100")).body["data"] if each["amount_captured"]]
     for charge in charges:

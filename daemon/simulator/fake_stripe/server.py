@@ -9,123 +9,96 @@ import binascii
 import itertools
 import json
 import re
-import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from email.utils import formatdate
 from urllib.parse import parse_qsl
 
 import msgspec
 from aiohttp import web
 
-from daemon.simulator.fake_stripe import resources, webhook_endpoints
-from daemon.simulator.fake_stripe.failures import Failures
+from daemon.simulator.fake_stripe import checkout_sessions, hosted_page, payment_actions, resources, webhook_endpoints
+from daemon.simulator.fake_stripe.control import ACTIONS
+from daemon.simulator.fake_stripe.fake import Call, FakeStripe
 from daemon.simulator.fake_stripe.parameters import StripeError, nested
 from daemon.simulator.fake_stripe.resources import Request
-from daemon.simulator.scenarios import Scenario
-from daemon.simulator.stripe_objects import APIS, TODAY, Api, Json
+from daemon.simulator.stripe_objects import APIS, Api, Json
 from daemon.simulator.world import World
 
 API_KEY = re.compile(r"(?:sk|rk)_(test|live)_\w{3,240}", re.ASCII)
-TEST_KEY = "sk_test_fake"
-CALLS_KEPT = 10_000
 REPLIES_KEPT = 10_000  # by idempotency key; Stripe keeps them at least 24 hours
-ROUTES = (*resources.ROUTES, *webhook_endpoints.ROUTES)
+ROUTES = (*resources.ROUTES, *checkout_sessions.ROUTES, *payment_actions.ROUTES, *webhook_endpoints.ROUTES)
 VERSION = re.compile(r"20\d\d-\d\d-\d\d(?:\.[a-z]+)?")
 
 
-@dataclass(frozen=True)
-class Call:
-    """A request that was received, and what it was answered."""
-
-    method: str
-    path: str
-    params: dict[str, str]
-    status: int
-    account: str | None
-    idempotency_key: str | None
-
-
-class FakeStripe:
-    """Stripe's API over a world for each mode and account.
+@asynccontextmanager
+async def serving(fake: FakeStripe, port: int = 0) -> AsyncIterator[FakeStripe]:
+    """Serves on 127.0.0.1 and delivers events until the end of the context.
 
     Args:
-        keys: the API keys that are accepted, of either mode.
-        api: the account's own API version: that of events, and of replies to requests that name none.
-        clock: Unix seconds.
-
-    Attributes:
-        failures: what can be made to go wrong.
-        calls: the last requests, the newest last.
-        base_url: where it is reached, once it serves.
+        port: 0 takes a free one; `base_url` then names it.
     """
+    server = _Server(fake)
+    app = web.Application()
+    app.router.add_post("/_control/{action}", server.control)
+    app.router.add_route("*", "/pay/{session}", server.pay)
+    app.router.add_route("*", "/v1/{path:.*}", server.answer)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", port)
+        await site.start()
+        fake.base_url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        async with fake.delivery.running():
+            yield fake
+    finally:
+        await runner.cleanup()
 
-    def __init__(
-        self, keys: Iterable[str] = (TEST_KEY,), *, api: Api = TODAY, clock: Callable[[], float] = time.time
-    ) -> None:
-        self.keys = set(keys)
-        self.api, self.clock = api, clock
-        self.failures = Failures()
-        self.calls: deque[Call] = deque(maxlen=CALLS_KEPT)
-        self.base_url = ""
-        self._worlds: dict[tuple[bool, str | None], World] = {}
-        for livemode in (False, True):
-            self.world_of(livemode=livemode)
-        self._replies: dict[tuple[str, str], tuple[str, bytes]] = {}  # the request and its reply, by idempotency key
+
+class _Server:
+    """The handlers of the paths."""
+
+    def __init__(self, fake: FakeStripe) -> None:
+        self._fake = fake
         self._numbers = itertools.count(1)
 
-    @property
-    def world(self) -> World:
-        """The platform's own account in test mode."""
-        return self.world_of(livemode=False)
-
-    def world_of(self, *, livemode: bool, account: str | None = None) -> World:
-        """The objects of one mode and account; a connected account is added."""
-        key = (livemode, account)
-        if key not in self._worlds:
-            self._worlds[key] = World(livemode=livemode, account=account, api=self.api)
-        return self._worlds[key]
-
-    def add(self, scenarios: Iterable[Scenario]) -> None:
-        """Adds scenarios that have been played, each to the world of its mode and account."""
-        for scenario in scenarios:
-            endpoint = scenario.states[0].endpoint
-            self.world_of(livemode=endpoint.livemode, account=endpoint.account).add([scenario])
-
-    # Serving
-
-    @asynccontextmanager
-    async def serving(self, port: int = 0) -> AsyncIterator[None]:
-        """Serves on 127.0.0.1 until the end of the context; port 0 takes a free one, which `base_url` names."""
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", self._answer)
-        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
-        await runner.setup()
+    async def control(self, request: web.Request) -> web.Response:
+        """An action of `control`; its content type keeps pages of other sites from sending one."""
         try:
-            site = web.TCPSite(runner, "127.0.0.1", port)
-            await site.start()
-            self.base_url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-            yield
-        finally:
-            await runner.cleanup()
+            if request.content_type != "application/json":
+                raise ValueError("the body must be JSON")
+            return web.json_response(ACTIONS[request.match_info["action"]](self._fake, **await request.json()))
+        except (KeyError, TypeError, ValueError) as error:
+            return web.json_response({"error": f"{type(error).__name__}: {error}"}, status=400)
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
+    async def pay(self, request: web.Request) -> web.Response:
+        """The page of a Checkout Session."""
+        id_ = request.match_info["session"]
+        try:
+            world = self._fake.world_with(id_)
+        except KeyError:
+            return web.Response(status=404, text="There is no such Checkout Session.")
+        session = world.collections["checkout.session"][id_]
+        if request.method == "POST":
+            return await hosted_page.submit(request, world, session, self._fake.now)
+        return hosted_page.show(session)
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         """One request: what it is answered, unless it was made to fail."""
         body = await request.read()
-        failure = self.failures.of(request.method, request.path)
+        failure = self._fake.failures.of(request.method, request.path)
         correct = self._correct_reply(request, body) if failure is None or failure.needs_correct_reply else None
         reply = correct if failure is None else await failure.reply(request, correct)
         assert reply is not None  # noqa: S101 - there is a correct reply where there is no failure
         headers, params = request.headers, dict(_pairs(request, body))
         account, key = headers.get("Stripe-Account"), headers.get("Idempotency-Key")
-        self.calls.append(Call(request.method, request.path, params, reply.status, account, key))
+        self._fake.calls.append(Call(request.method, request.path, params, reply.status, account, key))
         return reply
 
     def _correct_reply(self, request: web.Request, body: bytes) -> web.Response:
         headers = {
-            "Date": formatdate(self.clock(), usegmt=True),
+            "Date": formatdate(self._fake.clock(), usegmt=True),
             "Request-Id": f"req_{next(self._numbers):014}",
         }
         try:
@@ -144,9 +117,9 @@ class FakeStripe:
             params=nested(_pairs(request, body)),
             world=self._world(request, key),
             api=api,
-            now=int(self.clock()),
-            hidden=self.failures.hidden,
-            base_url=self.base_url,
+            now=self._fake.now,
+            hidden=self._fake.failures.hidden,
+            base_url=self._fake.base_url,
         )
         idempotency_key = request.headers.get("Idempotency-Key")
         if request.method == "GET" or idempotency_key is None:
@@ -159,12 +132,12 @@ class FakeStripe:
     ) -> web.Response:
         """The first reply to this idempotency key that succeeded. Raises StripeError if the parameters differ."""
         fingerprint = f"{request.method} {request.path} {json.dumps(request.params, sort_keys=True)}"
-        kept = self._replies.get((key, idempotency_key))
+        kept = self._fake.replies.get((key, idempotency_key))
         if kept is None:
             body = _encode(self._handle(request, key))
-            self._replies[key, idempotency_key] = fingerprint, body
-            if len(self._replies) > REPLIES_KEPT:
-                del self._replies[next(iter(self._replies))]
+            self._fake.replies[key, idempotency_key] = fingerprint, body
+            if len(self._fake.replies) > REPLIES_KEPT:
+                del self._fake.replies[next(iter(self._fake.replies))]
             return _response(200, body, headers)
         if kept[0] != fingerprint:
             raise StripeError(
@@ -186,7 +159,7 @@ class FakeStripe:
                 value = ""
         if not value or scheme.lower() not in {"basic", "bearer"}:
             raise StripeError(401, "You did not provide an API key.")
-        if value not in self.keys or not API_KEY.fullmatch(value):
+        if value not in self._fake.keys or not API_KEY.fullmatch(value):
             raise StripeError(401, f"Invalid API Key provided: {_masked(value)}")
         return value
 
@@ -194,7 +167,7 @@ class FakeStripe:
         """The shapes of the version that the request names, or of the account's own."""
         version = request.headers.get("Stripe-Version")
         if version is None:
-            return _for_requests(self.api)
+            return _for_requests(self._fake.api)
         if not VERSION.fullmatch(version):
             raise StripeError(400, f"Invalid Stripe API version: {version}")
         known = [api for api in APIS if api.version[:10] <= version[:10]]
@@ -202,13 +175,14 @@ class FakeStripe:
 
     def _world(self, request: web.Request, key: str) -> World:
         livemode, account = "_live_" in key[:8], request.headers.get("Stripe-Account")
-        if (livemode, account) not in self._worlds:
+        world = self._fake.known_world(livemode=livemode, account=account)
+        if world is None:
             message = f"The provided key '{_masked(key)}' does not have access to account '{account}'"
             raise StripeError(403, message, code="account_invalid")
-        return self._worlds[livemode, account]
+        return world
 
     def _check_permission(self, key: str, permission: str) -> None:
-        permissions = self.failures.permissions.get(key)
+        permissions = self._fake.failures.permissions.get(key)
         if permissions is not None and permission not in permissions:
             raise StripeError(
                 403,
