@@ -21,6 +21,7 @@ from health_sidecar.endpoints import build_app, report_routes
 from health_sidecar.event_rates import EventRates, by_outcome
 from health_sidecar.gate import GATE_FAILED_LINE, open_probe
 from health_sidecar.history import History
+from health_sidecar.job_runs import JobRuns, state_of
 from health_sidecar.metrics import ApiSums, Metrics, build_registry
 from health_sidecar.publisher import ReadinessServer
 from health_sidecar.sidecar import GATE_PENDING, Sidecar
@@ -41,6 +42,7 @@ async def open_sidecar(config: Config, environ: Mapping[str, str]) -> AsyncItera
     backlog_probe = open_probe(config, "donationd backlog")
     metrics = Metrics(beside.with_name("sidecar-totals.json"))
     processes_file = beside.with_name(process_states.FILE)
+    sums = ApiSums(config.metrics_dir) if config.metrics_dir else None
     query_failed = asyncio.Event()
     async with ReadinessServer(beside, GATE_PENDING, query_failed.set) as publisher:
         sidecar = Sidecar(
@@ -49,12 +51,14 @@ async def open_sidecar(config: Config, environ: Mapping[str, str]) -> AsyncItera
             history=History(beside.with_name("health-check-runs.jsonl"), probe.fetch),
             probe=probe,
             backlog_probe=backlog_probe,
-            event_rates=EventRates(lambda: by_outcome(ApiSums(config.metrics_dir)) if config.metrics_dir else {}),
+            event_rates=EventRates(lambda: by_outcome(sums) if sums else {}),
+            jobs=JobRuns(backlog_probe.fetch, lambda: state_of(sums) if sums else None, lambda: publisher.state.ready),
             processes_file=processes_file,
             supervision=Supervision(environ.get("SUPERVISOR_SERVER_URL", ""), metrics),
             query_failed=query_failed,
         )
         registry = build_registry(metrics, config.metrics_dir, processes_file)
+        registry.register(sidecar.jobs)
         app = build_app(lambda: publisher.state, registry, report_routes(sidecar.report_history, sidecar.report_status))
         try:
             async with HttpServer(web.AppRunner(app, shutdown_timeout=SHUTDOWN_S), LIMITS) as server:
@@ -78,6 +82,7 @@ async def serve(config: Config, process: ProcessRun) -> int:
             sidecar.history.run(),
             sidecar.count_backlog(),
             sidecar.event_rates.run(),
+            sidecar.jobs.run(),
             server.sweep(),
         ]
         if process.is_supervised:

@@ -39,7 +39,7 @@ WORDING = {
     "UNKNOWN": ("error", "[Supervisor] ❌ {} is in an unknown state"),
 }
 TICK = "TICK_5"
-CHECKED = ("sidecar", "api")  # groups; the sidecar checks this process
+CHECKED = ("sidecar", "api", "jobs")  # groups; the sidecar checks this process
 
 
 class Listener:

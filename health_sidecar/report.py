@@ -49,10 +49,16 @@ def status(
     waiting: Mapping[str, int],
     runs: Sequence[Run],
     *,
-    supervisord: str | None = None,
+    jobs: Mapping[str, object] = {"state": None, "runs": []},
+    further_problems: Sequence[str] = (),
 ) -> dict[str, object]:
-    """The reply of GET /health/status, which `donationd status` shows; `supervisord` is a problem with supervisord."""
-    problems = _problems(readiness, processes, waiting) + ([supervisord] if supervisord else [])
+    """The reply of GET /health/status, which `donationd status` shows.
+
+    Args:
+        jobs: of JobRuns.
+        further_problems: with supervisord and with jobs, a sentence each.
+    """
+    problems = [*_problems(readiness, processes, waiting), *further_problems]
     return {
         "ok": not problems,
         "problems": problems,
@@ -63,6 +69,7 @@ def status(
         ],
         "events": events,
         "waiting": waiting,
+        "jobs": jobs,
         "runs": [as_json(run) for run in runs[-SHOWN_RUNS:]],
     }
 

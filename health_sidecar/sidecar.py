@@ -22,6 +22,7 @@ from health_sidecar.config import Config
 from health_sidecar.event_rates import EventRates
 from health_sidecar.gate import OUT_OF_SYNC, SCHEMA_REFUSED, Verdict, run_gate
 from health_sidecar.history import History, Run
+from health_sidecar.job_runs import JobRuns
 from health_sidecar.metrics import Metrics
 from health_sidecar.probe import SLOW_KINDS, Probe
 from health_sidecar.publisher import ReadinessServer
@@ -57,6 +58,7 @@ class Sidecar:
     probe: Probe
     backlog_probe: Probe
     event_rates: EventRates
+    jobs: JobRuns
     processes_file: Path
     supervision: Supervision
     query_failed: asyncio.Event
@@ -221,7 +223,8 @@ class Sidecar:
             await self.event_rates.recent(),
             self.metrics.waiting,
             list(self.history.recent),
-            supervisord=self.supervision.problem,
+            jobs=self.jobs.to_json(),
+            further_problems=self.jobs.problems(time.time()) + list(filter(None, [self.supervision.problem])),
         )
 
 

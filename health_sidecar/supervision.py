@@ -1,4 +1,4 @@
-"""The sidecar and supervisord: start the API, report whether supervisord answers, and kill a listener that hangs.
+"""The sidecar and supervisord: start the processes, check whether supervisord answers, kill a listener that hangs.
 
 Nothing here ends the sidecar: what is needed only to start a process must not end one that serves.
 """
@@ -20,6 +20,7 @@ from health_sidecar.metrics import LISTENER, Metrics
 log = structlog.get_logger()
 
 API_GROUP = "api"
+GROUPS = (API_GROUP, "jobs")  # what is started after the gate
 CHECK_S = 5.0  # an answer costs supervisord some milliseconds
 FIRST_RETRY_S = 0.5  # is doubled up to CHECK_S until the API has been started
 # If no API process runs and supervisord's socket is lost, supervisord must be restarted to open it again. This is long
@@ -40,7 +41,7 @@ class Supervision:
         self._undetected = OnChangeLog("warning", "[Supervisor] ⚠️ No process that hangs can be found")
 
     async def run(self, gate_passed: asyncio.Event) -> None:
-        """After the gate let supervisord start the API, however late; then check whether it answers, for ever."""
+        """After the gate let supervisord start GROUPS, however late; then check whether it answers, for ever."""
         await gate_passed.wait()
         pause_s = FIRST_RETRY_S
         while True:
@@ -57,7 +58,7 @@ class Supervision:
             await asyncio.sleep(pause_s)
 
     def _call(self) -> None:
-        """Start the API's processes once; later only check whether supervisord answers.
+        """Start the processes of GROUPS once; later only check whether supervisord answers.
 
         A process that an operator stops later stays stopped.
         """
@@ -65,10 +66,11 @@ class Supervision:
             with supervisor_rpc.supervisord(self._address) as supervisor:
                 supervisor.getState()
             return
-        if supervisor_rpc.start_group(self._address, API_GROUP):
-            log.info("API processes started", group=API_GROUP)
-        else:
-            log.error("supervisord has no such group: the API was not started", group=API_GROUP)
+        for group in GROUPS:
+            if supervisor_rpc.start_group(self._address, group):
+                log.info("Processes started", group=group)
+            else:
+                log.error("supervisord has no such group: its processes were not started", group=group)
         self._has_started = True
 
     def _answered(self) -> None:

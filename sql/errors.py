@@ -10,6 +10,7 @@ import psycopg2
 from psycopg2 import errorcodes
 
 NOT_REPLICATED = "not replicated"
+SESSION_SHARED = "session shared"  # by a pooler in transaction mode
 # Errors of PostgreSQL whose reasons pass: the kind of outage, by SQLSTATE or by its class (the first two characters).
 # A later attempt of the same statement can succeed. With every other SQLSTATE it cannot: `StatementRejected`.
 KIND_BY_SQLSTATE = {
@@ -98,6 +99,7 @@ REMEDIES = {
     NOT_REPLICATED: "bring the synchronous standby back, or take it out of synchronous_standby_names",
     "out of resources": "look in PostgreSQL's log: its memory or a limit is used up",
     PREPARATION_LOST: "connect to PostgreSQL itself, or let the pooler work in session mode",
+    SESSION_SHARED: "connect to PostgreSQL itself, or let the pooler work in session mode",
     "read only": "let DATABASE_URL lead to the primary, or find out what set default_transaction_read_only",
     "system error": "look in PostgreSQL's log: its operating system or its disk reports errors",
     "timeout": "look in pg_stat_activity for what is slow",

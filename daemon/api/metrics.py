@@ -12,10 +12,10 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 
-from daemon.api.metrics_files import MetricsFiles
 from daemon.ledger.stripe_events import HANDLERS
 from daemon.reports.fraud import Level, Name
 from daemon.runtime import logging as logs
+from daemon.runtime.metrics_files import MetricsFiles
 
 METHODS = ("GET", "POST", "PUT", "HEAD", "OPTIONS")
 POOL_STATES = ("used", "idle")

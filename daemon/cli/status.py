@@ -64,7 +64,7 @@ def _screen(report: Report) -> Iterator[str]:
         f"Waiting    {_count(waiting, 'webhook_events_failed_waiting')} failed events, "
         f"{_count(waiting, 'donations_unassigned')} unassigned donations"
     )
-    yield from ["", "Last changes"]
+    yield from ["", *_jobs(report["jobs"], now_s), "", "Last changes"]
     for run in report["runs"]:
         yield f"  {run['at'][:19].replace('T', ' ')}  {run['kind']:<10} {run['state']:<10} {run['detail']}".rstrip()
 
@@ -76,6 +76,21 @@ def _processes(processes: Sequence[Report], now_s: float) -> Iterator[str]:
         yield f"  {process['name']:<18} {process['state']:<10} {runs:>12} {process['restarts']:>9}"
     if not processes:
         yield "  none: supervisord's listener has not written them yet"
+
+
+JOBS = {
+    None: "the jobs process has not started yet",
+    "idle": "none: STRIPE_API_KEY is not set",
+    "waiting": "another host runs them, or this one cannot yet",
+    "running": "this host runs them",
+}
+
+
+def _jobs(jobs: Report, now_s: float) -> Iterator[str]:
+    yield f"Jobs       {JOBS.get(jobs['state'], jobs['state'])}"
+    for job in jobs["runs"]:
+        succeeded = f"last success {_span(now_s - job['lastSuccessAt'])} ago"
+        yield f"  {job['job']:<18} {job['outcome']:<12} {succeeded:<28} {job['detail']}".rstrip()
 
 
 def _events(events: Report) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""`donationd reload`: new API processes for old ones, one at a time, while the others answer.
+"""`donationd reload`: new API processes for old ones, one at a time, while the others answer; then a new jobs process.
 
 A process that receives SIGTERM completes what it has accepted (`daemon.api.__main__`) while supervisord keeps the
 listening socket open, so that no connection is reset and no request fails; supervisord's autorestart then starts the
@@ -21,6 +21,7 @@ from daemon.instance.health_client import health
 from daemon.runtime.supervisor_rpc import SocketLost, SupervisordUnreachable, socket_remedy, supervisord
 
 GROUP = "api"
+JOBS = "jobs"  # a program, and the group of the same name
 START_TIMEOUT_S = 30.0  # a new process answers within about a second
 STOP_SPARE_S = 10.0  # beyond SHUTDOWN_GRACE_MS; after half of it a process that still drains ends itself
 POLL_S = 0.02  # each question is a new connection, which any of the processes may accept
@@ -53,6 +54,9 @@ def reload(environ: Mapping[str, str], report: Callable[[str], None]) -> None:
                     began_s = time.monotonic()
                     group.replace(name, pid)
                     report(f"{name} restarted in {time.monotonic() - began_s:.1f} s")
+            began_s = time.monotonic()
+            if _replace_jobs(supervisor):
+                report(f"{JOBS} restarted in {time.monotonic() - began_s:.1f} s")
     except SocketLost as error:
         supervisord_pid = int(Path(environ["DONATIOND_RUN"], "supervisord.pid").read_text())
         raise CannotReload(f"{error}; {socket_remedy(supervisord_pid)}") from error
@@ -60,6 +64,29 @@ def reload(environ: Mapping[str, str], report: Callable[[str], None]) -> None:
         raise CannotReload(f"{error}; is it stopped, or does its disk hang?") from error
     except xmlrpc.client.Fault as error:
         raise CannotReload(f"supervisord refused: {error.faultString}") from error
+
+
+def _replace_jobs(supervisor: Any) -> bool:
+    """Starts the jobs process, or replaces it by a new one. Returns False where supervisord has none, because it was
+    started by an earlier release.
+    """
+    try:
+        old_pid = supervisor.getProcessInfo(JOBS)["pid"]
+        if old_pid:
+            supervisor.signalProcess(JOBS, "TERM")
+        else:
+            supervisor.startProcess(JOBS, False)
+    except xmlrpc.client.Fault as fault:
+        if fault.faultCode == Faults.BAD_NAME:
+            return False
+        if fault.faultCode not in (Faults.NOT_RUNNING, Faults.ALREADY_STARTED):
+            raise
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while supervisor.getProcessInfo(JOBS)["pid"] in (0, old_pid):
+        if time.monotonic() > deadline_s:
+            raise CannotReload(f"no new jobs process runs {START_TIMEOUT_S:.0f} s after the old one was asked to end")
+        time.sleep(POLL_S)
+    return True
 
 
 @dataclass

@@ -2,25 +2,33 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import structlog
 
 from daemon.jobs.config import JobsConfig
-from daemon.jobs.schedule import Job
+from daemon.jobs.metrics import open_metrics
 from daemon.runtime.lifecycle import ProcessRun, Program, run_process, serving
+from daemon.runtime.readiness import ReadinessClient
 
 log = structlog.get_logger()
-
-# Every job, by the function that makes it from the configuration; None if the configuration does not ask for it.
-JOBS: tuple[Callable[[JobsConfig], Job | None], ...] = ()
 
 
 async def serve(config: JobsConfig, process: ProcessRun) -> int:
     """Run the jobs until the process is to stop, and return the exit status."""
-    if config.stripe_api_key is None:
-        log.info("[Jobs] STRIPE_API_KEY is not set: no job runs")
-    await process.stop.wait()
+    is_idle = config.stripe_api_key is None
+    metrics = open_metrics(config.prometheus_multiproc_dir)
+    metrics.show_state("idle" if is_idle else "waiting")
+    readiness = ReadinessClient(config.readiness_socket)
+    async with process.running(metrics.keep(), readiness.run()):
+        if is_idle:
+            log.info("[Jobs] STRIPE_API_KEY is not set: no job runs")
+            await process.stop.wait()
+        elif await process.wait(readiness.wait_gate()):
+            from daemon.jobs.work import run_jobs
+
+            await run_jobs(config, process, metrics)
+    log.info("[Jobs] Stopped", pid=os.getpid())
     return int(process.failed)
 
 

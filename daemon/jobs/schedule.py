@@ -1,6 +1,6 @@
-"""What a job is: work that the jobs process does regularly."""
+"""What a job is, and when its passes begin. No I/O."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
@@ -10,6 +10,13 @@ from daemon.ledger.recorder import Recorder
 from daemon.stripe_api.client import StripeApi
 from sql.database import Database
 
+FIRST_RETRY_S = 5.0
+MAX_RETRY_S = 900.0
+
+
+async def _not_reported(_progress: str) -> None:
+    pass
+
 
 @dataclass(frozen=True, kw_only=True)
 class JobDependencies:
@@ -17,9 +24,11 @@ class JobDependencies:
 
     Attributes:
         database: a few connections that no webhook waits for.
-        recorder: writes events and facts as the API does.
+        recorder: writes events and facts as the API does, over other connections.
         metrics: what the sidecar serves. A feature creates its metrics by one function of the registry, with
-            functools.cache, so that all passes of a process count with the same ones.
+            functools.cache, so that all passes of a process count with the same ones. They are of this host: what is
+            true of the ledger belongs into a table, because the next pass may be another host's.
+        report: shows how far this pass is, as a few words without any donor data, in `donationd status`.
     """
 
     config: JobsConfig
@@ -27,6 +36,7 @@ class JobDependencies:
     recorder: Recorder
     stripe: StripeApi
     metrics: CollectorRegistry
+    report: Callable[[str], Awaitable[None]] = _not_reported
 
 
 @dataclass(frozen=True)
@@ -34,12 +44,36 @@ class Job:
     """Work that is done in passes, one at a time, on one host.
 
     Attributes:
-        name: of its rows in `job_runs` and of its label in metrics; such as `check_endpoint`.
+        name: of its row in `job_runs`, and the label `name` of its metrics; such as `check_account`.
         every_s: seconds from the end of a pass that succeeded until the next one.
         run: one pass. It may be cancelled at every await, and then begins again. It raises StripeUnavailable or
-            DatabaseUnavailable to be tried again with backoff.
+            DatabaseUnavailable to be tried again with backoff, and ProblemsFound if an operator must do something.
     """
 
     name: str
-    every_s: float
+    every_s: int
     run: Callable[[JobDependencies], Awaitable[None]]
+
+
+class ProblemsFound(Exception):
+    """A pass was completed and has found what an operator must correct.
+
+    Attributes:
+        problems: a sentence each, with the command that corrects it, without any donor data.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
+def retry_s(job: Job, failures: int, share: float, retry_after_s: float = 0.0) -> float:
+    """How long to wait after a pass that failed: exponential backoff with full jitter.
+
+    Args:
+        failures: since the last success, this one included.
+        share: a random number from 0 to 1.
+        retry_after_s: how long Stripe wants no call.
+    """
+    longest_s = min(MAX_RETRY_S, job.every_s, FIRST_RETRY_S * 2.0 ** min(failures - 1, 10))
+    return retry_after_s + share * longest_s

@@ -1,7 +1,7 @@
-"""The format of the API processes' metrics files: prometheus-client's (its `mmap_dict`), checked before it is trusted.
+"""The format of the metrics files: prometheus-client's (its `mmap_dict`), checked before it is trusted.
 
 With a damaged file the library reads a part of it, raises errors of many kinds, or never returns. It can read what
-passes here. `daemon.api.metrics_files` writes the files.
+passes here. `daemon.runtime.metrics_files` writes the files.
 
 A file is a header (the number of bytes in use, and four of padding) and entries: the length of a key, the key and its
 padding to a multiple of eight bytes, a value and a time. A key is JSON: metric, sample, labels, help.

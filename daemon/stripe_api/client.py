@@ -81,6 +81,9 @@ class Reply(NamedTuple):
     date: int
 
 
+OUTCOMES: Mapping[type, str] = {Reply: "ok", StripeUnavailable: "unavailable", StripeRejected: "rejected"}
+
+
 class Page(NamedTuple):
     """One page of a list: its objects, the newest first, and the id of the last one (None on an empty page)."""
 
@@ -107,6 +110,7 @@ class StripeApi:
 
     Args:
         deadline_s: what one call may take in all; waits for the rate limit count.
+        count: called after each request with how it ended: "ok", "unavailable" or "rejected".
         clock, sleep, share: the time in seconds, the wait and the random number that a process uses.
     """
 
@@ -115,6 +119,7 @@ class StripeApi:
         config: StripeApiConfig,
         *,
         deadline_s: float = DEADLINE_S,
+        count: Callable[[str], None] = lambda _outcome: None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         share: Callable[[], float] = random.random,
@@ -130,6 +135,7 @@ class StripeApi:
         )
         self._limit = RateLimit()
         self._deadline_s = deadline_s
+        self._count = count
         self._clock = clock
         self._sleep = sleep
         self._share = share
@@ -188,6 +194,7 @@ class StripeApi:
             attempt += 1
             await self._admit(by_s)
             outcome = await self._attempt(min(ATTEMPT_S, by_s - self._clock()), method, path, params, **options)
+            self._count(OUTCOMES[type(outcome)])
             if isinstance(outcome, Reply):
                 return outcome
             if isinstance(outcome, StripeRejected):

@@ -42,4 +42,4 @@ def backoff_s(attempt: int, share: float) -> float:
         attempt: 1 for the first.
         share: a random number from 0 to 1.
     """
-    return share * min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (attempt - 1))
+    return share * min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** (attempt - 1))

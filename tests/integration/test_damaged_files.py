@@ -21,9 +21,9 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
-from daemon.api.metrics_files import MetricsFiles
 from daemon.instance.installation import ROOT
 from daemon.instance.postgres import ROLE
+from daemon.runtime.metrics_files import MetricsFiles
 from health_sidecar import process_states
 from health_sidecar.history import History, Run
 from health_sidecar.metrics import Metrics, build_registry

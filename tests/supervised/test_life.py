@@ -22,6 +22,7 @@ NEEDED = {
 }
 SOCKETS = {"readiness.sock", "supervisor.sock", ".s.PGSQL.5432"}
 NEEDED["api:api_01"] = NEEDED["api:api_00"]
+NEEDED["jobs"] = {"DATABASE_URL", "DONOR_EMAIL_HASH_KEY", "STRIPE_API_KEY"}
 
 
 def test_a_whole_life(instance: Instance) -> None:
@@ -44,6 +45,7 @@ def test_a_whole_life(instance: Instance) -> None:
     check_second_start_refused(instance)
     check_killed_program_returns(instance, "api:api_00")
     check_killed_program_returns(instance, "sidecar")
+    check_killed_program_returns(instance, "jobs")
     check_killed_program_returns(instance, "postgres")
     check_outage(instance)
     check_everything_is_its_owners_alone(instance)

@@ -101,10 +101,10 @@ async def test_no_client_notices_a_reload(instance: Instance) -> None:
             before = instance.pids()
             done = await asyncio.to_thread(donationd, "reload")
             assert done.returncode == 0, done.stderr
-            assert done.stdout.count("restarted") == 2
+            assert done.stdout.count("restarted") == 3
             print(done.stdout, clients.replies)
             after = instance.pids()
-            assert {name for name in after if after[name] != before[name]} == {"api:api_00", "api:api_01"}
+            assert {name for name in after if after[name] != before[name]} == {"api:api_00", "api:api_01", "jobs"}
         clients.stop.set()
     assert clients.replies.keys() == {"200"}, clients.replies
     assert clients.replies["200"] > 1000
@@ -162,7 +162,8 @@ def test_an_interrupted_reload_leaves_every_process_running(ready: Instance, num
         if done.stdout.endswith(f"done {step - 1}\n"):
             break
         assert done.returncode != 0
-    assert step == 6  # it lists them, then twice: it sends a signal, and asks until the new one is ready
+    # It lists them; twice it sends a signal, and asks until the new one is ready; and asks for the jobs, and so on.
+    assert step == 8
 
 
 def test_a_stopped_process_is_started_by_a_reload(ready: Instance) -> None:

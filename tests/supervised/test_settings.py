@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from daemon.api.config import Config as ApiConfig
 from daemon.cli.main import main
 from daemon.instance import environment, health_client, preflight
+from daemon.jobs.config import JobsConfig
 from daemon.runtime.config import ConfigError
 from health_sidecar.config import Config as SidecarConfig
 from sql.servers import url_problem
@@ -265,6 +266,83 @@ def test_an_empty_secret_is_a_mistake(value: str) -> None:
     """A comma too many is named as such: an empty key would let every sender sign."""
     with pytest.raises(ConfigError, match="none of them empty"):
         webhook_secrets(value)
+
+
+def problems_of(**variables: str) -> list[str]:
+    """What every process and command that may call Stripe says about these variables."""
+    with pytest.raises(ConfigError) as caught:
+        JobsConfig.from_environ({**USABLE, **variables})
+    assert not any("canary" in problem for problem in caught.value.problems)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("kind", ["sk", "rk"])
+@pytest.mark.parametrize(("mode", "livemode"), [("test", "false"), ("live", "true")])
+def test_a_key_of_the_ledgers_mode_is_accepted(kind: str, mode: str, livemode: str) -> None:
+    """Secret and restricted keys alike; one of the other mode is named as such."""
+    key = f"{kind}_{mode}_canary51Abc"
+    config = JobsConfig.from_environ({**USABLE, "STRIPE_API_KEY": key, "STRIPE_LIVEMODE": livemode})
+    assert config.stripe_api_key is not None
+    assert config.stripe_api_key.get_secret_value() == key
+    other = "false" if livemode == "true" else "true"
+    [problem] = problems_of(STRIPE_API_KEY=key, STRIPE_LIVEMODE=other)
+    assert problem.startswith(f"STRIPE_API_KEY: it is a key of {mode} mode, and STRIPE_LIVEMODE is {other}")
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("whsec_canary" + "a" * 32, "STRIPE_WEBHOOK_SECRET"),
+        ("pk_live_canary", "publishable"),
+        ("canary", "an API key is"),
+        ("sk_canary_canary", "an API key is"),
+        ("sk_live_can ary", "an API key is"),
+        ("sk_live_", "an API key is"),
+    ],
+)
+def test_what_is_no_api_key_is_named_as_what_it_is(key: str, said: str) -> None:
+    """The sentence says which mistake it is and where keys are found."""
+    [problem] = problems_of(STRIPE_API_KEY=key)
+    assert problem.startswith("STRIPE_API_KEY: ")
+    assert said in problem
+    assert "rk_" in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("STRIPE_API_BASE", "canary"),
+        ("STRIPE_API_BASE", "ftp://canary.example.org"),
+        ("STRIPE_API_BASE", "https://canary.example.org/?canary=1"),
+        ("STRIPE_API_BASE", "https://canary:canary@example.org"),
+        ("PUBLIC_URL", "canary.example.org"),
+        ("PUBLIC_URL", "http://canary.example.org"),
+        ("PUBLIC_URL", "https://canary.example.org/canary"),
+        ("PUBLIC_URL", "https://canary.example.org:0"),
+        ("PUBLIC_URL", "https://canary.example.org:x"),
+        ("PUBLIC_URL", "https://[canary"),
+        ("STRIPE_LOG", "debug"),
+    ],
+)
+def test_a_wrong_address_is_refused(name: str, value: str) -> None:
+    """An address is complete and has no more than is used of it."""
+    [problem] = problems_of(**{name: value})
+    assert problem.startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize(
+    ("value", "used"),
+    [
+        ("https://give.example.org/", "https://give.example.org"),
+        ("https://give.example.org:8443", "https://give.example.org:8443"),
+        ("http://127.0.0.1:3003", "http://127.0.0.1:3003"),
+        ("http://[::1]:3003", "http://[::1]:3003"),
+        ("http://localhost:3003", "http://localhost:3003"),
+    ],
+)
+def test_the_public_address_is_https_or_this_machine(value: str, used: str) -> None:
+    """It is used without the slash at its end."""
+    assert JobsConfig.from_environ({**USABLE, "PUBLIC_URL": value}).public_url == used
 
 
 def test_up_names_an_api_key_before_it_starts_anything(tmp_path: Path) -> None:

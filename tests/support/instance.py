@@ -25,6 +25,7 @@ from tests.support.process import Process
 
 # Secrets that the tests' instance is started with, besides those it makes for itself.
 SECRETS = {
+    "STRIPE_API_KEY": "rk_test_canary",
     "DONOR_EMAIL_HASH_KEY": "canary-hash-key",
     "MIGRATE_DATABASE_URL": "postgresql://canary-owner@127.0.0.1/none",
     "OPERATOR_TOKENS": f"canary:read:{'0' * 64}",
@@ -46,6 +47,7 @@ class Instance:
             "PORT": str(port),
             "METRICS_PORT": str(metrics_port),
             "API_PROCESSES": "2",
+            "STRIPE_API_BASE": "http://127.0.0.1:1",  # tests never reach Stripe
             **environ,
         }
         self._embedded = "DATABASE_URL" not in environ

@@ -35,6 +35,26 @@ def state(name: str, values: str) -> dict[str, str]:
     return {f'supervisord_process_state{{process="api_00",state="{name}"}}': values}
 
 
+def jobs(host: str, state: str) -> dict[str, str]:
+    """The jobs process of a host, for a while."""
+    return {
+        f'jobs_state{{host="{host}",state="{each}"}}': f"{int(each == state)}x10"
+        for each in ("idle", "waiting", "running")
+    }
+
+
+def job(name: str, *, every_s: int, succeeded_s: int) -> dict[str, str]:
+    """A job that last succeeded so many seconds after the beginning, as two hosts show it."""
+    return {
+        f'{metric}{{host="{host}",name="{name}"}}': f"{value}x200"
+        for host in ("a", "b")
+        for metric, value in {
+            "job_last_success_timestamp_seconds": succeeded_s,
+            "job_interval_seconds": every_s,
+        }.items()
+    }
+
+
 RESTARTS = 'supervisord_process_restarts_total{process="sidecar"}'
 PING_FAILURES = {"db_consecutive_ping_failures": "0x10"}
 A_WEEK = 7 * 24 * 2  # half hours
@@ -144,6 +164,18 @@ CASES = {
     "EarlyFraudWarning": (
         Case({'fraud_signals{signal="early-warning",level="suspicious"}': "0 0 1x10"}),
         Case({'fraud_signals{signal="early-warning",level="suspicious"}': "3 0x10"}),
+    ),
+    "JobsNotRunning": (
+        Case(jobs("a", "waiting") | jobs("b", "idle"), at="6m"),
+        Case(jobs("a", "waiting") | jobs("b", "running"), at="6m"),
+    ),
+    "JobLate": (
+        Case(job("daily", every_s=86400, succeeded_s=0), at="50h", interval="30m"),
+        Case(job("daily", every_s=86400, succeeded_s=7200), at="50h", interval="30m"),
+    ),
+    "JobFoundProblems": (
+        Case({'job_problems{name="daily"}': "2x10"}, at="6m"),
+        Case({'job_problems{name="daily"}': "2 2 0x10"}, at="6m"),
     ),
     "ClockSkew": (
         Case({"webhook_clock_skew_seconds": "-45x10"}, at="6m"),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.api.metrics_files import MetricsFiles, Value
+from daemon.runtime.metrics_files import MetricsFiles, Value
 
 
 def values(folder: Path) -> tuple[MetricsFiles, list[Value]]:

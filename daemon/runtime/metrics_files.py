@@ -1,4 +1,4 @@
-"""The metrics files of an API process, a file for each kind of metric, named after the process's slot.
+"""The metrics files of an API process or of the jobs process, a file for each kind of metric, named after its slot.
 
 They have the slot and not the pid in their names, so that a restart neither loses a count nor counts it twice. The
 sidecar reads the files; the format is prometheus-client's. The library's own writer maps the files into memory, where a

@@ -1,0 +1,66 @@
+"""Every job, and what they work with. It is imported only where STRIPE_API_KEY is set: an idle process stays small.
+
+The jobs have connections of their own. They wait for nothing that the API processes wait for, and delay nothing there,
+except that a statement that writes to the ledger takes the ledger's lock for its milliseconds.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from daemon.jobs.config import JobsConfig
+from daemon.jobs.metrics import JobMetrics
+from daemon.jobs.runner import LOCK_NAME, Runner
+from daemon.jobs.schedule import Job, JobDependencies
+from daemon.ledger.recorder import Recorder
+from daemon.runtime.lifecycle import ProcessRun
+from daemon.stripe_api.client import StripeApi
+from sql.database import Database
+from sql.session_lock import SessionLock
+
+# Every job, by the function that makes it from the configuration; None if the configuration does not ask for it.
+JOBS: tuple[Callable[[JobsConfig], Job | None], ...] = ()
+
+POOL_SIZE = 3
+CONNECT_TIMEOUT_S = 5.0
+APPLICATION_NAME = "donationd jobs"
+
+
+async def run_jobs(config: JobsConfig, process: ProcessRun, metrics: JobMetrics) -> None:
+    """Run the jobs, whenever this process has their lock, until the process is to stop."""
+    jobs = [job for make in JOBS if (job := make(config))]
+    metrics.begin([job.name for job in jobs])
+    lock = SessionLock(config.database_url.get_secret_value(), LOCK_NAME, application_name=f"{APPLICATION_NAME} lock")
+    async with open_dependencies(config, metrics) as deps:
+        try:
+            async with process.running(Runner(jobs, deps, lock, metrics).run()):
+                await process.stop.wait()
+        finally:
+            await lock.close()
+
+
+@asynccontextmanager
+async def open_dependencies(config: JobsConfig, metrics: JobMetrics) -> AsyncIterator[JobDependencies]:
+    """What the jobs need, closed at the end."""
+    database, writer = _database(config, POOL_SIZE), _database(config, 1)
+    stripe = StripeApi(config, count=metrics.call_ended)
+    try:
+        yield JobDependencies(
+            config=config,
+            database=database,
+            recorder=Recorder(writer),
+            stripe=stripe,
+            metrics=metrics.registry,
+        )
+    finally:
+        await asyncio.gather(stripe.close(), writer.close(), database.close())
+
+
+def _database(config: JobsConfig, pool_size: int) -> Database:
+    return Database(
+        config.database_url.get_secret_value(),
+        pool_size=pool_size,
+        statement_timeout_s=config.db_statement_timeout_ms / 1000,
+        connect_timeout_s=CONNECT_TIMEOUT_S,
+        application_name=APPLICATION_NAME,
+    )
