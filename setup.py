@@ -87,7 +87,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["daemon*", "health_sidecar*", "sql*"]),
-    package_data={"sql": ["migrations/*.sql", "queries/*.sql"], "daemon.reports": ["*.toml"]},
+    package_data={
+        "sql": ["migrations/*.sql", "queries/*.sql"],
+        "daemon.reports": ["*.toml"],
+        "daemon.pages": ["static/*", "templates/**"],
+    },
     cmdclass={"build_py": BuildWithFiles},
     install_requires=RUNTIME,
     extras_require={"embedded": EMBEDDED, "test": TEST},

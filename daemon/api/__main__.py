@@ -19,11 +19,13 @@ from pydantic import SecretStr
 from daemon.api.app import ReadPlaces, build
 from daemon.api.checkout import STRIPE_DEADLINE_S, Checkout, CheckoutSettings
 from daemon.api.config import Config
+from daemon.api.console import console_routes
+from daemon.api.daily_sums import keep_daily_sums
 from daemon.api.endpoints import Dependencies
 from daemon.api.error_replies import ErrorReplies
 from daemon.api.fraud import FraudWatch
 from daemon.api.metrics import ApiMetrics, open_metrics
-from daemon.api.operator import OperatorLimits, routes
+from daemon.api.operator import OperatorLimits, operator_api, routes
 from daemon.api.refusals import Refusals
 from daemon.api.reply_queue import ReplyParts, ReplyQueue
 from daemon.api.short_path import ShortPath
@@ -64,8 +66,8 @@ async def serve(config: Config, process: ProcessRun) -> int:
     writer = _database(config, config.database_url, pool_size=BATCHES)
     reader = _database(config, config.read_database_url or config.database_url, pool_size=config.db_pool_size)
     operators = _database(
-        config, config.database_url, pool_size=config.operator_places + config.export_places + 1
-    )  # so that each of their calls and the signals of fraud have a connection, and no other read waits for one of them
+        config, config.database_url, pool_size=config.operator_places + config.export_places + 2
+    )  # so that each of their calls, the signals of fraud and the daily sums have a connection of their own
     fraud = FraudWatch(operators, metrics, config.fraud_thresholds, config.shown_dispute_fee)
     recorder = Recorder(writer)
     batcher = Batcher(recorder, config.webhook_queue_limit, metrics.batch_written, fraud.count)
@@ -83,8 +85,7 @@ async def serve(config: Config, process: ProcessRun) -> int:
     replies = ReplyQueue(parts)
     tokens = OperatorAuthentication(config.operator_tokens)
     stripe = StripeApi(config, deadline_s=STRIPE_DEADLINE_S) if config.stripe_api_key else None
-    limits = OperatorLimits(config.operator_places, config.export_places, config.write_timeout_ms / 1000)
-    features = [*routes(deps, tokens, limits), *_checkout(config, reader, stripe).routes()]
+    features = [*_operator_routes(config, deps, tokens), *_checkout(config, reader, stripe).routes()]
     donations = Donations(Ledger(reader), config.default_currency, tokens)
     find_handler, runner = _paths(config, batcher, donations, replies, tokens=tokens, feature_routes=features)
     gc.freeze()  # what exists now is never freed, so no search needs to look at it
@@ -93,6 +94,7 @@ async def serve(config: Config, process: ProcessRun) -> int:
     try:
         async with (
             process.running(readiness.run(), sampling, fraud.run(), replies.watch_deadline()),
+            process.running(keep_daily_sums(operators, config.report_time_zone)),
             HttpServer(
                 runner,
                 _limits(config),
@@ -169,6 +171,12 @@ def _webhook(config: Config, batcher: Batcher, places: Places, metrics: ApiMetri
         livemode=config.stripe_livemode,
         hash_key=config.hash_key,
     )
+
+
+def _operator_routes(config: Config, deps: Dependencies, tokens: OperatorAuthentication) -> list[web.RouteDef]:
+    limits = OperatorLimits(config.operator_places, config.export_places, config.write_timeout_ms / 1000)
+    api = operator_api(deps, limits)
+    return [*routes(api, tokens), *console_routes(api, tokens, config.operator_tokens, config.signing_secrets)]
 
 
 def _checkout(config: Config, database: Database, stripe: StripeApi | None) -> Checkout:

@@ -16,6 +16,7 @@ from daemon.api.reply_queue import ReplyParts
 from daemon.api.request_context import log_context
 from daemon.api.tickets import PAGE_PATH, TOTAL_PATH, Donations, allow_all_sites, is_large_page
 from daemon.api.webhook import BODY_LIMIT, Webhook
+from daemon.pages.console import as_page, is_of_console
 from daemon.runtime.http.addresses import TrustedProxies
 from daemon.runtime.http.auth import OperatorAuthentication, Scope
 from daemon.runtime.http.errors import as_problem, unavailable
@@ -97,6 +98,8 @@ def _gateway(parts: ReplyParts, resolve: Callable[[web.Request], web.Request]) -
             allow_all_sites(response)
         if response.status >= HTTPStatus.BAD_REQUEST and request.path.startswith(PREFIX):
             response = as_problem(cast(web.Response, response))
+        elif response.status >= HTTPStatus.BAD_REQUEST and is_of_console(request.path):
+            response = as_page(cast(web.Response, response))
         if parts.draining.is_set():
             response.force_close()
         took_s = time.perf_counter() - started

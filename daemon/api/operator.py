@@ -4,7 +4,7 @@ token and scope -> media type -> parameters -> a place -> audit log -> handler -
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,13 +22,14 @@ from daemon.api import (
     operator_donations,
     operator_events,
     operator_fraud,
+    operator_overview,
     operator_reports,
     operator_tickets,
 )
 from daemon.api.endpoints import JSON, PREFIX, Call, Created, Dependencies, Endpoint, Stream
 from daemon.api.openapi import accepts_text, document, expected, fields
 from daemon.ledger import audit
-from daemon.runtime.http.auth import OperatorAuthentication
+from daemon.runtime.http.auth import OperatorAuthentication, OperatorToken, Scope, require_scope
 from daemon.runtime.http.limits import DEADLINE, Places, read_body
 from sql.database import Database
 
@@ -39,6 +40,7 @@ FEATURES = (
     operator_tickets,
     operator_fraud,
     operator_actions,
+    operator_overview,
     operator_reports,
     exports,
 )
@@ -48,6 +50,7 @@ BODY_BYTES = 16 * 1024  # the longest has some hundred
 STREAM_S = 3600.0  # a million rows at 40 kB/s; an export can be resumed
 NO_STORE: dict[str, str] = {hdrs.CACHE_CONTROL: "no-store"}
 CONTROL_CHARACTERS = frozenset(map(chr, (*range(32), 127)))
+Authenticate = Callable[[web.Request, Scope], OperatorToken]
 _decode = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode  # an amount is never a binary float
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -62,35 +65,58 @@ class OperatorLimits:
 
 
 class OperatorApi:
-    """Answers the calls of operators.
+    """Answers the calls of operators: of their programs by token, of the operator console by session.
 
     Args:
-        operators: admits requests by their token.
         database: where the audit log is.
     """
 
-    def __init__(self, operators: OperatorAuthentication, database: Database, limits: OperatorLimits) -> None:
-        self._operators = operators
+    def __init__(self, endpoints: Iterable[Endpoint], database: Database, limits: OperatorLimits) -> None:
+        self.endpoints = {endpoint.name: endpoint for endpoint in endpoints}
+        self._parameters = {name: _Parameters(endpoint) for name, endpoint in self.endpoints.items()}
         self._database = database
         self._write_s = limits.write_s
         self._calls = Places("operator calls", limits.calls)
         self._exports = Places("exports", limits.exports)
 
-    def route(self, endpoint: Endpoint) -> web.RouteDef:
-        """The route of an endpoint; there is none for HEAD, because a HEAD of an export would be on record as one."""
-        parameters = _Parameters(endpoint)
+    async def call(self, name: str, token: OperatorToken, texts: Mapping[str, str | None]) -> Any:
+        """What an endpoint that needs no place of exports replies, as the value that its handler returns.
+
+        Args:
+            name: the operation's id.
+            texts: its parameters, as a form sends them; None stands for null.
+
+        Raises the same HTTP errors as `answer`.
+        """
+        endpoint = self.endpoints[name]
+        require_scope(token, endpoint.scope)
+        values = self._parameters[name].of_texts(texts)
+        async with self._calls:
+            reply = await self._reply(endpoint, Call(token.name, JSON), values)
+        return reply.reply if isinstance(reply, Created) else reply
+
+    def route(
+        self, endpoint: Endpoint, authenticate: Authenticate, path: str | None = None, media_type: str | None = None
+    ) -> web.RouteDef:
+        """The route of an endpoint; there is none for HEAD, because a HEAD of an export would be on record as one.
+
+        Args:
+            authenticate: the token of a request, which has the scope; it raises the errors of `auth`.
+            path: another path than that of the operator API.
+            media_type: of the reply, where the request's Accept header does not decide.
+        """
+        parameters = self._parameters[endpoint.name]
         places = self._exports if endpoint.is_slow else self._calls
 
         async def answer(request: web.Request) -> web.StreamResponse:
-            token = self._operators.authenticate(request, endpoint.scope)
-            call = Call(token.name, _media_type(request.headers.get(hdrs.ACCEPT, ""), list(endpoint.replies)))
+            token = authenticate(request, endpoint.scope)
+            accept = request.headers.get(hdrs.ACCEPT, "") if media_type is None else media_type
+            call = Call(token.name, _media_type(accept, list(endpoint.replies)))
             values = await parameters.read(request)
             async with places:
                 if request.transport is None:
                     raise ConnectionResetError("the client left while it waited for a place")
-                if entry := endpoint.audit(values):
-                    await audit.record(self._database, token.name, entry.action, entry.detail)
-                reply = await endpoint.handler(call, values)
+                reply = await self._reply(endpoint, call, values)
                 if isinstance(reply, Stream):
                     return await self._send(request, reply, call.media_type)
             if isinstance(reply, Created):
@@ -103,7 +129,13 @@ class OperatorApi:
             return response
 
         options = {"allow_head": False} if endpoint.method == "GET" else {}
-        return web.route(endpoint.method, PREFIX + endpoint.path, answer, **options)
+        return web.route(endpoint.method, path or PREFIX + endpoint.path, answer, **options)
+
+    async def _reply(self, endpoint: Endpoint, call: Call, values: Any) -> Any:
+        """What the handler returns; before that, the row of the audit log."""
+        if entry := endpoint.audit(values):
+            await audit.record(self._database, call.operator, entry.action, entry.detail)
+        return await endpoint.handler(call, values)
 
     async def _send(self, request: web.Request, stream: Stream, media_type: str) -> web.StreamResponse:
         """Sends a reply in parts."""
@@ -135,18 +167,24 @@ class OperatorApi:
             raise ConnectionResetError("the client does not read the reply") from None
 
 
-def routes(
-    deps: Dependencies, operators: OperatorAuthentication, limits: OperatorLimits = OperatorLimits()
-) -> list[web.RouteDef]:
-    """The routes of the operator API and of its document."""
-    api = OperatorApi(operators, deps.database, limits)
+def operator_api(deps: Dependencies, limits: OperatorLimits = OperatorLimits()) -> OperatorApi:
+    """The endpoints of all features."""
     endpoints = [endpoint for feature in FEATURES for endpoint in feature.endpoints(deps)]
+    return OperatorApi(endpoints, deps.database, limits)
+
+
+def routes(api: OperatorApi, operators: OperatorAuthentication) -> list[web.RouteDef]:
+    """The routes of the operator API, for requests with a token, and of its document."""
+    endpoints = list(api.endpoints.values())
     text = _encode(document(endpoints, version("donationd")))
 
     async def describe(_request: web.Request) -> web.Response:
         return web.Response(body=text, content_type=JSON)
 
-    return [web.get(DOCUMENT_PATH, describe, allow_head=True), *map(api.route, endpoints)]
+    return [
+        web.get(DOCUMENT_PATH, describe, allow_head=True),
+        *(api.route(endpoint, operators.authenticate) for endpoint in endpoints),
+    ]
 
 
 class _Parameters:
@@ -166,6 +204,14 @@ class _Parameters:
         if self._others and not self._in_query:
             values = self._checked(_json_object(await self._body(request)), self._others)
         values |= {name: self._text(name, request.match_info[name]) for name in self._in_path}
+        return self._converted(values)
+
+    def of_texts(self, texts: Mapping[str, str | None]) -> Any:
+        """The same from the texts of a form; None stands for null."""
+        known = {self._known(name, self._fields.keys()): text for name, text in texts.items()}
+        return self._converted({name: None if text is None else self._text(name, text) for name, text in known.items()})
+
+    def _converted(self, values: Mapping[str, object]) -> Any:
         try:
             read = msgspec.convert(values, self._type)
         except msgspec.ValidationError as error:
@@ -180,13 +226,13 @@ class _Parameters:
         except OverflowError:
             raise web.HTTPBadRequest(text="a time is before the year 1 or after the year 9999 in UTC") from None
 
-    def _query(self, request: web.Request, allowed: frozenset[str] | set[str]) -> dict[str, object]:
+    def _query(self, request: web.Request, allowed: Set[str]) -> dict[str, object]:
         for name in request.query:
             if len(request.query.getall(name)) > 1:
                 raise web.HTTPBadRequest(text=f"{self._known(name, allowed)}: given more than once")
         return {name: self._text(self._known(name, allowed), text) for name, text in request.query.items()}
 
-    def _known(self, name: str, allowed: frozenset[str] | set[str]) -> str:
+    def _known(self, name: str, allowed: Set[str]) -> str:
         if name not in allowed:
             raise web.HTTPBadRequest(text=f"unknown parameter (there are: {', '.join(sorted(allowed)) or 'none'})")
         return name
@@ -207,7 +253,7 @@ class _Parameters:
             raise web.HTTPUnsupportedMediaType(text=f"the body must be JSON, with Content-Type: {JSON}")
         return await read_body(request, BODY_BYTES)
 
-    def _checked(self, values: dict[str, object], allowed: set[str]) -> dict[str, object]:
+    def _checked(self, values: dict[str, object], allowed: Set[str]) -> dict[str, object]:
         """The body's values, whose names are known and whose texts have no control characters."""
         for name, each in values.items():
             self._known(name, allowed)

@@ -8,10 +8,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 
 from daemon.api.app import build
+from daemon.api.console import console_routes
 from daemon.api.endpoints import Dependencies
 from daemon.api.error_replies import ErrorReplies
 from daemon.api.metrics import ApiMetrics
-from daemon.api.operator import OperatorLimits, routes
+from daemon.api.operator import OperatorLimits, operator_api, routes
 from daemon.api.reply_queue import ReplyParts
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
@@ -64,12 +65,17 @@ def application(
         Donations(ledger, "USD"),
         reply_parts(metrics, readiness),
         feature_routes=[
-            *routes(
-                Dependencies(database, Operators(database, recorder), "USD", report_time_zone),
-                OperatorAuthentication(tokens),
-                limits,
+            *_operator_routes(
+                Dependencies(database, Operators(database, recorder), "USD", report_time_zone), tokens, limits
             ),
             *feature_routes,
         ],
         trusted_proxies=trusted_proxies,
     )
+
+
+def _operator_routes(
+    deps: Dependencies, tokens: tuple[OperatorToken, ...], limits: OperatorLimits
+) -> list[web.RouteDef]:
+    api, operators = operator_api(deps, limits), OperatorAuthentication(tokens)
+    return [*routes(api, operators), *console_routes(api, operators, tokens, (OLD_SECRET, SECRET))]

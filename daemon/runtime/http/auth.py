@@ -60,15 +60,18 @@ class OperatorAuthentication:
         credentials = _credentials(request)
         if credentials is None:
             raise _unauthorized(CHALLENGE, "this address needs an operator's token: Authorization: Bearer TOKEN")
-        address = client_address(request.remote)
+        return require_scope(self.check(credentials, request.remote), scope)
+
+    def check(self, credentials: bytes, peer: str | None) -> OperatorToken:
+        """The token with these bytes, sent from the address `peer`. Raises 401 if there is none, 429 after too many
+        attempts with a wrong one."""
+        address = client_address(peer)
         if wait_s := self._failures.wait_s(address):
             raise _too_many_attempts(wait_s)
         token = self._find(credentials)
         if token is None:
             self._failures.add(address)
             raise _unauthorized(f'{CHALLENGE}, error="invalid_token"', "this token is not valid")
-        if scope not in token.scopes:
-            raise _forbidden(scope)
         return token
 
     def _find(self, credentials: bytes) -> OperatorToken | None:
@@ -79,6 +82,13 @@ class OperatorAuthentication:
             if hmac.compare_digest(token.sha256, digest):
                 found = token
         return found
+
+
+def require_scope(token: OperatorToken, scope: Scope) -> OperatorToken:
+    """The token, if it has the scope. Raises 403 otherwise."""
+    if scope not in token.scopes:
+        raise _forbidden(scope)
+    return token
 
 
 def _credentials(request: web.Request) -> bytes | None:

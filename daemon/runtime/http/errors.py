@@ -11,7 +11,7 @@ PROBLEM_JSON = "application/problem+json"
 SERVER = "donationd"  # aiohttp's default contains its version and Python's, which help an attacker
 
 # The headers of an error that a reply keeps.
-ERROR_HEADERS = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
+ERROR_HEADERS = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.LOCATION, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
 # In the place of the messages of aiohttp's own errors, which do not help a client.
 MESSAGES = {404: "there is nothing at this address", 405: "this method is not allowed here"}
 
@@ -54,20 +54,27 @@ def error_body(status: int, message: str = "") -> dict[str, object]:
 
 
 def error_reply(error: web.HTTPException) -> web.Response:
-    """The reply to an error that a handler or aiohttp has raised."""
+    """The reply to an error, or a redirection, that a handler or aiohttp has raised."""
     error.__traceback__ = None  # it keeps the request in memory, and the request of an unknown route keeps the error
     message = error.text or ""
     if message == f"{error.status}: {error.reason}":
         message = MESSAGES.get(error.status, "")
-    response = web.json_response(error_body(error.status, message), status=error.status)
+    if error.status < HTTPStatus.BAD_REQUEST:
+        response = web.Response(status=error.status)
+    else:
+        response = web.json_response(error_body(error.status, message), status=error.status)
     response.headers.update({name: error.headers[name] for name in ERROR_HEADERS if name in error.headers})
     return response
 
 
+def message_of(reply: web.Response) -> str:
+    """What an error reply says."""
+    return str(json.loads(reply.text or "{}").get("message", HTTPStatus(reply.status).phrase))
+
+
 def as_problem(reply: web.Response) -> web.Response:
     """The same error as a problem document (RFC 9457), for the operator API."""
-    title = HTTPStatus(reply.status).phrase
-    body = Problem(title, reply.status, str(json.loads(reply.text or "{}").get("message", title)))
+    body = Problem(HTTPStatus(reply.status).phrase, reply.status, message_of(reply))
     problem = web.Response(body=msgspec.json.encode(body), status=reply.status, content_type=PROBLEM_JSON)
     problem.headers.update({name: reply.headers[name] for name in ERROR_HEADERS if name in reply.headers})
     problem.headers[hdrs.CACHE_CONTROL] = "no-store"

@@ -1,0 +1,118 @@
+"""Pure: the pages of the operator console and what can be done on them (SPEC 13).
+
+A page shows what the operator API replies to a call; an action is a form that makes one. What each call may do, what it
+needs and what it leaves in the audit log is said there, once for programs and for people.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+
+from daemon.runtime.operator_tokens import Scope
+
+Texts = Mapping[str, str | None]
+
+# What the search takes for the id of an object at Stripe, or for an e-mail hash; any other text is a ticket's id.
+OF_STRIPE = re.compile(r"(?:pi|cs|ch|py|re|pyr|dp|du|in|sub|issfr)_\w+|[0-9A-Fa-f]{64}", re.ASCII)
+
+
+def as_asked(asked: Mapping[str, str]) -> dict[str, str]:
+    """The parameters of a page as those of its call."""
+    return dict(asked)
+
+
+def search_parameters(asked: Mapping[str, str]) -> dict[str, str]:
+    """The fields of the search form as parameters: `find` is an id, a hash or a ticket; the last day counts too."""
+    parameters = dict(asked)
+    if text := parameters.pop("find", "").strip():
+        parameters["q" if OF_STRIPE.fullmatch(text) else "ticket"] = text
+    for name, later in (("from", timedelta()), ("to", timedelta(days=1))):
+        if day := _day(parameters.get(name)):
+            parameters[name] = f"{day + later}T00:00:00Z"
+    return parameters
+
+
+def _day(text: str | None) -> date | None:
+    try:
+        return date.fromisoformat(text) if text else None
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of the console.
+
+    Args:
+        path: below /operator; it may contain `{id}`.
+        name: of its template.
+        operation: the call whose reply it shows; None for a page that shows none.
+        parameters: makes those of the call from those of the page.
+        also: calls without parameters whose replies the page needs too, such as the tickets to choose from.
+        scope: what the token of the session must permit; a call checks its own.
+        in_menu: whether the menu has it.
+    """
+
+    path: str
+    name: str
+    title: str
+    operation: str | None
+    parameters: Callable[[Mapping[str, str]], dict[str, str]] = as_asked
+    also: tuple[str, ...] = ()
+    scope: Scope = Scope.READ
+    in_menu: bool = True
+
+
+PAGES = (
+    Page("", "overview", "Overview", "show_overview"),
+    Page("/donations", "donations", "Donations", "search_donations", search_parameters),
+    Page("/donations/{id}", "donation", "Donation", "show_donation", also=("list_tickets",), in_menu=False),
+    Page("/unassigned", "unassigned", "Without a ticket", "list_unassigned", also=("list_tickets",)),
+    Page("/failed", "failed", "Failed events", "list_failed_events"),
+    Page("/warnings", "warnings", "Early fraud warnings", "list_early_warnings"),
+    Page("/tickets", "tickets", "Tickets", "list_tickets"),
+    Page("/reports", "reports", "Reports", "report_recent", lambda asked: _without(asked, "period")),
+    Page("/exports", "exports", "Exports", None, search_parameters, scope=Scope.EXPORT),
+    Page("/health", "health", "Health history", "list_health_runs"),
+    Page("/audit", "audit", "Audit log", "list_actions"),
+)
+
+
+def _without(asked: Mapping[str, str], name: str) -> dict[str, str]:
+    return {each: text for each, text in asked.items() if each != name}
+
+
+@dataclass(frozen=True)
+class Action:
+    """A form of the console, sent to `path` below /operator.
+
+    Args:
+        operation: the call that it makes.
+        fields: the parameters that are fields of the form; those in the path are parameters as well.
+        null: the fields that stand for null when they are empty.
+        done: what a page says afterwards.
+    """
+
+    path: str
+    operation: str
+    done: str
+    fields: tuple[str, ...] = ()
+    null: frozenset[str] = field(default_factory=frozenset)
+
+    def parameters(self, form: Mapping[str, str]) -> dict[str, str | None]:
+        """The call's parameters from the fields of the form; without those that the form lacks."""
+        given = {name: form[name].strip() for name in self.fields if name in form}
+        return {name: text or None if name in self.null else text for name, text in given.items()}
+
+
+ACTIONS = (
+    Action("/donations/{id}/assign", "assign_donation", "The donation was assigned.", ("ticket",)),
+    Action("/donations/{id}/erase", "erase_donation", "The donor's data was erased from the donation."),
+    Action("/donations/{id}/withdraw-consent", "withdraw_consent", "The donor's name is hidden."),
+    Action("/failed/{id}/dismiss", "dismiss_event", "The event was dismissed."),
+    Action(
+        "/tickets", "put_ticket", "The ticket was saved.",
+        ("id", "title", "currency", "goal", "state"), frozenset({"currency", "goal"}),
+    ),
+)  # fmt: skip

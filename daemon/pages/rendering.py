@@ -1,0 +1,70 @@
+"""Templates -> HTML, and the style sheets that they name. Jinja2 escapes every value; no template turns that off."""
+
+import hashlib
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from importlib.resources import files
+from typing import Any
+
+from aiohttp import hdrs, web
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+HTML, CSS = "text/html", "text/css"
+LASTING = "public, max-age=31536000, immutable"  # the address of a style sheet names its content
+
+
+def _minute(moment: datetime | None) -> str:
+    """A time for people, in UTC: `2026-11-26 10:31`."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}" if moment else ""
+
+
+def _second(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _grouped(number: Decimal | int | None) -> str:
+    """An exact number with its digits in groups: `1,234,567.80`."""
+    return "" if number is None else f"{number:,}"
+
+
+def _iso(moment: date | datetime) -> str:
+    """As the attribute `datetime` of HTML has it."""
+    return moment.isoformat()
+
+
+ENVIRONMENT = Environment(
+    loader=PackageLoader("daemon.pages"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+ENVIRONMENT.filters |= {"minute": _minute, "second": _second, "grouped": _grouped, "iso": _iso}
+
+
+def render(template: str, **values: Any) -> str:
+    """The text of a template."""
+    return ENVIRONMENT.get_template(template).render(values)
+
+
+class StyleSheet:
+    """A style sheet, made of files of the folder `static`.
+
+    Args:
+        path: where it is served; `url` also names its content.
+    """
+
+    def __init__(self, path: str, *names: str) -> None:
+        folder = files("daemon.pages") / "static"
+        self._body = b"".join((folder / name).read_bytes() for name in names)
+        self._path = path
+        self.url = f"{path}?v={hashlib.sha256(self._body).hexdigest()[:16]}"
+
+    def route(self) -> web.RouteDef:
+        """Its route."""
+
+        async def send(_request: web.Request) -> web.Response:
+            headers = {hdrs.CACHE_CONTROL: LASTING, "X-Content-Type-Options": "nosniff"}
+            return web.Response(body=self._body, content_type=CSS, charset="utf-8", headers=headers)
+
+        return web.get(self._path, send)

@@ -1,0 +1,384 @@
+"""The operator console without a browser: sessions, forms of other sites, scopes, errors, what pages show (SPEC 13)."""
+
+import asyncio
+from datetime import date
+from http import HTTPStatus
+from urllib.parse import quote
+
+import pytest
+from aiohttp import hdrs
+from yarl import URL
+
+from daemon.ledger.audit import actions
+from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.stripe_events import read
+from daemon.ledger.tickets import tickets
+from daemon.pages.console_pages import ACTIONS, PAGES, search_parameters
+from daemon.reports import daily_sums
+from daemon.runtime.http.auth import MAX_FAILED_ATTEMPTS
+from daemon.runtime.http.sessions import COOKIE
+from daemon.simulator import scenarios, sender
+from sql.database import Database
+from tests.support.api_application import Client, MakeClient, application, follower
+from tests.support.console import Visitor
+from tests.support.ledger import put_ticket
+from tests.support.operators import ACTOR, EXPORTER, READER, TOKENS, WRONG
+
+NOW = 1_760_000_000
+SAFE = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+}
+HOSTILE = "<script>alert(1)</script>\"'&{{ 7*7 }}"
+TITLES = [HOSTILE, "مدرسة جديدة للقرية", "\u202eevil", "👨‍👩‍👧‍👦" * 28, "x" * 200]
+ONE_FORM = "/operator/tickets"
+FIELDS = {"id": "story-9", "title": "A well", "currency": "", "goal": "", "state": "open"}
+
+
+@pytest.fixture
+async def client(database: Database, aiohttp_client: MakeClient) -> Client:
+    return await aiohttp_client(application(database, follower(), tokens=TOKENS))
+
+
+@pytest.fixture
+async def anna(client: Client) -> Visitor:
+    """An operator who may read and act."""
+    return await Visitor(client).sign_in(ACTOR)
+
+
+async def record(database: Database, count: int = 30) -> list[str]:
+    """Records payments; returns the ids of their donations."""
+    await put_ticket(database, "story-1")
+    found = scenarios.generate(3, count, ["story-1"], now=NOW)
+    events = [event for each in found for event in each.events]
+    received = [ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=None)) for event in events]
+    await Recorder(database).record(received)
+    return [str(id_) for (id_,) in await database.fetch("SELECT id FROM stripe_attributions ORDER BY id")]
+
+
+# --- Sessions
+
+
+async def test_a_session_begins_with_a_token_and_its_cookie_is_for_this_host_only(client: Client) -> None:
+    reply = await Visitor(client).post("/operator/sign-in", {"token": READER, "next": "/operator/audit?limit=5"})
+    assert reply.status == HTTPStatus.SEE_OTHER
+    cookie = reply.cookies[COOKIE]
+    assert COOKIE.startswith("__Host-")
+    assert (cookie["path"], cookie["domain"], cookie["samesite"], cookie["max-age"]) == ("/", "", "Strict", "43200")
+    assert cookie["secure"] and cookie["httponly"]
+    kept = Visitor(client, cookie.value)
+    check = await kept.get(reply.headers[hdrs.LOCATION])
+    assert check.headers[hdrs.LOCATION] == "/operator/audit?limit=5"
+    lost = await Visitor(client).get(reply.headers[hdrs.LOCATION])
+    assert "did not keep the cookie" in await lost.text()
+
+
+async def test_a_wrong_token_is_rejected_with_the_limits_of_the_operator_api(client: Client) -> None:
+    visitor = Visitor(client)
+    for _ in range(MAX_FAILED_ATTEMPTS):
+        reply = await visitor.post("/operator/sign-in", {"token": WRONG})
+        assert reply.status == HTTPStatus.UNAUTHORIZED and hdrs.WWW_AUTHENTICATE in reply.headers
+        assert "not valid" in await reply.text() and WRONG not in await reply.text()
+    reply = await visitor.post("/operator/sign-in", {"token": ACTOR})
+    assert reply.status == HTTPStatus.TOO_MANY_REQUESTS and hdrs.RETRY_AFTER in reply.headers
+    reply = await client.get("/api/operator/tickets", headers={"Authorization": f"Bearer {ACTOR}"})
+    assert reply.status == HTTPStatus.TOO_MANY_REQUESTS, "both count the same attempts"
+
+
+async def test_without_a_session_every_page_leads_to_the_sign_in_and_back(client: Client) -> None:
+    paths = [f"/operator{page.path.replace('{id}', 'pi_1')}?a=b&c=d" for page in PAGES]
+    for path in [*paths, "/operator/export.csv?kind=entries", "/operator/reports/income.csv?period=2026"]:
+        reply = await Visitor(client, "1.x.y").get(path)
+        assert reply.status == HTTPStatus.SEE_OTHER
+        sign_in = URL(reply.headers[hdrs.LOCATION])
+        assert (sign_in.path, dict(sign_in.query)) == ("/operator/sign-in", {"next": path})
+    for action in ACTIONS:
+        reply = await Visitor(client).post("/operator" + action.path.replace("{id}", "pi_1"))
+        assert reply.headers[hdrs.LOCATION] == "/operator/sign-in?next=/operator"
+
+
+@pytest.mark.parametrize(
+    "path", ["https://example.org/", "//example.org", "/operator@example.org", "/operator/\\x", "/a"]
+)
+async def test_the_sign_in_leads_to_pages_of_the_console_only(client: Client, path: str) -> None:
+    reply = await Visitor(client).post("/operator/sign-in", {"token": READER, "next": path})
+    assert reply.headers[hdrs.LOCATION] == "/operator/sign-in/check?next=%2Foperator"
+    assert "example.org" not in await (await Visitor(client).get(f"/operator/sign-in?next={quote(path)}")).text()
+
+
+async def test_signing_out_deletes_the_cookie(anna: Visitor) -> None:
+    reply = await anna.post("/operator/sign-out")
+    assert (reply.status, reply.cookies[COOKIE].value, reply.cookies[COOKIE]["max-age"]) == (303, "", "0")
+
+
+async def test_a_session_of_a_token_that_was_removed_has_ended(
+    anna: Visitor, database: Database, aiohttp_client: MakeClient
+) -> None:
+    others = tuple(token for token in TOKENS if token.name != "anna")
+    later = Visitor(await aiohttp_client(application(database, follower(), tokens=others)), anna.cookie)
+    assert (await later.get("/operator")).status == HTTPStatus.SEE_OTHER
+
+
+# --- Forms
+
+
+@pytest.mark.parametrize("action", [*(action.path for action in ACTIONS), "/sign-out"])
+async def test_a_form_needs_the_token_of_its_own_session(client: Client, action: str) -> None:
+    """Missing, wrong, of an earlier session of the same operator, of another operator, and stolen: taken from another
+    session and sent with this one's cookie."""
+    old, anna, other = [await Visitor(client).sign_in(token) for token in (ACTOR, ACTOR, READER)]
+    path = "/operator" + action.replace("{id}", "pi_1")
+    for form_token in ("", "x", old.form_token, other.form_token, anna.form_token[:-1], "é"):
+        reply = await anna.post(path, FIELDS, form_token=form_token)
+        assert (reply.status, reply.content_type) == (HTTPStatus.FORBIDDEN, "text/html")
+        assert "open the page again" in await reply.text()
+    reply = await other.post(path, FIELDS, form_token=anna.form_token)
+    assert reply.status == HTTPStatus.FORBIDDEN, "a stolen token is of no use to another session"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "none"},
+        {"Origin": "https://example.org"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "", "Origin": "https://example.org"},
+        {"Sec-Fetch-Site": "", "Origin": ""},
+    ],
+)
+async def test_a_form_of_another_site_is_rejected_whatever_it_contains(anna: Visitor, headers: dict[str, str]) -> None:
+    for path, fields in ((ONE_FORM, FIELDS), ("/operator/sign-in", {"token": ACTOR}), ("/operator/sign-out", {})):
+        reply = await anna.post(path, fields, **headers)
+        assert reply.status == HTTPStatus.FORBIDDEN
+    for missing in ("Sec-Fetch-Site", "Origin"):
+        assert (await anna.post(ONE_FORM, FIELDS, **{missing: ""})).status == HTTPStatus.SEE_OTHER
+
+
+async def test_a_body_that_is_no_form_is_rejected(client: Client, anna: Visitor) -> None:
+    headers = {"Cookie": f"{COOKIE}={anna.cookie}", "Sec-Fetch-Site": "same-origin"}
+    for body, type_, status in (
+        (b"{}", "application/json", HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
+        (b"a=\xff\xfe&b", "application/x-www-form-urlencoded", HTTPStatus.BAD_REQUEST),
+        (b"a=b&" * 50, "application/x-www-form-urlencoded", HTTPStatus.BAD_REQUEST),
+        (b"a=" + b"b" * 20_000, "application/x-www-form-urlencoded", HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    ):
+        reply = await client.post(ONE_FORM, data=body, headers={**headers, "Content-Type": type_})
+        assert (reply.status, reply.content_type) == (status, "text/html")
+
+
+# --- Scopes and errors
+
+
+async def test_a_session_can_do_what_its_token_permits(client: Client, database: Database) -> None:
+    rita, books = [await Visitor(client).sign_in(token) for token in (READER, ACTOR)]
+    [id_, *_] = await record(database, 3)
+    page = await rita.page(f"/operator/donations/{id_}")
+    assert "Assign" not in page and "/operator/exports" not in page
+    for action in ACTIONS:
+        reply = await rita.post("/operator" + action.path.replace("{id}", id_), FIELDS | {"ticket": "story-1"})
+        assert reply.status == HTTPStatus.FORBIDDEN and "lacks the scope act" in await reply.text()
+    for path in ("exports", "export.csv", "export.jsonl/manifest"):
+        reply = await books.get(f"/operator/{path}")
+        assert reply.status == HTTPStatus.FORBIDDEN and "lacks the scope export" in await reply.text()
+    assert await actions(database, 10) == []
+
+
+async def test_one_who_may_only_export_gets_files_and_manifests(client: Client, database: Database) -> None:
+    await record(database, 3)
+    signed_in = await Visitor(client).post("/operator/sign-in", {"token": EXPORTER})
+    books = Visitor(client, signed_in.cookies[COOKIE].value)
+    assert (await books.get("/operator")).status == HTTPStatus.FORBIDDEN
+    page = await books.page("/operator/exports?kind=entries&from=2025-01-01&to=")
+    assert '/operator/export.csv?from=2025-01-01T00%3A00%3A00Z&amp;kind=entries"' in page.replace(
+        "kind=entries&amp;from=2025-01-01T00%3A00%3A00Z", "from=2025-01-01T00%3A00%3A00Z&amp;kind=entries"
+    )
+    asked = "?kind=entries&from=2025-01-01T00%3A00%3A00Z"
+    assert (await books.get(f"/operator/export.csv/manifest{asked}")).status == HTTPStatus.NOT_FOUND
+    reply = await books.get(f"/operator/export.csv{asked}")
+    assert (reply.status, reply.content_type) == (HTTPStatus.OK, "text/csv")
+    rows = (await reply.text()).count("\r\n") - 1
+    manifest = await (await books.get(f"/operator/export.csv/manifest{asked}")).json()
+    assert manifest["rows"] == rows > 0
+    assert [(row.by, row.action) for row in await actions(database, 10)] == [("books", "export")]
+
+
+async def test_every_reply_is_protected_and_no_page_contains_a_script_or_a_style(
+    anna: Visitor, database: Database
+) -> None:
+    ids = await record(database, 5)
+    paths = ["/operator" + page.path.replace("{id}", ids[0]) for page in PAGES]
+    for path in [*paths, "/operator/sign-in", "/operator/nothing", "/operator/donations?limit=x"]:
+        reply = await anna.get(path)
+        if reply.status == HTTPStatus.SEE_OTHER:  # the sign-in: there is a session
+            continue
+        text = await reply.text()
+        assert SAFE.items() <= reply.headers.items() and reply.content_type == "text/html"
+        policy = reply.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy and "unsafe" not in policy
+        assert not [each for each in ("<script", " style=", "<style", " onclick", "javascript:") if each in text]
+
+
+async def test_a_database_that_is_away_is_reported_as_a_page(database: Database, aiohttp_client: MakeClient) -> None:
+    client = await aiohttp_client(application(database, follower(ready=False), tokens=TOKENS))
+    reply = await client.get("/operator")
+    assert (reply.status, reply.content_type) == (HTTPStatus.SERVICE_UNAVAILABLE, "text/html")
+    assert reply.headers[hdrs.RETRY_AFTER] == "30"
+    assert "currently unavailable" in await reply.text()
+
+
+# --- What pages show and do
+
+
+async def test_hostile_and_foreign_titles_are_shown_as_text(anna: Visitor, database: Database) -> None:
+    for number, title in enumerate(TITLES):
+        reply = await anna.post(ONE_FORM, FIELDS | {"id": f"t{number}", "title": title})
+        if not title.isprintable():
+            assert reply.status == HTTPStatus.BAD_REQUEST and "printable" in await reply.text()
+            continue
+        assert reply.headers[hdrs.LOCATION] == "/operator?done=put_ticket"
+    page = await anna.page("/operator/tickets")
+    assert "<script>alert" not in page and "&lt;script&gt;alert(1)&lt;/script&gt;&#34;&#39;&amp;{{ 7*7 }}" in page
+    assert f"<bdi>{TITLES[1]}</bdi>" in page and f"<bdi>{TITLES[4]}</bdi>" in page
+    assert [ticket.title for ticket in await tickets(database)] == [each for each in TITLES if each.isprintable()]
+
+
+async def test_a_ticket_is_added_and_changed(anna: Visitor, database: Database) -> None:
+    await anna.post(ONE_FORM, FIELDS | {"goal": "99.50", "currency": "EUR", "back": "/operator/tickets?limit=5"})
+    [ticket] = await tickets(database)
+    assert (ticket.id, ticket.currency, ticket.goal_minor, ticket.state) == ("story-9", "EUR", 9950, "open")
+    reply = await anna.post(ONE_FORM, FIELDS | {"state": "closed", "back": "/operator/tickets?limit=5"})
+    assert reply.headers[hdrs.LOCATION] == "/operator/tickets?limit=5&done=put_ticket"
+    assert 'role="status">The ticket was saved.' in await anna.page(reply.headers[hdrs.LOCATION])
+    [ticket] = await tickets(database)
+    assert (ticket.currency, ticket.goal_minor, ticket.state) == (None, None, "closed")
+    reply = await anna.post(ONE_FORM, FIELDS | {"goal": "0.001"})
+    assert reply.status == HTTPStatus.BAD_REQUEST and "goal: " in await reply.text()
+    assert [(row.by, row.action) for row in await actions(database, 9)] == [("anna", "ticket"), ("anna", "ticket")]
+
+
+async def test_a_donation_without_a_ticket_gets_one_and_its_timeline_shows_the_effect(
+    anna: Visitor, database: Database
+) -> None:
+    await record(database)
+    [(id_,)] = await database.fetch("SELECT id FROM stripe_attributions WHERE ticket_id IS NULL AND paid_at IS NOT NULL"
+                                    " ORDER BY id LIMIT 1")  # fmt: skip
+    assert id_ in await anna.page("/operator/unassigned")
+    path = f"/operator/donations/{id_}"
+    reply = await anna.post(f"{path}/assign", {"ticket": "story-1", "back": path})
+    assert reply.headers[hdrs.LOCATION] == f"{path}?done=assign_donation"
+    page = await anna.page(path)
+    assert "ticket story-1: paid +" in page and "ticket none: paid -" in page
+    assert id_ not in await anna.page("/operator/unassigned")
+    reply = await anna.post(f"{path}/assign", {"ticket": "nowhere", "back": path})
+    assert reply.status == HTTPStatus.CONFLICT and f'href="{path}"' in await reply.text()
+    await database.fetch("UPDATE stripe_attributions SET consent = true WHERE id = %s", [id_])
+    assert "Hide the name" in await anna.page(path)
+    await anna.post(f"{path}/withdraw-consent", {"back": path})
+    assert "Hide the name" not in await anna.page(path)
+    await anna.post(f"{path}/erase", {"back": path})
+    assert "<bdi>Anonymous</bdi>" in await anna.page(path)
+    assert [row.action for row in await actions(database, 9)] == ["erase", "withdraw", "assign"]
+
+
+async def test_a_failed_event_is_dismissed(anna: Visitor, database: Database) -> None:
+    await database.fetch("INSERT INTO stripe_events (id, type, stripe_created, livemode, error)"
+                         " VALUES ('evt_1', 'charge.updated', now(), false, %s)", [HOSTILE])  # fmt: skip
+    assert "evt_1" in (page := await anna.page("/operator/failed")) and "<script>" not in page
+    assert '<span class="figure warn">1</span>' in await anna.page("/operator")
+    await anna.post("/operator/failed/evt_1/dismiss", {"back": "/operator/failed"})
+    assert "evt_1" not in await anna.page("/operator/failed")
+    assert "evt_1" in await anna.page("/operator/failed?all=true")
+    assert "evt_1" in await anna.page("/operator/audit")
+
+
+async def test_a_search_finds_by_any_id_by_ticket_and_by_hash(anna: Visitor, database: Database) -> None:
+    await record(database)
+    [(id_, charge, hash_)] = await database.fetch(
+        "SELECT id, charge_id, donor_email_hash FROM stripe_attributions"
+        " WHERE charge_id IS NOT NULL AND donor_email_hash IS NOT NULL AND ticket_id = 'story-1' ORDER BY id LIMIT 1"
+    )
+    for text in (id_, charge, hash_, f" {charge} ", "story-1"):
+        assert f">{id_}<" in await anna.page(f"/operator/donations?find={quote(text)}")
+    assert "No donation was found" in await anna.page("/operator/donations?find=pi_unknown")
+    assert [row.detail for row in await actions(database, 9)] == ["e-mail hash"]
+    reply = await anna.get("/operator/donations?currency=usd&find=x")
+    assert reply.status == HTTPStatus.BAD_REQUEST and "three capital letters" in await reply.text()
+
+
+def test_the_fields_of_the_search_become_parameters() -> None:
+    assert search_parameters({"find": "story-1", "to": "2026-12-31", "from": "yesterday"}) == {
+        "ticket": "story-1", "to": "2027-01-01T00:00:00Z", "from": "yesterday",
+    }  # fmt: skip
+    assert search_parameters({"find": "a" * 64}) == {"q": "a" * 64}
+
+
+async def test_pages_of_a_list_follow_each_other(anna: Visitor, database: Database) -> None:
+    ids = await record(database)
+    seen, path = list[str](), "/operator/donations?limit=10"
+    while path:
+        page = await anna.page(path)
+        seen += [id_ for id_ in ids if f">{id_}</a></th>" in page]
+        link = page.partition('href="?')[2].partition('"')[0] if "Next page" in page else ""
+        links = [part.partition('"')[0] for part in page.split('href="?')[1:]]
+        path = f"/operator/donations?{links[-1].replace('&amp;', '&')}" if link else ""
+    assert sorted(seen) == ids
+
+
+async def test_charts_show_what_the_journal_adds_up_to(anna: Visitor, database: Database) -> None:
+    await record(database)
+    assert "Nothing moved" in await anna.page("/operator/reports")
+    await database.fetch("UPDATE ledger_entries SET effective_at = now()")
+    while await daily_sums.add(database, "UTC"):
+        pass
+    [(paid,)] = await database.fetch(
+        "SELECT sum(amount_minor) FROM ledger_entries WHERE kind = 'payment' AND currency = 'USD'"
+    )
+    assert f"{paid / 100:,.2f}" in await anna.page("/operator/reports?by=month")
+    for scheme in ("", "&scheme=dark"):
+        reply = await anna.get(f"/operator/chart.svg?by=day&currency=USD{scheme}")
+        svg = await reply.text()
+        assert (reply.status, reply.content_type) == (HTTPStatus.OK, "image/svg+xml")
+        assert "<svg" in svg and "<script" not in svg and "sandbox" in reply.headers["Content-Security-Policy"]
+    assert (await anna.get("/operator/chart.svg?by=day&currency=XXX")).status == HTTPStatus.NOT_FOUND
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu"])
+async def test_sums_per_day_are_those_of_the_journal_whatever_was_added_at_once(
+    database: Database, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when several processes add at the same time, and when the journal goes on."""
+    monkeypatch.setattr(daily_sums, "ADDED_AT_ONCE", 7)
+    await record(database)
+    for _ in range(2):
+        while any(await asyncio.gather(*(daily_sums.add(database, zone) for _ in range(3)))):
+            pass
+        for ticket in ("*", "story-1", ""):
+            sums = await database.fetch(
+                "SELECT day, currency, kind, amount_minor FROM daily_sums WHERE time_zone = %s AND ticket_id = %s"
+                " ORDER BY 1, 2, 3", [zone, ticket]
+            )  # fmt: skip
+            entries = await database.fetch(
+                "SELECT (effective_at AT TIME ZONE %s)::date, currency, kind, sum(amount_minor)::bigint"
+                " FROM ledger_entries WHERE %s = '*' OR ticket_id = %s GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
+                [zone, ticket, ticket]
+            )  # fmt: skip
+            assert sums == entries and entries
+        await database.fetch(
+            "INSERT INTO ledger_entries SELECT seq + (SELECT max(seq) FROM ledger_entries), recorded_at,"
+            " effective_at + interval '1 day', amount_minor, kind, donation_id, ticket_id, currency, object_id, cause"
+            " FROM ledger_entries"
+        )
+
+
+def test_the_last_periods_follow_each_other() -> None:
+    by = {unit: daily_sums.last_periods(unit, date(2026, 3, 1)) for unit in daily_sums.SHOWN}
+    days, weeks, months = by.values()
+    assert (days[0], days[-1], len(days)) == (date(2026, 1, 30), date(2026, 3, 1), 31)
+    assert (weeks[-1], weeks[-2], len(weeks)) == (date(2026, 2, 23), date(2026, 2, 16), 26)
+    assert (months[0], months[-3:], len(months)) == (
+        date(2024, 4, 1), [date(2026, 1, 1), date(2026, 2, 1), date(2026, 3, 1)], 24,
+    )  # fmt: skip

@@ -1,0 +1,74 @@
+"""Debian's Chromium, driven by Playwright: pages are used as people do, and checked by the rules of axe-core."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from axe_playwright_python.base import AXE_SCRIPT
+from playwright.sync_api import Browser, Page, sync_playwright
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--force-color-profile=srgb",
+)  # fmt: skip
+WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+LAYOUT = ["color-contrast", "target-size", "scrollable-region-focusable", "link-in-text-block"]
+
+
+@dataclass(frozen=True)
+class View:
+    """How a page is shown to a person: the window's size, and what the browser is asked for."""
+
+    width: int = 1280
+    height: int = 800
+    color_scheme: Literal["light", "dark"] = "light"
+    forced_colors: Literal["none", "active"] = "none"
+
+
+VIEWS = {
+    "light": View(),
+    "dark": View(color_scheme="dark"),
+    "forced colours": View(forced_colors="active", color_scheme="dark"),
+    "200 % zoom": View(width=640, height=400),  # of a window of 1,280 pixels
+    "320 pixels": View(width=320, height=640),
+}
+
+
+@contextmanager
+def running_browser() -> Iterator[Browser]:
+    """A browser; the test is skipped where there is none, except in CI. No test may be asynchronous meanwhile."""
+    if not CHROMIUM.exists():
+        if os.environ.get("CI") == "true":
+            pytest.fail("apt-get install chromium")
+        pytest.skip("needs Chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def problems(page: Page) -> list[str]:
+    """What is wrong with a page that is loaded, in any view: the rules of accessibility that it breaks, with the
+    elements, and a window that it is wider than. Rules that no view changes are checked in the first one."""
+    page.evaluate(AXE_SCRIPT)
+    found = list[str]()
+    for name, view in VIEWS.items():
+        page.set_viewport_size({"width": view.width, "height": view.height})
+        page.emulate_media(color_scheme=view.color_scheme, forced_colors=view.forced_colors)
+        found += [f"{name}: {each}" for each in _violations(page, WCAG if name == "light" else LAYOUT)]
+        wider = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        found += [f"{name}: the page is {wider} pixels wider than the window"] if wider > 0 else []
+    return found
+
+
+def _violations(page: Page, rules: list[str]) -> list[str]:
+    options = {"runOnly": rules, "resultTypes": ["violations"]}
+    found = page.evaluate("options => axe.run(options).then(results => results.violations)", options)
+    return [f"{each['id']}: {[node['html'][:200] for node in each['nodes']]}" for each in found]

@@ -1,0 +1,55 @@
+"""An operator's browser as a client of tests: it keeps the cookie, and sends forms as browsers do."""
+
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Self
+
+from aiohttp import ClientResponse, hdrs
+
+from daemon.runtime.http.sessions import COOKIE
+from tests.support.api_application import Client
+
+FORM_TOKEN = re.compile(r'name="form_token" value="([^"]+)"')
+
+
+class Visitor:
+    """A client with at most one cookie."""
+
+    def __init__(self, client: Client, cookie: str = "") -> None:
+        self.client = client
+        self.cookie = cookie
+        self.form_token = ""
+
+    async def sign_in(self, token: str) -> Self:
+        """Signs in, and reads the token of this session's forms from a page."""
+        reply = await self.post("/operator/sign-in", {"token": token})
+        assert reply.status == HTTPStatus.SEE_OTHER, await reply.text()
+        self.cookie = reply.cookies[COOKIE].value
+        page = await (await self.get("/operator")).text()
+        self.form_token = FORM_TOKEN.findall(page)[0]
+        return self
+
+    async def get(self, path: str, **headers: str) -> ClientResponse:
+        return await self.client.get(path, headers={**self._cookies(), **headers}, allow_redirects=False)
+
+    async def page(self, path: str) -> str:
+        """The text of a page that there is."""
+        reply = await self.get(path)
+        text = await reply.text()
+        assert reply.status == HTTPStatus.OK, text
+        return text
+
+    async def post(
+        self, path: str, fields: Mapping[str, str] = {}, *, form_token: str | None = None, **headers: str
+    ) -> ClientResponse:
+        """Sends a form of this session; `form_token` in place of the session's, headers in place of the browser's."""
+        own = {"Sec-Fetch-Site": "same-origin", hdrs.ORIGIN: str(self.client.make_url("/")).rstrip("/")}
+        sent = {name: text for name, text in (own | self._cookies() | headers).items() if text}
+        token = self.form_token if form_token is None else form_token
+        return await self.client.post(
+            path, data={**({"form_token": token} if token else {}), **fields}, headers=sent, allow_redirects=False
+        )
+
+    def _cookies(self) -> dict[str, str]:
+        return {hdrs.COOKIE: f"{COOKIE}={self.cookie}"} if self.cookie else {}
