@@ -38,10 +38,12 @@ def settings(kind: type[Kind]) -> Kind:
 
 def _environ() -> dict[str, str]:
     given = set_variables(os.environ)
-    embedded = None if "DATABASE_URL" in given else environment.embedded_environ()
+    if "DATABASE_URL" in given:
+        return given
+    embedded = environment.embedded_environ()
     if embedded:
         click.echo("(using the embedded instance of this folder)", err=True)
-    return {**(embedded or {}), **given}
+    return {**(embedded or environment.EMBEDDED_DEFAULTS), **given}
 
 
 def check_url(url: str) -> str:

@@ -20,6 +20,7 @@ DEFAULTS = {
     "METRICS_PORT": "9464",
     "SHUTDOWN_GRACE_MS": "10000",
 }
+SECRETS_KEPT = 3  # signing secrets: that of the present endpoint, of the one before, and the one that was made first
 UNSHARED = {"DONATIOND_DATABASE_PASSWORD", "MIGRATE_DATABASE_URL"}  # secrets that no process of ours needs
 EMBEDDED_DEFAULTS = {"HOST": "127.0.0.1", "STRIPE_LIVEMODE": "false"}
 
@@ -86,8 +87,25 @@ def _kept_secrets(state: Path) -> dict[str, str]:
     }
     if made.keys() - kept.keys():
         kept = made | kept
-        files.write(path, "".join(f"{name}={value}\n" for name, value in kept.items()).encode())
+        _write_secrets(state, kept)
     return kept
+
+
+def _write_secrets(state: Path, kept: Mapping[str, str]) -> Path:
+    path = state / "environment"
+    files.write(path, "".join(f"{name}={value}\n" for name, value in kept.items()).encode())
+    return path
+
+
+def keep_signing_secret(state: Path, secret: str) -> Path:
+    """Adds a webhook's signing secret to those that the embedded instance of this state folder keeps, as the first.
+
+    Only SECRETS_KEPT of them stay, so that an endpoint may be replaced again and again. Returns the file.
+    """
+    kept = _kept_secrets(state)
+    others = [each for each in kept["STRIPE_WEBHOOK_SECRET"].split(",") if each != secret]
+    secrets_now = ",".join([secret, *others][:SECRETS_KEPT])
+    return _write_secrets(state, kept | {"STRIPE_WEBHOOK_SECRET": secrets_now})
 
 
 def shared_environ(environ: Mapping[str, str]) -> dict[str, str]:
@@ -101,10 +119,12 @@ def shared_environ(environ: Mapping[str, str]) -> dict[str, str]:
         "DEFAULT_CURRENCY",
         "DONATIOND_INCLUDE",
         "DONATIOND_RUN",
+        "PUBLIC_URL",
         "READINESS_SOCKET",
+        "STRIPE_API_BASE",
     }
     if environ["DONATIOND_INCLUDE"]:
-        names |= {"DATABASE_URL", "DONOR_EMAIL_HASH_KEY", "STRIPE_WEBHOOK_SECRET"}
+        names |= {"DATABASE_URL", "DONOR_EMAIL_HASH_KEY", "STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET"}
     return {name: value for name, value in environ.items() if name in names}
 
 

@@ -18,7 +18,7 @@ import aiohttp
 import msgspec
 import stripe
 
-from daemon.stripe_api.config import StripeApiConfig
+from daemon.stripe_api.config import StripeAccount
 from daemon.stripe_api.rate_limit import RateLimit, backoff_s
 
 API_VERSION = "2026-10-28.endive"  # of every call, and of the webhook endpoint that `donationd stripe setup` makes
@@ -116,7 +116,7 @@ class StripeApi:
 
     def __init__(
         self,
-        config: StripeApiConfig,
+        config: StripeAccount,
         *,
         deadline_s: float = DEADLINE_S,
         count: Callable[[str], None] = lambda _outcome: None,

@@ -7,7 +7,9 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, SecretStr, ValidationInfo, field_validator
 
-from daemon.runtime.config import Settings
+from daemon.runtime.config import Basics, Settings
+
+WEBHOOK_PATH = "/webhooks/stripe"  # where the API receives Stripe's events
 
 API_KEY = re.compile(r"(?:sk|rk)_(test|live)_\w{3,240}", re.ASCII)
 # What else Stripe gives out that is taken for an API key, by how it begins.
@@ -69,14 +71,13 @@ def _log(_value: str) -> str:
     raise ValueError("unset it: with it, Stripe's library writes whole replies, with donors' data, to the log")
 
 
-class StripeApiConfig(Settings):
-    """The settings of an instance's account at Stripe, which its processes and commands read alike."""
+class StripeAccount(Basics):
+    """The settings of the account at Stripe."""
 
     stripe_livemode: bool = True
     stripe_api_key: Annotated[SecretStr, AfterValidator(_key)] | None = None  # without one nothing calls Stripe
     stripe_api_base: Annotated[str, AfterValidator(_api_base)] = "https://api.stripe.com"
     public_url: Annotated[str, AfterValidator(_public_url)] | None = None  # what donors and operators use
-    donor_email_hash_key: SecretStr | None = None
     stripe_log: Annotated[str, AfterValidator(_log)] | None = None  # read by Stripe's library
 
     @field_validator("stripe_api_key")
@@ -92,6 +93,18 @@ class StripeApiConfig(Settings):
                 "change one of them"
             )
         return value
+
+    @property
+    def endpoint_url(self) -> str | None:
+        """Where Stripe delivers events, by PUBLIC_URL; None where that is not set, or is an address of this machine."""
+        is_reachable = self.public_url is not None and self.public_url.startswith("https://")
+        return f"{self.public_url}{WEBHOOK_PATH}" if is_reachable else None
+
+
+class StripeApiConfig(StripeAccount, Settings):
+    """The settings that an instance's processes and commands read alike."""
+
+    donor_email_hash_key: SecretStr | None = None
 
     @property
     def hash_key(self) -> bytes | None:

@@ -34,7 +34,7 @@ def up(embedded: bool, stop_with: int | None) -> None:
 
 @click.command()
 def reload() -> None:
-    """Replace the API processes, one at a time, and then the jobs process.
+    """Replace the API processes one by one, then the jobs.
 
     Use it after the installation of a new release. It works on the instance of this folder. No connection is reset and
     no request fails. Where only one API process runs (API_PROCESSES=1), a connection that arrives while it ends is
