@@ -3,7 +3,10 @@
 import asyncio
 import sys
 import time
+from collections.abc import Mapping
+from urllib.parse import urlsplit
 
+import aiohttp
 import click
 
 from daemon.api.config import CommandConfig
@@ -32,7 +35,10 @@ def simulate(payments: int, seed: int | None, url: str | None) -> None:
             f"no API replies at {base} ({reason}): start it there with `donationd up`, or name its address with --url"
         )
     chosen = seed if seed is not None else time.time_ns() % 2**31
-    generated = scenarios.generate(chosen, payments, tickets, now=int(time.time()))
+    now = int(time.time())
+    generated = scenarios.generate(chosen, payments, tickets, now=now)
+    if urlsplit(config.stripe_api_base).hostname == "127.0.0.1":
+        _add_to_fake(config.stripe_api_base, {"seed": chosen, "payments": payments, "tickets": tickets, "now": now})
     events = scenarios.shuffled(generated, chosen)
     outcome = asyncio.run(sender.deliver(base, secret, events, progress=_print_progress))
     click.echo(err=True)
@@ -44,6 +50,17 @@ def simulate(payments: int, seed: int | None, url: str | None) -> None:
         raise Failure(
             f"not every event was accepted (replies: {outcome.replies}); is the API at {base} running and ready?"
         )
+
+
+def _add_to_fake(base: str, arguments: Mapping[str, object]) -> None:
+    """Lets the fake of Stripe's API make the same payments, so that it has the objects of the events."""
+    try:
+        asyncio.run(sender.control_fake(base, "play", arguments))
+    except aiohttp.ClientError as error:
+        raise Failure(
+            f"the fake of Stripe's API at {base} does not take the payments ({type(error).__name__}): is "
+            "STRIPE_API_BASE the one that `donationd up --with-fake-stripe` prints?"
+        ) from None
 
 
 def _signing_secret(config: CommandConfig) -> str:

@@ -102,7 +102,7 @@ def stop_limits(environ: Mapping[str, str]) -> StopLimits:
     Args:
         environ: SHUTDOWN_GRACE_MS and DONATIOND_INCLUDE are read.
     """
-    files = [ROOT / name for name in ("supervisord.conf", environ["DONATIOND_INCLUDE"]) if name]
+    files = [ROOT / name for name in ("supervisord.conf", *environ["DONATIOND_INCLUDE"].split())]
     configuration = configparser.RawConfigParser()
     configuration.read(files)
     known = {"ENV_DONATIOND_API_STOP_SECONDS": str(api_stop_s(environ))}

@@ -17,6 +17,7 @@ from pathlib import Path
 from daemon.instance import postgres, preflight, state_folder, supervisord
 from daemon.instance.console import CannotStart, say
 from daemon.instance.environment import api_stop_s, complete_environ, shared_environ
+from daemon.instance.fake_stripe import with_fake_stripe
 from daemon.instance.startup import wait_until_ready
 from daemon.instance.stop_signals import Stop, catch_stop_signals, follow, ignore_stop_signals
 from daemon.instance.welcome import welcome
@@ -24,11 +25,12 @@ from daemon.runtime import files
 from daemon.runtime.core_dumps import forbid_core_dumps
 
 
-def up(embedded: bool, stop_with: int | None = None) -> int:
+def up(embedded: bool, stop_with: int | None = None, *, fake_stripe: bool = False) -> int:
     """Runs all processes until SIGINT, SIGTERM or SIGHUP; returns the exit status.
 
     Args:
         embedded: also run a PostgreSQL server, and set what a first trial needs.
+        fake_stripe: also run a fake of Stripe's API, in the place of Stripe.
         stop_with: the pid of the parent process: stop also when it ends, or when its terminal is closed.
 
     Returns:
@@ -45,7 +47,7 @@ def up(embedded: bool, stop_with: int | None = None) -> int:
         state_folder.warn_of_open_folders(state)
         os.umask(0o077)  # only the owner can read the files that this process and its children create
         with state_folder.lock(state) as lock:
-            environ = _prepare(state, embedded)
+            environ = _prepare(state, embedded, fake_stripe)
             process = supervisord.start(environ, state, lock)
             wait_until_ready(process, supervisord.Output(process), environ)
             welcome(environ, state)
@@ -64,13 +66,15 @@ def up(embedded: bool, stop_with: int | None = None) -> int:
             supervisord.stop(process, supervisord.stop_limits(environ))
 
 
-def _prepare(state: Path, embedded: bool) -> dict[str, str]:
+def _prepare(state: Path, embedded: bool, fake_stripe: bool) -> dict[str, str]:
     """Does everything that comes before the start of supervisord; returns the environment of all processes.
 
     Raises:
         CannotStart: the settings, the ports or the embedded database cannot be used.
     """
     environ = complete_environ(os.environ, state, embedded)
+    if fake_stripe:
+        environ = with_fake_stripe(environ)
     preflight.check(environ)
     environ["DONATIOND_API_STOP_SECONDS"] = str(api_stop_s(environ))
     state_folder.clear_leftovers(state, environ)

@@ -16,6 +16,12 @@ def welcome(environ: Mapping[str, str], state: Path) -> None:
     api = address(environ["HOST"], environ["PORT"])
     metrics = address(environ["METRICS_HOST"], environ["METRICS_PORT"])
     donationd, supervisorctl = _command("donationd"), _command("supervisorctl")
+    if "DONATIOND_FAKE_PORT" in environ:
+        steps = _fake_steps(donationd, environ)
+    elif Config.from_environ(environ).stripe_livemode:
+        steps = _real_steps(donationd, api)
+    else:
+        steps = _trial_steps(donationd, api)
     say(f"""
 donationd is ready.
 
@@ -24,9 +30,21 @@ donationd is ready.
   logs       {state}/logs
   processes  {supervisorctl} -s unix://{environ["DONATIOND_RUN"]}/supervisor.sock status
 
-{_real_steps(donationd, api) if Config.from_environ(environ).stripe_livemode else _trial_steps(donationd, api)}
+{steps}
 
 Ctrl-C stops everything.""")
+
+
+def _fake_steps(donationd: str, environ: Mapping[str, str]) -> str:
+    base, key = environ["STRIPE_API_BASE"], environ["STRIPE_API_KEY"]
+    return f"""A fake of Stripe's API listens at {base}. Try next, in another terminal:
+
+  {donationd} tickets add story-1 --title "A well for the village"
+  {donationd} simulate --payments 20
+  {donationd} ledger story-1
+  curl {base}/v1/charges -u {key}:
+
+Its payments are lost when it ends."""
 
 
 def _trial_steps(donationd: str, api: str) -> str:

@@ -12,6 +12,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from daemon.simulator.collection import Collection
+from daemon.simulator.copies import Copy
 from daemon.simulator.stripe_objects import DAY_S, Api, Charge, Dispute, Json, Refund
 
 CURRENCY = "usd"  # of the account: everything is converted into it
@@ -137,10 +138,18 @@ class Payout:
         }
 
 
-def _changes(charges: Iterable[Charge]) -> list[BalanceTransaction]:
+def _changes(charges: Iterable[Charge | Copy]) -> list[BalanceTransaction]:
     """Every change of the balance: of all payments, and the account's own of each week."""
-    found = [each for charge in charges for each in _of_charge(charge)]
+    found = [each for charge in charges for each in _of_stored(charge)]
     return [*found, *_of_weeks(found)]
+
+
+def _of_stored(charge: Charge | Copy) -> Iterator[BalanceTransaction]:
+    if not isinstance(charge, Copy):
+        yield from _of_charge(charge)
+    elif isinstance(charge.original, Charge):
+        for each in _of_charge(charge.original):
+            yield replace(each, id=charge.named(each.id), source=charge.named(each.source or ""))
 
 
 def _of_charge(charge: Charge) -> Iterator[BalanceTransaction]:
@@ -150,7 +159,7 @@ def _of_charge(charge: Charge) -> Iterator[BalanceTransaction]:
     is_debit = charge.method != "card"
     captured = charge.amount_captured or charge.amount  # a late failure can set it to 0
     kind = "payment" if is_debit else "charge"
-    yield _converted(charge, balance_transaction_id(charge), charge.paid_at, kind, captured)
+    yield _converted(charge, balance_transaction_id(charge) or "", charge.paid_at, kind, captured)
     if charge.status == "failed":
         failed_at = _first_second(charge, "failed", charge.paid_at)
         yield _converted(charge, f"txn_{charge.id[3:]}f", failed_at, "payment_failure_refund", -captured)
@@ -160,9 +169,11 @@ def _of_charge(charge: Charge) -> Iterator[BalanceTransaction]:
         yield from of_dispute(dispute)
 
 
-def balance_transaction_id(charge: Charge) -> str:
-    """The id of a charge's transaction, which its events may not name."""
-    return charge.balance_transaction or f"txn_{charge.id[3:]}"
+def balance_transaction_id(charge: Charge) -> str | None:
+    """The id of the transaction of a charge that took money, which its events may not name."""
+    if charge.balance_transaction is not None or charge.paid_at is None:
+        return charge.balance_transaction
+    return f"txn_{charge.id[3:]}"
 
 
 def _of_refund(refund: Refund, kind: str) -> Iterator[BalanceTransaction]:
@@ -253,7 +264,7 @@ class Balance:
         self._waiting: list[BalanceTransaction] = []
         self._paid_until = 0  # the day of the last payout
 
-    def update(self, charges: Iterable[Charge], now: int) -> None:
+    def update(self, charges: Iterable[Charge | Copy], now: int) -> None:
         """Adds what is new, and a payout for each day on which the available money is more than 0."""
         for each in _changes(charges):
             if self._transactions.get(each.id) is None:

@@ -64,8 +64,9 @@ class _Builder:
         in_metadata: bool = True,
         billing: bool = True,
         livemode: bool = False,
+        id_end: str = "",
     ) -> None:
-        self.rng = rng
+        self.rng, self.id_end = rng, id_end
         self.in_metadata = in_metadata
         self.metadata = {"ticketId": ticket} if ticket is not None and in_metadata else {}
         self.inputs = Inputs(
@@ -83,7 +84,7 @@ class _Builder:
 
     def _new_id(self, prefix: str) -> str:
         length = 56 if prefix.startswith("cs_") else 23
-        return prefix + "".join(self.rng.choices(ALPHABET, k=length))
+        return prefix + "".join(self.rng.choices(ALPHABET, k=length - len(self.id_end))) + self.id_end
 
     def wait(self, at_least_s: int, at_most_s: int) -> None:
         """Moves the clock."""
@@ -283,18 +284,21 @@ CURRENCIES: Mapping[str, tuple[int, tuple[int, ...]]] = {
 # --- Scenarios
 
 
-def generate(seed: int, payments: int, tickets: Sequence[str], *, livemode: bool = False, now: int) -> list[Scenario]:
+def generate(
+    seed: int, payments: int, tickets: Sequence[str], *, now: int, livemode: bool = False, id_end: str = ""
+) -> list[Scenario]:
     """Scenarios, each begun in the 30 days before `now` (Unix seconds; subscriptions in 62) and ended by then.
 
     The same arguments give the same scenarios, and a smaller number of payments gives the first of a larger number.
-    Twenty payments that start at a multiple of twenty contain every kind. Raises ValueError if `tickets` is empty.
+    Twenty payments that start at a multiple of twenty contain every kind. All ids end with `id_end`. Raises ValueError
+    if `tickets` is empty.
     """
     if not tickets:
         raise ValueError("there is no ticket to donate to")
-    return [_scenario(seed, index, tickets, livemode, now) for index in range(payments)]
+    return [_scenario(seed, index, tickets, now, livemode=livemode, id_end=id_end) for index in range(payments)]
 
 
-def _scenario(seed: int, index: int, tickets: Sequence[str], livemode: bool, now: int) -> Scenario:
+def _scenario(seed: int, index: int, tickets: Sequence[str], now: int, *, livemode: bool, id_end: str) -> Scenario:
     round_, place = divmod(index, len(DISTRIBUTION))
     kind = _seeded(f"{seed} deck {round_}").sample(DISTRIBUTION, len(DISTRIBUTION))[place]
     rng = _seeded(f"{seed} life {index}")
@@ -309,6 +313,7 @@ def _scenario(seed: int, index: int, tickets: Sequence[str], livemode: bool, now
         in_metadata=rng.random() < 0.8,
         billing=rng.random() < 0.8,
         livemode=livemode,
+        id_end=id_end,
     )
     kind.steps(builder)
     return Scenario.of(kind.name, builder.payments)

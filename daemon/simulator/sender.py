@@ -6,7 +6,7 @@ import hmac
 import json
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -164,6 +164,21 @@ async def post(
             return response.status, response.headers.get("Retry-After"), _object(text)
     except (aiohttp.ClientError, TimeoutError):
         return NO_REPLY, None, {}
+
+
+async def control_fake(base_url: str, action: str, arguments: Mapping[str, object]) -> Json:
+    """Makes something happen at a fake of Stripe's API (`fake_stripe.control`); returns what it says of it.
+
+    Raises:
+        aiohttp.ClientError: no fake is there, or it does not do this.
+    """
+    timeout = aiohttp.ClientTimeout(total=REPLY_TIMEOUT_S)
+    async with (
+        aiohttp.ClientSession(base_url, timeout=timeout, raise_for_status=True) as http,
+        http.post(f"/_control/{action}", json=arguments) as response,
+    ):
+        done: Json = await response.json()
+        return done
 
 
 def encode(event: Json) -> bytes:

@@ -150,3 +150,43 @@ class InvoicePayment:
     def render(self, _api: Api) -> Json:
         """The object as an event carries it."""
         return self.invoice.render_payment()
+
+
+@dataclass(frozen=True)
+class Customer:
+    """The donor of a subscription, as the newest invoice knew them."""
+
+    subscription: Subscription
+    donor: Donor
+
+    @property
+    def id(self) -> str:
+        """Stripe's id."""
+        return f"cus_{self.subscription.id[4:]}"
+
+    @property
+    def created(self) -> int:
+        """Unix seconds."""
+        return self.subscription.created
+
+    def render(self, _api: Api) -> Json:
+        """The object as the API gives it."""
+        return {
+            "id": self.id,
+            "object": "customer",
+            "balance": 0,
+            "created": self.created,
+            "currency": None,
+            "default_source": None,
+            "delinquent": False,
+            "description": None,
+            "discount": None,
+            "invoice_prefix": self.id[-8:].upper(),
+            "livemode": self.subscription.livemode,
+            "metadata": {},
+            "next_invoice_sequence": 2,
+            "preferred_locales": [],
+            "shipping": None,
+            "tax_exempt": "none",
+            "test_clock": None,
+        } | self.donor.details()

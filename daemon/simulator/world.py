@@ -11,10 +11,11 @@ from typing import Any
 
 from daemon.simulator.balance import Balance, balance_transaction_id
 from daemon.simulator.collection import Collection, Stored
+from daemon.simulator.copies import Copy
 from daemon.simulator.payment import Inputs, Payment
 from daemon.simulator.scenarios import ALPHABET, Scenario
 from daemon.simulator.state import Endpoint, State
-from daemon.simulator.stripe_invoices import Invoice, InvoicePayment
+from daemon.simulator.stripe_invoices import Customer, Invoice, InvoicePayment
 from daemon.simulator.stripe_objects import DAY_S, TODAY, Api, Json
 
 
@@ -33,6 +34,7 @@ class Event:
 TYPES = (
     *("payment_intent", "charge", "refund", "dispute", "checkout.session"),
     *("subscription", "invoice", "invoice_payment", "event", "webhook_endpoint", "balance_transaction", "payout"),
+    "customer",
 )
 
 
@@ -79,6 +81,16 @@ class World:
                 self._include(state)
             self._log(scenario.events)
 
+    def add_copies(self, originals: Iterable[Scenario], copies: int, *, with_events: bool = True) -> None:
+        """Adds this number of copies of each scenario, whose ids end with MARKER; no further steps are possible."""
+        for scenario in originals:
+            things = [each for state in scenario.states for each in _objects(state)]
+            things += [("event", Event(event)) for event in scenario.events] if with_events else []
+            for number in range(copies):
+                for type_, thing in things:
+                    self.collections[type_].add(Copy(thing, number))
+        self._changes += 1
+
     def begin(self, inputs: Inputs, *, amount: int, currency: str, at: int) -> Payment:
         """A new payment in this world; its steps are taken within `step`."""
         endpoint = Endpoint(self.new_id, at, self.api, self.account, self.livemode)
@@ -123,9 +135,6 @@ class World:
     def _include(self, state: State, payment: Payment | None = None) -> None:
         """Adds the objects of a payment that are not in the world yet."""
         self._changes += 1
-        for charge in state.charges:  # no event says so where it is not settled, but the object does
-            if charge.paid_at is not None:
-                charge.balance_transaction = balance_transaction_id(charge)
         if payment is not None:
             self._payments[id(state)] = payment
         for type_, thing in _objects(state):
@@ -138,12 +147,15 @@ class World:
 
 
 def _objects(state: State) -> Iterator[tuple[str, Stored]]:
-    """All objects of a payment, each with its type."""
+    """All objects of a payment, each with its type. A charge that took money names its balance transaction, even if no
+    event says so.
+    """
     for session in state.sessions:
         yield "checkout.session", session
     if state.intent is not None:
         yield "payment_intent", state.intent
     for charge in state.charges:
+        charge.balance_transaction = balance_transaction_id(charge)
         yield "charge", charge
     for refund in state.refunds:
         yield "refund", refund
@@ -159,5 +171,6 @@ def _invoice_objects(invoice: Invoice) -> Iterator[tuple[str, Stored]]:
     yield "invoice", invoice
     if invoice.subscription is not None:
         yield "subscription", invoice.subscription
+        yield "customer", Customer(invoice.subscription, invoice.customer)
     if invoice.status == "paid":
         yield "invoice_payment", InvoicePayment(invoice)

@@ -10,6 +10,9 @@ from click.testing import CliRunner, Result
 
 from daemon.cli import simulate as simulate_command
 from daemon.cli.main import main
+from daemon.simulator import sender
+from daemon.simulator.fake_stripe.fake import FakeStripe
+from daemon.simulator.scenarios import generate
 from tests.support.live import SECRET, TICKET, living
 
 AT_ONCE_S = 8.0  # the limit of the look at the address, and what a busy machine adds
@@ -40,6 +43,30 @@ def silent_port() -> Iterator[int]:
     """A port of 127.0.0.1 that takes connections and never replies."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
+
+
+async def test_the_fake_has_the_objects_of_the_events(fake_stripe: FakeStripe) -> None:
+    """A fake that is told to play the same payments has exactly their events."""
+    made = generate(7, 20, [TICKET], now=1_800_000_000)
+    arguments = {"seed": 7, "payments": 20, "tickets": [TICKET], "now": 1_800_000_000}
+    await sender.control_fake(fake_stripe.base_url, "play", arguments)
+    events = {event.id: event.shown for event in fake_stripe.world.collections["event"]}
+    assert events == {event["id"]: event for scenario in made for event in scenario.events}
+
+
+def test_no_fake_at_the_address(
+    simulate: Callable[..., Result], closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where STRIPE_API_BASE names this machine and no fake is there, nothing is sent."""
+
+    async def replies(_url: str, _timeout_s: float) -> None:
+        return None
+
+    monkeypatch.setattr(sender, "no_reply_reason", replies)
+    failed = simulate("--url", "http://127.0.0.1:1", STRIPE_API_BASE=f"http://127.0.0.1:{closed_port}")
+    assert failed.exit_code == 1
+    assert "the fake of Stripe's API" in failed.output
+    assert "deliveries" not in failed.output
 
 
 @pytest.mark.parametrize("livemode", ["true", "", "1"])

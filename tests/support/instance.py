@@ -64,9 +64,12 @@ class Instance:
         """What it is started with."""
         return dict(self._environ)
 
-    def start(self) -> str:
-        """Starts it and returns what it printed until it was ready."""
-        code = f"import sys; from daemon.instance.up import up; sys.exit(up(embedded={self._embedded}))"
+    def start(self, *, fake_stripe: bool = False) -> str:
+        """Starts it, with a fake of Stripe's API if wanted, and returns what it printed until it was ready."""
+        if fake_stripe:
+            self._environ.pop("STRIPE_API_BASE")  # the fake is the address
+        arguments = f"embedded={self._embedded}, fake_stripe={fake_stripe}"
+        code = f"import sys; from daemon.instance.up import up; sys.exit(up({arguments}))"
         self.up = Process([sys.executable, "-c", code], None, self._environ)
         assert self.up.stdout is not None
         self.printed.clear()

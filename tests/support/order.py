@@ -26,6 +26,7 @@ LONGEST = (
     "tests/supervised/test_waiting.py",
     "tests/integration/test_json_output.py",
     "tests/supervised/test_embedded.py",
+    "tests/supervised/test_fake_stripe.py",
     "tests/integration/test_database.py",
     "tests/supervised/test_guard.py",
     "tests/supervised/test_logging.py",

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.simulator.collection import Collection, Part
+from daemon.simulator.copies import MARKER
 from daemon.simulator.fake_stripe.failures import Failure
 from daemon.simulator.fake_stripe.fake import TEST_KEY, FakeStripe
 from daemon.simulator.fake_stripe.parameters import nested
@@ -19,6 +20,8 @@ from daemon.simulator.fake_stripe.server import serving
 from daemon.simulator.scenarios import generate
 from daemon.simulator.stripe_objects import DAY_S, TODAY, Json
 from daemon.simulator.world import Event, World
+from tests.simulator.oracle import expected_donations
+from tests.support.model_ledger import as_row, derived
 from tests.support.stripe_client import StripeClient
 
 NOW = 1_800_000_000
@@ -26,6 +29,7 @@ SCENARIOS = generate(3, 60, ["story-1", "story-2"], now=NOW)
 LISTS = {
     "payment_intents": "payment_intent",
     "charges": "charge",
+    "customers": "customer",
     "refunds": "refund",
     "disputes": "dispute",
     "checkout/sessions": "checkout.session",
@@ -125,6 +129,26 @@ def test_pages_skip_nothing(seconds: list[int], limit: int, backwards: bool) -> 
     assert pages == whole
 
 
+def test_large_worlds() -> None:
+    """Copies have ids of their own and differ in nothing else, so that each is a payment as the original is."""
+    originals = generate(5, 20, ["story-1"], now=NOW, id_end=MARKER)
+    world = World()
+    world.add_copies(originals, 3)
+    single = World()
+    single.add(originals)
+    assert {name: len(things) for name, things in world.collections.items()} == {
+        name: 3 * len(things) for name, things in single.collections.items()
+    }
+    expected = sorted(as_row(end) for scenario in originals for end in expected_donations(scenario))
+    for number in range(3):
+        mark = f"{number:0{len(MARKER)}}"
+        events = [event.render(TODAY) for event in world.collections["event"] if event.id.endswith(mark)]
+        assert json.loads(json.dumps(derived(events))) == json.loads(json.dumps(expected).replace(MARKER, mark))
+    world.settle(NOW)
+    payments = [each for each in world.collections["balance_transaction"] if each.source and MARKER not in each.source]
+    assert len(payments) == len({each.id for each in payments}) > 3
+
+
 # --- API versions
 
 
@@ -154,8 +178,10 @@ async def test_keys(client: StripeClient) -> None:
 
 async def test_connected_accounts(client: StripeClient) -> None:
     """`Stripe-Account` names whose objects are asked for; an unknown account is rejected."""
+    assert (await client.ask("account")).body["id"] == "acct_1Fake"
     client.fake.world_of(livemode=False, account="acct_1")
     assert (await client.ask("charges", Stripe_Account="acct_1")).ids == []
+    assert (await client.ask("account", Stripe_Account="acct_1")).body["id"] == "acct_1"
     assert (await client.ask("charges", Stripe_Account="acct_2")).error["code"] == "account_invalid"
 
 

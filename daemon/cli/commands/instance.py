@@ -10,26 +10,31 @@ from daemon.cli.arguments import json_option
 
 @click.command()
 @click.option("--embedded", is_flag=True, help="Bring a PostgreSQL of its own, in .donationd/, and migrate it.")
+@click.option("--with-fake-stripe", is_flag=True, help="With --embedded: a fake of Stripe's API takes Stripe's place.")
 @click.option(
     "--stop-with",
     type=int,
     metavar="PID",
     help="Also stop when the process PID, which started this one, ends or receives a hang-up (as `make run` does).",
 )
-def up(embedded: bool, stop_with: int | None) -> None:
+def up(embedded: bool, with_fake_stripe: bool, stop_with: int | None) -> None:
     """Run everything under supervisord, in the foreground.
 
     Ctrl-C, SIGTERM and SIGHUP stop it. Without --stop-with it continues when the process that started it ends, as
     it must under nohup, systemd or another supervisor.
 
+    With --with-fake-stripe everything that needs an account at Stripe can be tried without one. The fake keeps its
+    payments in memory, and delivers its events signed to the API.
+
     \b
     Examples:
       donationd up --embedded
+      donationd up --embedded --with-fake-stripe
       DATABASE_URL=postgresql://… STRIPE_WEBHOOK_SECRET=whsec_… donationd up
     """
     from daemon.instance.up import up
 
-    sys.exit(up(embedded, stop_with))
+    sys.exit(up(embedded, stop_with, fake_stripe=with_fake_stripe))
 
 
 @click.command()

@@ -8,8 +8,9 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
-from daemon.simulator.balance import of_dispute
+from daemon.simulator.balance import CURRENCY, of_dispute
 from daemon.simulator.collection import Collection, Stored
+from daemon.simulator.copies import Copy, attribute
 from daemon.simulator.fake_stripe.parameters import StripeError, check_all_known, no_such, take_part
 from daemon.simulator.stripe_invoices import Invoice, InvoicePayment
 from daemon.simulator.stripe_objects import DAY_S, Api, Dispute, Json, Refund
@@ -101,6 +102,7 @@ RESOURCES = {
         "checkout_session",
         {name: attrgetter(name) for name in ("payment_intent", "subscription", "status")},
     ),
+    "customers": Resource("customer", "customer", {"email": attrgetter("donor.email")}),
     "subscriptions": Resource("subscription", "subscription", {"status": attrgetter("status")}),
     "invoices": Resource("invoice", "invoice", {"subscription": _subscription, "status": attrgetter("status")}),
     "invoice_payments": Resource(
@@ -126,7 +128,7 @@ def list_objects(resource: Resource, request: Request) -> Json:
 
     def keep(thing: Stored) -> bool:
         return _is_visible(request, resource, thing) and all(
-            _matches(value, resource.filters[name](thing)) for name, value in wanted.items()
+            _matches(value, attribute(thing, resource.filters[name])) for name, value in wanted.items()
         )
 
     try:
@@ -189,6 +191,8 @@ def _expand(request: Request, thing: Json, names: list[str]) -> None:
 
 def _shown(request: Request, thing: Stored) -> Json:
     """The object as the API gives it: a dispute contains its balance transactions."""
+    if isinstance(thing, Copy):
+        return thing.of(_shown(request, thing.original))
     shown = thing.render(request.api)
     if isinstance(thing, Dispute):
         shown["balance_transactions"] = [each.render(request.api) for each in of_dispute(thing)]
@@ -227,7 +231,30 @@ def _starts(value: Any, beginning: str) -> bool:
     return isinstance(value, str) and value.startswith(beginning)
 
 
+def get_account(request: Request) -> Json:
+    """The account that the key belongs to, or that the request names."""
+    check_all_known(request.params)
+    account = request.world.account or "acct_1Fake"
+    return {
+        "id": account,
+        "object": "account",
+        "business_profile": {"name": "A charity that does not exist", "support_email": None, "url": None},
+        "business_type": "non_profit",
+        "capabilities": {"card_payments": "active", "transfers": "active"},
+        "charges_enabled": True,
+        "country": "US",
+        "default_currency": CURRENCY,
+        "details_submitted": True,
+        "email": None,
+        "metadata": {},
+        "payouts_enabled": True,
+        "settings": {"dashboard": {"display_name": "Fake", "timezone": "Etc/UTC"}},
+        "type": "standard",
+    }
+
+
 def _routes() -> Iterator[Route]:
+    yield Route("GET", re.compile("account"), "account_read", get_account)
     for path, resource in RESOURCES.items():
         permission = f"{resource.permission}_read"
         yield Route("GET", re.compile(path), permission, partial(list_objects, resource))

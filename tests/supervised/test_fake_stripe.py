@@ -1,0 +1,73 @@
+"""`donationd up --embedded --with-fake-stripe`: what needs an account at Stripe, without one."""
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from daemon.instance.console import CannotStart
+from daemon.instance.fake_stripe import with_fake_stripe
+from tests.support.guard import base_environ
+from tests.support.instance import Instance, eventually, instance_of_its_own
+
+TICKET = "story-1"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"DONATIOND_INCLUDE": ""}, "--embedded"),
+        ({"STRIPE_LIVEMODE": "true"}, "STRIPE_LIVEMODE"),
+        ({"STRIPE_API_KEY": "sk_test_own"}, "STRIPE_API_KEY"),
+        ({"STRIPE_API_BASE": "https://api.stripe.com"}, "STRIPE_API_BASE"),
+    ],
+)
+def test_where_it_is_refused(change: dict[str, str], named: str) -> None:
+    """Beside a database of one's own, in live mode, or with an account at Stripe, with what to change."""
+    embedded = {"DONATIOND_INCLUDE": "deploy/embedded.conf", "STRIPE_LIVEMODE": "false"}
+    with pytest.raises(CannotStart, match=named) as refused:
+        with_fake_stripe({"HOST": "127.0.0.1", "PORT": "3003", **embedded, **change})
+    assert "sk_test_own" not in str(refused.value)
+
+
+@pytest.fixture
+def instance() -> Iterator[Instance]:
+    """An instance without settings of an account at Stripe, not yet started."""
+    with instance_of_its_own() as instance:
+        yield instance
+
+
+def test_the_fake_has_what_the_ledger_has(instance: Instance) -> None:
+    """Payments of `simulate` are at the fake as well, what happens at the fake is delivered, and nothing is left."""
+    assert "A fake of Stripe's API listens at" in instance.start(fake_stripe=True)
+    donationd(instance, "tickets", "add", TICKET)
+    donationd(instance, "simulate", "--payments", "5", "--seed", "2")
+    assert ask(instance, "/v1/payment_intents")["data"]
+    ask(instance, "/v1/payment_intents", f"amount=4217&currency=usd&confirm=true&metadata[ticketId]={TICKET}".encode())
+    eventually(lambda: "42.17" in donationd(instance, "ledger", TICKET), "the fake's event is delivered")
+    assert instance.up is not None
+    instance.up.terminate()
+    assert instance.end() == 0
+    assert instance.running_processes() == []
+
+
+def donationd(instance: Instance, *words: str) -> str:
+    """What a command prints in the folder of the instance."""
+    environ = base_environ() | {"DONATIOND_STATE": str(instance.state)}
+    command = [sys.executable, "-m", "daemon.cli.main", *words]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (words, done.stdout, done.stderr)
+    return done.stdout
+
+
+def ask(instance: Instance, path: str, form: bytes | None = None) -> dict[str, list[object]]:
+    """What the fake replies to a GET, or to a POST of a form."""
+    environ = instance.environ
+    headers = {"Authorization": f"Bearer {environ['STRIPE_API_KEY']}"}
+    request = urllib.request.Request(environ["STRIPE_API_BASE"] + path, form, headers)  # noqa: S310 - our own address
+    with urllib.request.urlopen(request, timeout=10) as reply:  # noqa: S310 - our own address
+        decoded: dict[str, list[object]] = json.load(reply)
+        return decoded
