@@ -8,10 +8,11 @@ RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
 JOBS ?= 4
 
-.PHONY: help run test check bench bench-export fraud-figures overload chaos fuzz mutants format diagram dashboards picture lock sbom clean
+.PHONY: help run demo test check bench bench-export fraud-figures overload chaos fuzz mutants format diagram dashboards picture lock sbom clean
 
 help:
 	@echo 'make run     everything on this machine, with a PostgreSQL of its own; Ctrl-C stops it'
+	@echo 'make demo    the same with three tickets and a month of invented donations: pages and console to look at'
 	@echo 'make test    the whole suite'
 	@echo 'make check   format, lint, strict types and the rules of who may import whom'
 	@echo 'make bench   figures of this machine, about a quarter of an hour; ROUNDS=1 takes minutes, SHORT=1 one (needs wrk);'
@@ -33,6 +34,9 @@ help:
 
 run: $(RUNTIME)
 	@exec $(BIN)/donationd up --embedded --stop-with $$PPID
+
+demo: $(RUNTIME)
+	@exec $(BIN)/donationd demo --stop-with $$PPID
 
 # Files run side by side, because many of them wait for processes most of the time, in the order of
 # tests/support/order.py: by itself xdist begins with the files of most tests, and ends with those that take longest.

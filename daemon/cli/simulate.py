@@ -40,7 +40,7 @@ def simulate(payments: int, seed: int | None, url: str | None) -> None:
     if urlsplit(config.stripe_api_base).hostname == "127.0.0.1":
         _add_to_fake(config.stripe_api_base, {"seed": chosen, "payments": payments, "tickets": tickets, "now": now})
     events = scenarios.shuffled(generated, chosen)
-    outcome = asyncio.run(sender.deliver(base, secret, events, progress=_print_progress))
+    outcome = asyncio.run(sender.deliver(base, secret, events, progress=print_progress))
     click.echo(err=True)
     click.echo(f"{payments} payments (seed {chosen}), {_summary(outcome)}")
     click.echo(f"next: donationd ledger {tickets[0]}", err=True)
@@ -82,6 +82,7 @@ def _summary(outcome: sender.Outcome) -> str:
     )
 
 
-def _print_progress(outcome: sender.Outcome) -> None:
+def print_progress(outcome: sender.Outcome) -> None:
+    """How many events have a final answer, on a terminal."""
     if sys.stderr.isatty():
         click.echo(f"\r{outcome.total - outcome.remaining} of {outcome.total} delivered", nl=False, err=True)

@@ -11,6 +11,7 @@ from daemon.instance.installation import IS_CHECKOUT
 from daemon.instance.state_folder import environ_file, socket_folder, state_folder
 from daemon.runtime import files
 from daemon.runtime.config import STOP_SPARE_S, set_variables
+from daemon.runtime.operator_tokens import entry_of, new_token
 
 DEFAULTS = {
     "HOST": "0.0.0.0",  # noqa: S104 - the documented default; --embedded has 127.0.0.1
@@ -22,6 +23,7 @@ DEFAULTS = {
 }
 SECRETS_KEPT = 3  # signing secrets: that of the present endpoint, of the one before, and the one that was made first
 UNSHARED = {"DONATIOND_DATABASE_PASSWORD", "MIGRATE_DATABASE_URL"}  # secrets that no process of ours needs
+OPERATOR, SCOPES = "local", "read+export+act"  # of the token that an embedded instance makes
 EMBEDDED_DEFAULTS = {"HOST": "127.0.0.1", "STRIPE_LIVEMODE": "false"}
 
 
@@ -57,6 +59,8 @@ def complete_environ(given: Mapping[str, str], state: Path, embedded: bool) -> d
     environ = dict(DEFAULTS)
     if embedded:
         environ |= EMBEDDED_DEFAULTS | _kept_secrets(state)
+        if "OPERATOR_TOKENS" not in given:
+            environ["OPERATOR_TOKENS"] = _kept_operator_entry(state)
     environ |= {"READINESS_SOCKET": str(run / "readiness.sock"), **given}
     environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # supervisord.conf sets it, for the API processes only
     if not IS_CHECKOUT:
@@ -89,6 +93,26 @@ def _kept_secrets(state: Path) -> dict[str, str]:
         kept = made | kept
         _write_secrets(state, kept)
     return kept
+
+
+def operator_token_file(state: Path) -> Path:
+    """The file with the operator token that an embedded instance makes where OPERATOR_TOKENS is not set."""
+    return state / "operator-token"
+
+
+def made_operator_token(environ: Mapping[str, str], state: Path) -> str | None:
+    """The operator token of that file, if it is the instance's; None if OPERATOR_TOKENS was set, or is not."""
+    path = operator_token_file(state)
+    token = path.read_text().strip() if path.exists() else ""
+    return token if environ.get("OPERATOR_TOKENS") == entry_of(token, OPERATOR, SCOPES) else None
+
+
+def _kept_operator_entry(state: Path) -> str:
+    """The entry of OPERATOR_TOKENS for the token in the file, which is made if it is missing."""
+    path = operator_token_file(state)
+    if not path.exists():
+        files.write(path, f"{new_token(OPERATOR, SCOPES)[0]}\n".encode())
+    return entry_of(path.read_text().strip(), OPERATOR, SCOPES)
 
 
 def _write_secrets(state: Path, kept: Mapping[str, str]) -> Path:

@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from daemon.instance import postgres, preflight, state_folder, supervisord
@@ -24,14 +25,23 @@ from daemon.instance.welcome import welcome
 from daemon.runtime import files
 from daemon.runtime.core_dumps import forbid_core_dumps
 
+WhenReady = Callable[[Mapping[str, str], Path], None]
 
-def up(embedded: bool, stop_with: int | None = None, *, fake_stripe: bool = False) -> int:
+
+def up(
+    embedded: bool,
+    stop_with: int | None = None,
+    *,
+    fake_stripe: bool = False,
+    when_ready: WhenReady = welcome,
+) -> int:
     """Runs all processes until SIGINT, SIGTERM or SIGHUP; returns the exit status.
 
     Args:
         embedded: also run a PostgreSQL server, and set what a first trial needs.
         fake_stripe: also run a fake of Stripe's API, in the place of Stripe.
         stop_with: the pid of the parent process: stop also when it ends, or when its terminal is closed.
+        when_ready: called once the API is ready, with the environment of all processes and the state folder.
 
     Returns:
         0 after a requested stop; 1 if it could not start, or supervisord ended by itself.
@@ -50,7 +60,7 @@ def up(embedded: bool, stop_with: int | None = None, *, fake_stripe: bool = Fals
             environ = _prepare(state, embedded, fake_stripe)
             process = supervisord.start(environ, state, lock)
             wait_until_ready(process, supervisord.Output(process), environ)
-            welcome(environ, state)
+            when_ready(environ, state)
             status = supervisord.collect(process, until_it_ends=True)
             raise CannotStart(f"supervisord ended by itself (status {status}); {state}/logs/supervisord.log says why")
     except (CannotStart, OSError) as error:  # OSError: the disk is full, or a file cannot be read

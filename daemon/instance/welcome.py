@@ -8,6 +8,7 @@ from pathlib import Path
 
 from daemon.api.config import Config
 from daemon.instance.console import say
+from daemon.instance.environment import made_operator_token, operator_token_file
 from daemon.instance.health_client import address
 
 
@@ -26,6 +27,7 @@ def welcome(environ: Mapping[str, str], state: Path) -> None:
 donationd is ready.
 
   API        http://{api}/health
+  console    {_console(environ, api, state)}
   metrics    http://{metrics}/metrics
   logs       {state}/logs
   processes  {supervisorctl} -s unix://{environ["DONATIOND_RUN"]}/supervisor.sock status
@@ -33,6 +35,15 @@ donationd is ready.
 {steps}
 
 Ctrl-C stops everything.""")
+
+
+def _console(environ: Mapping[str, str], api: str, state: Path) -> str:
+    """Where operators sign in, and with which token."""
+    if not environ.get("OPERATOR_TOKENS"):
+        return "closed until OPERATOR_TOKENS is set"
+    made = made_operator_token(environ, state) is not None
+    token = f"the token in {operator_token_file(state)}" if made else "a token of OPERATOR_TOKENS"
+    return f"http://{api}/operator ({token})"
 
 
 def _fake_steps(donationd: str, environ: Mapping[str, str]) -> str:

@@ -49,7 +49,12 @@ def new_token(name: str, scopes: str) -> tuple[str, str]:
     if unknown:
         raise ValueError(f"unknown scope {unknown[0]!r}: scopes are {', '.join(Scope)}, joined by +")
     token = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
-    return token, f"{name}:{scopes}:{hashlib.sha256(token.encode()).hexdigest()}"
+    return token, entry_of(token, name, scopes)
+
+
+def entry_of(token: str, name: str, scopes: str) -> str:
+    """The entry of OPERATOR_TOKENS for a token."""
+    return f"{name}:{scopes}:{hashlib.sha256(token.encode()).hexdigest()}"
 
 
 def parse_tokens(text: str) -> tuple[OperatorToken, ...]:

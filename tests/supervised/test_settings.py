@@ -182,11 +182,12 @@ WITHOUT_SETTINGS = {("export", "accounts"), ("export", "check"), ("tokens", "new
 
 
 def command_lines(group: click.Group, *path: str) -> Iterator[list[str]]:
-    """Every command with settings but `up`, with an id where it takes an argument, and the options that it needs."""
+    """Every command with settings but `up`, and `demo`, which is `up`; with an id where it takes an argument, and the
+    options that it needs."""
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from command_lines(command, *path, name)
-        elif name != "up" and (*path, name) not in WITHOUT_SETTINGS:
+        elif name not in {"up", "demo"} and (*path, name) not in WITHOUT_SETTINGS:
             yield [*path, name, *(word for part in command.params for word in words_for(part))]
 
 

@@ -247,9 +247,9 @@ def test_the_table_says_where_make_run_differs() -> None:
     )
     for variable, value in EMBEDDED_DEFAULTS.items():
         assert f"`make run`: `{value}`" in rows[f"`{variable}`"], variable
-    for variable in ("DATABASE_URL", "STRIPE_WEBHOOK_SECRET", "READINESS_SOCKET"):
+    for variable in ("DATABASE_URL", "STRIPE_WEBHOOK_SECRET", "OPERATOR_TOKENS", "READINESS_SOCKET"):
         assert "`make run`" in rows[f"`{variable}`"], variable
-    assert sum("`make run`" in meaning for meaning in rows.values()) == len(EMBEDDED_DEFAULTS) + 3
+    assert sum("`make run`" in meaning for meaning in rows.values()) == len(EMBEDDED_DEFAULTS) + 4
 
 
 def documented_settings() -> dict[str, str]:

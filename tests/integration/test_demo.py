@@ -1,0 +1,56 @@
+"""`donationd demo`: its tickets and payments, the pages that it names, and the token that opens the console."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from daemon.cli.arguments import Failure
+from daemon.cli.demo import TICKETS, fill_and_welcome, run
+from daemon.instance.environment import complete_environ, operator_token_file
+from daemon.runtime.operator_tokens import Scope, parse_tokens
+from tests.bench.machine import API, SECRET, query, site, stored
+from tests.support.instance import get
+from tests.support.postgres import Server
+
+COUNTS = "SELECT (SELECT count(*) FROM stripe_attributions), (SELECT count(*) FROM operator_acts)"
+
+
+def test_the_demo_shows_what_it_says(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each address answers, the token is printed, there are donations with and without a ticket; a second time adds
+    nothing."""
+    (tmp_path / "run").mkdir()
+    made = complete_environ({}, tmp_path, embedded=True)
+    settings = {"OPERATOR_TOKENS": made["OPERATOR_TOKENS"]}
+    with stored(server, "demo", tmp_path) as database, site(API, database, tmp_path, settings=settings) as api:
+        environ = made | {"DATABASE_URL": database.url, "STRIPE_WEBHOOK_SECRET": SECRET, "PORT": str(api.port)}
+        fill_and_welcome(40, environ, tmp_path)
+        printed = capfd.readouterr().out.split()
+        [before] = query(database.url, COUNTS)
+        fill_and_welcome(40, environ, tmp_path)
+        assert [before] == query(database.url, COUNTS)
+        [(unassigned,)] = query(database.url, "SELECT count(*) FROM stripe_attributions WHERE ticket_id IS NULL")
+        assert unassigned and before == (before[0], len(TICKETS))
+        addresses = [word for word in printed if word.startswith("http")]
+        assert len(addresses) == len(TICKETS) + 1
+        assert get(addresses[-1])[0] == 200
+    token = operator_token_file(tmp_path)
+    assert token.read_text().strip() in printed
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+
+
+def test_an_embedded_instance_keeps_its_operator_token(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    first, second = (complete_environ({}, tmp_path, embedded=True)["OPERATOR_TOKENS"] for _ in range(2))
+    assert first == second
+    [token] = parse_tokens(first)
+    assert (token.name, token.scopes) == ("local", frozenset(Scope))
+    given = complete_environ({"OPERATOR_TOKENS": "x"}, tmp_path, embedded=True)
+    assert given["OPERATOR_TOKENS"] == "x"
+    assert "OPERATOR_TOKENS" not in complete_environ({}, tmp_path, embedded=False)
+
+
+@pytest.mark.parametrize("environ", [{"DATABASE_URL": "postgresql://h/d"}, {"STRIPE_LIVEMODE": "true"}])
+def test_invented_payments_belong_into_no_other_ledger(environ: dict[str, str]) -> None:
+    with pytest.raises(Failure, match="unset DATABASE_URL and STRIPE_LIVEMODE"):
+        run(environ, 1, None)
