@@ -89,8 +89,9 @@ setup(
     packages=find_packages(include=["daemon*", "health_sidecar*", "sql*"]),
     package_data={
         "sql": ["migrations/*.sql", "queries/*.sql"],
-        "daemon.reports": ["*.toml"],
         "daemon.pages": ["static/*", "templates/**"],
+        "daemon.receipts": ["templates/*.j2", "texts/*.toml"],
+        "daemon.reports": ["*.toml"],
     },
     cmdclass={"build_py": BuildWithFiles},
     install_requires=RUNTIME,

@@ -14,11 +14,15 @@ DECLARE
     owners name[];
     owner name;
     setting text[];
-    -- The tables that are only added to: the journal, the audit log, closed reports and the ledger's keys. All others may
-    -- be changed.
-    additive name[] := ARRAY['ledger_entries', 'operator_acts', 'audit_chain', 'closed_reports', 'ledger_keys'];
+    -- The tables that are only added to: the journal, the audit log, closed reports, the ledger's keys and the time since
+    -- when mails are sent. All others may be changed.
+    additive name[] := ARRAY['ledger_entries', 'operator_acts', 'audit_chain', 'closed_reports', 'ledger_keys', 'mail_start'];
     additive_there text;
+    -- The receipts, whose numbers have no gaps, and the mails about them: their rows are changed and never deleted.
+    kept name[] := ARRAY['receipts', 'outbox'];
+    kept_there text;
     changeable text;
+    deletable text;
     -- Pairs of a condition and the command after which it holds.
     steps text[] := ARRAY[]::text[];
     step text[];
@@ -32,8 +36,10 @@ BEGIN
           ELSE rolname = current_user OR oid = (SELECT datdba FROM pg_database WHERE datname = current_database()) END;
 
     SELECT string_agg(format('public.%I', relname), ', ' ORDER BY relname) FILTER (WHERE relname <> ALL (additive)),
-           string_agg(format('public.%I', relname), ', ' ORDER BY relname) FILTER (WHERE relname = ANY (additive))
-    INTO changeable, additive_there FROM pg_class
+           string_agg(format('public.%I', relname), ', ' ORDER BY relname) FILTER (WHERE relname <> ALL (additive || kept)),
+           string_agg(format('public.%I', relname), ', ' ORDER BY relname) FILTER (WHERE relname = ANY (additive)),
+           string_agg(format('public.%I', relname), ', ' ORDER BY relname) FILTER (WHERE relname = ANY (kept))
+    INTO changeable, deletable, additive_there, kept_there FROM pg_class
     WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p');
 
     steps := steps || ARRAY[
@@ -58,12 +64,16 @@ BEGIN
              SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
              AND NOT (has_table_privilege('donationd', oid, 'SELECT') AND has_table_privilege('donationd', oid, 'INSERT')))$$,
          'GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO donationd'],
+        -- CASE: otherwise PostgreSQL may ask for the rights of a role that does not exist, on tables that are not meant.
         [format($$NOT EXISTS (
-             SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
-             AND relname <> ALL (%L::name[])
-             AND NOT (has_table_privilege('donationd', oid, 'UPDATE') AND has_table_privilege('donationd', oid, 'DELETE')))$$,
-                additive),
-         'GRANT UPDATE, DELETE ON ' || coalesce(changeable, '(no tables)') || ' TO donationd'],
+             SELECT FROM pg_class WHERE CASE WHEN relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
+             AND relname <> ALL (%L::name[]) THEN NOT has_table_privilege('donationd', oid, 'UPDATE') END)$$, additive),
+         'GRANT UPDATE ON ' || coalesce(changeable, '(no tables)') || ' TO donationd'],
+        [format($$NOT EXISTS (
+             SELECT FROM pg_class WHERE CASE WHEN relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
+             AND relname <> ALL (%L::name[]) THEN NOT has_table_privilege('donationd', oid, 'DELETE') END)$$,
+                additive || kept),
+         'GRANT DELETE ON ' || coalesce(deletable, '(no tables)') || ' TO donationd'],
         -- Their migrations revoke the rest too, for a role that had it by default.
         [format($$NOT EXISTS (
              SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relname = ANY (%L::name[])
@@ -71,6 +81,10 @@ BEGIN
              AND (has_table_privilege('donationd', oid, 'UPDATE') OR has_table_privilege('donationd', oid, 'DELETE')))$$,
                 additive),
          'REVOKE UPDATE, DELETE ON ' || coalesce(additive_there, '(no tables)') || ' FROM donationd'],
+        [format($$NOT EXISTS (
+             SELECT FROM pg_class WHERE CASE WHEN relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
+             AND relname = ANY (%L::name[]) THEN has_table_privilege('donationd', oid, 'DELETE') END)$$, kept),
+         'REVOKE DELETE ON ' || coalesce(kept_there, '(no tables)') || ' FROM donationd'],
         [$$NOT EXISTS (
              SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'S'
              AND NOT (has_sequence_privilege('donationd', oid, 'USAGE') AND has_sequence_privilege('donationd', oid, 'SELECT')))$$,

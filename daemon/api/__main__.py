@@ -69,7 +69,7 @@ async def serve(config: Config, process: ProcessRun) -> int:
         config, config.database_url, pool_size=config.operator_places + config.export_places + 2
     )  # so that each of their calls, the signals of fraud and the daily sums have a connection of their own
     fraud = FraudWatch(operators, metrics, config.fraud_thresholds, config.shown_dispute_fee)
-    recorder = Recorder(writer)
+    recorder = Recorder(writer, queues_mail=config.sends_mail)
     batcher = Batcher(recorder, config.webhook_queue_limit, metrics.batch_written, fraud.count)
     metrics.begin()
     draining = asyncio.Event()

@@ -9,13 +9,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Sec
 
 from daemon.ledger import money
 from daemon.ledger.money import CURRENCY
+from daemon.receipts.config import ReceiptConfig
 from daemon.reports.fraud import Thresholds
-from daemon.reports.time_zones import load_time_zone
 from daemon.runtime.config import Basics, Count, Milliseconds, WholeNumber
 from daemon.runtime.http.addresses import ProxyAddresses, TrustedProxies
 from daemon.runtime.operator_tokens import OperatorToken, parse_tokens
 from daemon.stripe_api.charge_amounts import Fee, parse_fees
-from daemon.stripe_api.config import StripeApiConfig
 
 _MIB = 1024 * 1024
 SIGNING_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{32,}", re.ASCII)  # Stripe's have 32 or 64 characters there
@@ -52,11 +51,6 @@ def _currency(value: str) -> str:
     return value
 
 
-def _time_zone(value: str) -> str:
-    load_time_zone(value)
-    return value
-
-
 def _fee(value: str) -> str:
     amount, _, currency = value.partition(" ")
     decimals = money.exponent(currency)
@@ -83,14 +77,13 @@ class MigrateConfig(Basics):
         return url.get_secret_value() if url else None
 
 
-class CommandConfig(StripeApiConfig):
+class CommandConfig(ReceiptConfig):
     """The settings of an instance that its API processes and the commands for people read alike."""
 
     stripe_webhook_secret: Secrets | None = None
     host: str = "0.0.0.0"  # noqa: S104 - Stripe comes from outside
     port: WholeNumber = Field(3003, ge=1, le=65535)
     default_currency: Annotated[str, AfterValidator(_currency)] = "USD"
-    report_time_zone: Annotated[str, AfterValidator(_time_zone)] = "UTC"  # where the days of a report begin
     # Signals of fraud; Thresholds explains each.
     fraud_hash_failures: Count = 3
     fraud_rush_hashes: Annotated[WholeNumber, Field(ge=1, le=1_000_000)] = 100

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from daemon.receipts.config import ReceiptConfig
 from daemon.runtime.config import Milliseconds
-from daemon.stripe_api.config import StripeApiConfig
 
 
-class JobsConfig(StripeApiConfig):
+class JobsConfig(ReceiptConfig):
     """Every setting of the jobs process."""
 
     prometheus_multiproc_dir: Path | None = None  # set by supervisord.conf

@@ -36,6 +36,25 @@ class Dismissal(StrEnum):
     CHANGED = "changed"  # by another process at this moment
 
 
+class MailDecision(StrEnum):
+    """What an operator decides about a mail that was not delivered: the state that it then has."""
+
+    RETRY = "queued"
+    DISMISS = "dismissed"
+
+
+class UnknownMail(LookupError):
+    """There is no such mail."""
+
+
+class MailDoesNotWait(Exception):
+    """The mail does not wait for a person; `state` is what became of it."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__(state)
+        self.state = state
+
+
 class DismissedRow(NamedTuple):
     """The row of dismiss_event.sql: whether it dismissed the event, and how the event was before."""
 
@@ -99,6 +118,18 @@ class Operators:
         if row.error is None:
             return Dismissal.NOT_FAILED, None
         return (Dismissal.CHANGED if row.dismissed_at is None else Dismissal.DONE_BEFORE), row.dismissed_at
+
+    async def decide_mail(self, mail: int, decision: MailDecision, *, actor: str) -> None:
+        """Sends a mail that was not delivered once more, or gives it up. Raises UnknownMail or MailDoesNotWait."""
+        detail = f"{'send again' if decision is MailDecision.RETRY else 'dismiss'} {mail}"
+        values = {"id": mail, "state": decision, "actor": actor, "detail": detail}
+        rows = await self._database.fetch(load("decide_mail"), values)
+        if not rows:
+            raise UnknownMail(mail)
+        done, state = rows[0]
+        if not done:
+            raise MailDoesNotWait(state)
+        await audit.chain_quietly(self._database)
 
     async def _record(self, actions: Sequence[OperatorAction]) -> None:
         await self._recorder.record(actions)

@@ -1,4 +1,5 @@
-"""What waits for an operator: paid donations without a ticket, and events that could not be applied."""
+"""What waits for an operator: paid donations without a ticket, events that could not be applied, and mails to donors
+that were not delivered."""
 
 import re
 from datetime import datetime
@@ -16,6 +17,7 @@ FIRST = "infinity"  # as PostgreSQL writes a time after all others: where a list
 # Places in the lists: times in Unix seconds and microseconds, and an id.
 UNASSIGNED_PLACE = re.compile(r"(?P<paid>[0-9]{1,12}):(?P<created>[0-9]{1,12}):(?P<id>[A-Za-z0-9_]{1,255})", re.ASCII)
 FAILED_PLACE = re.compile(r"(?P<received>[0-9]{1,18}):(?P<id>[A-Za-z0-9_]{1,255})", re.ASCII)
+MAIL_PLACE = re.compile(r"(?P<changed>[0-9]{1,18}):(?P<id>[0-9]{1,18})", re.ASCII)
 
 
 class UnassignedDonation(NamedTuple):
@@ -70,6 +72,27 @@ class FailedEvent(NamedTuple):
         return f"{microseconds(self.received_at)}:{self.id}"
 
 
+class UndeliveredMail(NamedTuple):
+    """A row of list_undelivered_mail.sql: a mail to a donor, with the class of the reason why it waits for a person.
+
+    `state` is `undelivered`, or `uncertain` for one that was perhaps sent; `smtp_code` has the numbers of the mail
+    server's reply, because its text can repeat the address.
+    """
+
+    id: int
+    donation: str
+    kind: str
+    state: str
+    reason: str | None
+    smtp_code: str | None
+    changed_at: datetime
+
+    @property
+    def place(self) -> str:
+        """Its place in the list."""
+        return f"{microseconds(self.changed_at)}:{self.id}"
+
+
 async def unassigned(database: Database, limit: int, after: re.Match[str] | None = None) -> list[UnassignedDonation]:
     """The donations without a ticket, paid last first, after one that UNASSIGNED_PLACE names."""
     place: dict[str, object] = {"after_paid": FIRST, "after_created": FIRST, "after_id": ""}
@@ -96,3 +119,12 @@ async def count_failed(database: Database, *, with_dismissed: bool) -> int:
     """How many events could not be applied."""
     [(count,)] = await database.fetch(load("count_failed"), {"all": with_dismissed})
     return int(count)
+
+
+async def undelivered_mail(database: Database, limit: int, after: re.Match[str] | None = None) -> list[UndeliveredMail]:
+    """The mails that wait for a person, those that changed last first, after one that MAIL_PLACE names."""
+    place: dict[str, object] = {"after_changed": FIRST, "after_id": 0}
+    if after:
+        place = {"after_changed": at_microsecond(int(after["changed"])), "after_id": int(after["id"])}
+    rows = await database.fetch(load("list_undelivered_mail"), {"limit": limit, **place})
+    return list(map(UndeliveredMail._make, rows))

@@ -60,8 +60,6 @@ ROUNDS = 20
 # preparation uses the tables' present size, also where their statistics are old.)
 FIRST_GROWTH, GROWTH = 1000, 10
 RECORD = load("record_events")
-# What only rare events need costs half of the statement's time where it writes a single one.
-RECORD_SHORT = re.sub(r"-- <rare>.*?-- </rare>\n", "", RECORD, flags=re.DOTALL)
 PREPARE = f"""
 DEALLOCATE ALL;
 SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
@@ -69,8 +67,8 @@ SET enable_memoize = off; SET plan_cache_mode = force_generic_plan;
 PREPARE find_stored AS {load("find_stored")};
 PREPARE find_subscriptions AS {load("find_subscriptions")};
 PREPARE find_subscription_payments AS {load("find_subscription_payments")};
-PREPARE record_events (json, json, json, json, text, json, json, json, json, json, json) AS {RECORD};
-PREPARE record_events_short (json, json, json, json, text, json, json, json) AS {RECORD_SHORT}
+PREPARE record_events (json, json, json, json, text, json, json, json, json, json, json) AS {{record}};
+PREPARE record_events_short (json, json, json, json, text, json, json, json) AS {{short}}
 """
 FIND_STORED = "EXECUTE find_stored (%s)"
 FIND_SUBSCRIPTIONS = "EXECUTE find_subscriptions (%s)"
@@ -413,11 +411,16 @@ class _Group:
 
 
 class Recorder:
-    """Writes to the ledger through one database."""
+    """Writes to the ledger through one database.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        queues_mail: whether it queues mails to donors, if the ledger knows since when (mail_start). An API process
+            without mail configured saves the time for it.
+    """
+
+    def __init__(self, database: Database, *, queues_mail: bool = True) -> None:
         self._database = database
-        self._prepare = PREPARE
+        self._prepare = self._prepared = _preparation(queues_mail=queues_mail)
         self._written = 0  # events
         self._planned_until = FIRST_GROWTH
 
@@ -479,7 +482,7 @@ class Recorder:
         """Where so many more events make the ledger much larger, each connection prepares its statements again."""
         self._written += written
         if self._written >= self._planned_until:
-            self._prepare = f"{PREPARE} -- for {self._written} events"
+            self._prepare = f"{self._prepared} -- for {self._written} events"
             self._planned_until = self._written * GROWTH
 
     async def _read(self, changes: Sequence[Change]) -> "_Batch":
@@ -588,6 +591,17 @@ class _Batch:
                 case OperatorAction(action, donation, detail, actor, at_us):
                     rows.actions.append(ActionRow(number[id(change)], at_us, actor, action, donation, detail))
         return rows
+
+
+def _preparation(*, queues_mail: bool) -> str:
+    """What prepares the statements. The short one is without what only rare events need, which costs half of its time
+    where it writes a single one."""
+    record = RECORD if queues_mail else _without("mail", RECORD)
+    return PREPARE.format(record=record, short=_without("rare", record))
+
+
+def _without(mark: str, statement: str) -> str:
+    return re.sub(rf"-- <{mark}>.*?-- </{mark}>\n", "", statement, flags=re.DOTALL)
 
 
 def _join(part_of: dict[str, _Part], ids: set[str]) -> _Part:

@@ -43,7 +43,7 @@ def _public_url(value: str) -> str:
     parts = _split(value)
     if parts.path.strip("/") or parts.query or parts.fragment:
         raise ValueError("needs a URL without a path, such as https://give.example.org")
-    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname or "")):
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
         raise ValueError("must begin with https:// (http:// is accepted for this machine only, as 127.0.0.1)")
     return value.rstrip("/")
 
@@ -60,7 +60,8 @@ def _split(value: str) -> SplitResult:
     return parts
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host, by name or address, is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

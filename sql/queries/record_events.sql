@@ -23,7 +23,9 @@
 -- $10 and $11 without facts are deleted.
 --
 -- What stands between "<rare>" and "</rare>" is left out of the statement for events that need none of it: no row of $9 to
--- $11, no object whose facts another row kept, no donation that goes.
+-- $11, no object whose facts another row kept, no donation that goes. What stands between "<mail>" and "</mail>" is left
+-- out where no mail is configured: it queues the thanks for a payment, once per donation, and a correction for what changed
+-- a donation that was queued before.
 WITH bases AS MATERIALIZED (
     SELECT b.n, b.written, b.version AS expected, a.version, b.id, a.ticket_id, a.status, a.amount_minor, a.currency,
            a.refunded_minor, a.disputed_minor, a.paid_at
@@ -161,6 +163,20 @@ WITH bases AS MATERIALIZED (
 -- </rare>
            cause
     FROM changed c CROSS JOIN newest n
+-- <mail>
+    RETURNING seq, donation_id, kind, amount_minor, effective_at
+), queued AS (
+    INSERT INTO outbox (donation_id, kind, seq)
+    SELECT b.donation_id, 'thanks', 0
+    FROM booked b JOIN mail_start m ON m.is_only AND m.started_at <= b.effective_at
+    WHERE b.kind = 'payment' AND b.amount_minor > 0
+    UNION
+    SELECT b.donation_id, 'correction', max(b.seq)
+    FROM booked b
+    WHERE EXISTS (SELECT FROM outbox o WHERE o.donation_id = b.donation_id AND o.kind = 'thanks' AND o.seq = 0)
+    GROUP BY b.donation_id
+    ON CONFLICT DO NOTHING
+-- </mail>
 ), counted AS (
     INSERT INTO ticket_totals AS t
            (ticket_id, currency, paid_minor, refunded_minor, disputed_minor, paid, refunded, disputed,

@@ -22,10 +22,6 @@ from tests.support.instance import free_ports, run_up
 # A value for each variable that the documents name and this release does not implement.
 NOT_SUPPORTED = {
     "FRAME_ANCESTORS": "https://canary.example.org",
-    "CHARITY_NAME": "Canary",
-    "CHARITY_COUNTRY": "canary",
-    "MAIL_FROM": "canary@example.org",
-    "SMTP_URL": "smtp://canary@127.0.0.1",
     "LEDGER_SCHEMA": "canary",
 }
 # What happens anyway.

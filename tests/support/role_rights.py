@@ -36,6 +36,10 @@ FORBIDDEN = [
     "TRUNCATE operator_acts, audit_chain",
     "UPDATE audit_chain SET hash = previous_hash",
     "DELETE FROM audit_chain",
+    "DELETE FROM receipts",
+    "TRUNCATE receipts, outbox",
+    "DELETE FROM outbox",
+    "UPDATE mail_start SET started_at = now()",
     "UPDATE closed_reports SET sha256 = ''",
     "DELETE FROM closed_reports",
     "TRUNCATE closed_reports",
@@ -63,12 +67,15 @@ FORBIDDEN = [
 ]
 
 
-ADDITIVE = {"ledger_entries", "operator_acts", "audit_chain", "closed_reports", "ledger_keys"}
+ADDITIVE = {"ledger_entries", "operator_acts", "audit_chain", "closed_reports", "ledger_keys", "mail_start"}
+KEPT = {"receipts", "outbox"}
 
 
 def rights_on(table: str) -> set[str]:
-    """What the role may do with a table's rows: the journal, the audit log and closed reports are only added to."""
-    return {"SELECT", "INSERT"} | (set() if table in ADDITIVE else {"UPDATE", "DELETE"})
+    """What the role may do with a table's rows: the journal, the audit log and closed reports are only added to, and
+    receipts and mails are never deleted."""
+    rights = {"SELECT", "INSERT"} | (set() if table in ADDITIVE else {"UPDATE", "DELETE"})
+    return rights - {"DELETE"} if table in KEPT else rights
 
 
 @contextmanager

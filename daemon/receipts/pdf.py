@@ -1,0 +1,77 @@
+"""PDFs by Typst: tagged, for archives (PDF/A-2a) and for screen readers (PDF/UA-1), with text in every script that the
+machine has fonts for."""
+
+import asyncio
+import re
+import unicodedata
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+
+import typst
+
+STANDARDS: "typst.PDFStandards" = ["a-2a", "ua-1"]
+FONT_PACKAGES = "fonts-noto-core and fonts-noto-cjk"  # of Debian; together they have every script in use
+NO_GLYPH = re.compile(r"the text `(\"(?:[^\"\\]|\\.)*\")` could not be displayed")
+
+
+class CannotTypeset(Exception):
+    """A document cannot be made. The text names what is wrong with the template, and nothing of the donor's data.
+
+    Attributes:
+        is_glyph: whether only a font is missing: the same template works for other donors.
+    """
+
+    def __init__(self, problem: str, *, is_glyph: bool = False) -> None:
+        super().__init__(problem)
+        self.is_glyph = is_glyph
+
+
+async def typeset(source: str, *, created: datetime, folder: Path | None = None) -> bytes:
+    """The PDF of a document in Typst. The same document, time and fonts give the same bytes.
+
+    It is made in a thread, which takes some ten milliseconds; Typst does not hold Python's lock meanwhile.
+
+    Args:
+        folder: what `image("/logo.svg")` in the document refers to.
+
+    Raises:
+        CannotTypeset.
+    """
+    return await asyncio.to_thread(_compile, source, created, folder)
+
+
+def _compile(source: str, created: datetime, folder: Path | None) -> bytes:
+    compiler = typst.Compiler(source.encode(), root=folder, font_paths=_fonts())
+    try:
+        pdf = compiler.compile(format="pdf", pdf_standards=STANDARDS, timestamp=int(created.timestamp()))
+    except typst.TypstError as error:
+        problem = _problem(error)
+    else:
+        assert isinstance(pdf, bytes)  # noqa: S101 - without an output file, PDFs are one text of bytes
+        return pdf
+    raise problem  # outside of the block: Typst's own error repeats the text, which is not to be its context
+
+
+@cache
+def _fonts() -> typst.Fonts:
+    """The fonts of this machine; looking for them takes 0.2 s."""
+    return typst.Fonts()
+
+
+def _problem(error: typst.TypstError) -> CannotTypeset:
+    """What is wrong, without the text of the document: of a character without a font, its script; else the line."""
+    if found := NO_GLYPH.search(error.message):
+        scripts = sorted({_script(character) for character in found[1] if not character.isascii()}) or ["a script"]
+        return CannotTypeset(
+            f"no font of this machine has a character of {', '.join(scripts)}; install {FONT_PACKAGES}", is_glyph=True
+        )
+    line = re.search(r"typst_py_bytes__\.typ:(\d+)", error.diagnostic)
+    kind = re.match(r"[a-z ]{3,60}", error.message)
+    where = f" in line {line[1]} of what the template makes" if line else ""
+    return CannotTypeset(f"Typst: {kind[0].strip() if kind else 'the document is wrong'}{where}")
+
+
+def _script(character: str) -> str:
+    """The first word of a character's name, which is nearly always its script, such as ARABIC or CJK."""
+    return unicodedata.name(character, "an unknown script").split()[0]

@@ -1,0 +1,386 @@
+"""Donors are thanked once, get receipts, and corrections after refunds; what cannot be delivered waits for a person."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from email.message import EmailMessage
+from typing import Any
+
+import pytest
+
+from daemon.jobs.schedule import ProblemsFound
+from daemon.ledger import operator_actions
+from daemon.ledger.reader import Ledger
+from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.stripe_events import read
+from daemon.receipts import register
+from daemon.receipts.donation import PaidDonation
+from daemon.receipts.register import Receipt, Serial
+from daemon.simulator import scenarios, sender
+from daemon.simulator.stripe_objects import NO_DONOR
+from sql.connection import Row
+from sql.database import Database
+from tests.support.thanks_site import ANN, ThanksSite, charge_of, id_of, thanks_site
+
+SENT, QUEUED = ("thanks", "sent", None, None), ("thanks", "queued", None, None)
+CORRECTED = ("correction", "sent", None, None)
+
+
+@pytest.fixture
+async def site(database: Database, database_url: str) -> AsyncIterator[ThanksSite]:
+    async with thanks_site(database, database_url) as site:
+        yield site
+
+
+def pdf_of(mail: EmailMessage) -> bytes:
+    """The PDF in a mail."""
+    [attachment] = mail.iter_attachments()
+    content = attachment.get_content()
+    assert isinstance(content, bytes)
+    return content
+
+
+# --- what is sent -------------------------------------------------------------------------------------------------
+
+
+async def test_a_payment_is_thanked_for_once(site: ThanksSite) -> None:
+    """The mail has the receipt, whose number and hash are stored, and the link that withdraws the consent; another pass
+    sends nothing."""
+    payment = await site.pay(asks_consent=True, shows_name=True)
+    await site.run()
+    await site.run()
+    [mail] = site.smtp.received
+    assert site.smtp.envelopes == [("thanks@charity.example", ["ann@example.com"])]
+    assert (mail["From"], mail["To"]) == ("Example Charity <thanks@charity.example>", "ann@example.com")
+    assert (mail["Auto-Submitted"], mail["Content-Language"]) == ("auto-generated", "en")
+    assert mail["Subject"] == "Thank you for your donation to Example Charity"
+    for form in ("plain", "html"):
+        body = mail.get_body((form,))
+        assert body is not None
+        text = body.get_content()
+        assert "Dear Ann Ångström," in text
+        assert "US$50.00" in text
+        assert f"https://give.example.org/consent/{id_of(payment)}/" in text
+    [(number, sha256, donation)] = await site.database.fetch("SELECT number, pdf_sha256, donation_id FROM receipts")
+    assert (number, donation) == (1, id_of(payment))
+    assert hashlib.sha256(pdf_of(mail)).hexdigest() == sha256
+    assert await site.mails() == [SENT]
+
+
+async def test_only_what_is_paid_since_the_start_is_thanked_for(database: Database, database_url: str) -> None:
+    """A payment of before the first pass is not queued, even when later events change it; one of after it is."""
+    async with thanks_site(database, database_url) as site:
+        await database.fetch("DELETE FROM mail_start")
+        before = await site.pay()
+        await site.run()
+        await site.refund(before, 1000)
+        assert await site.mails() == []
+        await database.fetch("UPDATE mail_start SET started_at = now() - interval '2 hours'")
+        await site.pay()
+        assert await site.mails() == [QUEUED]
+
+
+async def test_an_api_without_mail_queues_nothing(site: ThanksSite) -> None:
+    """Its recorder leaves that part of the statement out, in the short and in the long form."""
+    for donor in (ANN, NO_DONOR):
+        events = scenarios.generate(5, 6, ["story-1"], now=int(time.time()))[0 if donor is ANN else 5].events
+        received = [ReceivedEvent(read(sender.encode(each), livemode=False, hash_key=None)) for each in events]
+        await Recorder(site.database, queues_mail=False).record(received)
+    assert await site.database.fetch("SELECT 1 FROM stripe_attributions WHERE paid_at IS NOT NULL")
+    assert await site.mails() == []
+
+
+async def test_copies_of_events_and_months_of_a_subscription(site: ThanksSite) -> None:
+    """Each payment is thanked for once, however often its events come; each month of a subscription is a payment."""
+    lives = scenarios.generate(3, 40, ["story-1"], now=int(time.time()))
+    site.fake.add(lives)
+    received = [
+        ReceivedEvent(read(sender.encode(each), livemode=False, hash_key=None))
+        for each in scenarios.shuffled(lives, seed=3, duplicates=0.3)
+    ]
+    for begin in range(0, len(received), 30):
+        await Recorder(site.database).record(received[begin : begin + 30])
+    await site.run()
+    rows = await site.database.fetch(
+        "SELECT a.id, a.amount_minor - a.refunded_minor - a.disputed_minor, a.subscription_id, r.amount_minor"
+        " FROM stripe_attributions a LEFT JOIN receipts r ON r.donation_id = a.id AND r.voided_at IS NULL"
+        " WHERE a.paid_at IS NOT NULL"
+    )
+    assert [row for row in rows if (row[1] or None) != row[3]] == []
+    assert len({row[0] for row in rows if row[2]}) > len({row[2] for row in rows if row[2]}) > 0
+    thanked = [mail["Message-ID"] for mail in site.smtp.received if "Thank you" in mail["Subject"]]
+    assert len(thanked) == len(set(thanked)) == sum(mail[:2] == ("thanks", "sent") for mail in await site.mails())
+
+
+# --- corrections --------------------------------------------------------------------------------------------------
+
+
+async def test_a_refund_of_a_part_replaces_the_receipt(site: ThanksSite) -> None:
+    """The new receipt names the former one, which is no longer valid; when the refund fails, it is replaced again."""
+    payment = await site.pay()
+    await site.run()
+    await site.refund(payment, 1500)
+    await site.run()
+    [refund] = payment.state.refunds
+    with site.fake.world.step(payment, payment.at + 60):
+        payment.change_refund(refund, "failed")
+    await site.record()
+    await site.run()
+    assert await site.receipts() == [(1, 5000, False, None), (2, 3500, False, 1), (3, 5000, True, 2)]
+    assert await site.mails() == [SENT, CORRECTED, CORRECTED]
+    year = time.gmtime().tm_year
+    assert site.subjects()[1:] == [
+        f"Example Charity: your receipt {year}-000002 replaces receipt {year}-000001",
+        f"Example Charity: your receipt {year}-000003 replaces receipt {year}-000002",
+    ]
+    hashes = await site.database.fetch("SELECT pdf_sha256 FROM receipts ORDER BY number")
+    assert [hashlib.sha256(pdf_of(mail)).hexdigest() for mail in site.smtp.received] == [each for (each,) in hashes]
+
+
+async def test_a_full_refund_voids_the_receipt(site: ThanksSite) -> None:
+    """The donor is informed, without a new receipt; no number is used."""
+    payment = await site.pay()
+    await site.run()
+    await site.refund(payment, 5000)
+    await site.run()
+    assert await site.receipts() == [(1, 5000, False, None)]
+    assert site.subjects()[1] == f"Example Charity: your receipt {time.gmtime().tm_year}-000001 is no longer valid"
+    assert list(site.smtp.received[1].iter_attachments()) == []
+
+
+async def test_what_changes_before_the_mail_needs_no_correction(site: ThanksSite) -> None:
+    """The receipt is for what is left when it is issued; where nothing is left there is none."""
+    part, whole = await site.pay(), await site.pay()
+    await site.refund(part, 1500)
+    await site.refund(whole, 5000)
+    await site.run()
+    assert await site.receipts() == [(1, 3500, True, None)]
+    assert [mail[:2] for mail in await site.mails()] == [
+        ("thanks", "sent"),
+        ("thanks", "not needed"),
+        ("correction", "not needed"),
+        ("correction", "not needed"),
+    ]
+
+
+async def test_a_dispute_voids_the_receipt_and_a_won_one_replaces_it(site: ThanksSite) -> None:
+    """While the bank has taken the money back, no receipt is valid."""
+    payment = await site.pay()
+    await site.run()
+    with site.fake.world.step(payment, payment.at + 60):
+        dispute = payment.dispute(charge_of(payment), 5000)
+    await site.record()
+    await site.run()
+    assert await site.receipts() == [(1, 5000, False, None)]
+    with site.fake.world.step(payment, payment.at + 60):
+        payment.change_dispute(dispute, "won")
+    await site.record()
+    await site.run()
+    assert await site.receipts() == [(1, 5000, False, None), (2, 5000, True, 1)]
+    assert len(site.smtp.received) == 3
+
+
+async def test_an_erased_donor_is_sent_nothing(site: ThanksSite) -> None:
+    """Neither thanks nor the mail that the receipt is void; the receipt is void all the same."""
+    thanked = await site.pay()
+    await site.run()
+    new = await site.pay()
+    for payment in (thanked, new):
+        facts = await Ledger(site.database).facts_of(id_of(payment))
+        assert facts is not None
+        erase = operator_actions.erase(facts, id_of(payment), actor="ann", at_us=time.time_ns() // 1000)
+        await Recorder(site.database).record([erase])
+    await site.refund(thanked, 1500)
+    await site.run()
+    assert len(site.smtp.received) == 1
+    assert await site.receipts() == [(1, 5000, False, None)]
+
+
+# --- what cannot be delivered -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("email", "reason"),
+    [(None, "no e-mail address"), ("ann@ex\r\nBcc: x@y.example", "the e-mail address is not usable")],
+)
+async def test_a_donor_without_an_address_waits_for_a_person(site: ThanksSite, email: str | None, reason: str) -> None:
+    """No number is used for it, and the next donor is thanked."""
+    await site.pay(replace(ANN, email=email))
+    await site.pay()
+    await site.run()
+    assert await site.mails() == [("thanks", "undelivered", reason, None), SENT]
+    assert await site.receipts() == [(1, 5000, True, None)]
+
+
+async def test_a_refused_address_waits_for_a_person(site: ThanksSite) -> None:
+    """Of the server's reply, which repeats the address, only the numbers are kept."""
+    site.smtp.answer_rcpt = lambda address: f"550 5.1.1 <{address}>: no such mailbox"
+    await site.pay()
+    await site.run()
+    assert await site.mails() == [("thanks", "undelivered", "address refused", "550 5.1.1")]
+
+
+@pytest.mark.parametrize("step", ["rcpt", "data"])
+async def test_a_temporary_refusal_is_tried_again(site: ThanksSite, step: str) -> None:
+    """Later, with the same receipt; after some days it waits for a person."""
+    busy = "451 4.7.1 greylisted"
+    site.smtp.answer_rcpt = lambda _address: busy if step == "rcpt" else "250 OK"
+    site.smtp.answer_data = lambda: busy if step == "data" else "250 OK"
+    await site.pay()
+    await site.run()
+    reason = "address refused" if step == "rcpt" else "mail refused"
+    assert await site.mails() == [("thanks", "queued", reason, "451 4.7.1")]
+    [(wait_s, attempts)] = await site.database.fetch(
+        "SELECT extract(epoch FROM due_at - now())::float, attempts FROM outbox"
+    )
+    assert 50 < wait_s <= 60
+    assert attempts == 1
+    site.smtp.answer_rcpt, site.smtp.answer_data = lambda _address: "250 OK", lambda: "250 OK"
+    await site.database.fetch("UPDATE outbox SET due_at = now()")
+    await site.run()
+    assert await site.receipts() == [(1, 5000, True, None)]
+    assert len(site.smtp.received) == 1
+    await site.pay()
+    site.smtp.answer_data = lambda: busy
+    await site.database.fetch("UPDATE outbox SET queued_at = now() - interval '5 days'")
+    await site.run()
+    assert (await site.mails())[1] == ("thanks", "undelivered", "mail refused", "451 4.7.1")
+
+
+async def test_a_server_that_is_away_changes_nothing(site: ThanksSite) -> None:
+    """Neither attempts nor due times: the mails are sent when it is back."""
+    await site.pay()
+    port = site.environ["SMTP_URL"]
+    site.environ["SMTP_URL"] = "smtp://127.0.0.1:1"
+    with pytest.raises(ProblemsFound, match="connection failed"):
+        await site.run()
+    assert await site.database.fetch("SELECT state, attempts, due_at <= now() FROM outbox") == [("queued", 0, True)]
+    site.environ["SMTP_URL"] = port
+    await site.run()
+    assert await site.mails() == [SENT]
+
+
+# --- interruptions ------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """What ends a pass at once, as SIGKILL does: no handler of an error sees it."""
+
+
+class DyingDatabase(Database):
+    """A database whose client is killed at its `last` statement: before it is run, or after it."""
+
+    def __init__(self, url: str, last: int, *, is_after: bool) -> None:
+        super().__init__(url, pool_size=2, statement_timeout_s=10, connect_timeout_s=5, application_name="dying")
+        self._left, self._is_after = last, is_after
+
+    async def fetch(self, sql: str, params: Any = (), *, prepare: str | None = None) -> list[Row]:
+        """Runs a statement, or dies."""
+        self._left -= 1
+        if self._left == 0 and not self._is_after:
+            raise Killed
+        rows = await super().fetch(sql, params, prepare=prepare)
+        if self._left == 0:
+            raise Killed
+        return rows
+
+
+async def killed(site: ThanksSite, url: str, last: int, *, is_after: bool) -> bool:
+    """A pass that is killed at this statement. Returns whether it had so many."""
+    database = DyingDatabase(url, last, is_after=is_after)
+    try:
+        await site.run(database=database)
+    except Killed:
+        return True
+    finally:
+        await database.close()
+    return False
+
+
+@pytest.mark.parametrize("is_after", [False, True])
+async def test_a_pass_may_be_killed_at_every_statement(site: ThanksSite, database_url: str, is_after: bool) -> None:
+    """Afterwards each donor has been sent one mail, or none and it is marked as perhaps sent; no receipt is issued
+    twice, and no number is left out."""
+    expected, sent_before, last, uncertain = 0, 0, 0, 0
+    while True:
+        last += 1
+        payment = await site.pay()
+        expected += 1
+        was_killed = await killed(site, database_url, last, is_after=is_after)
+        await site.run()
+        rows = await site.database.fetch("SELECT state FROM outbox WHERE donation_id = %s", (id_of(payment),))
+        sent = len(site.smtp.received) - sent_before
+        assert (rows, sent) in [([("sent",)], 1), ([("uncertain",)], 0), ([("uncertain",)], 1)], last
+        uncertain += rows == [("uncertain",)]
+        sent_before = len(site.smtp.received)
+        if not was_killed:
+            break
+    assert 1 <= uncertain <= 2  # while its sending is noted, and while it is sent
+    assert last > 8
+    assert [(number, is_valid) for number, _, is_valid, _ in await site.receipts()] == [
+        (number, True) for number in range(1, expected + 1)
+    ]
+
+
+async def test_an_ordinary_stop_finishes_the_mail_that_is_being_sent(site: ThanksSite) -> None:
+    """A pass that is cancelled while the server has the mail ends when its answer is noted."""
+    await site.pay()
+    arrived, answer = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        arrived.set()
+        await answer.wait()
+
+    site.smtp.on_data = hold
+    running = asyncio.create_task(site.run())
+    await arrived.wait()
+    running.cancel()
+    await asyncio.sleep(0)
+    answer.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert await site.mails() == [SENT]
+
+
+async def test_a_connection_that_is_lost_while_a_mail_is_sent(site: ThanksSite) -> None:
+    """The server may have the mail: it is marked, and not sent again."""
+    await site.pay()
+    site.smtp.loses_mails = True
+    await site.run()
+    site.smtp.loses_mails = False
+    await site.run()
+    assert await site.mails() == [("thanks", "uncertain", "perhaps sent", None)]
+    assert len(site.smtp.received) == 1
+
+
+# --- numbers ------------------------------------------------------------------------------------------------------
+
+
+async def test_numbers_have_no_gaps(site: ThanksSite) -> None:
+    """Eight writers at the same time: every receipt has a number, all numbers are there, and each PDF has its own."""
+    payments = [await site.pay() for _ in range(24)]
+    donations = []
+    for payment in payments:
+        facts = await Ledger(site.database).facts_of(id_of(payment))
+        assert facts is not None
+        donation = PaidDonation.of(facts, id_of(payment))
+        assert donation is not None
+        donations.append(donation)
+
+    async def issue(donation: PaidDonation) -> tuple[Receipt, bytes]:
+        async def typeset(receipt: Receipt) -> bytes:
+            await asyncio.sleep(0)
+            return str(receipt.serial).encode()
+
+        at = donation.paid_at
+        assert at is not None
+        draft = Receipt(Serial(2026, 0), donation.id, 5000, "USD", at, at, "en", "0" * 12, "", None, None)
+        return await register.issue(site.database, donation, typeset, draft, mail=None)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(issue(donation)) for donation in donations]
+    issued = [task.result() for task in tasks]
+    assert sorted(receipt.serial.number for receipt, _ in issued) == list(range(1, 25))
+    assert all(pdf == str(receipt.serial).encode() for receipt, pdf in issued)
