@@ -8,7 +8,7 @@ RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
 JOBS ?= 4
 
-.PHONY: help run demo test check bench bench-export fraud-figures overload chaos fuzz mutants format diagram dashboards picture lock sbom clean
+.PHONY: help run demo test check bench bench-export fraud-figures overload chaos fuzz mutants format diagram dashboards picture screenshots lock sbom clean
 
 help:
 	@echo 'make run     everything on this machine, with a PostgreSQL of its own; Ctrl-C stops it'
@@ -28,6 +28,7 @@ help:
 	@echo 'make diagram draws the diagram of the facts in deploy/docs/explanation.md'
 	@echo 'make dashboards writes deploy/grafana/*.json'
 	@echo 'make picture draws deploy/grafana/on-call.svg from real data, three minutes (needs prometheus)'
+	@echo 'make screenshots draws the pictures of the pages in deploy/docs/pictures/ (needs chromium)'
 	@echo 'make lock    renews the locked versions, and the list of them in deploy/sbom.json (needs uv)'
 	@echo 'make sbom    renews only that list (needs uv)'
 	@echo 'make clean   removes what make installed; the data in .donationd/ stays'
@@ -83,6 +84,9 @@ dashboards: $(TESTS)
 
 picture: $(TESTS)
 	$(BIN)/python -m tests.support.picture
+
+screenshots: $(TESTS)
+	$(BIN)/python -m tests.support.screenshots
 
 lock:
 	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \

@@ -89,7 +89,7 @@ setup(
     packages=find_packages(include=["daemon*", "health_sidecar*", "sql*"]),
     package_data={
         "sql": ["migrations/*.sql", "queries/*.sql"],
-        "daemon.pages": ["static/*", "templates/**"],
+        "daemon.pages": ["messages/*.toml", "static/*", "templates/**"],
         "daemon.receipts": ["templates/*.j2", "texts/*.toml"],
         "daemon.reports": ["*.toml"],
     },

@@ -26,6 +26,7 @@ from daemon.api.error_replies import ErrorReplies
 from daemon.api.fraud import FraudWatch
 from daemon.api.metrics import ApiMetrics, open_metrics
 from daemon.api.operator import OperatorLimits, operator_api, routes
+from daemon.api.public_pages import CONSENT_PLACES, public_routes
 from daemon.api.refusals import Refusals
 from daemon.api.reply_queue import ReplyParts, ReplyQueue
 from daemon.api.short_path import ShortPath
@@ -66,8 +67,14 @@ async def serve(config: Config, process: ProcessRun) -> int:
     writer = _database(config, config.database_url, pool_size=BATCHES)
     reader = _database(config, config.read_database_url or config.database_url, pool_size=config.db_pool_size)
     operators = _database(
-        config, config.database_url, pool_size=config.operator_places + config.export_places + 2
+        config, config.database_url, pool_size=config.operator_places + config.export_places + CONSENT_PLACES + 2
     )  # so that each of their calls, the signals of fraud and the daily sums have a connection of their own
+    pages = _database(
+        config,
+        config.read_database_url or config.database_url,
+        pool_size=config.public_page_connections,
+        statement_timeout_ms=config.public_page_timeout_ms,
+    )
     fraud = FraudWatch(operators, metrics, config.fraud_thresholds, config.shown_dispute_fee)
     recorder = Recorder(writer, queues_mail=config.sends_mail)
     batcher = Batcher(recorder, config.webhook_queue_limit, metrics.batch_written, fraud.count)
@@ -85,12 +92,14 @@ async def serve(config: Config, process: ProcessRun) -> int:
     replies = ReplyQueue(parts)
     tokens = OperatorAuthentication(config.operator_tokens)
     stripe = StripeApi(config, deadline_s=STRIPE_DEADLINE_S) if config.stripe_api_key else None
-    features = [*_operator_routes(config, deps, tokens), *_checkout(config, reader, stripe).routes()]
+    checkout = _checkout(config, reader, stripe)
+    public = public_routes(config, checkout, readers=pages, writers=operators, operators=deps.operators)
+    features = [*_operator_routes(config, deps, tokens), *checkout.routes(), *public]
     donations = Donations(Ledger(reader), config.default_currency, tokens)
     find_handler, runner = _paths(config, batcher, donations, replies, tokens=tokens, feature_routes=features)
     gc.freeze()  # what exists now is never freed, so no search needs to look at it
     gc.set_threshold(GC_THRESHOLD)
-    sampling = metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats, operators.stats))
+    sampling = metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats, operators.stats, pages.stats))
     try:
         async with (
             process.running(readiness.run(), sampling, fraud.run(), replies.watch_deadline()),
@@ -109,17 +118,18 @@ async def serve(config: Config, process: ProcessRun) -> int:
         await writer.close()
         await reader.close()
         await operators.close()
+        await pages.close()
         if stripe:
             await stripe.close()
     log.info("API stopped", pid=os.getpid())
     return int(process.failed)
 
 
-def _database(config: Config, url: SecretStr, *, pool_size: int) -> Database:
+def _database(config: Config, url: SecretStr, *, pool_size: int, statement_timeout_ms: int | None = None) -> Database:
     return Database(
         url.get_secret_value(),
         pool_size=pool_size,
-        statement_timeout_s=config.db_statement_timeout_ms / 1000,
+        statement_timeout_s=(statement_timeout_ms or config.db_statement_timeout_ms) / 1000,
         connect_timeout_s=CONNECT_TIMEOUT_S,
         application_name="donationd api",
     )

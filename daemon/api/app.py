@@ -17,6 +17,8 @@ from daemon.api.request_context import log_context
 from daemon.api.tickets import PAGE_PATH, TOTAL_PATH, Donations, allow_all_sites, is_large_page
 from daemon.api.webhook import BODY_LIMIT, Webhook
 from daemon.pages.console import as_page, is_of_console
+from daemon.pages.public import PREFIXES
+from daemon.pages.replies import error_page
 from daemon.runtime.http.addresses import TrustedProxies
 from daemon.runtime.http.auth import OperatorAuthentication, Scope
 from daemon.runtime.http.errors import as_problem, unavailable
@@ -100,6 +102,8 @@ def _gateway(parts: ReplyParts, resolve: Callable[[web.Request], web.Request]) -
             response = as_problem(cast(web.Response, response))
         elif response.status >= HTTPStatus.BAD_REQUEST and is_of_console(request.path):
             response = as_page(cast(web.Response, response))
+        elif response.status >= HTTPStatus.BAD_REQUEST and request.path.startswith(PREFIXES):
+            response = error_page(request, response)
         if parts.draining.is_set():
             response.force_close()
         took_s = time.perf_counter() - started

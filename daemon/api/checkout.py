@@ -94,7 +94,7 @@ class Checkout:
 
     async def receive(self, request: web.Request) -> web.Response:
         """Answers a request: JSON with JSON, a form with a redirection to the session."""
-        _check_site(request)
+        check_site(request)
         is_form = request.content_type == FORM
         body = await read_body(request, BODY_LIMIT)
         try:
@@ -174,7 +174,7 @@ class Checkout:
         return web.HTTPBadGateway(text="the payment service rejects every payment; the log of this site contains why")
 
 
-def _check_site(request: web.Request) -> None:
+def check_site(request: web.Request) -> None:
     """Raises 403 for a form that is on another site (https://www.w3.org/TR/fetch-metadata/)."""
     if request.headers.get("Sec-Fetch-Site") == "cross-site":
         raise web.HTTPForbidden(text="only the pages of this site begin a payment; link to the ticket's page instead")

@@ -17,6 +17,8 @@ from daemon.runtime.operator_tokens import OperatorToken, parse_tokens
 from daemon.stripe_api.charge_amounts import Fee, parse_fees
 
 _MIB = 1024 * 1024
+# https://www.w3.org/TR/CSP3/#grammardef-host-source, without a path
+SITE = re.compile(r"https?://(?:\*\.)?[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*(?::[0-9]{1,5})?", re.ASCII)
 SIGNING_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{32,}", re.ASCII)  # Stripe's have 32 or 64 characters there
 # What else Stripe gives out that is taken for a signing secret, by how it begins.
 MISTAKEN_SECRETS = {
@@ -49,6 +51,19 @@ def _currency(value: str) -> str:
     if not CURRENCY.fullmatch(value):
         raise ValueError("needs three capital letters, such as USD")
     return value
+
+
+def parse_sites(value: object) -> object:
+    """Reads FRAME_ANCESTORS: sites as a Content-Security-Policy names them. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    sites = tuple(value.replace(",", " ").split())
+    for site in sites:
+        if not SITE.fullmatch(site):
+            raise ValueError(
+                "needs sites such as https://charity.example or https://*.charity.example, comma separated"
+            )
+    return sites
 
 
 def _fee(value: str) -> str:
@@ -144,6 +159,11 @@ class Config(CommandConfig):
     checkouts_per_address: Count = 10
     checkouts_in_total: Annotated[WholeNumber, Field(ge=1, le=10_000)] = 300
     checkout_places: WholeNumber = Field(16, ge=1, le=1000)
+    # The public pages of tickets: readers at the same time, and their own connections and limit of the database's time.
+    public_page_places: WholeNumber = Field(64, ge=1, le=1000)
+    public_page_connections: WholeNumber = Field(2, ge=1, le=100)
+    public_page_timeout_ms: Milliseconds = 2000
+    frame_ancestors: Annotated[tuple[str, ...], BeforeValidator(parse_sites)] = ()  # may show a ticket in a frame
     body_memory_limit: WholeNumber = Field(32 * _MIB, ge=2 * _MIB, le=64 * 1024 * _MIB)  # 10,000 of Stripe's events
     max_connections: WholeNumber = Field(3000, ge=10, le=100_000)  # each takes 25 kB
     header_timeout_ms: Milliseconds = 10_000  # a head is one packet; the rest is for lost ones

@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 
 from daemon.pages.charts import DARK, LIGHT, income_chart
 from daemon.pages.console_pages import ACTIONS, PAGES, Action, Page
-from daemon.pages.rendering import HTML, StyleSheet, render
+from daemon.pages.rendering import HTML, StaticFile, render
 from daemon.runtime.http.auth import OperatorAuthentication, OperatorToken, Scope, require_scope
 from daemon.runtime.http.errors import ERROR_HEADERS, message_of
 from daemon.runtime.http.limits import read_body
@@ -43,7 +43,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-STYLE = StyleSheet(f"{PATH}/style.css", "operator.css")
+STYLE = StaticFile(f"{PATH}/style.css", "operator.css")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 

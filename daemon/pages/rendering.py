@@ -1,16 +1,18 @@
-"""Templates -> HTML, and the style sheets that they name. Jinja2 escapes every value; no template turns that off."""
+"""Templates -> HTML, and the files that they name. Jinja2 escapes every value; no template turns that off."""
 
 import hashlib
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from importlib.resources import files
+from pathlib import PurePath
 from typing import Any
 
 from aiohttp import hdrs, web
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-HTML, CSS = "text/html", "text/css"
-LASTING = "public, max-age=31536000, immutable"  # the address of a style sheet names its content
+HTML = "text/html"
+CONTENT_TYPES = {".css": "text/css", ".js": "text/javascript"}
+LASTING = "public, max-age=31536000, immutable"  # the address of a file names its content
 
 
 def _minute(moment: datetime | None) -> str:
@@ -47,11 +49,11 @@ def render(template: str, **values: Any) -> str:
     return ENVIRONMENT.get_template(template).render(values)
 
 
-class StyleSheet:
-    """A style sheet, made of files of the folder `static`.
+class StaticFile:
+    """A style sheet or a script, made of files of the folder `static`.
 
     Args:
-        path: where it is served; `url` also names its content.
+        path: where it is served, ending with .css or .js; `url` also names its content.
     """
 
     def __init__(self, path: str, *names: str) -> None:
@@ -65,6 +67,7 @@ class StyleSheet:
 
         async def send(_request: web.Request) -> web.Response:
             headers = {hdrs.CACHE_CONTROL: LASTING, "X-Content-Type-Options": "nosniff"}
-            return web.Response(body=self._body, content_type=CSS, charset="utf-8", headers=headers)
+            content_type = CONTENT_TYPES[PurePath(self._path).suffix]
+            return web.Response(body=self._body, content_type=content_type, charset="utf-8", headers=headers)
 
         return web.get(self._path, send)

@@ -42,7 +42,6 @@ Count = Annotated[WholeNumber, Field(ge=1, le=1000)]
 # Variables of later releases, each with the value that changes nothing. Every other value is rejected, because it asks
 # for something that this release does not do.
 NOT_SUPPORTED = {
-    "FRAME_ANCESTORS": "",
     "LEDGER_SCHEMA": "public",
 }
 

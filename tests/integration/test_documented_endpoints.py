@@ -6,10 +6,14 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from daemon.api.checkout import Checkout, CheckoutSettings
+from daemon.runtime.http.limits import Places
 from daemon.runtime.readiness import Readiness
 from health_sidecar.endpoints import build_app, report_routes
-from tests.support.api_application import Client
+from sql.database import Database
+from tests.support.api_application import application, follower
 from tests.support.docs import endpoints
+from tests.support.pages import page_routes
 
 
 def routes(app: web.Application | None) -> set[tuple[str, str]]:
@@ -19,9 +23,11 @@ def routes(app: web.Application | None) -> set[tuple[str, str]]:
     return {(method, resource.canonical) for method, resource in found if resource}
 
 
-async def test_the_api_answers_what_the_reference_lists(client: Client) -> None:
+async def test_the_api_answers_what_the_reference_lists(database: Database) -> None:
     """Each row is a route of the API, and each route has a row."""
-    assert routes(client.app) == endpoints(of_the_sidecar=False)
+    settings = CheckoutSettings("USD", None, {})
+    features = [*Checkout(database, None, settings, Places("checkouts", 1)).routes(), *page_routes(database)]
+    assert routes(application(database, follower(), feature_routes=features)) == endpoints(of_the_sidecar=False)
 
 
 async def test_the_sidecar_answers_what_the_reference_lists() -> None:

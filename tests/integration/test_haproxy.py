@@ -97,6 +97,9 @@ def test_the_file_needs_a_certificate_and_nothing_else(tmp_path: Path) -> None:
         ("GET", "/api/tickets/story-1/donations/total", "totals"),
         ("POST", "/api/tickets/story-1/checkout", "checkouts"),
         ("GET", "/api/tickets/story-1/checkout", "others"),
+        ("POST", "/tickets/story-1/give", "checkouts"),
+        ("GET", "/tickets/story-1/badge.svg", "public_pages"),
+        ("POST", "/consent/pi_1/signature", "others"),
         ("GET", "/nothing", "others"),
     ],
 )

@@ -21,7 +21,6 @@ from tests.support.instance import free_ports, run_up
 
 # A value for each variable that the documents name and this release does not implement.
 NOT_SUPPORTED = {
-    "FRAME_ANCESTORS": "https://canary.example.org",
     "LEDGER_SCHEMA": "canary",
 }
 # What happens anyway.

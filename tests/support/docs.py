@@ -70,7 +70,7 @@ def endpoints(*, of_the_sidecar: bool) -> set[tuple[str, str]]:
     found = set()
     for cell in re.findall(r"^\| (`.*?) \| ", section(REFERENCE, "Endpoints"), re.MULTILINE):
         if of_the_sidecar == ("(sidecar)" in cell) or "/health/live" in cell:
-            first, *others = _SPAN.findall(cell)
+            first, *others = (span for span in _SPAN.findall(cell) if not span.startswith("{"))  # that is a body
             method, path = first.split()
             found |= {(method, each.partition("?")[0]) for each in (path, *others)}
     return found
