@@ -14,9 +14,10 @@ DECLARE
     owners name[];
     owner name;
     setting text[];
-    -- The tables that are only added to: the journal, the audit log, closed reports, the ledger's keys and the time since
-    -- when mails are sent. All others may be changed.
-    additive name[] := ARRAY['ledger_entries', 'operator_acts', 'audit_chain', 'closed_reports', 'ledger_keys', 'mail_start'];
+    -- The tables that are only added to: the journal, the audit log, closed reports, the ledger's keys, the time since when
+    -- mails are sent, balance transactions and payouts. All others may be changed.
+    additive name[] := ARRAY['ledger_entries', 'operator_acts', 'audit_chain', 'closed_reports', 'ledger_keys', 'mail_start',
+                             'balance_transactions', 'payouts'];
     additive_there text;
     -- The receipts, whose numbers have no gaps, and the mails about them: their rows are changed and never deleted.
     kept name[] := ARRAY['receipts', 'outbox'];

@@ -1,5 +1,7 @@
 """Donations for operators: search, timeline, assignment, erasure, consent, and those without a ticket (SPEC 10)."""
 
+from collections import defaultdict
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
@@ -27,15 +29,15 @@ from daemon.ledger.operators import UnknownDonation, UnknownTicket
 from daemon.ledger.queues import UNASSIGNED_PLACE, UnassignedDonation
 from daemon.ledger.reader import Ledger
 from daemon.ledger.search import FoundDonation, Search
-from daemon.ledger.timeline import BookedEntry, Item
+from daemon.ledger.timeline import BookedEntry, BookedTransaction, Item
 from daemon.runtime.http.auth import Scope
 
 SearchText = Annotated[
     str,
     Meta(
-        pattern="^(?!po_|txn_)[A-Za-z0-9_]{1,255}$",
-        description="an id of one of the donation's objects at Stripe (pi_ cs_ ch_ re_ dp_ du_ in_ sub_), or an e-mail "
-        "hash of 64 hexadecimal digits; this release does not know payouts (po_) and balance transactions (txn_)",
+        pattern="^[A-Za-z0-9_]{1,255}$",
+        description="an id of one of the donation's objects at Stripe (pi_ cs_ ch_ re_ dp_ du_ in_ sub_ po_ txn_), or "
+        "an e-mail hash of 64 hexadecimal digits",
     ),
 ]
 NO_DONATION = {404: "there is no such donation"}
@@ -135,8 +137,23 @@ class BookedEntryRecord(Struct, rename="camel"):
     cause: str
 
 
+class BookedTransactionRecord(Struct, rename="camel"):
+    """A change of the account's balance, in the currency in which Stripe settles. `payout`: null until it is known."""
+
+    id: str
+    category: str
+    object: str
+    currency: str
+    amount: Amount
+    fee: Amount
+    net: Amount
+    exchange_rate: str | None
+    payout: str | None
+
+
 class TimelineItem(Struct, kw_only=True):
-    """A fact of an object, with its value as Stripe sends it (amounts in minor units); a new status; or an entry."""
+    """A fact of an object, with its value as Stripe sends it (amounts in minor units); a new status; an entry; or a
+    change of the account's balance."""
 
     at: datetime
     kind: str
@@ -144,12 +161,22 @@ class TimelineItem(Struct, kw_only=True):
     name: str
     value: Any = None
     entry: BookedEntryRecord | None = None
+    transaction: BookedTransactionRecord | None = None
+
+
+class FeeRecord(Struct, rename="camel"):
+    """What Stripe's fees for a donation are in one currency, those for refunds and disputes of it included."""
+
+    currency: str
+    amount: Amount
 
 
 class DonationTimeline(Struct):
-    """A donation and everything that is known of it, in the order of time."""
+    """A donation and everything that is known of it, in the order of time. `fees` is null while that of the payment is
+    not known."""
 
     donation: DonationRecord
+    fees: list[FeeRecord] | None
     timeline: list[TimelineItem]
 
 
@@ -198,7 +225,7 @@ def endpoints(deps: Dependencies) -> list[Endpoint]:
         items = donation and await ledger.timeline(donation.id)
         if donation is None or items is None:
             raise _unknown_donation(path.id)
-        return DonationTimeline(_record(donation), [_item(item) for item in items])
+        return DonationTimeline(_record(donation), _fees(items), [_item(item) for item in items])
 
     async def assign_donation(call: Call, assignment: Assignment) -> ActionDone:
         """Moves a donation to a ticket, whatever its events name; the newest assignment counts."""
@@ -308,6 +335,32 @@ def _item(item: Item) -> TimelineItem:
         name=item.name,
         value=item.value,
         entry=_entry(item.entry) if item.entry else None,
+        transaction=_transaction(item.transaction) if item.transaction else None,
+    )
+
+
+def _fees(items: Iterable[Item]) -> list[FeeRecord] | None:
+    """The fees in each currency; None while that of the payment is not known."""
+    transactions = [item.transaction for item in items if item.transaction]
+    if not any(each.category == "charge" for each in transactions):
+        return None
+    fees: defaultdict[str, int] = defaultdict(int)
+    for each in transactions:
+        fees[each.currency] += each.fee_minor
+    return [FeeRecord(currency, _amount(minor, currency)) for currency, minor in sorted(fees.items())]
+
+
+def _transaction(row: BookedTransaction) -> BookedTransactionRecord:
+    return BookedTransactionRecord(
+        id=row.id,
+        category=row.category,
+        object=row.source,
+        currency=row.currency,
+        amount=_amount(row.amount_minor, row.currency),
+        fee=_amount(row.fee_minor, row.currency),
+        net=_amount(row.net_minor, row.currency),
+        exchange_rate=row.exchange_rate,
+        payout=row.payout,
     )
 
 

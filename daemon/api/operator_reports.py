@@ -9,10 +9,11 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from daemon.api.endpoints import CSV, JSON, Call, Dependencies, Endpoint, Stream
 from daemon.api.parameters import Limit, TicketId
 from daemon.ledger.reader import Moment
-from daemon.reports import closings, income, statistics
+from daemon.reports import closings, income, payouts, statistics
 from daemon.reports.closings import NotClosed
 from daemon.reports.entry_sums import MomentInFuture
 from daemon.reports.income import TooManyPeriods
+from daemon.reports.payouts import UnknownPayout
 from daemon.reports.periods import EXAMPLES, NoPeriod, Period, Unit
 from daemon.reports.presentation import Report, as_csv, as_json
 from daemon.reports.statistics import Selection
@@ -39,6 +40,9 @@ TimeZone = Annotated[
 MomentText = Annotated[
     str,
     Meta(pattern="^[0-9TZtz:.+-]{1,40}$", description="an entry's number, or a time such as 2026-01-31T00:00:00Z"),
+]
+PayoutId = Annotated[
+    str, Meta(pattern="^po_[A-Za-z0-9]{1,250}$", description="the id of a payout, such as po_1PqXb2Lkd")
 ]
 Version = Annotated[int, Meta(ge=1, le=MAX_VERSION, description="the number of a version of a closed report")]
 NO_TICKET = {404: "there is no such ticket"}
@@ -73,6 +77,14 @@ class RestatedQuery(Struct, forbid_unknown_fields=True, kw_only=True):
     as_of: MomentText | UnsetType = field(default=UNSET, name="asOf")
 
 
+class PayoutsQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which payouts: of a period, or one; otherwise all."""
+
+    period: PeriodText | UnsetType = UNSET
+    tz: TimeZone | UnsetType = UNSET
+    payout: PayoutId | UnsetType = UNSET
+
+
 class SummaryQuery(Struct, forbid_unknown_fields=True, kw_only=True):
     """Which donations."""
 
@@ -105,6 +117,7 @@ def endpoints(deps: Dependencies) -> list[Endpoint]:
         _endpoint("income", reports.report_income, IncomeQuery, NO_TICKET),
         _endpoint("series", reports.report_series, SeriesQuery, NO_TICKET),
         _endpoint("restated", reports.report_restated, RestatedQuery, {404: "there is no such closed report"}),
+        _endpoint("payouts", reports.report_payouts, PayoutsQuery, {404: "there is no such payout"}),
         _endpoint("summary", reports.report_summary, SummaryQuery, NO_TICKET),
         _endpoint("tickets", reports.report_tickets, TicketsReportQuery, {}),
         _endpoint("donors", reports.report_donors, DonorsQuery, NO_TICKET),
@@ -127,7 +140,7 @@ class _Reports:
         self._time_zone = time_zone
 
     async def report_income(self, call: Call, query: IncomeQuery) -> Stream:
-        """The payments, refunds and disputes of a period, from the journal, per currency and ticket. With the same
+        """The payments, refunds, disputes and fees of a period, per currency and ticket. With the same
         asOf it is the same at any later time.
         """
         period = self._period(query.period, query.tz)
@@ -153,6 +166,12 @@ class _Reports:
             self._database, period, version=query.version or None, moment=_moment(query.as_of)
         )  # fmt: skip
         return await _stream(call, made)
+
+    async def report_payouts(self, call: Call, query: PayoutsQuery) -> Stream:
+        """The payouts that arrived in a period, each with the balance transactions that it is the sum of. One that does
+        not add up is marked with the difference; manual and instant payouts are not attributable."""
+        period = self._period(query.period, query.tz) if query.period else None
+        return await _stream(call, payouts.payouts(self._database, self._zone(query.tz), period, query.payout or None))
 
     async def report_summary(self, call: Call, query: SummaryQuery) -> Stream:
         """Number, sums, average, median and largest amount of the paid donations as they are now, and the donors."""
@@ -201,7 +220,7 @@ async def _stream(call: Call, made: Awaitable[Report]) -> Stream:
         raise web.HTTPBadRequest(text=f"asOf: {problem}") from None
     except TooManyPeriods as problem:
         raise web.HTTPBadRequest(text=f"by: {problem}") from None
-    except (NotClosed, UnknownTicket) as problem:
+    except (NotClosed, UnknownPayout, UnknownTicket) as problem:
         raise web.HTTPNotFound(text=str(problem)) from None
 
     async def parts() -> AsyncGenerator[bytes, None]:

@@ -40,6 +40,13 @@ def check_optional_ticket(context: click.Context, parameter: click.Parameter, va
     return None if value is None else check_ticket(context, parameter, value)
 
 
+def check_payout(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """The id of a payout; None where none was given."""
+    if value is not None and not (value.startswith("po_") and _is_object_id(value)):
+        raise click.BadParameter("this is not the id of a payout, such as po_1PqXb2Lkd")
+    return value
+
+
 def check_donation(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     """The id of a PaymentIntent, Checkout Session or charge, or None where the argument may be left out."""
     if value is not None and not _is_object_id(value):
@@ -56,10 +63,6 @@ def check_event(_context: click.Context, _parameter: click.Parameter, value: str
 
 def check_query(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     """A Stripe id of a donation or an e-mail hash, or None where the argument may be left out."""
-    from daemon.ledger.search import NOT_SEARCHABLE
-
-    if value is not None and value.startswith(NOT_SEARCHABLE):
-        raise click.BadParameter("this release does not know payouts (po_) and balance transactions (txn_)")
     if value is not None and "@" in value:
         raise click.BadParameter("an e-mail is not given here, where the shell's history keeps it: use --email")
     if value is not None and not _is_object_id(value):

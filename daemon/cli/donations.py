@@ -49,6 +49,10 @@ def print_timeline(donation: str, *, as_json: bool) -> None:
 def _timeline_line(item: Item) -> str:
     """`2026-01-31 10:15:00  entry   payment ch_1: +$5.00, ticket story-1 (entry 7, evt_1)`"""
     time = f"{datetime.fromtimestamp(item.at, UTC):%Y-%m-%d %H:%M:%S}  {item.kind:<6}  {item.source}: "
+    if (row := item.transaction) is not None:
+        amount, fee = (money.display(minor, row.currency) for minor in (row.amount_minor, row.fee_minor))
+        rate = f" at {row.exchange_rate}" if row.exchange_rate else ""
+        return f"{time}{amount}{rate}, fee {fee}, {row.payout or 'not paid out yet'} ({row.id})"
     if (entry := item.entry) is None:
         return time + (item.name if item.value is None else f"{item.name} {_plain(item.value)}")
     amount = f"{'+' if entry.amount_minor > 0 else ''}{money.display(entry.amount_minor, entry.currency or '???')}"
@@ -66,6 +70,8 @@ def _timeline_json(item: Item) -> bytes:
         row["value"] = item.value
     if item.entry is not None:
         row["entry"] = item.entry._asdict()
+    if item.transaction is not None:
+        row["transaction"] = item.transaction._asdict()
     return msgspec.json.encode(row)
 
 

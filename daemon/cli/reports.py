@@ -13,10 +13,11 @@ from daemon.cli.arguments import Failure
 from daemon.cli.database import LONG_S, ask
 from daemon.cli.settings import settings
 from daemon.ledger.reader import Moment
-from daemon.reports import closings, income, statistics
+from daemon.reports import closings, income, payouts, statistics
 from daemon.reports.closings import CannotClose, Closing, NotClosed
 from daemon.reports.entry_sums import MomentInFuture
 from daemon.reports.income import TooManyPeriods
+from daemon.reports.payouts import UnknownPayout
 from daemon.reports.periods import NoPeriod, Period, Unit
 from daemon.reports.presentation import Report, as_csv, as_json, as_text
 from daemon.reports.statistics import Selection
@@ -97,6 +98,7 @@ def _closing_json(closing: Closing) -> dict[str, object]:
         "timeZone": closing.time_zone,
         "version": closing.version,
         "seq": closing.seq,
+        "feesSeq": closing.fees_seq,
         "sha256": closing.sha256,
         "release": closing.release,
         "tzdata": closing.tzdata,
@@ -106,7 +108,17 @@ def _closing_json(closing: Closing) -> dict[str, object]:
 
 
 def _report_command(closing: Closing) -> str:
-    return f"report income --period {closing.period} --tz {closing.time_zone} --as-of {closing.seq} --json"
+    moment = Moment(closing.seq, None, closing.fees_seq).text
+    return f"report income --period {closing.period} --tz {closing.time_zone} --as-of {moment} --json"
+
+
+def print_payouts(*, period: str | None, payout: str | None, time_zone: str | None, form: str | None) -> None:
+    """Prints payouts with their transactions; fails if one does not add up."""
+    zone = _time_zone(time_zone)
+    of = _period(period, zone) if period else None
+    report = _print(lambda db: payouts.payouts(db, zone, of, payout), form)
+    if report.head["wrongPayouts"]:
+        raise Failure(f"{report.head['wrongPayouts']} payouts are not the sum of their transactions")
 
 
 def print_summary(*, period: str | None, time_zone: str | None, ticket: str | None, form: str | None) -> None:
@@ -161,7 +173,7 @@ def _ask(question: Callable[[Database], Awaitable[T]]) -> T:
     """What a question returns; what a person can do about its errors is exit status 1."""
     try:
         return ask(question, timeout_s=LONG_S)
-    except (CannotClose, MomentInFuture, NotClosed, TooManyPeriods, UnknownTicket) as problem:
+    except (CannotClose, MomentInFuture, NotClosed, TooManyPeriods, UnknownPayout, UnknownTicket) as problem:
         raise Failure(str(problem)) from None
 
 

@@ -20,7 +20,7 @@ from daemon.ledger import projection
 from daemon.ledger.coalescer import Coalescer
 from daemon.ledger.donation import DonationRow, ShownDonation, Status
 from daemon.ledger.facts import Facts, Family, ObjectFacts, merge, owners
-from daemon.ledger.timeline import BookedEntry, Item, booked_ids, timeline
+from daemon.ledger.timeline import BookedEntry, BookedTransaction, Item, booked_ids, timeline
 from sql import load
 from sql.connection import Row
 from sql.database import Database
@@ -76,7 +76,10 @@ class Ledger:
         lent = {subscription: known[Family.SUBSCRIPTION][subscription] for subscription, known in rows}
         names = {"ids": list(booked_ids(donation, facts))}
         entries = await self._database.fetch(load("donation_entries"), names)
-        return timeline(donation, facts, lent, map(BookedEntry._make, entries))
+        transactions = await self._database.fetch(load("donation_transactions"), names)
+        return timeline(
+            donation, facts, lent, map(BookedEntry._make, entries), map(BookedTransaction._make, transactions)
+        )
 
     async def facts_with(self, email_hashes: Iterable[str]) -> list[Facts]:
         """All facts that contain one of these e-mail hashes, of unpaid invoices too. Reads the whole ledger."""
@@ -252,16 +255,22 @@ class PastDonation(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """A moment in the journal: after the entry `seq`, or after the last one recorded at `time`; the other is None."""
+    """A moment in the journal: after the entry `seq`, or after the last one recorded at `time`; the other is None.
+
+    `fees` is the last row of balance_transactions that counts; None for those that were recorded until then.
+    """
 
     seq: int | None
     time: datetime | None
+    fees: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Moment":
-        """Reads an entry's number or a time of RFC 3339; without a zone it is in UTC. Raises ValueError."""
-        if SEQ.fullmatch(text):
-            return cls(int(text), None)
+        """Reads an entry's number, one with that of a fee (`48210.315`), or a time of RFC 3339; without a zone it is in
+        UTC. Raises ValueError."""
+        seq, _, fees = text.partition(".")
+        if SEQ.fullmatch(seq) and (not fees or SEQ.fullmatch(fees)) and not text.endswith("."):
+            return cls(int(seq), None, int(fees) if fees else None)
         if text.isdigit():
             raise ValueError("the number of an entry has at most 18 digits")
         time = datetime.fromisoformat(text)
@@ -274,7 +283,9 @@ class Moment(NamedTuple):
     @property
     def text(self) -> str:
         """The text of which `parse` makes the same moment."""
-        return str(self.seq) if self.time is None else self.time.isoformat()
+        if self.time is not None:
+            return self.time.isoformat()
+        return str(self.seq) if self.fees is None else f"{self.seq}.{self.fees}"
 
 
 @dataclass(frozen=True)

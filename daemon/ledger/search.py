@@ -18,7 +18,7 @@ from sql.database import Database
 SCAN = 5000  # donations that one page looks at: some ten milliseconds
 PLACE = re.compile(r"(?P<at>[0-9]{1,12}):(?P<id>[A-Za-z0-9_]{1,255})", re.ASCII)
 EMAIL_HASH = re.compile(r"[0-9A-Fa-f]{64}", re.ASCII)
-NOT_SEARCHABLE = ("po_", "txn_")  # payouts and balance transactions
+OF_BALANCE = ("po_", "txn_")  # how the ids of payouts and balance transactions begin
 
 
 class FoundDonation(NamedTuple):
@@ -124,6 +124,8 @@ async def _way(database: Database, wanted: Search) -> tuple[str, dict[str, objec
         return "hash", {"hash": q.lower()}
     if q.startswith("sub_"):
         return "subscription", {"subscription": q}
+    if q.startswith(OF_BALANCE):
+        return "ids", {"ids": [id_ for (id_,) in await database.fetch(load("donations_of_balance"), {"id": q})]}
     return "ids", {"ids": await _ids(Ledger(database), q)}
 
 

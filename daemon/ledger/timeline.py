@@ -51,22 +51,47 @@ class BookedEntry(NamedTuple):
     cause: str
 
 
-class Item(Struct, frozen=True, omit_defaults=True):
-    """One line of a timeline: a fact of an object, a new status of the donation, or a journal entry.
+class BookedTransaction(NamedTuple):
+    """A row of donation_transactions.sql: a change of the account's balance, in minor units of `currency`."""
 
-    `at` is in Unix seconds: of the event that stated a fact, of a status change, of an entry's movement.
+    id: str
+    at: int
+    category: str
+    source: str
+    currency: str
+    amount_minor: int
+    fee_minor: int
+    net_minor: int
+    exchange_rate: str | None
+    payout: str | None
+
+
+class Item(Struct, frozen=True, omit_defaults=True):
+    """One line of a timeline: a fact of an object, a new status of the donation, a journal entry, or a change of the
+    account's balance with its fee.
+
+    `at` is in Unix seconds: of the event that stated a fact, of a status change, of an entry's movement, of a balance
+    transaction.
     """
 
     at: int
-    kind: str  # fact, status or entry
+    kind: str  # fact, status, entry or fee
     source: str  # the object that states it, with its family; the donation of a status; the kind and object of an entry
     name: str
     value: Any = None
     entry: BookedEntry | None = None
+    transaction: BookedTransaction | None = None
 
 
-def timeline(donation: str, facts: Facts, lent: projection.Subscriptions, entries: Iterable[BookedEntry]) -> list[Item]:
-    """Everything that is known of a donation, in the order of time; at one second facts, then status, then entries.
+def timeline(
+    donation: str,
+    facts: Facts,
+    lent: projection.Subscriptions,
+    entries: Iterable[BookedEntry],
+    transactions: Iterable[BookedTransaction] = (),
+) -> list[Item]:
+    """Everything that is known of a donation, in the order of time; at one second facts, then status, then entries,
+    then fees.
 
     Args:
         donation: its id.
@@ -74,8 +99,8 @@ def timeline(donation: str, facts: Facts, lent: projection.Subscriptions, entrie
         lent: the facts of the subscriptions that the donation borrows from.
     """
     own = _own_facts(donation, facts, lent)
-    items = [*_facts(own), *_statuses(donation, lent, own), *map(_entry, entries)]
-    order = {"fact": 0, "status": 1, "entry": 2}
+    items = [*_facts(own), *_statuses(donation, lent, own), *map(_entry, entries), *map(_fee, transactions)]
+    order = {"fact": 0, "status": 1, "entry": 2, "fee": 3}
     return sorted(items, key=lambda item: (item.at, order[item.kind], item.entry.seq if item.entry else 0))
 
 
@@ -184,3 +209,7 @@ def _facts_at(facts: ObjectFacts, at: int) -> ObjectFacts:
 
 def _entry(entry: BookedEntry) -> Item:
     return Item(entry.effective_at, "entry", f"{entry.kind} {entry.object_id}", entry.cause, entry.amount_minor, entry)
+
+
+def _fee(row: BookedTransaction) -> Item:
+    return Item(row.at, "fee", f"{row.category} {row.source}", row.id, transaction=row)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from daemon.ledger import journal, projection
+from daemon.ledger.balance_verification import balance_differences
 from daemon.ledger.donation import Donation, Status
 from daemon.ledger.facts import DONOR_FIELDS, Facts, Family, ObjectFacts, checked, object_ids, upgrade
 from daemon.ledger.journal_verification import Entries, JournalSums
@@ -177,6 +178,7 @@ def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str]
     objects = stored_sizes(snapshot).objects
     if objects != names:
         yield f"{objects} Stripe objects are on record, the facts name {names}"
+    yield from balance_differences(snapshot)
 
 
 def stored_sizes(snapshot: Snapshot) -> StoredSizes:

@@ -19,6 +19,7 @@ from daemon.reports.entry_sums import (
     read_entries,
     sum_by_ticket,
 )
+from daemon.reports.fees import CHANGED_COLUMNS, changed_rows, difference, fee_tables, sum_fees
 from daemon.reports.head import HERE, JOURNAL, Origin, head
 from daemon.reports.income import FIGURES, Sums, as_of, income_report, ticket_rows, total_rows
 from daemon.reports.periods import Period
@@ -50,6 +51,7 @@ class Closing(NamedTuple):
     tzdata: str
     closed_at: datetime
     closed_by: str
+    fees_seq: int | None  # None: closed by a release that did not count fees
 
     @property
     def closed_period(self) -> Period:
@@ -69,14 +71,17 @@ async def close(
     """
     found = await find_moment(database, moment)
     _check_ended(period, found)
-    sums = await sum_by_ticket(database, Entries(period, found.seq), progress)
+    entries = Entries(period, found.seq)
+    sums = await sum_by_ticket(database, entries, progress)
+    fees = await sum_fees(database, entries, found.fees_seq)
     values = {
         "period": period.text,
         "time_zone": period.time_zone,
         "begin": period.begin,
         "end": period.end,
         "seq": found.seq,
-        "sha256": await _sha256(income_report(period, found, sums, origin=HERE)),
+        "fees_seq": fees.seq,
+        "sha256": await _sha256(income_report(period, found, sums, fees, origin=HERE)),
         "release": HERE.release,
         "tzdata": HERE.tzdata,
         "actor": actor,
@@ -113,24 +118,31 @@ async def restated(
     closing = _chosen(await closings(database, period.text), period, version, moment)
     if found.seq < closing.seq:
         raise NotClosed(f"version {closing.version} was closed at entry {closing.seq}, after entry {found.seq}")
+    if found.fees_seq < (closing.fees_seq or 0):
+        raise NotClosed(f"version {closing.version} was closed at fee {closing.fees_seq}, after fee {found.fees_seq}")
     closed = closing.closed_period
-    later = Entries(closed, found.seq, after=closing.seq)
-    filed = await sum_by_ticket(database, Entries(closed, closing.seq), progress)
+    before, later = Entries(closed, closing.seq), Entries(closed, found.seq, after=closing.seq)
+    filed = await sum_by_ticket(database, before, progress)
     differences = await sum_by_ticket(database, later, progress)
     filed_at = await find_moment(database, Moment(closing.seq, None))
-    origin = Origin(closing.release, closing.tzdata)
+    filed_fees = await sum_fees(database, before, closing.fees_seq or 0)
+    fees = await sum_fees(database, later, found.fees_seq)
+    kept_fees = None if closing.fees_seq is None else filed_fees
+    again = income_report(closed, filed_at, filed, kept_fees, origin=Origin(closing.release, closing.tzdata))
     return Report(
         {
             **head("restated", JOURNAL, closed, closed.time_zone),
             **as_of(found),
+            "feesSeq": fees.seq,
             "version": closing.version,
             "closedAt": closing.closed_at,
             "closedBy": closing.closed_by,
             "filedSeq": closing.seq,
+            "filedFeesSeq": closing.fees_seq,
             "filedRelease": closing.release,
             "filedTzdata": closing.tzdata,
             "filedSha256": closing.sha256,
-            "filedConfirmed": await _sha256(income_report(closed, filed_at, filed, origin=origin)) == closing.sha256,
+            "filedConfirmed": await _sha256(again) == closing.sha256,
             "sameInstants": closed == period,
         },
         [
@@ -138,6 +150,10 @@ async def restated(
             *_figures("now", _added(filed, differences)),
             *_figures("difference", differences),
             Table("entries", ENTRY_COLUMNS, _entry_rows(database, later)),
+            *fee_tables(filed_fees, "filed"),
+            *fee_tables(fees, "now"),
+            *fee_tables(difference(filed_fees, fees), "difference"),
+            Table("feeEntries", CHANGED_COLUMNS, changed_rows(database, later, filed_fees.seq, fees.seq)),
         ],
     )
 

@@ -30,7 +30,8 @@ class MomentInFuture(Exception):
 
 
 class JournalMoment(NamedTuple):
-    """A row of journal_moment.sql: the last entry of a moment, the journal's own last entry, and the database's clock.
+    """A row of journal_moment.sql: the last entry of a moment, the journal's own last entry, the database's clock, and
+    the last row of balance_transactions of the moment.
 
     `recorded_at` is None before the first entry; `next_recorded_at` is that of the entry after it, if there is one.
     """
@@ -40,22 +41,25 @@ class JournalMoment(NamedTuple):
     next_recorded_at: datetime | None
     last_seq: int
     now: datetime
+    fees_seq: int
 
 
 async def find_moment(database: Database, moment: Moment | None) -> JournalMoment:
     """The entry that a moment ends with; without a moment the journal's last one.
 
-    The ledger's lock is taken for an instant: what is recorded before that is committed, and what is recorded later has
-    a later time. So the answer for a time that has passed never changes.
+    The ledger's lock, and that of fees, are taken for an instant: what is recorded before that is committed, and what
+    is recorded later has a later time. So the answer for an entry, and for a time that has passed, never changes.
 
     Raises:
         MomentInFuture: it has not come yet.
     """
-    seq, time = moment or Moment(None, None)
-    sql = f"{load('lock_ledger')};\n{load('journal_moment')}"
-    found = JournalMoment._make((await database.fetch(sql, {"seq": seq, "time": time}))[0])
+    seq, time, fees = moment or Moment(None, None)
+    sql = ";\n".join(map(load, ("lock_ledger", "lock_balance", "journal_moment")))
+    found = JournalMoment._make((await database.fetch(sql, {"seq": seq, "time": time, "fees": fees}))[0])
     if seq is not None and seq > found.last_seq:
         raise MomentInFuture(f"there is no entry {seq} yet; the last one is {found.last_seq}")
+    if fees is not None and fees > found.fees_seq:
+        raise MomentInFuture(f"there is no fee {fees} yet; the last one is {found.fees_seq}")
     if time is not None and time >= found.now:
         raise MomentInFuture("this time has not come yet")
     return found
@@ -150,7 +154,8 @@ async def _sums(
     database: Database, entries: Entries, begins: list[int], *, by_ticket: bool, progress: Progress
 ) -> dict[SumKey, Figures]:
     found: defaultdict[SumKey, Figures] = defaultdict(Figures)
-    for part in _parts(entries, SUMMED):
+    for after, seq in parts(entries.after, entries.seq, SUMMED):
+        part = entries._replace(after=after, seq=seq)
         params = _params(part) | {"ticket": entries.ticket, "begins": begins, "by_ticket": by_ticket}
         for row in map(SumRow._make, await database.fetch(load("sum_entries"), params)):
             key = SumKey(row.period, row.currency, row.ticket)
@@ -161,15 +166,16 @@ async def _sums(
 
 async def read_entries(database: Database, entries: Entries) -> AsyncIterator[EntryRow]:
     """The entries themselves, in their order; of all tickets."""
-    for part in _parts(entries, LISTED):
+    for after, seq in parts(entries.after, entries.seq, LISTED):
+        part = entries._replace(after=after, seq=seq)
         for row in await database.fetch(load("entries_of_period"), _params(part)):
             yield EntryRow._make(row)
 
 
-def _parts(entries: Entries, size: int) -> Iterator[Entries]:
-    """The same entries in parts of at most `size` of the journal's."""
-    for after in range(entries.after, entries.seq, size):
-        yield entries._replace(after=after, seq=min(after + size, entries.seq))
+def parts(after: int, seq: int, size: int) -> Iterator[tuple[int, int]]:
+    """The numbers after one and up to another, in parts of at most `size`, each written in the same way."""
+    for first in range(after, seq, size):
+        yield first, min(first + size, seq)
 
 
 def _params(part: Entries) -> dict[str, object]:

@@ -1,4 +1,5 @@
-"""The income of a period, from the journal (SPEC 11): payments, refunds and disputes by the time when money moved.
+"""The income of a period (SPEC 11): payments, refunds and disputes from the journal, and Stripe's fees, by the time
+when money moved.
 
 As of the same entry, a report of the same release is the same for ever, byte for byte.
 """
@@ -19,6 +20,7 @@ from daemon.reports.entry_sums import (
     sum_by_period,
     sum_by_ticket,
 )
+from daemon.reports.fees import FeeSums, fee_tables, sum_fees
 from daemon.reports.head import HERE, JOURNAL, Origin, head, time
 from daemon.reports.periods import Period, Unit, series
 from daemon.reports.presentation import Amount, Cell, Report, Row, Table, each
@@ -51,19 +53,28 @@ async def income(
     """
     await check_ticket(database, ticket)
     found = await find_moment(database, moment)
-    sums = await sum_by_ticket(database, Entries(period, found.seq, ticket=ticket), progress)
-    return income_report(period, found, sums, ticket)
+    entries = Entries(period, found.seq, ticket=ticket)
+    sums = await sum_by_ticket(database, entries, progress)
+    return income_report(period, found, sums, await sum_fees(database, entries, found.fees_seq), ticket=ticket)
 
 
 def income_report(
-    period: Period, moment: JournalMoment, sums: Sums, ticket: str | None = None, origin: Origin = HERE
+    period: Period,
+    moment: JournalMoment,
+    sums: Sums,
+    fees: FeeSums | None,
+    *,
+    ticket: str | None = None,
+    origin: Origin = HERE,
 ) -> Report:
-    """Pure: the report of sums that are known."""
+    """Pure: the report of sums that are known; with None as fees in the form that it had before fees were counted."""
+    until = as_of(moment) if fees is None else {**as_of(moment), "feesSeq": fees.seq}
     return Report(
-        {**head("income", JOURNAL, period, period.time_zone, origin), **as_of(moment), "onlyTicket": ticket},
+        {**head("income", JOURNAL, period, period.time_zone, origin), **until, "onlyTicket": ticket},
         [
             Table("totals", ("currency", *FIGURES), each(total_rows(sums))),
             Table("tickets", ("currency", "ticket", *FIGURES), each(ticket_rows(sums))),
+            *(fee_tables(fees) if fees is not None else ()),
         ],
     )
 

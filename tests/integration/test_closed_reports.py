@@ -261,7 +261,7 @@ async def test_what_was_not_closed_cannot_be_restated(database: Database, run: R
 
 async def test_a_journal_that_was_changed_is_noticed(database: Database, run: Run) -> None:
     """If its entries no longer give what was filed, the report says so, and the exit status is 1."""
-    await record(database, random_events(9, 30))
+    await record(database, random_events(9, 60))
     closing = await close(database, QUARTER, "alex")
     done = await run("restated", "2024-Q4", "--tz", BERLIN, "--json")
     assert (done.exit_code, json.loads(done.stdout)["filedConfirmed"]) == (0, True)

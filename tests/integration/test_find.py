@@ -94,7 +94,6 @@ def test_what_is_not_found_is_a_sentence(donationd: Donationd, database_url: str
         ([], "give an id or a hash, or --email"),
         (["pi_1", "--email"], "give an id or a hash, or --email"),
         ([SMITH], "use --email"),
-        (["po_1"], "does not know payouts"),
         (["pi 1"], "neither the id of a Stripe object"),
         (["pi_1", "--limit", "0"], "limit"),
     ):

@@ -110,13 +110,13 @@ async def test_an_email_hash_finds_its_donations_and_is_on_record(client: Client
     assert len(recorded) == 1 + len(expected)
 
 
-@pytest.mark.parametrize("q", ["po_1", "txn_1", "", "pi 1", "pi_1'--", "%00", "x" * 256, "ä"])
+@pytest.mark.parametrize("q", ["", "pi 1", "pi_1'--", "%00", "x" * 256, "ä"])
 async def test_what_cannot_be_searched_for_is_explained(client: Client, q: str) -> None:
-    """A payout or balance transaction, which this release does not know, and what is no id at all."""
+    """What is no id at all."""
     reply = await client.get(f"{PREFIX}donations?q={q if q == '%00' else quote(q)}", headers=bearer(READER))
     assert reply.status == 400
     detail = (await reply.json(content_type=None))["detail"]
-    assert "payouts (po_) and balance transactions (txn_)" in detail or "control characters" in detail
+    assert "po_ txn_), or an e-mail hash" in detail or "control characters" in detail
 
 
 @pytest.mark.parametrize("limit", [20, 1000])

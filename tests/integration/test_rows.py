@@ -6,9 +6,21 @@ from typing import Any
 import psycopg2
 import pytest
 
-from daemon.ledger import audit, operators, queues, reader, recorder, search, tickets, verification
+from daemon.ledger import (
+    audit,
+    balance,
+    balance_verification,
+    operators,
+    queues,
+    reader,
+    recorder,
+    search,
+    tickets,
+    timeline,
+    verification,
+)
 from daemon.ledger.donation import Donation, DonationRow
-from daemon.reports import closings, entry_sums, export, fraud, journals, statistics
+from daemon.reports import closings, entry_sums, export, fees, fraud, journals, payouts, statistics
 from daemon.reports.early_warnings import WarnedRow
 from sql import load
 
@@ -44,7 +56,14 @@ ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
         {"limit": 1, **dict.fromkeys(("after_paid", "after_created"), "infinity"), "after_id": ""},
     ),
     "dismiss_event": (operators.DismissedRow._fields, {"id": "", "actor": "alex"}),
-    "journal_moment": (entry_sums.JournalMoment._fields, {"seq": None, "time": None}),
+    "journal_moment": (entry_sums.JournalMoment._fields, {"seq": None, "time": None, "fees": None}),
+    "sum_payouts": (payouts.SumRow._fields, {"payout": None, "first": None, "after": None}),
+    "transactions_of_payout": (payouts.TransactionRow._fields, {"payout": "", "after_id": "", "limit": 1}),
+    "sum_fees": (fees.FeeRow._fields, {**NO_ENTRIES, "part": 0, "journal_seq": 0, "ticket": None}),
+    "changed_fees": (fees.ChangedFee._fields, {**NO_ENTRIES, "after_seq": 0, "fees": ["fee"], "limit": 1}),
+    "donation_transactions": (timeline.BookedTransaction._fields, NO_IDS),
+    "find_balance_reading": (balance.Reading._fields, {"list": "payouts"}),
+    "verify_payouts": (balance_verification.WrongSum._fields, None),
     "sum_entries": (
         entry_sums.SumRow._fields,
         {**NO_ENTRIES, "ticket": None, "begins": [0], "by_ticket": True},
@@ -55,7 +74,7 @@ ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
         closings.Closing._fields,
         {
             **dict.fromkeys(("period", "time_zone", "release", "tzdata", "actor"), "x"),
-            **{"begin": 0, "end": 0, "seq": 0, "sha256": "0" * 64},
+            **{"begin": 0, "end": 0, "seq": 0, "sha256": "0" * 64, "fees_seq": 0},
         },
     ),
     "summarize_donations": (statistics.SummaryRow._fields, ALL_TIMES),

@@ -45,6 +45,11 @@ FORBIDDEN = [
     "TRUNCATE closed_reports",
     "UPDATE ledger_keys SET key = ''",
     "DELETE FROM ledger_keys",
+    "UPDATE balance_transactions SET fee_minor = 0",
+    "DELETE FROM balance_transactions",
+    "TRUNCATE balance_transactions",
+    "UPDATE payouts SET amount_minor = 0",
+    "DELETE FROM payouts",
     "COMMENT ON TABLE stripe_events IS 'mine'",
     "COPY stripe_events TO PROGRAM 'cat'",
     "COPY stripe_events FROM PROGRAM 'true'",
@@ -67,7 +72,10 @@ FORBIDDEN = [
 ]
 
 
-ADDITIVE = {"ledger_entries", "operator_acts", "audit_chain", "closed_reports", "ledger_keys", "mail_start"}
+ADDITIVE = {
+    *("ledger_entries", "operator_acts", "audit_chain", "closed_reports", "ledger_keys", "mail_start"),
+    *("balance_transactions", "payouts"),
+}
 KEPT = {"receipts", "outbox"}
 
 

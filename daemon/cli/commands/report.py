@@ -10,6 +10,7 @@ from daemon.cli.arguments import (
     by_option,
     check_moment,
     check_optional_ticket,
+    check_payout,
     json_lines_option,
     json_option,
     time_zone_option,
@@ -28,8 +29,9 @@ _moment_option = click.option(
     "--as-of",
     "moment",
     callback=check_moment,
-    metavar="SEQ|TIME",
-    help="As it was known after an entry of the journal, or at a time such as 2026-01-31T00:00:00Z.",
+    metavar="SEQ[.FEES]|TIME",
+    help="As it was known after an entry of the journal (with .FEES: and after a fee), or at a time such as "
+    "2026-01-31T00:00:00Z.",
 )
 
 
@@ -66,9 +68,10 @@ def report() -> None:
 @_moment_option
 @_form_options
 def _income(period: str, time_zone: str | None, ticket: str | None, moment: "Moment | None", form: str | None) -> None:
-    """Print the payments, refunds and disputes of a period.
+    """Print the payments, refunds and disputes of a period, and the fees.
 
-    They are added up from the journal per currency and ticket, by the time when the money moved in Stripe. With the
+    They are added up from the journal per currency and ticket, by the time when the money moved in Stripe. Fees are in
+    the currency in which Stripe settles; how many donations have a fee that is not known yet is stated. With the
     same --as-of, time zone, release and tzdata the same report is printed at any later time, byte for byte.
 
     \b
@@ -179,6 +182,29 @@ def _series(
     from daemon.cli import reports
 
     reports.print_series(unit, period=period, time_zone=time_zone, ticket=ticket, moment=moment, form=form)
+
+
+@report.command("payouts")
+@_period_option(required=False)
+@click.option("--payout", callback=check_payout, metavar="PO", help="Only this payout, such as po_1PqXb2Lkd.")
+@time_zone_option
+@_form_options
+def _payouts(period: str | None, payout: str | None, time_zone: str | None, form: str | None) -> None:
+    """Print the payouts to the bank account, each with the transactions that it is the sum of.
+
+    The payouts are those that arrive in the period. Fees count as amounts below 0. A payout that its transactions do
+    not add up to is marked with the difference, and then the exit status is 1. Stripe does not state which transactions
+    a manual or instant payout consists of: such payouts are not attributable. `donationd` reads payouts every hour,
+    with STRIPE_API_KEY.
+
+    \b
+    Examples:
+      donationd report payouts --period 2026-11
+      donationd report payouts --payout po_1PqXb2Lkd --csv
+    """
+    from daemon.cli import reports
+
+    reports.print_payouts(period=period, payout=payout, time_zone=time_zone, form=form)
 
 
 @report.command("summary")

@@ -1,0 +1,215 @@
+"""Fees and payouts: read from the fake of Stripe's API, tied to donations, and added up (SPEC 11)."""
+
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from daemon.jobs.balance import read_balance
+from daemon.jobs.schedule import ProblemsFound
+from daemon.ledger.balance import Group, group_of
+from daemon.ledger.balance_verification import balance_differences
+from daemon.reports.payouts import UnknownPayout, payouts
+from daemon.reports.periods import Period
+from daemon.simulator.fake_stripe.failures import Failure
+from daemon.simulator.fake_stripe.fake import FakeStripe
+from daemon.simulator.world import World
+from daemon.stripe_api.client import StripeApi, StripeUnavailable
+from sql.database import Database
+from sql.snapshot import snapshot
+from tests.support.balance import client_of, later, played, transactions
+from tests.support.ledger import fill
+from tests.support.reports import json_of
+
+PAYMENTS = 60
+TIED = {Group.PAYMENTS, Group.REFUNDS, Group.DISPUTES}
+
+
+@pytest.fixture
+async def stripe(fake_stripe: FakeStripe) -> AsyncIterator[StripeApi]:
+    """A client of the fake."""
+    later(fake_stripe)
+    async with client_of(fake_stripe) as stripe:
+        yield stripe
+
+
+async def read_all(database: Database) -> dict[str, Any]:
+    """The report of all payouts."""
+    return await json_of(await payouts(database, "UTC"))
+
+
+async def stored(database: Database) -> dict[str, tuple[int, int, str | None, str | None]]:
+    """Amount, fee, donation and payout of each transaction as it is known now."""
+    rows = await database.fetch(
+        "SELECT DISTINCT ON (id) id, amount_minor, fee_minor, donation_id, payout_id FROM balance_transactions "
+        "ORDER BY id, seq DESC"
+    )
+    return {id_: rest for id_, *rest in rows}  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_every_payout_adds_up(database: Database, fake_stripe: FakeStripe, stripe: StripeApi, seed: int) -> None:
+    """Whatever was paid, refunded, disputed, charged, held back and adjusted, in whatever currency: each payout is the
+    sum of its transactions, each transaction of a payment belongs to a donation, and reading again adds nothing.
+    """
+    world = played(seed, PAYMENTS)
+    fake_stripe.add(world)
+    await fill(database, world)
+    await read_balance(stripe, database)
+    report = await read_all(database)
+    books = transactions(fake_stripe)
+    found = await stored(database)
+    assert {id_: tuple(each[:2]) for id_, each in found.items()} == {id_: (t.amount, t.fee) for id_, t in books.items()}
+    assert {each["state"] for each in report["payouts"]} == {"adds up"}
+    assert all(any(Decimal(each[group]) for each in report["payouts"]) for group in Group)
+    untied = {id_ for id_, each in found.items() if each[2] is None}
+    assert untied == {id_ for id_, t in books.items() if group_of(t.reporting_category) not in TIED}
+    for payout in report["payouts"]:
+        own = [each for each in report["transactions"] if each["payout"] == payout["payout"]]
+        others = [each for each in own if each["object"] != payout["payout"]]
+        assert sum(Decimal(each["net"]) for each in others) == Decimal(payout["sum"]) == Decimal(payout["amount"])
+        assert sum(Decimal(payout[group]) for group in Group) == Decimal(payout["sum"])
+    [(before,)] = await database.fetch("SELECT count(*) FROM balance_transactions")
+    await read_balance(stripe, database)
+    assert await database.fetch("SELECT count(*) FROM balance_transactions") == [(before,)]
+
+
+async def test_the_exchange_rate_is_exact(database: Database, fake_stripe: FakeStripe, stripe: StripeApi) -> None:
+    """A rate is stored as Stripe writes it, and no rate where nothing was converted."""
+    fake_stripe.add(played(1, PAYMENTS))
+    await read_balance(stripe, database)
+    rows = await database.fetch("SELECT id, exchange_rate::text FROM balance_transactions")
+    rates = {id_: each.exchange_rate for id_, each in transactions(fake_stripe).items()}
+    assert {id_: None if text is None else Decimal(text) for id_, text in rows} == rates
+    assert len({text for _, text in rows}) > 2
+
+
+async def test_a_removed_transaction_is_noticed(database: Database, fake_stripe: FakeStripe, stripe: StripeApi) -> None:
+    """A payout of which Stripe lists one transaction less is marked, with the difference; the others add up."""
+    fake_stripe.add(played(1, PAYMENTS))
+    fake_stripe.world.settle(int(fake_stripe.clock()))
+    payout, parts = next(iter(fake_stripe.world.balance.parts.items()))
+    lost = next(each for each in parts if each.reporting_category == "charge")
+    fake_stripe.failures.hidden.add(lost.id)
+    with pytest.raises(ProblemsFound, match=rf"^payout {payout} is .* its transactions add up to"):
+        await read_balance(stripe, database)
+    wrong = [each for each in (await read_all(database))["payouts"] if each["state"] != "adds up"]
+    assert [(each["payout"], each["state"]) for each in wrong] == [(payout, "does not add up")]
+    assert Decimal(wrong[0]["difference"]) == Decimal(lost.net).scaleb(-2)
+
+
+@pytest.mark.parametrize("column", ["amount_minor", "fee_minor", "net_minor", "currency", "payout_id"])
+async def test_an_altered_transaction_is_noticed(
+    database: Database, database_url: str, fake_stripe: FakeStripe, stripe: StripeApi, *, column: str
+) -> None:
+    """Whatever is changed in a stored transaction, exactly its payout is marked."""
+    fake_stripe.add(played(1, PAYMENTS))
+    await read_balance(stripe, database)
+    payout = (await read_all(database))["payouts"][0]["payout"]
+    changed = {"currency": "'EUR'", "payout_id": "NULL"}.get(column, f"{column} + 1")
+    await database.fetch(
+        f"UPDATE balance_transactions SET {column} = {changed} WHERE seq = (SELECT max(seq) FROM balance_transactions "  # noqa: S608
+        "WHERE payout_id = %(payout)s AND category = 'charge')",
+        {"payout": payout},
+    )
+    report = await read_all(database)
+    assert [each["payout"] for each in report["payouts"] if each["state"] == "does not add up"] == [payout]
+    assert report["wrongPayouts"] == "1"
+    with snapshot(database_url, "donationd test") as seen:
+        assert any(payout in line or "balance transaction" in line for line in balance_differences(seen))
+
+
+async def test_a_manual_payout_is_not_attributable(
+    database: Database, fake_stripe: FakeStripe, stripe: StripeApi
+) -> None:
+    """Nothing is guessed about what a manual payout consists of; its transactions and their fees are known."""
+    fake_stripe._worlds[False, None] = World(automatic_payouts=False)
+    fake_stripe.add(played(1, PAYMENTS))
+    await read_balance(stripe, database)
+    report = await read_all(database)
+    assert {each["state"] for each in report["payouts"]} == {"not attributable"}
+    assert {each["sum"] for each in report["payouts"]} == {None}
+    assert report["transactions"] == []
+    assert (await stored(database)).keys() == transactions(fake_stripe).keys()
+
+
+async def test_a_pass_that_is_interrupted_anywhere_skips_nothing(
+    database: Database, fake_stripe: FakeStripe, stripe: StripeApi
+) -> None:
+    """Each pass fails after a few pages, and new payments are made between them; in the end nothing is missing."""
+    first, more = played(1, PAYMENTS), played(2, PAYMENTS)
+    fake_stripe.add(first)
+    passes = 0
+    while passes < 40:
+        passes += 1
+        fake_stripe.failures.add(Failure(skip=3, times=4))
+        if passes == 3:
+            fake_stripe.add(more)
+        try:
+            await read_balance(stripe, database)
+        except StripeUnavailable:
+            continue
+        break
+    assert passes > 3
+    fake_stripe.failures.clear()
+    await read_balance(stripe, database)
+    assert (await stored(database)).keys() == transactions(fake_stripe).keys()
+    assert {each["state"] for each in (await read_all(database))["payouts"]} == {"adds up"}
+
+
+async def test_a_reading_that_goes_on_behind_an_object_that_is_gone(
+    database: Database, fake_stripe: FakeStripe, stripe: StripeApi
+) -> None:
+    """The list is read again from its beginning, and the pass after that is complete."""
+    fake_stripe.add(played(1, PAYMENTS))
+    await database.fetch("INSERT INTO balance_reading VALUES ('balance_transactions', NULL, 1, 'txn_gone')")
+    with pytest.raises(Exception, match="starting_after"):
+        await read_balance(stripe, database)
+    await read_balance(stripe, database)
+    assert (await stored(database)).keys() == transactions(fake_stripe).keys()
+
+
+async def test_the_next_pass_reads_only_what_is_new(
+    database: Database, fake_stripe: FakeStripe, stripe: StripeApi
+) -> None:
+    """A pass without news asks for one page of each list, and for no payout that is settled."""
+    fake_stripe.add(played(1, PAYMENTS))
+    await read_balance(stripe, database)
+    fake_stripe.calls.clear()
+    await read_balance(stripe, database)
+    assert [call.path for call in fake_stripe.calls] == ["/v1/balance_transactions", "/v1/payouts"]
+
+
+async def test_a_donation_that_becomes_known_later_gets_its_transactions(
+    database: Database, fake_stripe: FakeStripe, stripe: StripeApi
+) -> None:
+    """The events come after the balance was read: the next pass ties them."""
+    world = played(1, PAYMENTS)
+    fake_stripe.add(world)
+    await read_balance(stripe, database)
+    assert not any(each[2] for each in (await stored(database)).values())
+    await fill(database, world)
+    await read_balance(stripe, database)
+    tied = {id_ for id_, each in (await stored(database)).items() if each[2]}
+    books = transactions(fake_stripe)
+    assert tied == {id_ for id_, each in books.items() if group_of(each.reporting_category) in TIED}
+
+
+async def test_a_period_has_the_payouts_that_arrive_in_it(
+    database: Database, fake_stripe: FakeStripe, stripe: StripeApi
+) -> None:
+    """Each payout is in exactly one day: its arrival date, in every time zone. An unknown payout is an error."""
+    fake_stripe.add(played(1, PAYMENTS))
+    await read_balance(stripe, database)
+    every = (await read_all(database))["payouts"]
+    for zone in ("UTC", "America/Los_Angeles", "Pacific/Auckland"):
+        for day in sorted({each["arrivalDate"] for each in every})[:3]:
+            report = await json_of(await payouts(database, zone, Period.parse(day, zone)))
+            assert [each["payout"] for each in report["payouts"]] == [
+                each["payout"] for each in every if each["arrivalDate"] == day
+            ]
+    only = await json_of(await payouts(database, "UTC", payout=every[0]["payout"]))
+    assert [each["payout"] for each in only["payouts"]] == [every[0]["payout"]]
+    with pytest.raises(UnknownPayout, match="po_1"):
+        await payouts(database, "UTC", payout="po_1")
