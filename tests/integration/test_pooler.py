@@ -14,6 +14,7 @@ import pytest
 from health_sidecar.gate import run_once
 from sql.database import Database
 from sql.errors import DatabaseUnavailable
+from sql.session_lock import SessionLock
 from tests.support.instance import eventually
 from tests.support.postgres import USER, Server
 from tests.support.process import Process
@@ -82,6 +83,23 @@ def test_session_mode_is_as_good_as_no_pooler(pooled: Pooler, capsys: pytest.Cap
     """Nothing is reported."""
     assert run_once({"DATABASE_URL": pooled("session")}) == 0
     assert "⚠️" not in capsys.readouterr().out
+
+
+async def test_a_session_lock_is_refused_where_sessions_are_shared(pooled: Pooler) -> None:
+    """In transaction mode it would be the lock of all clients; nothing of it remains in the pooler's session."""
+    for url, taken in ((pooled("session"), [True, False]), (pooled("transaction"), ["session shared"] * 2)):
+        locks = [SessionLock(url, "jobs", application_name="test lock") for _ in taken]
+        assert [await acquired(lock) for lock in locks] == taken
+        for lock in locks:
+            await lock.close()
+
+
+async def acquired(lock: SessionLock) -> bool | str:
+    """Whether the lock was free, or why it cannot be taken."""
+    try:
+        return await lock.acquire()
+    except DatabaseUnavailable as error:
+        return error.kind
 
 
 async def test_statements_that_transaction_mode_loses_are_no_contention(pooled: Pooler) -> None:

@@ -23,6 +23,7 @@ def site(database_url: str) -> Iterator[Instance]:
         instance.start()
         for name in ("api_00", "api_01"):  # only then have both a heartbeat
             eventually(lambda name=name: "accepting connections" in instance.log(name), f"{name} serves")  # type: ignore[misc]
+        eventually(lambda: "no job runs" in instance.log("jobs"), "the jobs process is idle")
         yield instance
 
 
@@ -52,12 +53,12 @@ def check_replaced(site: Instance, before: dict[str, int], *names: str) -> None:
 
 
 def test_what_hangs_is_replaced(site: Instance) -> None:
-    """A sidecar and an API process that are stopped (SIGSTOP) are killed and started again. So is the listener; while
-    it hangs supervisord goes on starting what ends, and the next listener receives that too.
+    """A sidecar, an API process and a jobs process that are stopped (SIGSTOP) are killed and started again. So is the
+    listener; while it hangs supervisord goes on starting what ends, and the next listener receives that too.
     """
     before = site.children()
-    stop(before["sidecar"], before["api:api_00"])
-    check_replaced(site, before, "sidecar", "api:api_00")
+    stop(before["sidecar"], before["api:api_00"], before["jobs"])
+    check_replaced(site, before, "sidecar", "api:api_00", "jobs")
 
     before = site.children()
     stop(before["listener"])

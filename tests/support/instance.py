@@ -47,7 +47,7 @@ class Instance:
             "PORT": str(port),
             "METRICS_PORT": str(metrics_port),
             "API_PROCESSES": "2",
-            "STRIPE_API_BASE": "http://127.0.0.1:1",  # tests never reach Stripe
+            "STRIPE_API_BASE": "http://127.0.0.2:1",  # tests never reach Stripe, and the fake is at 127.0.0.1
             **environ,
         }
         self._embedded = "DATABASE_URL" not in environ

@@ -1,0 +1,96 @@
+"""`python -m daemon.jobs` as two hosts run it: one works, and the other takes over."""
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from daemon.runtime.readiness import Readiness
+from daemon.simulator.fake_stripe.failures import Failure
+from daemon.simulator.fake_stripe.fake import TEST_KEY, FakeStripe
+from health_sidecar.job_runs import state_of
+from health_sidecar.metrics import ApiSums
+from health_sidecar.publisher import ReadinessServer
+from sql.database import Database
+from tests.support.api_process import ended, until
+from tests.support.process import Process
+
+RUNS = "✅ This host runs the jobs"
+WAITS = "another one runs the jobs"
+TAKEN_OVER_S = 30.0
+OUTCOME = "SELECT outcome FROM job_runs WHERE job = 'check_account'"
+Start = Callable[..., AbstractContextManager[Process]]
+
+
+@pytest.fixture
+async def start(tmp_path: Path, database_url: str, fake_stripe: FakeStripe) -> AsyncIterator[Start]:
+    """Starts jobs processes, with a database that is ready and the fake of Stripe's API."""
+    socket = tmp_path / "readiness.sock"
+
+    def process(name: str, **variables: str) -> Process:
+        environ = {
+            "DATABASE_URL": database_url,
+            "READINESS_SOCKET": str(socket),
+            "STRIPE_LIVEMODE": "false",
+            "STRIPE_API_KEY": TEST_KEY,
+            "STRIPE_API_BASE": fake_stripe.base_url,
+            **variables,
+        }
+        return Process([sys.executable, "-m", "daemon.jobs"], tmp_path / f"{name}.log", environ)
+
+    async with ReadinessServer(socket, Readiness(ready=True), lambda: None):
+        yield process
+
+
+async def test_a_killed_host_is_replaced(start: Start, fake_stripe: FakeStripe, database: Database) -> None:
+    """kill -9 in the middle of a pass: another host begins that pass again, well within half a minute."""
+    fake_stripe.failures.add(Failure("slow", seconds=60))  # the first request: the pass of the first host waits for it
+    with start("first") as first:
+        await until(first, RUNS)
+        with start("second") as second:
+            await until(second, WAITS)
+            assert await database.fetch(OUTCOME) == [("running",)]
+            first.kill()
+            began_s = time.monotonic()
+            await until(second, RUNS)
+            assert time.monotonic() - began_s < TAKEN_OVER_S
+            await until(second, "A pass found problems")
+            assert await database.fetch(OUTCOME) == [("succeeded",)]
+
+
+async def test_a_pass_is_cancelled_when_the_process_is_asked_to_end(
+    start: Start, fake_stripe: FakeStripe, database: Database
+) -> None:
+    """SIGTERM ends it at once, with status 0 and without an error, and the next process begins the pass again."""
+    fake_stripe.failures.add(Failure("hang", times=None))
+    with start("first") as first:
+        await until(first, RUNS)
+        assert await database.fetch(OUTCOME) in ([], [("running",)])
+        first.send_signal(signal.SIGTERM)
+        began_s = time.monotonic()
+        assert await ended(first) == 0
+        assert time.monotonic() - began_s < 3
+        assert "Traceback" not in first.unread()
+    fake_stripe.failures.clear()
+    with start("second") as second:
+        await until(second, "A pass found problems")
+
+
+async def test_without_a_key_the_process_is_idle(start: Start, tmp_path: Path, database: Database) -> None:
+    """It says so in one line of the log and in the metric that `donationd status` shows, and asks for nothing."""
+    metrics = tmp_path / "metrics"
+    metrics.mkdir()
+    with start("idle", STRIPE_API_KEY="", PROMETHEUS_MULTIPROC_DIR=str(metrics)) as process:
+        await until(process, "STRIPE_API_KEY is not set: no job runs")
+        async with asyncio.timeout(10):
+            while state_of(ApiSums(metrics)) != "idle":  # noqa: ASYNC110 - of another process
+                await asyncio.sleep(0.02)
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE starts_with(application_name, 'donationd jobs')"
+        assert await database.fetch(sessions) == [(0,)]
+        process.send_signal(signal.SIGTERM)
+        assert await ended(process) == 0
