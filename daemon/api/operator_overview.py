@@ -56,6 +56,7 @@ class WaitingRecord(Struct, rename="camel"):
     unassigned: int
     failed_events: int
     early_warnings: int
+    undelivered_mail: int
 
 
 class HealthRunRecord(Struct, rename="camel"):

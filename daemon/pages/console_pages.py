@@ -71,6 +71,7 @@ PAGES = (
     Page("/unassigned", "unassigned", "Without a ticket", "list_unassigned", also=("list_tickets",)),
     Page("/failed", "failed", "Failed events", "list_failed_events"),
     Page("/warnings", "warnings", "Early fraud warnings", "list_early_warnings"),
+    Page("/mail", "mail", "Undelivered mail", "list_undelivered_mail"),
     Page("/tickets", "tickets", "Tickets", "list_tickets"),
     Page("/reports", "reports", "Reports", "report_recent", lambda asked: _without(asked, "period")),
     Page("/exports", "exports", "Exports", None, search_parameters, scope=Scope.EXPORT),
@@ -111,6 +112,8 @@ ACTIONS = (
     Action("/donations/{id}/erase", "erase_donation", "The donor's data was erased from the donation."),
     Action("/donations/{id}/withdraw-consent", "withdraw_consent", "The donor's name is hidden."),
     Action("/failed/{id}/dismiss", "dismiss_event", "The event was dismissed."),
+    Action("/mail/{id}/retry", "retry_mail", "The mail is sent once more."),
+    Action("/mail/{id}/dismiss", "dismiss_mail", "The mail was dismissed."),
     Action(
         "/tickets", "put_ticket", "The ticket was saved.",
         ("id", "title", "currency", "goal", "state"), frozenset({"currency", "goal"}),

@@ -39,6 +39,7 @@ class Waiting(NamedTuple):
     unassigned: int
     failed_events: int
     early_warnings: int
+    undelivered_mail: int
 
 
 class HealthRun(NamedTuple):
@@ -65,8 +66,9 @@ async def activity(database: Database) -> Activity:
 async def waiting(database: Database) -> Waiting:
     """How much needs a person."""
     [(unassigned, failed)] = await database.fetch(load("count_backlog"))
+    [(mail,)] = await database.fetch(load("count_undelivered_mail"))
     open_ = [warning for warning in await read_warnings(database) if warning.state is State.OPEN]
-    return Waiting(unassigned, failed, len(open_))
+    return Waiting(unassigned, failed, len(open_), mail)
 
 
 async def health_runs(database: Database, limit: int, before: int | None = None) -> list[HealthRun]:

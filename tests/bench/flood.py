@@ -110,6 +110,7 @@ def _behaviours(kind: str, ticket: str) -> list[Behaviour]:
         "wrong-signatures": [Behaviour(_post(SMALL_BODY, SMALL_BODY))],
         "cut-bodies": [Behaviour(_post(BODY_LIMIT, BODY_LIMIT - 1000), leaves=True)],
         "ledger-pages": [Behaviour(page)],
+        "ticket-pages": [Behaviour(_get(f"/tickets/{ticket}"))],
         "health-checks": [Behaviour(_get("/health/db"))],
         "slow-heads": [Behaviour(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ", trickles=True)],
         "slow-bodies": [
@@ -126,6 +127,7 @@ KINDS = (
     "wrong-signatures",
     "cut-bodies",
     "ledger-pages",
+    "ticket-pages",
     "health-checks",
     "slow-heads",
     "slow-bodies",

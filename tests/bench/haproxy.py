@@ -1,5 +1,6 @@
 """HAProxy with deploy/haproxy.cfg on ports of 127.0.0.1, in front of an API under test."""
 
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -14,8 +15,8 @@ from tests.support.process import ROOT, Process
 from tests.support.tls import certificate
 
 CONFIGURATION = ROOT / "deploy" / "haproxy.cfg"
-# Twice as many file descriptors are needed, and an ordinary user may have no more than 4,096.
-CONNECTIONS = 1500
+# As many as the file has, unless this user may not open twice as many files, which they need.
+CONNECTIONS = min(4000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 2 - 100)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from tests.support.postgres import Server
 HAPROXY, DIRECT = "haproxy", "direct"
 NONE = "none"  # the row of this machine without hostile clients
 NO_FLOOD = Flooded({}, 0, 0, 0.0)
-CLIENTS, SECONDS = (1000, 10) if SHARE == 1 else (250, 3)
+CLIENTS, READERS, SECONDS = (1000, 2000, 10) if SHARE == 1 else (250, 500, 3)
 ADDRESSES = 250
 TICKET = "ticket_large"
 EVENTS = 8000  # recorded before: more than a page of 1,000 donations
@@ -98,7 +98,8 @@ def _row(kind: str, through: str, database: Stored, folder: Path, stream: Stream
     with ExitStack() as stack:
         api = stack.enter_context(site(API, database, folder))
         scheme, port = _address(through, api, folder, stack)
-        flood = Flood(kind, port, scheme == "https", TICKET, CLIENTS, ADDRESSES, SECONDS)
+        clients = READERS if kind == "ticket-pages" else CLIENTS
+        flood = Flood(kind, port, scheme == "https", TICKET, clients, ADDRESSES, SECONDS)
         forget_peak(api)
         running = stack.enter_context(flooding(flood)) if kind != NONE else None
         watched = watch(f"{scheme}://127.0.0.1:{port}", stream.take(PER_S * SECONDS))
@@ -116,7 +117,8 @@ def footnote(measured: Sequence[Row]) -> str:
     """What was measured, and what the hostile clients themselves cost."""
     cores = [row.flooded.cpu_s / SECONDS for row in measured]
     text = f"""
-        {CLIENTS:,} clients of a kind from {ADDRESSES} addresses, each again as soon as it is answered, for {SECONDS} s.
+        {CLIENTS:,} clients of a kind ({READERS:,} readers of ticket pages) from {ADDRESSES} addresses, each again as
+        soon as it is answered, for {SECONDS} s.
         Beside them {PER_S} signed deliveries a second, each over a new connection, and {HEALTH_PER_S} health checks
         over kept ones. Through HAProxy with TLS. One API process, HAProxy and PostgreSQL on {os.cpu_count()} cores,
         shared with the clients, which took {min(cores):.2f} to {max(cores):.2f} of a core at low priority.

@@ -295,6 +295,21 @@ async def test_a_failed_event_is_dismissed(anna: Visitor, database: Database) ->
     assert "evt_1" in await anna.page("/operator/audit")
 
 
+async def test_a_mail_is_sent_once_more_or_dismissed(anna: Visitor, database: Database) -> None:
+    await database.fetch(
+        "INSERT INTO outbox (donation_id, kind, seq, state, reason) VALUES"
+        " ('pi_1', 'thanks', 0, 'undelivered', 'no address'), ('pi_2', 'thanks', 0, 'uncertain', NULL)"
+    )
+    page = await anna.page("/operator/mail")
+    assert "no address" in page and "perhaps sent" in page
+    assert '<span class="figure warn">2</span> mails' in await anna.page("/operator")
+    ids = [id_ for (id_,) in await database.fetch("SELECT id FROM outbox ORDER BY id")]
+    for id_, decision in zip(ids, ("retry", "dismiss"), strict=True):
+        await anna.post(f"/operator/mail/{id_}/{decision}", {"back": "/operator/mail"})
+    assert await database.fetch("SELECT state FROM outbox ORDER BY id") == [("queued",), ("dismissed",)]
+    assert "No mail waits" in await anna.page("/operator/mail")
+
+
 async def test_a_search_finds_by_any_id_by_ticket_and_by_hash(anna: Visitor, database: Database) -> None:
     await record(database)
     [(id_, charge, hash_)] = await database.fetch(

@@ -48,6 +48,7 @@ def application(
     metrics: ApiMetrics | None = None,
     *,
     tokens: tuple[OperatorToken, ...] = (),
+    signing_secrets: tuple[str, ...] = (OLD_SECRET, SECRET),
     limits: OperatorLimits = OperatorLimits(),  # noqa: B008 - it cannot be changed
     report_time_zone: str = "UTC",
     feature_routes: Iterable[web.RouteDef] = (),
@@ -58,7 +59,7 @@ def application(
     recorder = Recorder(database)
     batcher = Batcher(recorder, limit=100)
     webhook = Webhook(
-        batcher.record, metrics, secrets=(OLD_SECRET, SECRET), livemode=False, hash_key=None, clock=lambda: float(NOW)
+        batcher.record, metrics, secrets=signing_secrets, livemode=False, hash_key=None, clock=lambda: float(NOW)
     )
     return build(
         webhook,
@@ -66,7 +67,10 @@ def application(
         reply_parts(metrics, readiness),
         feature_routes=[
             *_operator_routes(
-                Dependencies(database, Operators(database, recorder), "USD", report_time_zone), tokens, limits
+                Dependencies(database, Operators(database, recorder), "USD", report_time_zone),
+                tokens,
+                signing_secrets,
+                limits,
             ),
             *feature_routes,
         ],
@@ -75,7 +79,7 @@ def application(
 
 
 def _operator_routes(
-    deps: Dependencies, tokens: tuple[OperatorToken, ...], limits: OperatorLimits
+    deps: Dependencies, tokens: tuple[OperatorToken, ...], signing_secrets: tuple[str, ...], limits: OperatorLimits
 ) -> list[web.RouteDef]:
     api, operators = operator_api(deps, limits), OperatorAuthentication(tokens)
-    return [*routes(api, operators), *console_routes(api, operators, tokens, (OLD_SECRET, SECRET))]
+    return [*routes(api, operators), *console_routes(api, operators, tokens, signing_secrets)]
