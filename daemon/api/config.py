@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Sec
 from daemon.ledger import money
 from daemon.ledger.money import CURRENCY
 from daemon.receipts.config import ReceiptConfig
-from daemon.reports.fraud import Thresholds
+from daemon.reports.fraud_thresholds import Thresholds
 from daemon.runtime.config import Basics, Count, Milliseconds, WholeNumber
 from daemon.runtime.http.addresses import ProxyAddresses, TrustedProxies
 from daemon.runtime.operator_tokens import OperatorToken, parse_tokens

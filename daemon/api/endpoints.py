@@ -52,7 +52,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from daemon.ledger.operators import Operators
-from daemon.reports.fraud import Thresholds
+from daemon.reports.fraud_thresholds import Thresholds
 from daemon.runtime.http.auth import Scope
 from sql.database import Database
 

@@ -13,8 +13,9 @@ from daemon.api.metrics import ApiMetrics
 from daemon.ledger.stripe_events import Attempt
 from daemon.reports import attempts
 from daemon.reports.attempts import AttemptCounter
-from daemon.reports.fraud import HOUR_S, Level, Name, Signal, Thresholds
+from daemon.reports.fraud import HOUR_S, Level, Name, Signal
 from daemon.reports.fraud_report import attempt_signals, ledger_signals
+from daemon.reports.fraud_thresholds import Thresholds
 from sql.database import Database
 from sql.errors import DatabaseUnavailable, StatementRejected
 

@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 from daemon.reports import fraud
 from daemon.reports.attempts import Kind
 from daemon.reports.early_warnings import read_warnings
-from daemon.reports.fraud import AttemptsRow, BurstRow, Level, Signal, SoonRefundRow, Thresholds
+from daemon.reports.fraud import AttemptsRow, BurstRow, Level, Signal, SoonRefundRow
+from daemon.reports.fraud_thresholds import Thresholds
 from sql import load
 from sql.database import Database
 

@@ -3,7 +3,8 @@
 --
 -- An action's hash is the SHA-256 of the previous hash (32 bytes; zeros before the first) and the action as a JSON array
 -- in PostgreSQL's form: [id, at in microseconds, actor, action, donation, event, ticket, detail]. Ids are drawn before
--- actions are committed, so one may be seen later than a greater one: by less than 1,000 actions.
+-- actions are committed, so one may be seen later than a greater one: by less than 1,000 actions. Whether an action has
+-- a place is looked up by the index; PostgreSQL may answer NOT EXISTS by reading the whole chain for each action.
 WITH RECURSIVE newest AS MATERIALIZED (
     SELECT coalesce(max(number), 0) AS number, coalesce(max(act_id), 0) AS act_id,
            coalesce((SELECT c.hash FROM audit_chain c ORDER BY c.number DESC LIMIT 1),
@@ -18,7 +19,7 @@ WITH RECURSIVE newest AS MATERIALIZED (
                                 a.event_id, a.ticket_id, a.detail)::text, 'UTF8'))
     FROM chained c CROSS JOIN LATERAL (
         SELECT * FROM operator_acts o
-        WHERE o.id > c.act_id AND NOT EXISTS (SELECT FROM audit_chain k WHERE k.act_id = o.id)
+        WHERE o.id > c.act_id AND (SELECT k.number FROM audit_chain k WHERE k.act_id = o.id) IS NULL
         ORDER BY o.id LIMIT 1
     ) a
 ), added AS (

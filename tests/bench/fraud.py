@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from daemon.reports import fraud
 from daemon.reports.attempts import Kind
-from daemon.reports.fraud import Signal, Thresholds
+from daemon.reports.fraud import Signal
+from daemon.reports.fraud_thresholds import Thresholds
 from tests.simulator.fraud_world import Attack, Day, days
 
 DAYS, SEED = 300, 1

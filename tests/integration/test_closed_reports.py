@@ -104,7 +104,7 @@ async def test_reports_are_the_same_at_any_later_time(database: Database, run: R
     `close` keeps the same hash, after 10,000 further events, refunds and disputes of donations that were reported on,
     new closings, and the erasure of every donor.
     """
-    events = random_events(6, 2000)
+    events = random_events(6, 800)
     await record(database, events[:2000], batch=200)
     closing = await close(database, QUARTER, "alex")
     await record(database, events[2000:3000], batch=200)
@@ -261,7 +261,7 @@ async def test_what_was_not_closed_cannot_be_restated(database: Database, run: R
 
 async def test_a_journal_that_was_changed_is_noticed(database: Database, run: Run) -> None:
     """If its entries no longer give what was filed, the report says so, and the exit status is 1."""
-    await record(database, random_events(9, 60))
+    await record(database, random_events(9, 100))
     closing = await close(database, QUARTER, "alex")
     done = await run("restated", "2024-Q4", "--tz", BERLIN, "--json")
     assert (done.exit_code, json.loads(done.stdout)["filedConfirmed"]) == (0, True)

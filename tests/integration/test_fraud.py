@@ -18,8 +18,9 @@ from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import Attempt, read
 from daemon.reports import attempts
 from daemon.reports.attempts import MAX_ROWS, AttemptCounter
-from daemon.reports.fraud import Level, Name, Thresholds
+from daemon.reports.fraud import Level, Name
 from daemon.reports.fraud_report import attempt_signals, find_signals, ledger_signals
+from daemon.reports.fraud_thresholds import Thresholds
 from daemon.simulator import sender
 from sql.database import Database
 from sql.errors import DatabaseUnavailable

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from daemon.ledger.stripe_events import Attempt
 from daemon.reports.attempts import AttemptCounter, Kind
-from daemon.reports.fraud import HOUR_S, AttemptsRow, BurstRow, SoonRefundRow, Thresholds
+from daemon.reports.fraud import HOUR_S, AttemptsRow, BurstRow, SoonRefundRow
+from daemon.reports.fraud_thresholds import Thresholds
 
 DAY_S = 24 * HOUR_S
 BEGIN = 1_760_000_400  # of each day, in Unix seconds, at the beginning of an hour

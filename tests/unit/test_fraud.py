@@ -13,7 +13,8 @@ from daemon.api.config import CommandConfig
 from daemon.ledger.stripe_events import Attempt
 from daemon.reports import fraud
 from daemon.reports.attempts import MAX_SUBJECTS, AttemptCounter, Counted, Kind
-from daemon.reports.fraud import AttemptsRow, BurstRow, Level, Name, Signal, SoonRefundRow, Thresholds
+from daemon.reports.fraud import AttemptsRow, BurstRow, Level, Name, Signal, SoonRefundRow
+from daemon.reports.fraud_thresholds import Thresholds
 from daemon.runtime.config import ConfigError
 from tests.bench.fraud import REQUIRED, measure
 

@@ -1,13 +1,18 @@
-"""Which address a request comes from, also behind proxies, and how often an address has lately done something."""
+"""Which address a request comes from, also behind proxies, and how often an address has lately done something.
+
+It imports aiohttp for its types only, so that a command reads its settings without an HTTP server.
+"""
 
 import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from aiohttp import hdrs, web
 from pydantic import PlainValidator
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 IPV6_HOST_PREFIX = 64  # one host can use every address of such a network (RFC 4291)
 MAX_ADDRESSES = 2048  # whose attempts are remembered: less than 1.5 MB
@@ -50,13 +55,13 @@ class TrustedProxies:
             client = entry
         return client
 
-    def resolve(self, request: web.Request) -> web.Request:
+    def resolve(self, request: "web.Request") -> "web.Request":
         """The request with the `remote` and the `scheme` that its proxy names; any other request as it is."""
         peer = request.remote
         if peer is None or not self._trusts(peer):
             return request
-        client = self.client(peer, request.headers.getall(hdrs.X_FORWARDED_FOR, ()))
-        scheme = request.headers.get(hdrs.X_FORWARDED_PROTO, "")
+        client = self.client(peer, request.headers.getall("X-Forwarded-For", ()))
+        scheme = request.headers.get("X-Forwarded-Proto", "")
         return request.clone(remote=client, scheme=scheme if scheme in {"http", "https"} else request.scheme)
 
     def _trusts(self, text: str) -> bool:
