@@ -13,6 +13,7 @@ from daemon.simulator.stripe_invoices import Subscription
 from daemon.simulator.stripe_objects import Charge, Json, PaymentIntent
 
 DECLINED = re.compile(r"pm_card_(?:chargeDeclined\w*|visa_chargeDeclined\w*)|pm_usBankAccount_\w+")
+DISPUTED = {"pm_card_createDispute": "needs_response", "pm_card_createDisputeInquiry": "warning_needs_response"}
 IGNORED = (
     *("automatic_payment_methods", "confirmation_method", "description", "off_session", "payment_method_types"),
     *("return_url", "shipping"),
@@ -42,7 +43,10 @@ def create_intent(request: Request) -> Json:
         elif confirmed and is_manual:
             payment.hold()
         elif confirmed:
-            payment.settle(payment.succeed())
+            charge = payment.succeed()
+            payment.settle(charge)
+            if method in DISPUTED:
+                payment.dispute(charge, charge.amount, DISPUTED[method])
     if intent.last_payment_error is not None:
         message = "Your card was declined."
         raise StripeError(402, message, type_="card_error", code="card_declined")
