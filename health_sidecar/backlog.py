@@ -1,4 +1,4 @@
-"""What waits for a person: unassigned donations and failed events, counted regularly for the metrics.
+"""What waits for a person: unassigned donations, failed events and undelivered mails, counted for the metrics.
 
 They are not counted when Prometheus reads the metrics, because that must not wait for the database, and over a
 connection of their own, so that counting cannot make a ping late.
@@ -29,8 +29,8 @@ async def count_backlog(
     while True:
         if is_ready():
             try:
-                [(unassigned, failed)] = await fetch(load("count_backlog"))
-                metrics.backlog(unassigned=unassigned, failed=failed)
+                [(unassigned, failed, undelivered, delay_s)] = await fetch(load("count_backlog"))
+                metrics.backlog(unassigned=unassigned, failed=failed, undelivered=undelivered, mail_delay_s=delay_s)
             except (DatabaseUnavailable, StatementRejected) as error:
                 log.debug("backlog not counted", reason=str(error))
         await sleep(INTERVAL_S if is_ready() else 1.0)

@@ -36,6 +36,7 @@ PING_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 BACKLOG = {
     "donations_unassigned": "Paid donations without a ticket, or with an unknown one",
     "webhook_events_failed_waiting": "Events that could not be applied and wait for a fix",
+    "mails_undelivered": "Mails to donors that were not delivered, or were perhaps sent, and wait for a person",
 }
 
 
@@ -63,6 +64,7 @@ class Metrics(Collector):
         self._ping_sum_s = 0.0
         self._unsaved = OnChangeLog("warning", "cannot keep the counters")
         self.waiting: dict[str, int] = {}
+        self.mail_delay_s: int | None = None
         self.supervisord_reachable: bool | None = None
 
     def show(self, state: Readiness) -> None:
@@ -97,9 +99,14 @@ class Metrics(Collector):
         """How often the listener hung."""
         return self._totals.listener_hangs
 
-    def backlog(self, *, unassigned: int, failed: int) -> None:
-        """This many donations and events wait for a person."""
-        self.waiting = {"donations_unassigned": unassigned, "webhook_events_failed_waiting": failed}
+    def backlog(self, *, unassigned: int, failed: int, undelivered: int, mail_delay_s: int) -> None:
+        """This many donations, events and mails wait for a person; the oldest mail that is due has waited so long."""
+        self.waiting = {
+            "donations_unassigned": unassigned,
+            "webhook_events_failed_waiting": failed,
+            "mails_undelivered": undelivered,
+        }
+        self.mail_delay_s = mail_delay_s
 
     def collect(self) -> Iterator[Metric]:
         """All metrics of the sidecar itself."""
@@ -135,6 +142,10 @@ class Metrics(Collector):
             )
         for name, count in self.waiting.items():
             yield GaugeMetricFamily(name, BACKLOG[name], value=count)
+        if self.mail_delay_s is not None:
+            yield GaugeMetricFamily(
+                "mail_delay_seconds", "For how long the oldest mail that is due has waited", value=self.mail_delay_s
+            )
         dropped = CounterMetricFamily("log_lines_dropped", logs.DROPPED_HELP, labels=["process"])
         dropped.add_metric(["sidecar"], logs.dropped_lines())
         yield dropped

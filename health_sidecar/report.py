@@ -89,6 +89,7 @@ def _problems(readiness: Readiness, processes: Processes, waiting: Mapping[str, 
 # What waits for a person, by the metric's name.
 WAITING = {
     "webhook_events_failed_waiting": "failed events wait for a fix: donationd failed list",
+    "mails_undelivered": "mails to donors were not delivered: donationd receipts undelivered",
     "donations_unassigned": "paid donations belong to no known ticket: donationd unassigned",
 }
 

@@ -18,6 +18,7 @@ from daemon.cli.arguments import Failure
 from daemon.cli.database import LONG_S, ask
 from daemon.cli.emails import read_email_hashes
 from daemon.cli.settings import settings
+from daemon.languages import CODES
 from daemon.ledger import audit, money, queues
 from daemon.ledger.donation import minute
 from daemon.ledger.operators import MailDecision, MailDoesNotWait, Operators, UnknownMail
@@ -29,7 +30,7 @@ from daemon.receipts.config import ReceiptConfig
 from daemon.receipts.documents import Documents, Line, make_sample
 from daemon.receipts.donation import PaidDonation
 from daemon.receipts.donor import Donor, fetch_donor
-from daemon.receipts.language import known_language, languages
+from daemon.receipts.language import known_language
 from daemon.receipts.pdf import CannotTypeset
 from daemon.receipts.register import ListedReceipt, Receipt, Serial
 from daemon.receipts.smtp import MailServerUnavailable, Transmission
@@ -85,13 +86,13 @@ def check(out: Path | None) -> None:
     problems = asyncio.run(_check(config, out))
     if problems:
         raise Failure("\n".join(problems))
-    click.echo(f"every document can be made in {', '.join(languages())}, and the mail server can be used")
+    click.echo(f"every document can be made in {', '.join(CODES)}, and the mail server can be used")
 
 
 async def _check(config: ReceiptConfig, out: Path | None) -> list[str]:
     problems = await documents.check(config)
     if out and not problems:
-        for code in languages():
+        for code in CODES:
             files.write(out / f"receipt-{code}.pdf", await make_sample(Documents.of(config), code))
     transmission = Transmission(config.smtp_server, config.sender.address)
     try:

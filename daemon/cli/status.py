@@ -62,7 +62,8 @@ def _screen(report: Report) -> Iterator[str]:
     yield from ["", *_events(report["events"]), ""]
     yield (
         f"Waiting    {_count(waiting, 'webhook_events_failed_waiting')} failed events, "
-        f"{_count(waiting, 'donations_unassigned')} unassigned donations"
+        f"{_count(waiting, 'donations_unassigned')} unassigned donations, "
+        f"{_count(waiting, 'mails_undelivered')} undelivered mails"
     )
     yield from ["", *_jobs(report["jobs"], now_s), "", "Last changes"]
     for run in report["runs"]:

@@ -16,10 +16,11 @@ from urllib.parse import parse_qsl
 
 from aiohttp import hdrs, web
 
+from daemon.languages import CODES, Language
 from daemon.ledger.facts import TICKET_PATTERN
 from daemon.pages import ticket_views
 from daemon.pages.badge import badge
-from daemon.pages.languages import CODES, Language, language
+from daemon.pages.languages import language
 from daemon.pages.picture import Picture, draw
 from daemon.pages.rendering import HTML
 from daemon.pages.replies import (

@@ -9,7 +9,8 @@ from importlib.resources import files
 from aiohttp import hdrs, web
 from markupsafe import Markup
 
-from daemon.pages.languages import CODES, Language, language, preferred
+from daemon.languages import CODES, Language
+from daemon.pages.languages import language, preferred
 from daemon.pages.rendering import HTML, StaticFile, render
 
 # A name whose consent was withdrawn is gone after so long, also from what a CDN keeps: within a minute (SPEC 13).

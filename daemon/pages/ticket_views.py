@@ -7,8 +7,8 @@ from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from typing import NamedTuple
 
+from daemon.languages import Language
 from daemon.ledger import money
-from daemon.pages.languages import Language
 from daemon.pages.tickets import PublicTicket
 
 # Amounts to choose from, in major units. Where money has other sizes, a currency has a row of its own.

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+from daemon.languages import CODES, Language
 from daemon.receipts.config import Charity, ReceiptConfig
 from daemon.receipts.donor import Donor
-from daemon.receipts.language import Language, languages
 from daemon.receipts.pdf import CannotTypeset, typeset
 from daemon.receipts.register import Receipt, Serial
 from daemon.receipts.templates import MailText, TemplateError, Templates
@@ -120,8 +120,8 @@ class Documents:
         return ShownReceipt(
             str(receipt.serial),
             language.amount(receipt.amount_minor, receipt.currency),
-            language.date(receipt.paid_at.astimezone(self.zone)),
-            language.date(receipt.issued_at.astimezone(self.zone)),
+            language.day(receipt.paid_at, self.zone),
+            language.day(receipt.issued_at, self.zone),
             receipt.donation,
             str(receipt.replaced) if receipt.replaced else None,
             is_duplicate=False,
@@ -129,7 +129,7 @@ class Documents:
 
     def _line(self, line: Line, language: Language) -> ShownLine:
         return ShownLine(
-            language.date(line.paid_at.astimezone(self.zone)),
+            language.day(line.paid_at, self.zone),
             language.amount(line.amount_minor, line.currency),
             str(line.serial) if line.serial else None,
         )
@@ -147,7 +147,7 @@ async def check(config: ReceiptConfig) -> list[str]:
     except TemplateError as error:
         return [str(error)]
     problems = {}
-    for code in languages():
+    for code in CODES:
         try:
             await make_sample(documents, code)
         except (TemplateError, CannotTypeset) as error:

@@ -12,6 +12,7 @@ import typst
 
 STANDARDS: "typst.PDFStandards" = ["a-2a", "ua-1"]
 FONT_PACKAGES = "fonts-noto-core and fonts-noto-cjk"  # of Debian; together they have every script in use
+ESCAPED = re.compile(r"\\u\{([0-9a-f]{1,6})\}")  # how Typst shows a character that it cannot print
 NO_GLYPH = re.compile(r"the text `(\"(?:[^\"\\]|\\.)*\")` could not be displayed")
 
 
@@ -62,7 +63,8 @@ def _fonts() -> typst.Fonts:
 def _problem(error: typst.TypstError) -> CannotTypeset:
     """What is wrong, without the text of the document: of a character without a font, its script; else the line."""
     if found := NO_GLYPH.search(error.message):
-        scripts = sorted({_script(character) for character in found[1] if not character.isascii()}) or ["a script"]
+        shown = ESCAPED.sub(lambda escape: chr(int(escape[1], 16)), found[1])
+        scripts = sorted({_script(character) for character in shown if not character.isascii()}) or ["a script"]
         return CannotTypeset(
             f"no font of this machine has a character of {', '.join(scripts)}; install {FONT_PACKAGES}", is_glyph=True
         )
@@ -74,4 +76,5 @@ def _problem(error: typst.TypstError) -> CannotTypeset:
 
 def _script(character: str) -> str:
     """The first word of a character's name, which is nearly always its script, such as ARABIC or CJK."""
-    return unicodedata.name(character, "an unknown script").split()[0]
+    name = unicodedata.name(character, "")
+    return name.split()[0] if name else "an unknown script"

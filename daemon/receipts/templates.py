@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from daemon.receipts.language import Language, languages, load_texts
+from daemon.languages import CODES, Language
+from daemon.receipts.language import language_of, load_texts
 
 # What a string of Typst's can contain as it is. Everything else is written as its code point: that means the same in
 # Typst's code and in its markup, where a value with quotes around it is a mistake, but is still not evaluated.
@@ -47,17 +48,20 @@ class Templates:
         loaders = [jinja2.PackageLoader(__package__ or "daemon.receipts")]
         loader = jinja2.ChoiceLoader([jinja2.FileSystemLoader(folder), *loaders] if folder else loaders)
         options: dict[str, Any] = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-        self._mails = jinja2.Environment(loader=loader, autoescape=_is_html, **options)  # noqa: S701 - HTML is escaped
+        # By environment and not by a file's name: HTML may include what a text has too.
+        self._html = jinja2.Environment(loader=loader, autoescape=True, **options)
+        self._plain = jinja2.Environment(loader=loader, **options)  # noqa: S701 - not HTML
         self._documents = jinja2.Environment(loader=loader, finalize=typst_string, **options)  # noqa: S701 - not HTML
-        self._texts = {code: self._changed_texts(code) for code in languages()}
+        self._texts = {code: self._changed_texts(code) for code in CODES}
 
     def language(self, code: str, country: str) -> Language:
         """A language with this charity's texts."""
-        return Language(code, country, self._texts[code])
+        return language_of(code, country, self._texts[code])
 
     def mail(self, kind: str, language: Language, values: Mapping[str, object]) -> MailText:
         """A mail: `thanks`, `replacement` or `void`. Raises TemplateError."""
-        text, html = (self._render(self._mails, f"{kind}.{form}.j2", language, values) for form in ("txt", "html"))
+        text = self._render(self._plain, f"{kind}.txt.j2", language, values)
+        html = self._render(self._html, f"{kind}.html.j2", language, values)
         subject, _, body = text.partition("\n")
         return MailText(" ".join(subject.split()), body.strip() + "\n", html)
 
@@ -68,7 +72,7 @@ class Templates:
     def version(self, name: str, language: Language) -> str:
         """A document's version: a hash of its templates and texts."""
         sources = [self._source(f"{each}.typ.j2") for each in ("page", name)]
-        texts = [f"{key}={text}" for key, text in sorted(language.texts.items())]
+        texts = [f"{key}={text}" for key, text in sorted(language.messages.items())]
         return hashlib.sha256("\n".join([*sources, *texts]).encode()).hexdigest()[:VERSION_DIGITS]
 
     def _source(self, name: str) -> str:
@@ -114,7 +118,3 @@ class Templates:
 def typst_string(value: object) -> str:
     """A value as a string literal of Typst's (https://typst.app/docs/reference/foundations/str/)."""
     return '"' + "".join(each if each in PLAIN else f"\\u{{{ord(each):x}}}" for each in str(value)) + '"'
-
-
-def _is_html(name: str | None) -> bool:
-    return bool(name and name.endswith(".html.j2"))

@@ -13,9 +13,10 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.languages import CODES
 from daemon.ledger.consent import signature, withdrawal_key
 from daemon.ledger.recorder import Recorder
-from daemon.pages.languages import CODES, language, preferred
+from daemon.pages.languages import language, preferred
 from daemon.pages.public import CannotGive
 from daemon.pages.ticket_views import Entered, parsed_amount
 from daemon.pages.tickets import NAMED

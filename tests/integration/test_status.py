@@ -23,7 +23,7 @@ from tests.support.api_application import MakeClient
 
 NOON = datetime(2024, 12, 16, 12, tzinfo=UTC)
 EVENTS = {"minute": {"seconds": 60, "applied": 3}, "hour": {"seconds": 3600, "applied": 40, "duplicate": 2}}
-NOTHING_WAITS = {"webhook_events_failed_waiting": 0, "donations_unassigned": 0}
+NOTHING_WAITS = {"webhook_events_failed_waiting": 0, "donations_unassigned": 0, "mails_undelivered": 0}
 RUNNING = {"sidecar": Process(state="RUNNING", started_s=0.0)}
 READY = Readiness(ready=True, last_ping_at=NOON, message=HEALTHY)
 
@@ -156,7 +156,7 @@ async def test_status_exits_0_only_if_all_is_well(aiohttp_client: MakeClient) ->
     assert result.output.startswith("All is well.\n")
     for words in ("ready; last ping answered", "sidecar            RUNNING", "1 h 0 min", "2024-12-16 12:00:00"):
         assert words in result.output
-    assert "0 failed events, 0 unassigned donations" in result.output
+    assert "0 failed events, 0 unassigned donations, 0 undelivered mails" in result.output
 
 
 @pytest.mark.parametrize(
@@ -167,6 +167,7 @@ async def test_status_exits_0_only_if_all_is_well(aiohttp_client: MakeClient) ->
         (READY, {"api:api_00": Process(state="FATAL")}, NOTHING_WAITS, "api:api_00 is FATAL"),
         (READY, RUNNING, {"webhook_events_failed_waiting": 2}, "2 failed events"),
         (READY, RUNNING, {"donations_unassigned": 1}, "1 paid donations"),
+        (READY, RUNNING, {"mails_undelivered": 1}, "1 mails to donors"),
     ],
 )
 async def test_each_trouble_is_a_sentence_and_exit_status_1(

@@ -189,7 +189,8 @@ def command_lines(group: click.Group, *path: str) -> Iterator[list[str]]:
 def words_for(part: click.Parameter) -> list[str]:
     """What to write for an argument or an option."""
     if isinstance(part, click.Argument):
-        return ["pi_1"]
+        is_number = isinstance(part.type, click.IntRange)
+        return ["2026" if is_number else {"number": "2026-000001"}.get(part.name or "", "pi_1")]
     choices = part.type.choices if isinstance(part.type, click.Choice) else ["2026"]
     return [part.opts[0], choices[0]] if part.required else []
 

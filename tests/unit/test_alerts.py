@@ -115,6 +115,14 @@ CASES = {
         Case({"donations_unassigned": "1x30"}, at="16m"),
         Case({"donations_unassigned": "1x10 0x20"}, at="16m"),
     ),
+    "MailsUndelivered": (
+        Case({"mails_undelivered": "1x30"}, at="16m"),
+        Case({"mails_undelivered": "1x10 0x20"}, at="16m"),
+    ),
+    "MailsLate": (
+        Case({"mail_delay_seconds": "0+60x90"}, at="50m"),
+        Case({"mail_delay_seconds": "0+60x20 0x40"}, at="50m"),
+    ),
     "CheckoutsExpiring": (
         Case(
             events("checkout.session.expired", "0+9x60") | events("checkout.session.completed", "0+1x60"),
