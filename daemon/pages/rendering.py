@@ -24,6 +24,11 @@ def _second(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
+def _unix(seconds: int) -> str:
+    """A time in Unix seconds, as a time for people."""
+    return _second(datetime.fromtimestamp(seconds, UTC))
+
+
 def _grouped(number: Decimal | int | None) -> str:
     """An exact number with its digits in groups: `1,234,567.80`."""
     return "" if number is None else f"{number:,}"
@@ -41,7 +46,7 @@ ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-ENVIRONMENT.filters |= {"minute": _minute, "second": _second, "grouped": _grouped, "iso": _iso}
+ENVIRONMENT.filters |= {"unix": _unix, "minute": _minute, "second": _second, "grouped": _grouped, "iso": _iso}
 
 
 def render(template: str, **values: Any) -> str:

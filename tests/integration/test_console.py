@@ -302,7 +302,7 @@ async def test_a_mail_is_sent_once_more_or_dismissed(anna: Visitor, database: Da
     )
     page = await anna.page("/operator/mail")
     assert "no address" in page and "perhaps sent" in page
-    assert '<span class="figure warn">2</span> mails' in await anna.page("/operator")
+    assert '<span class="figure warn">2</span> mails not delivered' in await anna.page("/operator")
     ids = [id_ for (id_,) in await database.fetch("SELECT id FROM outbox ORDER BY id")]
     for id_, decision in zip(ids, ("retry", "dismiss"), strict=True):
         await anna.post(f"/operator/mail/{id_}/{decision}", {"back": "/operator/mail"})
