@@ -43,9 +43,9 @@ def test_help_imports_no_library_but_click() -> None:
 
 def test_settings_are_read_without_a_server_or_a_driver() -> None:
     """Commands and `up` read the settings of every process, and start without what only the processes need."""
-    code = "import json, sys, daemon.api.config, daemon.jobs.config, health_sidecar.config; print(json.dumps([*sys.modules]))"
+    code = "import sys, daemon.api.config, daemon.jobs.config, health_sidecar.config; print(*sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert {"aiohttp", "aiopg", "babel", "jinja2", "psycopg2", "stripe"} & set(json.loads(shown.stdout)) == set()
+    assert {"aiohttp", "aiopg", "babel", "jinja2", "psycopg2", "stripe"} & set(shown.stdout.split()) == set()
 
 
 def test_help_takes_a_fifth_of_a_second() -> None:
