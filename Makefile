@@ -22,7 +22,8 @@ help:
 	@echo 'make overload shows what too many deliveries and 1,000 hostile clients of each kind do to a process, eight minutes;'
 	@echo '              KIND=slow-heads,cut-bodies THROUGH=haproxy measures a part, SHORT=1 takes three (needs wrk, haproxy)'
 	@echo 'make fraud-figures   how many signals of fraud are right, and how many attacks they find; DAYS=1000 SEED=7 judges others'
-	@echo 'make chaos   200 faults under load, about half an hour; FAULTS=20 SEED=7 does fewer, and others'
+	@echo 'make chaos   200 faults under load, about half an hour; FAULTS=20 SEED=7 does fewer, and others, SITE=jobs those of'
+	@echo '              the jobs only (or proxies, embedded)'
 	@echo 'make fuzz    20,000 unforeseen inputs, in a minute; N=1000000 SEED=7 tries more, and others'
 	@echo 'make format  puts the code into shape'
 	@echo 'make mutants shows that the suite finds faults put into the code (SAMPLE=n: every nth)'
@@ -68,7 +69,7 @@ overload: $(TESTS)
 	@$(BIN)/python -m tests.bench.overload
 
 chaos: $(TESTS)
-	@FAULTS=$(FAULTS) SEED=$(SEED) $(BIN)/python -m tests.chaos
+	@FAULTS=$(FAULTS) SEED=$(SEED) $(if $(SITE),SITE=$(SITE)) $(BIN)/python -m tests.chaos
 
 fuzz: $(TESTS)
 	@N=$(N) SEED=$(SEED) $(BIN)/python -m tests.fuzz

@@ -33,9 +33,10 @@ PERMISSIONS = (
     Permission("PaymentIntents", "Read", "/v1/payment_intents", "`reconcile`, thanks and receipts"),
     Permission("Charges and Refunds", "Read", "/v1/charges", "`reconcile`, thanks and receipts"),
     Permission("Disputes", "Read", "/v1/disputes", "`reconcile`"),
-    Permission("Invoices", "Read", "/v1/invoices", "`reconcile`"),
+    Permission("Customers", "Read", "/v1/customers", "thanks and receipts"),
+    Permission("Invoices", "Read", "/v1/invoices", "`reconcile`, thanks and receipts"),
     Permission("Subscriptions", "Read", "/v1/subscriptions", "`reconcile`"),
-    Permission("Checkout Sessions", "Write", "/v1/checkout/sessions", "checkout, which needs Write; `reconcile`"),
+    Permission("Checkout Sessions", "Write", "/v1/checkout/sessions", "checkout, which needs Write; `reconcile`, thanks and receipts"),
     Permission("Balance", "Read", "/v1/balance_transactions", "fees and payouts"),
     Permission("Payouts", "Read", "/v1/payouts", "fees and payouts"),
 )

@@ -10,11 +10,12 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 
 from daemon.runtime.readiness import ReadinessClient
+from tests.chaos import jobs
 from tests.chaos.audit import (
     MARGIN_S,
     Incident,
@@ -26,13 +27,25 @@ from tests.chaos.audit import (
     noticed_s,
     table,
 )
-from tests.chaos.faults import Fault, deal
+from tests.chaos.faults import EMBEDDED_FAULTS, Fault, deal
+from tests.chaos.faults import FAULTS as KINDS
 from tests.chaos.load import Load
-from tests.chaos.site import DEADLINE_S, READY_TIMEOUT_S, TICKETS, NotReady, Site, embedded_site, site_with_proxies
+from tests.chaos.site import (
+    DEADLINE_S,
+    READY_TIMEOUT_S,
+    TICKETS,
+    NotReady,
+    Site,
+    embedded_site,
+    site_with_jobs,
+    site_with_proxies,
+)
 from tests.support.guard import guarded
 
 FAULTS = 200
-EMBEDDED_SHARE = 9  # one fault in so many is done to the site whose PostgreSQL supervisord runs
+# One fault in so many is done to the site whose PostgreSQL supervisord runs, and to that whose jobs work.
+EMBEDDED_SHARE = 9
+JOBS_SHARE = 6
 LOOK_S = 0.02
 QUIET_S = 0.7  # without a failed request, so that the fault's consequences have ended
 CALM_S = (0.0, 0.5)  # between one fault's last consequence and the next fault
@@ -60,14 +73,25 @@ def main() -> int:
     return status or int(not verdict.clean)
 
 
+SITES = {"proxies": site_with_proxies, "embedded": embedded_site, "jobs": site_with_jobs}
+KINDS_AT: Mapping[str, Sequence[Fault]] = {"proxies": KINDS, "embedded": EMBEDDED_FAULTS, "jobs": jobs.FAULTS}
+
+
 async def _run(faults: int, seed: int, records: list[Record], verdict: Verdict) -> None:
-    embedded = faults // EMBEDDED_SHARE
     rng = random.Random(seed)
-    dealt = [deal(rng, faults - embedded, embedded=False), deal(rng, embedded, embedded=True)]
-    say(f"{faults} faults, seed {seed}; {embedded} of them with the PostgreSQL that supervisord runs")
-    await _at(site_with_proxies(), dealt[0], seed, records, verdict)
-    if embedded:
-        await _at(embedded_site(), dealt[1], seed + 1, records, verdict)
+    say(f"{faults} faults, seed {seed}")
+    for number, (site, kinds, count) in enumerate(_plan(faults)):
+        if count:
+            await _at(SITES[site](), deal(rng, count, kinds), seed + number, records, verdict)
+
+
+def _plan(faults: int) -> list[tuple[str, Sequence[Fault], int]]:
+    """At which sites so many faults are done, which, and how many; SITE names the only one."""
+    if (only := os.environ.get("SITE")) is not None:
+        return [(only, KINDS_AT[only], faults)]
+    embedded, working = faults // EMBEDDED_SHARE, faults // JOBS_SHARE
+    counts = {"proxies": faults - embedded - working, "embedded": embedded, "jobs": working}
+    return [(site, KINDS_AT[site], counts[site]) for site in SITES]
 
 
 async def _at(
@@ -80,7 +104,7 @@ async def _at(
     """All of it at one site: load, faults, and the reckoning, also of a run that was cut short."""
     async with opening as site:
         secret = site.instance.signing_secret
-        load = Load(site.instance.api, secret, TICKETS, seed, patience_s=DEADLINE_S + MARGIN_S)
+        load = Load(site.instance.api, secret, TICKETS, seed, DEADLINE_S + MARGIN_S, site.begin)
         record = Record([], load.replies, load.scenarios, [], whole=False)
         records.append(record)
         delivering = asyncio.create_task(load.run())
@@ -91,6 +115,9 @@ async def _at(
             async with asyncio.timeout(DELIVERED_S):
                 await delivering
             record.whole = True
+            if site.mail:
+                await jobs.finish_jobs(site)
+                await asyncio.to_thread(jobs.judge_jobs, site.url, site.mail, verdict)
         except NotReady as error:
             verdict.count("did not come back", [f"{record.incidents[-1].fault.name}: {error}"])
         except TimeoutError:

@@ -120,7 +120,7 @@ def _unexpected(incidents: Sequence[Incident], replies: Sequence[Reply]) -> Iter
     """Anything but 200; a 503 away from any fault; no reply where nothing took away who should answer."""
     for reply in replies:
         near = [incident for incident in incidents if incident.overlaps(reply)]
-        honest = {200} | ({503} if near else set())
+        honest = {200} | ({503} if any(not incident.fault.is_apart for incident in near) else set())
         if any(incident.fault.hangs_up for incident in near):
             honest.add(NO_REPLY)
         if reply.status not in honest:

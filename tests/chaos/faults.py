@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class Fault:
     inject: Inject
     hangs_up: bool = False
     embedded: bool = False  # can be done to the embedded site as well
+    is_apart: bool = False  # done to what no webhook needs: every request gets a 200 meanwhile
 
 
 def _program(name: str, number: signal.Signals) -> Inject:
@@ -79,7 +80,7 @@ async def _reload_interrupted(site: Site, rng: random.Random) -> None:
     await reloading.wait()
 
 
-def _hangs(name: str) -> Inject:
+def hangs(name: str) -> Inject:
     """SIGSTOP, and no more: lasts until the process has been killed for it."""
 
     async def inject(site: Site, rng: random.Random) -> None:
@@ -262,9 +263,9 @@ FAULTS = (
     Fault("API process gets SIGTERM", _program("api:api_{:02}", signal.SIGTERM)),
     Fault("API reloaded", _reloaded),
     Fault("reload killed", _reload_interrupted),
-    Fault("API process hangs until it is replaced", _hangs("api:api_{:02}"), hangs_up=True),
-    Fault("sidecar hangs until it is replaced", _hangs("sidecar")),
-    Fault("listener hangs until it is replaced", _hangs("listener")),
+    Fault("API process hangs until it is replaced", hangs("api:api_{:02}"), hangs_up=True),
+    Fault("sidecar hangs until it is replaced", hangs("sidecar")),
+    Fault("listener hangs until it is replaced", hangs("listener")),
     Fault("supervisord's socket lost, sidecar killed", _supervisord_socket_lost),
     Fault("sidecar killed", _program("sidecar", signal.SIGKILL)),
     Fault("sidecar stopped (SIGSTOP)", _sidecar_stopped),
@@ -290,11 +291,11 @@ FAULTS = (
     Fault("failover: host in use is gone", _network(_refuse, 1)),
     Fault("failover: host in use is silent", _network(_black_hole, 1)),
 )
+EMBEDDED_FAULTS = tuple(fault for fault in FAULTS if fault.embedded)
 
 
-def deal(rng: random.Random, count: int, *, embedded: bool) -> list[Fault]:
+def deal(rng: random.Random, count: int, kinds: Sequence[Fault]) -> list[Fault]:
     """So many faults: all kinds, shuffled, then all again."""
-    kinds = [fault for fault in FAULTS if fault.embedded or not embedded]
     dealt: list[Fault] = []
     while len(dealt) < count:
         dealt += rng.sample(kinds, len(kinds))

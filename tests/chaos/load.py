@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -38,6 +38,7 @@ class Load:
 
     Args:
         patience_s: how long a client waits for a reply.
+        begin: called with each scenario before its events are delivered.
     """
 
     base_url: str
@@ -45,6 +46,7 @@ class Load:
     tickets: tuple[str, ...]
     seed: int
     patience_s: float
+    begin: Callable[[Scenario], None] = lambda _scenario: None
     scenarios: list[Scenario] = field(default_factory=list)  # those begun
     replies: list[Reply] = field(default_factory=list)
     _finishing: bool = False
@@ -76,6 +78,7 @@ class Load:
         while not self._finishing:
             scenario = next(endless)
             self.scenarios.append(scenario)
+            self.begin(scenario)
             for event in rng.sample(scenario.events, len(scenario.events)):
                 copies = 2 if rng.random() < 0.1 else 1
                 await asyncio.gather(*(self._deliver(http, event, rng) for _ in range(copies)))

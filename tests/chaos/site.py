@@ -21,14 +21,20 @@ from tempfile import TemporaryDirectory
 import psycopg2
 
 from daemon.instance.health_client import health
+from daemon.simulator.fake_stripe.fake import TEST_KEY, FakeStripe
+from daemon.simulator.fake_stripe.server import serving
+from daemon.simulator.scenarios import Scenario, generate
 from sql import migrate
+from sql.connection import Row
 from tests.chaos.proxy import HOST, Proxy
 from tests.support.instance import Instance, instance_of_its_own
+from tests.support.mail_server import MailServer, mail_server
 from tests.support.postgres import USER, Server
 
 API_PROCESSES = 3
 TICKETS = ("chaos-1", "chaos-2", "chaos-3")
 DEADLINE_S = 5.0
+MAIL_FROM = "thanks@charity.example"
 SETTINGS = {
     "API_PROCESSES": str(API_PROCESSES),
     "REQUEST_DEADLINE_MS": str(int(DEADLINE_S * 1000)),
@@ -100,6 +106,7 @@ class Site:
         url: the database's, past the proxies.
         proxies: the hosts the daemon knows; none on the embedded site.
         stack: ends with the site.
+        stripe, mail: what the jobs use in the place of Stripe and of a mail server; None where there are no jobs.
     """
 
     instance: Instance
@@ -107,6 +114,8 @@ class Site:
     postgres: Postgres | None = None
     proxies: list[Proxy] = field(default_factory=list)
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    stripe: FakeStripe | None = None
+    mail: MailServer | None = None
 
     async def pid(self, name: str) -> int:
         """The pid of a program, by supervisor's name. Raises KeyError while it does not run."""
@@ -115,6 +124,11 @@ class Site:
     async def postmaster(self) -> int:
         """The pid of the one PostgreSQL."""
         return self.postgres.pid if self.postgres else await self.pid("postgres")
+
+    def begin(self, scenario: Scenario) -> None:
+        """Stripe has the objects of a payment whose events are about to be delivered."""
+        if self.stripe:
+            self.stripe.add([scenario])
 
     @property
     def supervisord(self) -> int:
@@ -143,7 +157,7 @@ class Site:
                 pids = await asyncio.to_thread(self.instance.pids)
                 api = {pid for name, pid in pids.items() if name.startswith("api:")}
                 waiting_for = f"{len(api - seen)} of {len(api)} API processes, {', '.join(sorted(pids))} run"
-                if "sidecar" in pids and len(api) == API_PROCESSES and api <= seen:
+                if {"sidecar", "jobs"} <= pids.keys() and len(api) == API_PROCESSES and api <= seen:
                     return
                 status, said = await asyncio.to_thread(health, self.instance.environ)
                 if status == 200:
@@ -226,12 +240,47 @@ async def embedded_site() -> AsyncIterator[Site]:
         yield site
 
 
+@asynccontextmanager
+async def site_with_jobs() -> AsyncIterator[Site]:
+    """A site whose jobs use a fake of Stripe's API and a mail server, ready. The fake has a day's payouts."""
+    async with AsyncExitStack() as stack:
+        postgres = await new_postgres(stack)
+        await postgres.make()
+        await postgres.start()
+        await asyncio.to_thread(migrate.apply, postgres.url)
+        await asyncio.to_thread(execute, postgres.url, "INSERT INTO mail_start (started_at) VALUES ('2020-01-01')")
+        fake = await stack.enter_async_context(serving(FakeStripe()))
+        fake.add(generate(1, 50, TICKETS, now=int(time.time()) - 30 * 86400))
+        mail = await stack.enter_async_context(mail_server())
+        environ = {
+            **SETTINGS,
+            "DATABASE_URL": f"{postgres.url}&target_session_attrs=read-write",
+            "STRIPE_WEBHOOK_SECRET": "whsec_" + "chaos" * 8,
+            "STRIPE_API_KEY": TEST_KEY,
+            "STRIPE_API_BASE": fake.base_url,
+            "CHARITY_NAME": "Example Charity",
+            "CHARITY_COUNTRY": "GB",
+            "MAIL_FROM": MAIL_FROM,
+            "SMTP_URL": f"smtp://127.0.0.1:{mail.port}",
+        }
+        instance = stack.enter_context(instance_of_its_own(environ))
+        site = Site(instance, postgres.url, postgres, stack=stack, stripe=fake, mail=mail)
+        await _open(site)
+        yield site
+
+
 async def _open(site: Site) -> None:
     await site.start()
     site.url = site.url or site.instance.environ["DATABASE_URL"]
-    with contextlib.closing(psycopg2.connect(site.url)) as database, database, database.cursor() as cursor:
-        cursor.execute("INSERT INTO recording_tickets (id) SELECT unnest(%s)", (list(TICKETS),))
+    execute(site.url, "INSERT INTO recording_tickets (id) SELECT unnest(%s)", list(TICKETS))
     await site.await_ready()
+
+
+def execute(url: str, sql: str, *params: object) -> list[Row]:
+    """The rows of one statement in a transaction of its own."""
+    with contextlib.closing(psycopg2.connect(url)) as database, database, database.cursor() as cursor:
+        cursor.execute(sql, params)
+        return cursor.fetchall() if cursor.description else []
 
 
 async def _stop(postgres: Postgres) -> None:

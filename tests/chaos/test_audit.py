@@ -2,13 +2,19 @@
 
 import random
 import time
+from email.message import EmailMessage
 
 import pytest
 
+from daemon.receipts.config import parse_sender
+from daemon.receipts.mail import message_id
 from daemon.simulator.scenarios import generate
 from tests.chaos.audit import Incident, Record, Verdict, judge_ledger, judge_replies, table
 from tests.chaos.faults import FAULTS, Fault, deal
+from tests.chaos.jobs import judge_jobs
 from tests.chaos.load import NO_REPLY, Reply
+from tests.chaos.site import MAIL_FROM, execute
+from tests.support.mail_server import MailServer
 
 KILLED = Fault("killed", FAULTS[0].inject, hangs_up=True)
 DOWN = Fault("down", FAULTS[0].inject)
@@ -69,6 +75,36 @@ def test_the_ledger_is_held_against_what_was_acknowledged(database_url: str) -> 
 
 def test_the_same_seed_deals_the_same_faults() -> None:
     """Every kind comes once before any comes twice."""
-    assert deal(random.Random(7), 60, embedded=False) == deal(random.Random(7), 60, embedded=False)
-    assert set(deal(random.Random(7), len(FAULTS), embedded=False)) == set(FAULTS)
-    assert all(fault.embedded for fault in deal(random.Random(7), 9, embedded=True))
+    assert deal(random.Random(7), 60, FAULTS) == deal(random.Random(7), 60, FAULTS)
+    assert set(deal(random.Random(7), len(FAULTS), FAULTS)) == set(FAULTS)
+
+
+OUTBOX = "INSERT INTO outbox (donation_id, kind, seq, state) VALUES ('pi_1', 'thanks', 0, 'sent')"
+RECEIPT = """
+INSERT INTO receipts (year, number, donation_id, amount_minor, currency, paid_at, issued_at, language, template,
+                      pdf_sha256)
+SELECT 2026, number, 'pi_1', 1, 'USD', now(), now(), 'en', repeat('a', 12), repeat('b', 64) FROM unnest(%s) AS number
+"""
+
+
+def judged_jobs(url: str, *ids: str) -> dict[str, int]:
+    """What is not zero when mails with these ids have come."""
+    server = MailServer()
+    for id_ in ids:
+        server.received.append(EmailMessage())
+        server.received[-1]["Message-ID"] = id_
+    verdict = Verdict()
+    judge_jobs(url, server, verdict)
+    return {name: count for name, count in verdict.counts.items() if count}
+
+
+def test_each_fault_of_the_jobs_is_counted(database_url: str) -> None:
+    """A mail that came twice, one that is called sent and never came, and a receipt's number that is missing."""
+    id_ = message_id("pi_1", "thanks", 0, parse_sender(MAIL_FROM))
+    execute(database_url, OUTBOX)
+    execute(database_url, RECEIPT, [1, 2])
+    assert judged_jobs(database_url, id_) == {}
+    assert judged_jobs(database_url, id_, id_) == {"mails that came twice": 1}
+    assert judged_jobs(database_url) == {"mails that never came": 1}
+    execute(database_url, RECEIPT, [4])
+    assert judged_jobs(database_url, id_) == {"gaps in receipt numbers": 1}
