@@ -18,7 +18,7 @@ def welcome(environ: Mapping[str, str], state: Path) -> None:
     metrics = address(environ["METRICS_HOST"], environ["METRICS_PORT"])
     donationd, supervisorctl = _command("donationd"), _command("supervisorctl")
     if "DONATIOND_FAKE_PORT" in environ:
-        steps = _fake_steps(donationd, environ)
+        steps = _fake_steps(donationd, api, environ)
     elif Config.from_environ(environ).stripe_livemode:
         steps = _real_steps(donationd, api)
     else:
@@ -46,16 +46,18 @@ def _console(environ: Mapping[str, str], api: str, state: Path) -> str:
     return f"http://{api}/operator ({token})"
 
 
-def _fake_steps(donationd: str, environ: Mapping[str, str]) -> str:
+def _fake_steps(donationd: str, api: str, environ: Mapping[str, str]) -> str:
     base, key = environ["STRIPE_API_BASE"], environ["STRIPE_API_KEY"]
     return f"""A fake of Stripe's API listens at {base}. Try next, in another terminal:
 
   {donationd} tickets add story-1 --title "A well for the village"
   {donationd} simulate --payments 20
   {donationd} ledger story-1
+  {donationd} stripe setup --url http://{api}
   curl {base}/v1/charges -u {key}:
 
-Its payments are lost when it ends."""
+Donate at http://{api}/tickets/story-1: the fake has a page in place of Stripe's. What it has is lost when it ends
+(deploy/docs/fake-stripe.md)."""
 
 
 def _trial_steps(donationd: str, api: str) -> str:

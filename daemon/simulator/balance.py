@@ -244,22 +244,17 @@ class Balance:
 
     Args:
         transactions, payouts: where both are added.
-        automatic: whether Stripe makes the payouts: it then knows what each consists of.
 
     Attributes:
+        automatic: whether Stripe makes the payouts: it then knows what each consists of.
         parts: the transactions of each automatic payout, its own included, by its id.
     """
 
     def __init__(
-        self,
-        transactions: Collection[BalanceTransaction],
-        payouts: Collection[Payout],
-        *,
-        livemode: bool,
-        automatic: bool,
+        self, transactions: Collection[BalanceTransaction], payouts: Collection[Payout], *, livemode: bool
     ) -> None:
-        self._transactions, self._payouts = transactions, payouts
-        self._livemode, self._automatic = livemode, automatic
+        self._transactions, self._payouts, self._livemode = transactions, payouts, livemode
+        self.automatic = True
         self.parts: dict[str, Collection[BalanceTransaction]] = {}
         self._waiting: list[BalanceTransaction] = []
         self._paid_until = 0  # the day of the last payout
@@ -289,9 +284,9 @@ class Balance:
             f"txn_1{id_}", day, "payout", "payout", -amount, source=f"po_1{id_}", description="STRIPE PAYOUT"
         )
         self._transactions.add(transaction)
-        self._payouts.add(Payout(f"po_1{id_}", day, amount, self._automatic, self._livemode, transaction.id))
+        self._payouts.add(Payout(f"po_1{id_}", day, amount, self.automatic, self._livemode, transaction.id))
         parts = Collection[BalanceTransaction]()
         self.parts[f"po_1{id_}"] = parts
-        for each in (*(self._waiting if self._automatic else ()), transaction):
+        for each in (*(self._waiting if self.automatic else ()), transaction):
             parts.add(each)
         self._waiting, self._paid_until = [], day

@@ -55,14 +55,13 @@ class World:
         livemode: bool = False,
         account: str | None = None,
         api: Api = TODAY,
-        automatic_payouts: bool = True,
         rng: random.Random | None = None,
         on_events: Callable[[list[Json]], None] = lambda _: None,
     ) -> None:
         self.livemode, self.account, self.api = livemode, account, api
         self.collections: dict[str, Collection[Any]] = {name: Collection() for name in TYPES}
         transactions, payouts = self.collections["balance_transaction"], self.collections["payout"]
-        self.balance = Balance(transactions, payouts, livemode=livemode, automatic=automatic_payouts)
+        self.balance = Balance(transactions, payouts, livemode=livemode)
         self.on_events = on_events
         self._rng = rng or random.SystemRandom()
         self._states: dict[str, State] = {}  # by the id of each object

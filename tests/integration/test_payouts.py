@@ -14,7 +14,6 @@ from daemon.reports.payouts import UnknownPayout, payouts
 from daemon.reports.periods import Period
 from daemon.simulator.fake_stripe.failures import Failure
 from daemon.simulator.fake_stripe.fake import FakeStripe
-from daemon.simulator.world import World
 from daemon.stripe_api.client import StripeApi, StripeUnavailable
 from sql.database import Database
 from sql.snapshot import snapshot
@@ -124,7 +123,7 @@ async def test_a_manual_payout_is_not_attributable(
     database: Database, fake_stripe: FakeStripe, stripe: StripeApi
 ) -> None:
     """Nothing is guessed about what a manual payout consists of; its transactions and their fees are known."""
-    fake_stripe._worlds[False, None] = World(automatic_payouts=False)
+    fake_stripe.world.balance.automatic = False
     fake_stripe.add(played(1, PAYMENTS))
     await read_balance(stripe, database)
     report = await read_all(database)

@@ -46,7 +46,7 @@ def test_the_fake_has_what_the_ledger_has(instance: Instance) -> None:
     donationd(instance, "tickets", "add", TICKET)
     donationd(instance, "simulate", "--payments", "5", "--seed", "2")
     assert ask(instance, "/v1/payment_intents")["data"]
-    ask(instance, "/v1/payment_intents", f"amount=4217&currency=usd&confirm=true&metadata[ticketId]={TICKET}".encode())
+    donate(instance, "42.17")
     eventually(lambda: "42.17" in donationd(instance, "ledger", TICKET), "the fake's event is delivered")
     assert instance.up is not None
     instance.up.terminate()
@@ -61,6 +61,18 @@ def donationd(instance: Instance, *words: str) -> str:
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (words, done.stdout, done.stderr)
     return done.stdout
+
+
+def donate(instance: Instance, amount: str) -> None:
+    """Gives an amount through our API and the page of the fake, as a donor's browser does."""
+    checkout, form = json.dumps({"amount": float(amount), "currency": "USD"}), b"outcome=paid&name=Ann"
+    headers = {"Content-Type": "application/json"}
+    url = f"{instance.api}/api/tickets/{TICKET}/checkout"
+    request = urllib.request.Request(url, checkout.encode(), headers)  # noqa: S310 - our own address
+    with urllib.request.urlopen(request, timeout=10) as reply:  # noqa: S310 - our own address
+        page = json.load(reply)["url"]
+    with urllib.request.urlopen(page, form, timeout=10) as reply:  # noqa: S310 - our own address
+        assert reply.url.startswith(f"{instance.api}/tickets/{TICKET}")
 
 
 def ask(instance: Instance, path: str, form: bytes | None = None) -> dict[str, list[object]]:

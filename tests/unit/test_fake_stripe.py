@@ -341,7 +341,8 @@ async def test_every_movement_has_its_transaction(client: StripeClient) -> None:
 
 def test_manual_payouts_are_not_attributable() -> None:
     """Of a payout that Stripe did not make only its own transaction is known."""
-    world = World(automatic_payouts=False)
+    world = World()
+    world.balance.automatic = False
     world.add(SCENARIOS)
     world.settle(NOW)
     assert {len(parts) for parts in world.balance.parts.values()} == {1}
