@@ -17,9 +17,8 @@ from daemon.languages import CODES
 from daemon.ledger.consent import signature, withdrawal_key
 from daemon.ledger.recorder import Recorder
 from daemon.pages.languages import language, preferred
-from daemon.pages.public import CannotGive
-from daemon.pages.ticket_views import Entered, parsed_amount
-from daemon.pages.tickets import NAMED
+from daemon.pages.ticket_views import Entered
+from daemon.pages.tickets import NAMED, PREPARE, Tickets
 from daemon.runtime.http.limits import Places
 from daemon.runtime.readiness import Readiness
 from sql.database import Database
@@ -298,58 +297,20 @@ async def test_what_other_sites_read_of_the_page(client: Client) -> None:
     assert '<meta property="og:title" content="A new roof">' in page
 
 
-# --- Giving
-
-
-@pytest.mark.parametrize(
-    ("fields", "amount"),
-    [
-        ({"preset": "25"}, "25.0"),
-        ({"preset": "25", "other": "12,50"}, "12.50"),
-        ({"preset": "25", "other": " 1.234,5 "}, "1234.5"),
-        ({"other": "1,234.50"}, "1234.50"),
-        ({"other": "١٢٫٥"}, "12.5"),
-    ],
-)
-def test_amounts_as_people_write_them(fields: dict[str, str], amount: str) -> None:
-    """The other amount counts if it is filled in; decimals after a point or a comma, in any digits."""
-    assert Entered.of(fields).amount() == Decimal(amount)
-
-
-@pytest.mark.parametrize("text", ["", "0", "-5", "1.000", "12,345", "ten", "1e9", "5.5.5", "1.2345", "9" * 13])
-def test_what_is_no_amount(text: str) -> None:
-    """Nothing is guessed: a thousand or one, with three digits behind one separator, is asked again."""
-    assert parsed_amount(text) is None
-
-
-async def test_the_form_leads_to_the_payment(client: Client) -> None:
-    """By a redirection, without a script."""
-    reply = await client.post("/tickets/story-1/give", data={"preset": "25"}, allow_redirects=False)
-    assert (reply.status, reply.headers["Location"]) == (303, CHECKOUT)
-
-
-async def test_a_form_with_a_mistake_is_shown_again(database: Database, aiohttp_client: MakeClient) -> None:
-    """With what the donor entered, and with what to do, in the donor's language."""
-    await add_ticket(database)
-
-    async def begin(_request: web.Request, _ticket: str, _entered: Entered) -> str:
-        raise CannotGive("error_limit", 429, {"Retry-After": "60"})
-
-    routes = page_routes(database, begin=begin)
-    client = await aiohttp_client(application(database, follower(), feature_routes=routes))
-    fields = {"rhythm": "monthly", "other": "ten", "show": "on"}
-    reply = await client.post("/tickets/story-1/give?lang=de", data=fields)
-    page = await reply.text()
-    assert (reply.status, "Bitte geben Sie einen Betrag ein" in page) == (400, True)
-    assert 'value="monthly" checked' in page
-    assert 'id="show" name="show" checked' in page
-    assert 'value="ten"' in page
-    reply = await client.post("/tickets/story-1/give?lang=en", data={"preset": "25"})
-    assert (reply.status, reply.headers["Retry-After"]) == (429, "60")
-    assert reply.headers["Cache-Control"] == "no-store"
-
-
 # --- Limits and trouble
+
+
+async def test_a_page_is_read_by_keys_whenever_it_was_planned(database: Database) -> None:
+    """Planned while the tables are empty, as in a new ledger: no table is read, and no ticket's whole ledger."""
+    tickets = Tickets(database, "USD")
+    assert await tickets.read("story-1") is None
+    plan = "\n".join(
+        text for (text,) in await database.fetch("EXPLAIN EXECUTE ticket_pages ('{a}', 9)", prepare=PREPARE)
+    )
+    assert "Seq Scan" not in plan
+    assert {"attributions_by_consent", "attributions_by_ticket", "entries_by_ticket"} <= set(
+        re.findall(r"using (\w+)", plan)
+    )
 
 
 async def test_pages_have_places_of_their_own(database: Database, aiohttp_client: MakeClient) -> None:
