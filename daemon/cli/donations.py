@@ -33,7 +33,7 @@ def print_unassigned(limit: int, *, as_json: bool) -> None:
 
 async def _read_unassigned(database: Database, limit: int) -> tuple[list[queues.UnassignedDonation], int]:
     donations = await queues.unassigned(database, limit)
-    [(total, _failed)] = await database.fetch(load("count_backlog"))
+    [(total, *_others)] = await database.fetch(load("count_backlog"))
     return donations, total
 
 

@@ -65,10 +65,9 @@ async def activity(database: Database) -> Activity:
 
 async def waiting(database: Database) -> Waiting:
     """How much needs a person."""
-    [(unassigned, failed)] = await database.fetch(load("count_backlog"))
-    [(mail,)] = await database.fetch(load("count_undelivered_mail"))
+    [(unassigned, failed, undelivered, _delay_s)] = await database.fetch(load("count_backlog"))
     open_ = [warning for warning in await read_warnings(database) if warning.state is State.OPEN]
-    return Waiting(unassigned, failed, len(open_), mail)
+    return Waiting(unassigned, failed, len(open_), undelivered)
 
 
 async def health_runs(database: Database, limit: int, before: int | None = None) -> list[HealthRun]:

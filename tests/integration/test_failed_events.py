@@ -34,7 +34,7 @@ def record(url: str, event_id: str, error: str | None) -> None:
 
 def waiting(url: str) -> int:
     """How many failed events `donationd status` and the metric count."""
-    [(_unassigned, failed)] = rows(url, load("count_backlog"))
+    [(_unassigned, failed, *_others)] = rows(url, load("count_backlog"))
     return int(failed)
 
 
