@@ -46,6 +46,7 @@ from daemon.runtime.http.short_path import FindHandler
 from daemon.runtime.lifecycle import ProcessRun, Program, run_process, serving
 from daemon.runtime.readiness import ReadinessClient
 from daemon.stripe_api.client import StripeApi
+from daemon.stripe_api.metrics import count_calls
 from sql.database import Database
 
 log = structlog.get_logger()
@@ -91,7 +92,8 @@ async def serve(config: Config, process: ProcessRun) -> int:
     parts = ReplyParts(readiness, metrics, ErrorReplies(readiness), draining, config.request_deadline_ms / 1000)
     replies = ReplyQueue(parts)
     tokens = OperatorAuthentication(config.operator_tokens)
-    stripe = StripeApi(config, deadline_s=STRIPE_DEADLINE_S) if config.stripe_api_key else None
+    count = count_calls(metrics.registry)
+    stripe = StripeApi(config, deadline_s=STRIPE_DEADLINE_S, count=count) if config.stripe_api_key else None
     checkout = _checkout(config, reader, stripe)
     public = public_routes(config, checkout, readers=pages, writers=operators, operators=deps.operators)
     features = [*_operator_routes(config, deps, tokens), *checkout.routes(), *public]

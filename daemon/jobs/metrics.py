@@ -7,13 +7,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, values
 
 from daemon.runtime import logging as logs
 from daemon.runtime.metrics_files import MetricsFiles
+from daemon.stripe_api.metrics import count_calls
 
 SLOT = "jobs"
 SAMPLE_INTERVAL_S = 1.0
 # idle: no STRIPE_API_KEY; waiting: another host runs the jobs, or the database cannot be used; running: they run here.
 STATES = ("idle", "waiting", "running")
-PASS_OUTCOMES = ("succeeded", "failed")
-CALL_OUTCOMES = ("ok", "unavailable", "rejected")  # daemon.stripe_api.client.OUTCOMES, which is not imported while idle
+OUTCOMES = ("succeeded", "failed")
 
 
 def open_metrics(folder: Path | None) -> "JobMetrics":
@@ -33,6 +33,9 @@ class JobMetrics:
 
     Args:
         files: where the values are kept; None: only in memory.
+
+    Attributes:
+        call_ended: counts a request to Stripe's API.
     """
 
     def __init__(self, files: MetricsFiles | None = None) -> None:
@@ -47,17 +50,15 @@ class JobMetrics:
             registry=to,
         )
         self._passes = Counter("job_passes", "Passes of jobs by outcome", ["name", "outcome"], registry=to)
-        self._calls = Counter("stripe_api_calls", "Requests to Stripe's API by outcome", ["outcome"], registry=to)
+        self.call_ended = count_calls(to)
         # The sidecar and the API processes add their own lines to the same metric.
         self._dropped_lines = Counter("log_lines_dropped", logs.DROPPED_HELP, ["process"], registry=to).labels(SLOT)
 
     def begin(self, jobs: list[str]) -> None:
         """Show zeros for what has not happened yet, and write the files."""
-        for outcome in PASS_OUTCOMES:
+        for outcome in OUTCOMES:
             for job in jobs:
                 self._passes.labels(job, outcome)
-        for outcome in CALL_OUTCOMES:
-            self._calls.labels(outcome)
         self._keep_files()
 
     def show_state(self, state: str) -> None:
@@ -68,10 +69,6 @@ class JobMetrics:
     def pass_ended(self, job: str, outcome: str) -> None:
         """Count a pass of a job."""
         self._passes.labels(job, outcome).inc()
-
-    def call_ended(self, outcome: str) -> None:
-        """Count a request to Stripe's API."""
-        self._calls.labels(outcome).inc()
 
     async def keep(self) -> None:
         """Check the files regularly, for ever. Dropped log lines are counted here: any part may write a line."""

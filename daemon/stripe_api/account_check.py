@@ -36,7 +36,12 @@ PERMISSIONS = (
     Permission("Customers", "Read", "/v1/customers", "thanks and receipts"),
     Permission("Invoices", "Read", "/v1/invoices", "`reconcile`, thanks and receipts"),
     Permission("Subscriptions", "Read", "/v1/subscriptions", "`reconcile`"),
-    Permission("Checkout Sessions", "Write", "/v1/checkout/sessions", "checkout, which needs Write; `reconcile`, thanks and receipts"),
+    Permission(
+        "Checkout Sessions",
+        "Write",
+        "/v1/checkout/sessions",
+        "checkout, which needs Write; thanks and receipts",
+    ),
     Permission("Balance", "Read", "/v1/balance_transactions", "fees and payouts"),
     Permission("Payouts", "Read", "/v1/payouts", "fees and payouts"),
 )

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from daemon.jobs import runner
 from sql import session_lock
 from sql.database import Database
 from sql.errors import DatabaseUnavailable
@@ -98,3 +99,4 @@ def test_the_times_fit() -> None:
     then on another process takes over within half a minute.
     """
     assert session_lock.CHECK_S + 2 * session_lock.QUERY_S < session_lock.IDLE_TIMEOUT_S - session_lock.SPARE_S
+    assert session_lock.IDLE_TIMEOUT_S + runner.POLL_S + 2 * session_lock.QUERY_S + 1 < 30
