@@ -19,6 +19,8 @@ from psycopg2.extensions import connection as Connection
 
 from daemon.instance.environment import DEFAULTS
 from daemon.instance.supervisord import stop_limits
+from daemon.simulator.fake_stripe.fake import FakeStripe
+from daemon.simulator.fake_stripe.server import serving
 from sql import migrate
 from sql.database import Database
 from tests.support.guard import guarded
@@ -130,6 +132,13 @@ def _fresh(postgres: str, administrator: Connection, template: str) -> Iterator[
         cursor.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
         yield postgres.format(name=name)
         cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def fake_stripe() -> AsyncIterator[FakeStripe]:
+    """An empty fake of Stripe's API at its `base_url`, which accepts the key TEST_KEY."""
+    async with serving(FakeStripe()) as fake:
+        yield fake
 
 
 @pytest.fixture

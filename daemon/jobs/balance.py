@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from daemon.jobs.config import JobsConfig
-from daemon.jobs.schedule import Job, JobDependencies, ProblemsFound
+from daemon.jobs.schedule import Job, JobDependencies, ProblemsFound, not_reported
 from daemon.ledger.balance import BalanceStore, BalanceTransaction, Payout, Reading, StripeList
 from daemon.stripe_api.client import Page, StripeApi, StripeRejected, StripeUnavailable
 from sql.database import Database
@@ -23,7 +23,6 @@ EVERY_S = 3600
 # Objects created so many seconds before the end of the last reading are read again: transactions, because Stripe could
 # list one a little late; payouts, because their status changes until they have arrived.
 AGAIN_S = {StripeList.TRANSACTIONS: 3600, StripeList.PAYOUTS: 35 * 86400}
-
 SHOWN = 5  # payouts that do not add up; the report has all of them
 
 T = TypeVar("T", BalanceTransaction, Payout)
@@ -39,7 +38,7 @@ def job(_config: JobsConfig) -> Job:
 
 
 async def read_balance(
-    stripe: StripeApi, database: Database, report: Callable[[str], Awaitable[None]] | None = None
+    stripe: StripeApi, database: Database, report: Callable[[str], Awaitable[None]] = not_reported
 ) -> None:
     """One pass: records new transactions and payouts, and ties transactions to donations that became known.
 
@@ -48,22 +47,21 @@ async def read_balance(
 
     Raises:
         StripeUnavailable, StripeRejected, DatabaseUnavailable: the next pass goes on where this one ended.
-        ProblemsFound: all was read, and a payout is not the sum of its transactions.
+        ProblemsFound: all was read, and a payout of the last weeks is not the sum of its transactions.
     """
     store = BalanceStore(database)
     added = 0
     async for transactions in _pages(stripe, store, StripeList.TRANSACTIONS, BalanceTransaction):
         added += await store.record_transactions(transactions)
-        if report:
-            await report(f"balance transactions: {added} new rows")
+        await report(f"reading balance transactions, {added} new rows")
     async for payouts in _pages(stripe, store, StripeList.PAYOUTS, Payout):
         added += await _record_payouts(stripe, store, payouts)
-        if report:
-            await report(f"payouts: {added} new rows")
+        await report(f"reading payouts, {added} new rows")
     added += await store.tie()
     if added:
         log.info("[Jobs] Fees and payouts recorded", rows=added)
-    if wrong := await store.wrong_sums():
+    until = (await store.reading(StripeList.PAYOUTS)).complete_until or 0
+    if wrong := await store.wrong_sums(until - AGAIN_S[StripeList.PAYOUTS]):
         raise ProblemsFound([f"{each}; donationd report payouts shows them" for each in wrong[:SHOWN]])
 
 

@@ -6,6 +6,7 @@ of its source: the charge, the refund or the dispute.
 """
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -172,9 +173,10 @@ class BalanceStore:
             after = rows[-1][0]
         return tied
 
-    async def wrong_sums(self) -> list[WrongSum]:
-        """The payouts that are not the sum of their transactions."""
-        return wrong_sums(await self._database.fetch(load("verify_payouts")))
+    async def wrong_sums(self, since_s: int) -> list[WrongSum]:
+        """The payouts that arrived since this Unix second and are not the sum of their transactions."""
+        day = datetime.fromtimestamp(max(0, since_s), UTC).date()
+        return wrong_sums(await self._database.fetch(load("verify_payouts"), {"since": day}))
 
     async def _donations(self, sources: Sequence[str]) -> dict[str, str]:
         """The donations that objects belong to, as far as they are known."""

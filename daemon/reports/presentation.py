@@ -166,7 +166,8 @@ class _Layout:
         self._columns = list(itertools.compress(map(_words, table.columns), self._shown))
         shown = list(map(self._texts, rows))
         self._widths = [max(map(len, column)) for column in zip(self._columns, *shown, strict=True)]
-        self._right = [not isinstance(value, str | datetime) for value in itertools.compress(rows[0], self._shown)]
+        values = itertools.compress(zip(*rows, strict=True), self._shown)
+        self._right = [not any(isinstance(value, str | datetime) for value in column) for column in values]
 
     def heading(self) -> str:
         """The table's name and its columns' names, after an empty line."""

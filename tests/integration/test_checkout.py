@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
@@ -10,13 +10,20 @@ from aiohttp import hdrs
 
 from daemon.api.checkout import Checkout, CheckoutSettings
 from daemon.ledger import tickets
+from daemon.ledger.stripe_events import SHOW_NAME_KEY
 from daemon.ledger.tickets import State, TicketChange
 from daemon.runtime.http.addresses import TrustedProxies
 from daemon.runtime.http.limits import Places
+from daemon.simulator.fake_stripe.checkout_sessions import pay
+from daemon.simulator.fake_stripe.failures import Failure
+from daemon.simulator.fake_stripe.fake import TEST_KEY, FakeStripe
+from daemon.simulator.stripe_objects import Donor, Json
 from daemon.stripe_api.charge_amounts import parse_fees
 from daemon.stripe_api.client import Reply, StripeRejected, StripeUnavailable
 from sql.database import Database
 from tests.support.api_application import Client, MakeClient, application, follower
+from tests.support.balance import client_of
+from tests.support.reports import record
 
 URL = "https://checkout.stripe.com/c/pay/cs_test_1"
 KEY = "0d1f6a4e-3c1b-4b59-9a55-cc13d8a1a5f0"
@@ -193,3 +200,71 @@ async def test_without_what_it_needs_it_says_so(database: Database, aiohttp_clie
     reply = await client.post(PATH, json=WANTED)
     assert reply.status == 503
     assert missing in (await reply.json())["message"]
+
+
+# --- With the fake of Stripe's API ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def shop(database: Database, aiohttp_client: MakeClient, fake_stripe: FakeStripe) -> AsyncIterator[Client]:
+    """An API with an open ticket, whose checkouts are made by the fake."""
+    await tickets.put(database, "story-1", TicketChange(currency="EUR"), actor="test", default_currency="EUR")
+    settings = CheckoutSettings("EUR", "https://give.example.org", parse_fees("EUR 1.5% + 0.25"))
+    async with client_of(fake_stripe) as stripe:
+        checkout = Checkout(database, stripe, settings, Places("checkouts", 2))
+        yield await aiohttp_client(application(database, follower(), feature_routes=checkout.routes()))
+
+
+@pytest.mark.parametrize("monthly", [False, True])
+@pytest.mark.parametrize("answer", [None, "yes", "no"])
+async def test_what_a_donor_gives_reaches_the_ledger(
+    shop: Client, database: Database, fake_stripe: FakeStripe, *, monthly: bool, answer: str | None
+) -> None:
+    """The session that is made is paid: its donation has the ticket, the covered amount, and the donor's last answer to
+    the question about the name."""
+    events: list[Json] = []
+    fake_stripe.world.on_events = events.extend
+    wanted = {"amount": 25, "monthly": monthly, "coverFees": True, "showName": True}
+    url = (await (await shop.post(PATH, json=wanted)).json())["url"]
+    donor = Donor("Ada Example", None, "DE", "ada@example.org", None, None, None, None)
+    answers = {} if answer is None else {SHOW_NAME_KEY: answer}
+    pay(fake_stripe.world, url.rpartition("/")[2], donor, fake_stripe.now, answers=answers)
+    await record(database, events)
+    rows = await database.fetch("SELECT ticket_id, status, amount_minor, currency, consent FROM stripe_attributions")
+    assert rows == [("story-1", "PAID", 2564, "EUR", answer != "no")]
+
+
+async def test_a_request_that_is_repeated_gives_the_same_session(shop: Client, fake_stripe: FakeStripe) -> None:
+    """With one Idempotency-Key the same request is one session, however often it is sent; another amount is another."""
+
+    async def url(amount: int) -> str:
+        reply = await shop.post(PATH, json={"amount": amount}, headers={"Idempotency-Key": KEY})
+        return str((await reply.json())["url"])
+
+    assert await url(5) == await url(5) != await url(6)
+    assert len(fake_stripe.world.collections["checkout.session"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [
+        (Failure("status", status=500, times=None), 503),
+        (Failure("status", status=429, times=None, retry_after=7), 503),
+        (Failure("malformed", times=None), 503),
+        (Failure("truncated", times=None), 503),
+        (Failure("disconnect", times=None), 503),
+        (Failure("status", times=1), 200),
+    ],
+)
+async def test_a_stripe_that_fails(shop: Client, fake_stripe: FakeStripe, failure: Failure, status: int) -> None:
+    """A failure that passes is not noticed; one that lasts is 503 with Retry-After."""
+    fake_stripe.failures.add(failure)
+    reply = await shop.post(PATH, json=WANTED)
+    assert reply.status == status
+    assert status == 200 or int(reply.headers["Retry-After"]) > 0
+
+
+async def test_a_key_without_the_permission(shop: Client, fake_stripe: FakeStripe) -> None:
+    """502: trying again is of no use, and the log says what the operator must do."""
+    fake_stripe.failures.permissions[TEST_KEY] = {"checkout_session_read"}
+    assert (await shop.post(PATH, json=WANTED)).status == 502

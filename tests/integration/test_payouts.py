@@ -1,11 +1,17 @@
 """Fees and payouts: read from the fake of Stripe's API, tied to donations, and added up (SPEC 11)."""
 
+import asyncio
+import csv
+import io
+import json
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
+from daemon.cli.main import main
 from daemon.jobs.balance import read_balance
 from daemon.jobs.schedule import ProblemsFound
 from daemon.ledger.balance import Group, group_of
@@ -88,7 +94,11 @@ async def test_a_removed_transaction_is_noticed(database: Database, fake_stripe:
     """A payout of which Stripe lists one transaction less is marked, with the difference; the others add up."""
     fake_stripe.add(played(1, PAYMENTS))
     fake_stripe.world.settle(int(fake_stripe.clock()))
-    payout, parts = next(iter(fake_stripe.world.balance.parts.items()))
+    [*_, (payout, parts)] = (
+        each
+        for each in fake_stripe.world.balance.parts.items()
+        if any(t.reporting_category == "charge" for t in each[1])
+    )
     lost = next(each for each in parts if each.reporting_category == "charge")
     fake_stripe.failures.hidden.add(lost.id)
     with pytest.raises(ProblemsFound, match=rf"^payout {payout} is .* its transactions add up to"):
@@ -212,3 +222,31 @@ async def test_a_period_has_the_payouts_that_arrive_in_it(
     assert [each["payout"] for each in only["payouts"]] == [every[0]["payout"]]
     with pytest.raises(UnknownPayout, match="po_1"):
         await payouts(database, "UTC", payout="po_1")
+
+
+async def test_the_command_prints_payouts(
+    database: Database, database_url: str, fake_stripe: FakeStripe, stripe: StripeApi
+) -> None:
+    """Text, JSON and CSV have the same payouts; the exit status is 0 if all add up, 1 if one does not, 2 for no id."""
+    fake_stripe.add(played(1, PAYMENTS))
+    await read_balance(stripe, database)
+
+    async def run(*words: str) -> Result:
+        arguments = ["report", "payouts", *words]
+        return await asyncio.to_thread(CliRunner().invoke, main, arguments, env={"DATABASE_URL": database_url})
+
+    report = await read_all(database)
+    first = report["payouts"][0]["payout"]
+    text = await run()
+    assert (text.exit_code, text.stdout.count("adds up")) == (0, len(report["payouts"]))
+    assert json.loads((await run("--payout", first, "--json")).stdout, parse_float=str, parse_int=str) == await json_of(
+        await payouts(database, "UTC", payout=first)
+    )
+    rows = list(csv.DictReader(io.StringIO((await run("--csv")).stdout)))
+    assert sum(row["table"] == "payouts" for row in rows) == len(report["payouts"])
+    await database.fetch("UPDATE balance_transactions SET net_minor = 0 WHERE payout_id = %s", [first])
+    wrong = await run("--payout", first)
+    assert (wrong.exit_code, "does not add up" in wrong.stdout) == (1, True)
+    assert "1 payouts are not the sum" in wrong.stderr
+    assert (await run("--payout", "po_unknown")).exit_code == 1
+    assert (await run("--payout", "pi_1")).exit_code == 2

@@ -63,7 +63,7 @@ ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
     "changed_fees": (fees.ChangedFee._fields, {**NO_ENTRIES, "after_seq": 0, "fees": ["fee"], "limit": 1}),
     "donation_transactions": (timeline.BookedTransaction._fields, NO_IDS),
     "find_balance_reading": (balance.Reading._fields, {"list": "payouts"}),
-    "verify_payouts": (balance_verification.WrongSum._fields, None),
+    "verify_payouts": (balance_verification.WrongSum._fields, {"since": None}),
     "sum_entries": (
         entry_sums.SumRow._fields,
         {**NO_ENTRIES, "ticket": None, "begins": [0], "by_ticket": True},
