@@ -11,9 +11,10 @@ from decimal import ROUND_HALF_UP, Decimal
 from itertools import groupby
 from operator import itemgetter
 
+from daemon.simulator.api_versions import Api
 from daemon.simulator.collection import Collection
 from daemon.simulator.copies import Copy
-from daemon.simulator.stripe_objects import DAY_S, Api, Charge, Dispute, Json, Refund
+from daemon.simulator.stripe_objects import DAY_S, Charge, Dispute, Json, Refund
 
 CURRENCY = "usd"  # of the account: everything is converted into it
 RATES = {  # of one unit of each currency, in dollars

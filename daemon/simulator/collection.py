@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
-from daemon.simulator.stripe_objects import Api, Json
+from daemon.simulator.api_versions import Api
+from daemon.simulator.stripe_objects import Json
 
 
 class Stored(Protocol):

@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
+from daemon.simulator.api_versions import Api
 from daemon.simulator.collection import Stored
-from daemon.simulator.stripe_objects import Api, Json
+from daemon.simulator.stripe_objects import Json
 
 MARKER = "Original"
 

@@ -3,7 +3,8 @@
 from daemon.simulator.payment import Payment
 from daemon.simulator.state import Endpoint
 from daemon.simulator.stripe_invoices import Invoice, Subscription
-from daemon.simulator.stripe_objects import Metadata, Report, Session
+from daemon.simulator.stripe_objects import Metadata, Report
+from daemon.simulator.stripe_sessions import Session
 
 
 def subscribe(endpoint: Endpoint, session: Session, metadata: Metadata) -> Subscription:

@@ -4,16 +4,13 @@ The order of steps, the waits between them and every choice are the caller's (`s
 steps of a subscription.
 """
 
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import replace
 
-from daemon.simulator.state import Endpoint, State
+from daemon.simulator.dispute_statuses import CLOSED, STAGES
+from daemon.simulator.state import Endpoint, Inputs, Rendered, Reported, State
 from daemon.simulator.stripe_invoices import Invoice
 from daemon.simulator.stripe_objects import (
-    CLOSED,
     NO_DONOR,
-    STAGES,
-    Api,
     Charge,
     Dispute,
     Donor,
@@ -22,34 +19,8 @@ from daemon.simulator.stripe_objects import (
     PaymentIntent,
     Refund,
     Report,
-    Reports,
-    Session,
 )
-
-
-class _Rendered(Protocol):
-    def render(self, api: Api) -> Json: ...
-
-
-class Reported(_Rendered, Protocol):
-    """An object that keeps what the endpoint received of it."""
-
-    reports: Reports
-
-
-@dataclass
-class Inputs:
-    """What the donor and the site enter; objects copy it when they are created."""
-
-    customer: Donor = NO_DONOR  # into a completed session, and into an invoice
-    billing: Donor = NO_DONOR  # into each charge
-    receipt_email: str | None = None  # into the PaymentIntent
-    session_metadata: Metadata = field(default_factory=dict)
-    reference: str | None = None  # the session's client_reference_id
-    intent_metadata: Metadata = field(default_factory=dict)
-    charge_metadata: Metadata = field(default_factory=dict)
-    asks_consent: bool = False  # whether a session asks by its custom field
-    shows_name: bool | None = None  # what the donor chooses there
+from daemon.simulator.stripe_sessions import Session
 
 
 class Payment:
@@ -346,7 +317,7 @@ class Payment:
 
     # What changes nothing
 
-    def mention(self, event_type: str, thing: _Rendered) -> None:
+    def mention(self, event_type: str, thing: Rendered) -> None:
         """An event of a type that changes nothing, whatever it carries."""
         self.endpoint.send(event_type, thing.render(self.endpoint.api))
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from daemon.simulator import monthly_payment
-from daemon.simulator.payment import Inputs, Payment
-from daemon.simulator.state import Endpoint, State
-from daemon.simulator.stripe_objects import DAY_S, NO_DONOR, Charge, Dispute, Donor, Json, Session
+from daemon.simulator.payment import Payment
+from daemon.simulator.state import Endpoint, Inputs, State
+from daemon.simulator.stripe_objects import DAY_S, NO_DONOR, Charge, Dispute, Donor, Json
+from daemon.simulator.stripe_sessions import Session
 
 MINUTE_S, HOUR_S = 60, 3600
 ALPHABET = string.ascii_letters + string.digits

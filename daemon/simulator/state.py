@@ -1,10 +1,52 @@
-"""What Stripe holds of one payment, and the endpoint that receives its events."""
+"""What Stripe holds of one payment, what the donor enters, and the endpoint that receives the events."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from daemon.simulator.api_versions import TODAY, Api
 from daemon.simulator.stripe_invoices import Invoice, Subscription
-from daemon.simulator.stripe_objects import TODAY, Api, Charge, Dispute, Json, PaymentIntent, Refund, Session
+from daemon.simulator.stripe_objects import (
+    NO_DONOR,
+    Charge,
+    Dispute,
+    Donor,
+    Json,
+    Metadata,
+    PaymentIntent,
+    Refund,
+    Reports,
+)
+from daemon.simulator.stripe_sessions import Session
+
+
+class Rendered(Protocol):
+    """An object of Stripe's."""
+
+    def render(self, api: Api) -> Json:
+        """The object as an event carries it."""
+        ...
+
+
+class Reported(Rendered, Protocol):
+    """An object that keeps what the endpoint received of it."""
+
+    reports: Reports
+
+
+@dataclass
+class Inputs:
+    """What the donor and the site enter; objects copy it when they are created."""
+
+    customer: Donor = NO_DONOR  # into a completed session, and into an invoice
+    billing: Donor = NO_DONOR  # into each charge
+    receipt_email: str | None = None  # into the PaymentIntent
+    session_metadata: Metadata = field(default_factory=dict)
+    reference: str | None = None  # the session's client_reference_id
+    intent_metadata: Metadata = field(default_factory=dict)
+    charge_metadata: Metadata = field(default_factory=dict)
+    asks_consent: bool = False  # whether a session asks by its custom field
+    shows_name: bool | None = None  # what the donor chooses there
 
 
 @dataclass

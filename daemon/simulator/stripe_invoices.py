@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from daemon.simulator.stripe_objects import Api, Donor, Json, Metadata, Reports, Session
+from daemon.simulator.api_versions import Api
+from daemon.simulator.stripe_objects import Donor, Json, Metadata, Reports
+from daemon.simulator.stripe_sessions import Session
 
 
 @dataclass

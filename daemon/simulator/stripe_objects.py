@@ -1,13 +1,16 @@
 """Stripe's objects in their present state, and how each API version renders them into events.
 
 Mutable: the steps of a payment change them, and each object keeps the reports of itself that the endpoint received.
-From both `expectations` reads what the ledger must show in the end. Nothing of the generator imports the fold, so that
-each can be tested against the other.
+What the ledger must show in the end follows from both (`tests/simulator/oracle.py`). Nothing of the simulator imports
+the ledger, so that each can be tested against the other.
 """
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
+
+from daemon.simulator.api_versions import Api
+from daemon.simulator.dispute_statuses import CLOSED, INQUIRIES
 
 DAY_S = 86_400
 TICKET = re.compile(r"(?![0-9]{9,}\Z)[A-Za-z0-9_-]{1,64}")  # digits only: a phone or card number when longer than 8
@@ -15,48 +18,6 @@ CHARGES_LISTED = 10  # the most that a PaymentIntent of the older API carries
 
 Json = dict[str, Any]
 Metadata = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Api:
-    """What an API version makes of the objects: all events of an endpoint have the shapes of its version."""
-
-    version: str
-    charges: Literal["listed", "named", "expanded"] = "named"  # in a PaymentIntent: `charges`, or `latest_charge`
-    has_amount_captured: bool = True  # charges carry amount_captured
-    has_whole_session: bool = True  # sessions carry more than their links: times, amounts, states, the customer
-    sends_refunds: bool = True  # as refund.* from the first moment on
-    links_intent: bool = True  # refunds and disputes name the PaymentIntent, not only their charge
-    # Where an invoice carries the subscription's metadata: its lines, also `subscription_details`, or `parent`. Before
-    # `parent` PaymentIntent, charge and invoice name each other; since then `invoice_payment` and `payment_details` do.
-    invoices: Literal["lines", "details", "parent"] = "parent"
-
-    @property
-    def links_invoice(self) -> bool:
-        """Whether PaymentIntent, charge and invoice name each other."""
-        return self.invoices != "parent"
-
-
-APIS = (
-    Api(
-        "2019-12-03",
-        "listed",
-        False,
-        has_whole_session=False,
-        sends_refunds=False,
-        links_intent=False,
-        invoices="lines",
-    ),
-    Api("2020-03-02", "listed", has_amount_captured=False, sends_refunds=False, invoices="lines"),
-    Api("2020-08-27", "listed", sends_refunds=False, invoices="lines"),
-    Api("2022-08-01", "listed", invoices="lines"),
-    Api("2022-11-15", "named", sends_refunds=False, invoices="lines"),
-    Api("2023-10-16", "expanded", sends_refunds=False, invoices="details"),
-    Api("2024-09-30.acacia", invoices="details"),
-    Api("2025-03-31.basil", "expanded"),
-    Api("2026-10-28.endive"),
-)
-TODAY = APIS[-1]
 
 
 def ticket_of(text: str | None) -> str | None:
@@ -365,106 +326,6 @@ class Charge:
 
 
 @dataclass
-class Session:
-    """A Checkout Session; it has no PaymentIntent until the donor submits it (before 2022: from the beginning)."""
-
-    id: str
-    created: int
-    amount: int
-    currency: str
-    metadata: Metadata
-    client_reference_id: str | None
-    livemode: bool
-    mode: str = "payment"
-    status: str = "open"
-    payment_status: str = "unpaid"
-    payment_intent: str | None = None
-    subscription: str | None = None
-    donor: Donor = NO_DONOR
-    asks_consent: bool = False  # whether it has the custom field by which the donor consents to showing the name
-    shows_name: bool | None = None  # what the donor chose
-    reports: Reports = field(default_factory=list)
-    requested: Json = field(default_factory=dict)  # fields as the request that made the session named them
-
-    def render(self, api: Api) -> Json:
-        """The object as an event carries it."""
-        whole = self._render_own() | self.requested
-        return whole if api.has_whole_session else {name: value for name, value in whole.items() if name in OLD_SESSION}
-
-    def _render_own(self) -> Json:
-        details = self.donor.details()
-        customer = details | {"business_name": None, "individual_name": None, "tax_exempt": "none", "tax_ids": []}
-        return {
-            "id": self.id,
-            "object": "checkout.session",
-            "adaptive_pricing": {"enabled": True},
-            "after_expiration": None,
-            "allow_promotion_codes": False,
-            "amount_subtotal": self.amount,
-            "amount_total": self.amount,
-            "automatic_tax": {"enabled": False, "liability": None, "provider": None, "status": None},
-            "billing_address_collection": "auto",
-            "cancel_url": "https://donate.example/canceled",
-            "client_reference_id": self.client_reference_id,
-            "client_secret": None,
-            "collected_information": {
-                "business_name": None,
-                "individual_name": None,
-                "shipping_details": {"address": details["address"], "name": details["name"]},
-            },
-            "consent": None,
-            "created": self.created,
-            "currency": self.currency,
-            "custom_fields": [self._consent_field()] if self.asks_consent else [],
-            "customer": None,
-            "customer_creation": "if_required",
-            "customer_details": None if self.donor is NO_DONOR else customer,
-            "customer_email": None,
-            "discounts": [],
-            "expires_at": self.created + DAY_S,
-            "invoice": None,
-            "livemode": self.livemode,
-            "locale": None,
-            "metadata": dict(self.metadata),
-            "mode": self.mode,
-            "payment_intent": self.payment_intent,
-            "payment_link": None,
-            "payment_method_collection": "if_required",
-            "payment_method_types": ["card", "us_bank_account"],
-            "payment_status": self.payment_status,
-            "phone_number_collection": {"enabled": True},
-            "recovered_from": None,
-            "setup_intent": None,
-            "shipping_cost": None,
-            "status": self.status,
-            "submit_type": "donate",
-            "subscription": self.subscription,
-            "success_url": "https://donate.example/thanks",
-            "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0},
-            "ui_mode": "hosted",
-            "url": None,
-        }
-
-    def _consent_field(self) -> Json:
-        names = {None: None, True: "yes", False: "no"}
-        options = [{"label": label, "value": value} for label, value in (("Yes", "yes"), ("No", "no"))]
-        return {
-            "dropdown": {"default_value": None, "options": options, "value": names[self.shows_name]},
-            "key": "showName",
-            "label": {"custom": "Show my name", "type": "custom"},
-            "optional": True,
-            "type": "dropdown",
-        }
-
-
-# The fields of a session in 2019.
-OLD_SESSION = frozenset(
-    "id object cancel_url client_reference_id livemode locale metadata mode payment_intent payment_method_types"
-    " setup_intent submit_type subscription success_url".split()
-)
-
-
-@dataclass
 class Refund:
     """Money on its way back to the donor, which may fail after it succeeded. One from a cash balance has no charge."""
 
@@ -511,27 +372,6 @@ class Refund:
             "status": self.status,
             "transfer_reversal": None,
         }
-
-
-# The statuses of a dispute in ascending order: among states of one second the later one counts. UNKNOWN_STATUS stands
-# for any that Stripe may add.
-UNKNOWN_STATUS = "arbitration_under_review"
-STAGES = (
-    "warning_needs_response",
-    "warning_under_review",
-    "warning_closed",
-    "needs_response",
-    "under_review",
-    "appeal_needs_response",
-    "appeal_under_review",
-    UNKNOWN_STATUS,
-    "charge_refunded",
-    "prevented",
-    "lost",
-    "won",
-)
-CLOSED = frozenset({"warning_closed", "charge_refunded", "prevented", "lost", "won"})
-INQUIRIES = frozenset({"warning_needs_response", "warning_under_review"})
 
 
 @dataclass

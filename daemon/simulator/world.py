@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from daemon.simulator.api_versions import TODAY, Api
 from daemon.simulator.balance import Balance, balance_transaction_id
 from daemon.simulator.collection import Collection, Stored
 from daemon.simulator.copies import Copy
-from daemon.simulator.payment import Inputs, Payment
+from daemon.simulator.payment import Payment
 from daemon.simulator.scenarios import ALPHABET, Scenario
-from daemon.simulator.state import Endpoint, State
+from daemon.simulator.state import Endpoint, Inputs, State
 from daemon.simulator.stripe_invoices import Customer, Invoice, InvoicePayment
-from daemon.simulator.stripe_objects import DAY_S, TODAY, Api, Json
+from daemon.simulator.stripe_objects import DAY_S, Json
 
 
 class Event:
@@ -55,7 +56,6 @@ class World:
         livemode: bool = False,
         account: str | None = None,
         api: Api = TODAY,
-        rng: random.Random | None = None,
         on_events: Callable[[list[Json]], None] = lambda _: None,
     ) -> None:
         self.livemode, self.account, self.api = livemode, account, api
@@ -63,7 +63,7 @@ class World:
         transactions, payouts = self.collections["balance_transaction"], self.collections["payout"]
         self.balance = Balance(transactions, payouts, livemode=livemode)
         self.on_events = on_events
-        self._rng = rng or random.SystemRandom()
+        self._rng = random.SystemRandom()  # another run for the same ledger must not make the same ids
         self._states: dict[str, State] = {}  # by the id of each object
         self._payments: dict[int, Payment] = {}  # by the identity of their states; those that began in this world
         self._changes = 0

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from daemon.simulator.payment import Inputs, Payment, Reported
+from daemon.simulator.payment import Payment
 from daemon.simulator.scenarios import Scenario
-from daemon.simulator.state import Endpoint, State
-from daemon.simulator.stripe_objects import NO_DONOR, Charge, Donor, Json, Refund, Report, Session, ticket_of
+from daemon.simulator.state import Endpoint, Inputs, Reported, State
+from daemon.simulator.stripe_objects import NO_DONOR, Charge, Donor, Json, Refund, Report, ticket_of
+from daemon.simulator.stripe_sessions import Session
 
 T = TypeVar("T")
 

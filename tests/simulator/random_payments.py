@@ -9,24 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from daemon.simulator import monthly_payment
-from daemon.simulator.payment import Inputs, Payment
+from daemon.simulator.api_versions import APIS, Api
+from daemon.simulator.dispute_statuses import UNKNOWN_STATUS
+from daemon.simulator.payment import Payment
 from daemon.simulator.scenarios import DONORS, HOUR_S, MINUTE_S, Scenario
-from daemon.simulator.state import Endpoint, State
+from daemon.simulator.state import Endpoint, Inputs, State
 from daemon.simulator.stripe_invoices import Subscription
-from daemon.simulator.stripe_objects import (
-    APIS,
-    DAY_S,
-    NO_DONOR,
-    UNKNOWN_STATUS,
-    Api,
-    Charge,
-    Dispute,
-    Donor,
-    Metadata,
-    PaymentIntent,
-    Refund,
-    Session,
-)
+from daemon.simulator.stripe_objects import DAY_S, NO_DONOR, Charge, Dispute, Donor, Metadata, PaymentIntent, Refund
+from daemon.simulator.stripe_sessions import Session
 from tests.simulator.oracle import (
     FAMILIES,
     INVOICE_PAYMENTS,

@@ -16,7 +16,8 @@ from daemon.ledger.stripe_events import read
 from daemon.simulator import sender
 from daemon.simulator.fake_stripe.fake import TEST_KEY, FakeStripe
 from daemon.simulator.fake_stripe.server import serving
-from daemon.simulator.payment import Inputs, Payment
+from daemon.simulator.payment import Payment
+from daemon.simulator.state import Inputs
 from daemon.simulator.stripe_objects import Charge, Donor, Json
 from daemon.stripe_api.client import StripeApi
 from sql.database import Database

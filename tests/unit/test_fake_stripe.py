@@ -11,6 +11,7 @@ from aiohttp import encode_basic_auth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from daemon.simulator.api_versions import TODAY
 from daemon.simulator.collection import Collection, Part
 from daemon.simulator.copies import MARKER
 from daemon.simulator.fake_stripe.failures import Failure
@@ -18,7 +19,7 @@ from daemon.simulator.fake_stripe.fake import TEST_KEY, FakeStripe
 from daemon.simulator.fake_stripe.parameters import nested
 from daemon.simulator.fake_stripe.server import serving
 from daemon.simulator.scenarios import generate
-from daemon.simulator.stripe_objects import DAY_S, TODAY, Json
+from daemon.simulator.stripe_objects import DAY_S, Json
 from daemon.simulator.world import Event, World
 from tests.simulator.oracle import expected_donations
 from tests.support.model_ledger import as_row, derived

@@ -12,19 +12,12 @@ from itertools import count
 import pytest
 
 from daemon.simulator import monthly_payment
-from daemon.simulator.payment import Inputs, Payment
+from daemon.simulator.api_versions import APIS, TODAY, Api
+from daemon.simulator.dispute_statuses import UNKNOWN_STATUS
+from daemon.simulator.payment import Payment
 from daemon.simulator.scenarios import DONORS, card_testing
-from daemon.simulator.state import Endpoint
-from daemon.simulator.stripe_objects import (
-    APIS,
-    DAY_S,
-    NO_DONOR,
-    TODAY,
-    UNKNOWN_STATUS,
-    Api,
-    Donor,
-    ticket_of,
-)
+from daemon.simulator.state import Endpoint, Inputs
+from daemon.simulator.stripe_objects import DAY_S, NO_DONOR, Donor, ticket_of
 from tests.simulator.oracle import INVOICE_PAID, Expected, expect, only_donation
 from tests.simulator.random_payments import NOT_TICKETS, OPENINGS, RandomWalk
 from tests.support.model_ledger import as_row, derived

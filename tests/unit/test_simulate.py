@@ -20,9 +20,11 @@ from aiohttp.test_utils import TestServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from daemon.simulator.api_versions import APIS
+from daemon.simulator.dispute_statuses import STAGES
 from daemon.simulator.scenarios import DISTRIBUTION, KINDS, Scenario, generate, seed_example, shuffled
 from daemon.simulator.sender import Outcome, Retry, deliver, encode, sign
-from daemon.simulator.stripe_objects import APIS, STAGES, Json
+from daemon.simulator.stripe_objects import Json
 from tests.simulator.oracle import FAMILIES, Expected, expected_donations, only_donation
 from tests.simulator.random_payments import (
     CURRENCIES,

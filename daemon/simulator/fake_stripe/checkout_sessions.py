@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 from daemon.simulator import monthly_payment
 from daemon.simulator.fake_stripe.parameters import StripeError, check_all_known, take_integer
 from daemon.simulator.fake_stripe.resources import RESOURCES, Request, Route, expanded, find
-from daemon.simulator.payment import Inputs, Payment
+from daemon.simulator.payment import Payment
+from daemon.simulator.state import Inputs
 from daemon.simulator.stripe_invoices import Subscription
-from daemon.simulator.stripe_objects import DAY_S, Charge, Donor, Json, Session
+from daemon.simulator.stripe_objects import DAY_S, Charge, Donor, Json
+from daemon.simulator.stripe_sessions import Session
 from daemon.simulator.world import World
 
 RESOURCE = RESOURCES["checkout/sessions"]

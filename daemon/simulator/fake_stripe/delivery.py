@@ -15,7 +15,7 @@ from daemon.simulator.fake_stripe.webhook_endpoints import WebhookEndpoint
 from daemon.simulator.sender import REPLY_TIMEOUT_S, Retry, encode, post
 from daemon.simulator.stripe_objects import Json
 
-# Stripe repeats for three days. This is about as long as somebody tries something out.
+# Stripe repeats for three days; a trial is over in an hour.
 RETRY = Retry(attempts=12, delay_s=1.0, longest_delay_s=300.0)
 CONNECTIONS = 8
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
+from daemon.simulator.api_versions import TODAY, Api
 from daemon.simulator.fake_stripe.delivery import RETRY, Delivery
 from daemon.simulator.fake_stripe.failures import Failures
 from daemon.simulator.scenarios import Scenario
 from daemon.simulator.sender import Retry
-from daemon.simulator.stripe_objects import TODAY, Api, Json
+from daemon.simulator.stripe_objects import Json
 from daemon.simulator.world import World
 
 TEST_KEY = "sk_test_fake"

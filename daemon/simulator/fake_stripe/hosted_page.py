@@ -5,7 +5,8 @@ from html import escape
 from aiohttp import web
 
 from daemon.simulator.fake_stripe import checkout_sessions
-from daemon.simulator.stripe_objects import Donor, Json, Session
+from daemon.simulator.stripe_objects import Donor, Json
+from daemon.simulator.stripe_sessions import Session
 from daemon.simulator.world import World
 
 PAGE = """<!DOCTYPE html>

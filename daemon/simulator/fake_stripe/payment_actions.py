@@ -8,7 +8,7 @@ import re
 from daemon.simulator import monthly_payment
 from daemon.simulator.fake_stripe.parameters import StripeError, check_all_known, take_integer
 from daemon.simulator.fake_stripe.resources import RESOURCES, Request, Route, expanded, find
-from daemon.simulator.payment import Inputs
+from daemon.simulator.state import Inputs
 from daemon.simulator.stripe_invoices import Subscription
 from daemon.simulator.stripe_objects import Charge, Json, PaymentIntent
 

@@ -8,12 +8,13 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
+from daemon.simulator.api_versions import Api
 from daemon.simulator.balance import CURRENCY, of_dispute
 from daemon.simulator.collection import Collection, Stored
 from daemon.simulator.copies import Copy, attribute
 from daemon.simulator.fake_stripe.parameters import StripeError, check_all_known, no_such, take_part
 from daemon.simulator.stripe_invoices import Invoice, InvoicePayment
-from daemon.simulator.stripe_objects import DAY_S, Api, Dispute, Json, Refund
+from daemon.simulator.stripe_objects import DAY_S, Dispute, Json, Refund
 from daemon.simulator.world import World
 
 EVENTS_KEPT_S = 30 * DAY_S  # https://docs.stripe.com/api/events/list
@@ -213,7 +214,7 @@ def _collection(request: Request, resource: Resource) -> Collection[Any]:
 
 
 def _is_visible(request: Request, resource: Resource, thing: Stored) -> bool:
-    """Whether the API gives this object: events for 30 days, invoice payments since they exist."""
+    """Whether the API gives this object: events for 30 days only."""
     if resource.type == "event" and thing.created < request.now - EVENTS_KEPT_S:
         return False
     return thing.id not in request.hidden

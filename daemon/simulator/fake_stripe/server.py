@@ -18,12 +18,13 @@ from urllib.parse import parse_qsl
 import msgspec
 from aiohttp import web
 
+from daemon.simulator.api_versions import APIS, Api
 from daemon.simulator.fake_stripe import checkout_sessions, hosted_page, payment_actions, resources, webhook_endpoints
 from daemon.simulator.fake_stripe.control import ACTIONS
 from daemon.simulator.fake_stripe.fake import Call, FakeStripe
 from daemon.simulator.fake_stripe.parameters import StripeError, nested
 from daemon.simulator.fake_stripe.resources import Request
-from daemon.simulator.stripe_objects import APIS, Api, Json
+from daemon.simulator.stripe_objects import Json
 from daemon.simulator.world import World
 
 API_KEY = re.compile(r"(?:sk|rk)_(test|live)_\w{3,240}", re.ASCII)

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from urllib.parse import urlsplit
 
+from daemon.simulator.api_versions import Api
 from daemon.simulator.fake_stripe.parameters import StripeError, check_all_known
 from daemon.simulator.fake_stripe.resources import Request, Resource, Route, find, get_object, list_objects
-from daemon.simulator.stripe_objects import Api, Json, Metadata
+from daemon.simulator.stripe_objects import Json, Metadata
 
 MOST = 16  # endpoints of an account in one mode
 EVENT_TYPE = re.compile(r"\*|[a-z0-9_]+(\.[a-z0-9_]+)+", re.ASCII)
