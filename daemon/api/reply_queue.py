@@ -7,13 +7,14 @@ too long.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from daemon.api.error_replies import ErrorReplies
 from daemon.api.metrics import ApiMetrics
-from daemon.api.request_context import new_log_context
+from daemon.api.request_context import event_log_context, new_log_context
 from daemon.api.tickets import TOTAL_PATH, allow_all_sites
 from daemon.runtime.http.short_path import PreparedReply, ShortRequest
 from daemon.runtime.readiness import ReadinessClient
@@ -44,22 +45,22 @@ class PendingRequest:
 
     Args:
         make_reply: makes the reply of the request's result and of the seconds that it took.
-        log_context: the ids of the request, for the log.
+        event_id: of a delivery, for the log.
     """
 
-    __slots__ = ("began_s", "log_context", "make_reply", "request", "route")
+    __slots__ = ("began_s", "event_id", "make_reply", "request", "route")
 
     def __init__(
         self,
         request: ShortRequest,
         route: str,
         make_reply: Callable[[Any, float], PreparedReply],
-        log_context: Callable[[], Mapping[str, str]] = new_log_context,
+        event_id: str | None = None,
     ) -> None:
         self.request = request
         self.route = route
         self.make_reply = make_reply
-        self.log_context = log_context
+        self.event_id = event_id
         self.began_s = time.perf_counter()
 
 
@@ -120,7 +121,8 @@ class ReplyQueue:
         """Send the replies of this iteration of the event loop, after they have been counted together."""
         self._is_sending = False
         finished, self._finished = self._finished, []
-        finished += [(self._turns.popleft(), None) for _ in range(min(MAX_TURNS, len(self._turns)))]
+        if self._turns:
+            finished += [(self._turns.popleft(), None) for _ in range(min(MAX_TURNS, len(self._turns)))]
         now_s, metrics, replies = time.perf_counter(), self.parts.metrics, []
         with metrics.written_together():
             for pending, result in finished:
@@ -140,7 +142,9 @@ class ReplyQueue:
                 raise result
             return pending.make_reply(result, took_s)
         except Exception as error:
-            reply = self.parts.errors.reply(error, pending.route, pending.log_context)
+            id_ = pending.event_id
+            context = partial(event_log_context, id_) if id_ else new_log_context
+            reply = self.parts.errors.reply(error, pending.route, context)
             if pending.route == TOTAL_PATH:
                 allow_all_sites(reply)
             return PreparedReply.of(reply)

@@ -10,7 +10,6 @@ from aiohttp import web
 
 from daemon.api.metrics import WEBHOOK_ROUTE
 from daemon.api.reply_queue import PendingRequest, ReplyQueue
-from daemon.api.request_context import event_log_context
 from daemon.api.webhook import JSON, Webhook
 from daemon.ledger.batcher import Batcher, Overloaded
 from daemon.ledger.recorder import Outcome, ReceivedEvent
@@ -58,9 +57,7 @@ class ShortPath:
         except Exception:  # `webhook.receive` meets the same one, and replies
             return False
         event = received.event
-        delivery = PendingRequest(
-            request, WEBHOOK_ROUTE, partial(self._recorded_reply, event), partial(event_log_context, event.id)
-        )
+        delivery = PendingRequest(request, WEBHOOK_ROUTE, partial(self._recorded_reply, event), event.id)
         self._replies.add(delivery)
         place = self._places.take()
         if place is None:

@@ -173,8 +173,9 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     def resume_writing(self) -> None:
-        if self._behaviour.leaves and not self._transport.is_closing():
-            self._transport.abort()
+        """All is sent. asyncio, which calls this, would close once more a connection that ends before this returns."""
+        if self._behaviour.leaves:
+            self._loop.call_soon(self._transport.abort)
 
     def _trickle(self) -> None:
         if not self._transport.is_closing():
