@@ -18,7 +18,7 @@ help:
 	@echo 'make bench   figures of this machine, about a quarter of an hour; ROUNDS=1 takes minutes, SHORT=1 one (needs wrk);'
 	@echo '              PEERS=1 adds the rows of programs of others, which come from npm (needs node, npm)'
 	@echo 'make bench-export exports a million rows, by command and beside webhooks, three minutes; ROWS=100000 does less'
-	@echo 'make bench-pages measures each page of the operator console with a million donations, three minutes; ROWS=100000 fills less'
+	@echo 'make bench-pages measures the public pages and those of the console with a million donations, three minutes; ROWS=100000 fills less'
 	@echo 'make overload shows what too many deliveries and 1,000 hostile clients of each kind do to a process, eight minutes;'
 	@echo '              KIND=slow-heads,cut-bodies THROUGH=haproxy measures a part, SHORT=1 takes three (needs wrk, haproxy)'
 	@echo 'make fraud-figures   how many signals of fraud are right, and how many attacks they find; DAYS=1000 SEED=7 judges others'

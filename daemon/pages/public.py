@@ -161,23 +161,29 @@ class PublicPages:
         wrong. While it waits for Stripe it has none of the places."""
         async with self._places:
             ticket = (await self._found(request)).ticket
-        if not (ticket.is_open and self._settings.takes_payments):
-            raise web.HTTPConflict
         entered = Entered.of(await _form_fields(request))
         try:
+            if not (ticket.is_open and self._settings.takes_payments):
+                raise CannotGive("closed", HTTPStatus.CONFLICT)  # the page without a form says why
             if entered.amount() is None:
                 raise CannotGive("error_amount", HTTPStatus.BAD_REQUEST)
             address = await self._begin_payment(request, ticket.id, entered)
         except CannotGive as problem:
-            read_in, headers = reader_language(request)
-            return web.Response(
-                body=_page_with(self._settings, ticket, read_in, entered=entered, error=problem.message),
-                status=problem.status,
-                content_type=HTML,
-                charset="utf-8",
-                headers={**safety_headers(WITH_SCRIPT), **headers, **NOT_CACHED, **problem.headers},
-            )
+            return self._form_again(request, ticket, entered, problem)
         return web.Response(status=HTTPStatus.SEE_OTHER, headers={**NOT_CACHED, hdrs.LOCATION: address})
+
+    def _form_again(
+        self, request: web.Request, ticket: PublicTicket, entered: Entered, problem: CannotGive
+    ) -> web.Response:
+        """The page with the form as the donor has filled it in, and with what is wrong."""
+        read_in, headers = reader_language(request)
+        return web.Response(
+            body=_page_with(self._settings, ticket, read_in, entered=entered, error=problem.message),
+            status=problem.status,
+            content_type=HTML,
+            charset="utf-8",
+            headers={**safety_headers(WITH_SCRIPT), **headers, **NOT_CACHED, **problem.headers},
+        )
 
     async def frame(self, request: web.Request, found: FoundTicket) -> web.Response:
         """`GET /tickets/{id}/embed?lang=`: the figures, for a frame on another site"""

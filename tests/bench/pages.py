@@ -1,5 +1,5 @@
-"""What the console's pages cost with a million donations and as many entries: whole replies, compared with the empty
-handler, and the database's part of them.
+"""What the public pages and those of the console cost with a million donations and as many entries: whole replies,
+compared with the empty handler, and the database's part of them.
 
 `make bench-pages`; ROWS=100000 fills less.
 """
@@ -31,6 +31,7 @@ from tests.bench.fill import record, settle
 from tests.bench.machine import API, EMPTY, SECRET, Site, Stored, query, site, stored
 from tests.support.api_application import application, follower
 from tests.support.guard import guarded
+from tests.support.pages import page_routes
 from tests.support.postgres import running_server
 
 TIMES = 60  # of each page
@@ -59,6 +60,7 @@ QUERIES = {
     "exports": ("?kind=donations",),
 }
 CHART = "/operator/chart.svg?by=day&currency=USD"
+PUBLIC = [f"/tickets/story-7{page}?lang=en" for page in ("", "/embed", "/badge.svg", "/picture.png", "/share")]
 
 
 class Times(NamedTuple):
@@ -112,16 +114,22 @@ def _database(url: str) -> TimedDatabase:
 
 
 def paths(url: str) -> dict[str, str]:
-    """The addresses of the console's pages, and of a chart, by their patterns."""
+    """The addresses of all pages, and of a chart, by their patterns."""
     [(id_,)] = query(url, "SELECT donation_id FROM ledger_entries WHERE kind = 'dispute' ORDER BY seq DESC LIMIT 1")
     patterns = [f"/operator{page.path}{asked}" for page in PAGES for asked in QUERIES.get(page.name, ("",))]
-    return {pattern: pattern.replace("{id}", str(id_)) for pattern in [*patterns, CHART]}
+    return {pattern: pattern.replace("{id}", str(id_)) for pattern in [*PUBLIC, *patterns, CHART]}
 
 
 async def database_ms(url: str, pages: Mapping[str, str], cookie: str) -> dict[str, Times]:
     """The database's time for each page: what a process of its own would wait for, measured in this one."""
     database = _database(url)
-    app = application(database, follower(), tokens=parse_tokens(TOKENS), signing_secrets=(SECRET,))
+    app = application(
+        database,
+        follower(),
+        tokens=parse_tokens(TOKENS),
+        signing_secrets=(SECRET,),
+        feature_routes=page_routes(database),
+    )
     found = {}
     async with TestClient(TestServer(app)) as client:
         for pattern, path in pages.items():

@@ -71,6 +71,7 @@ FORMS: dict[str, Callable[[Any], bool]] = {
     "status": lambda value: value in stripe_events.CHARGE_STATUSES,
     "stage": lambda value: _between(0, 11)(value[0]) and _between(0, 10**15)(value[1]) and DISPUTE_STATUS(value[2]),
     **dict.fromkeys(("paid_last", "received_last"), _between(1, 1)),
+    **dict.fromkeys(("show_name", "session_show_name"), _between(0, 1)),
 }
 # From which key of the body each word of a person, or of a site, must have come.
 SAID_UNDER: dict[FactName, tuple[str, ...]] = {

@@ -132,6 +132,8 @@ def query(rng: random.Random) -> Request:
 
 def _ticket_path(rng: random.Random) -> str:
     id_ = quote(rng.choice(IDS), safe=rng.choice(("", "/%")))
+    if rng.random() < 0.3:
+        return f"/tickets/{id_}" + rng.choice(("", "", "/embed", "/badge.svg", "/share", "/give", "/", "/x"))
     return f"/api/tickets/{id_}/donations" + rng.choice(("", "", "/total", "/", "/total/x"))
 
 

@@ -157,7 +157,8 @@ async def test_a_closed_ticket_has_no_form(client: Client, database: Database) -
     await database.fetch("UPDATE recording_tickets SET state = 'closed'")
     page = await text_of(client)
     assert ("<form" in page, "This fundraiser is closed" in page) == (False, True)
-    assert (await client.post("/tickets/story-1/give", data={"preset": "10"})).status == 409
+    reply = await client.post("/tickets/story-1/give?lang=en", data={"preset": "10"})
+    assert (reply.status, "This fundraiser is closed" in await reply.text()) == (409, True)
 
 
 async def test_without_a_stripe_key_the_page_says_how_to_give(database: Database, aiohttp_client: MakeClient) -> None:
@@ -190,6 +191,20 @@ async def test_texts_of_others_stay_text(client: Client, database: Database) -> 
         assert "<script>alert" not in page
         assert html.escape(HOSTILE[:20]) in html.escape(html.unescape(page))
     ElementTree.fromstring(await text_of(client, "/tickets/story-1/badge.svg"))  # noqa: S314 - our own
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/tickets/%00", "/tickets/" + "a" * 2000, "/tickets/123456789", "/tickets/story-1/", "/tickets/a%2Fb/embed"),
+        *("/consent/pi_1/" + "A" * 22, "/consent/pi_1/%ff", "/assets/other.js", "/tickets/ü/badge.svg"),
+    ],
+)
+async def test_any_other_address_is_a_page_that_is_missing(client: Client, path: str) -> None:
+    """404 in the reader's language, with nothing of the address in it."""
+    page = await text_of(client, f"{path}?lang=en&lang=de&x=%ff", 404)
+    assert "This page does not exist" in page
+    assert path.rpartition("/")[2][:50] not in page or path.endswith("/")
 
 
 # --- Languages
