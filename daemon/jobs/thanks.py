@@ -7,11 +7,10 @@ issued for a mail is found again by the next attempt, so that no attempt takes a
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter
@@ -137,6 +136,7 @@ class Delivery:
         self._transmission = transmission
         self._now = now
         self._mails = mail_counter(deps.metrics)
+        self.is_sending = False  # whether the server may have a mail whose end is not noted yet
 
     async def deliver(self, mail: QueuedMail) -> None:
         """Delivers a mail, or notes why it is not delivered.
@@ -193,7 +193,8 @@ class Delivery:
         await self._transmission.offer(recipient)
         version = self._documents.version(self._documents.language(receipt.language))
         sha256 = hashlib.sha256(pdf).hexdigest()
-        if await self._outbox.begin_sending(mail, template=version, pdf_sha256=sha256):
+        self.is_sending = await self._outbox.begin_sending(mail, template=version, pdf_sha256=sha256)
+        if self.is_sending:
             await self._transmission.send(message)
             await self._settle(mail, State.SENT)
 
@@ -246,6 +247,7 @@ class Delivery:
 
     async def _settle(self, mail: QueuedMail, state: State, reason: str | None = None, code: str | None = None) -> None:
         await self._outbox.settle(mail, state, reason, code)
+        self.is_sending = False
         self._mails.labels(mail.kind, state).inc()
         log.info("[Thanks] A mail was settled", mail=mail.id, kind=mail.kind, state=state, reason=reason, code=code)
 
@@ -259,14 +261,15 @@ def _recipient(donor: Donor) -> str:
     return address
 
 
-async def _finish(delivery: Coroutine[Any, Any, None]) -> None:
-    """Waits for a delivery, and for a short time also when the process is to end meanwhile: otherwise an ordinary
-    restart could leave a mail that was perhaps sent."""
-    task = asyncio.create_task(delivery)
+async def _finish(delivery: Delivery, mail: QueuedMail) -> None:
+    """Delivers a mail. Where the process is to end while it is being sent, this waits for a short time: otherwise an
+    ordinary restart could leave a mail that was perhaps sent."""
+    task = asyncio.create_task(delivery.deliver(mail))
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task], timeout=STOPPING_S)
+        if delivery.is_sending:
+            await asyncio.wait([task], timeout=STOPPING_S)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         raise
@@ -295,7 +298,7 @@ class SendDueMails:
             while mails := await outbox.due():
                 delivery = Delivery(deps, await self._checked(deps.config), transmission)
                 for mail in mails:
-                    await _finish(delivery.deliver(mail))
+                    await _finish(delivery, mail)
         except MailServerUnavailable as unavailable:
             problem = ProblemsFound([f"{unavailable}: see SMTP_URL and the server's log"])
         else:

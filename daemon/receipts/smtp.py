@@ -139,6 +139,6 @@ def _kind(error: Exception) -> str:
     """The class of a failure to connect, without the library's text."""
     if isinstance(error.__cause__, ssl.SSLError):
         return "its certificate or its TLS is not accepted"
-    if isinstance(error, aiosmtplib.SMTPNotSupported):
+    if type(error) is SMTPException:  # the library's own, before any reply, for an extension that is missing
         return "it does not offer TLS or authentication"
     return "connection failed"

@@ -64,7 +64,7 @@ class MailServer:
         """Accepts one user."""
         assert isinstance(data, LoginPassword)
         self.logins.append(data.login)
-        return AuthResult(success=(data.login, data.password) == (b"ann", b"secret"))
+        return AuthResult(success=(data.login, data.password) == (b"ann", b"secret"), handled=False)
 
 
 @asynccontextmanager
