@@ -13,7 +13,7 @@ from daemon.api.parameters import PAGE, Amount, Cursor, Limit, TicketId, opaque,
 from daemon.ledger import money
 from daemon.reports import daily_sums, overview
 from daemon.reports.entry_sums import Figures
-from daemon.reports.overview import EVENTS_COUNTED, CurrencyTotals, HealthRun
+from daemon.reports.overview import ENTRIES_COUNTED, CurrencyTotals, HealthRun
 from daemon.reports.periods import Unit
 from daemon.runtime.http.auth import Scope
 
@@ -71,13 +71,13 @@ class HealthRunRecord(Struct, rename="camel"):
 
 class OverviewRecord(Struct, rename="camel"):
     """All money together, what needs a person, what was recorded lately, and the newest lines of the health history.
-    `eventsAreMore`: there were more than `eventsLastHour`, which are not counted."""
+    `entriesAreMore`: there were perhaps more than `entriesLastHour`, which are not counted."""
 
     at: datetime
     totals: list[TotalsRecord]
     waiting: WaitingRecord
-    events_last_hour: int
-    events_are_more: bool
+    entries_last_hour: int
+    entries_are_more: bool
     last_seq: int | None
     last_recorded_at: datetime | None
     health: list[HealthRunRecord]
@@ -130,8 +130,8 @@ def endpoints(deps: Dependencies) -> list[Endpoint]:
             at=datetime.now(UTC).replace(microsecond=0),
             totals=[_totals(row) for row in await overview.totals(deps.database)],
             waiting=WaitingRecord(*await overview.waiting(deps.database)),
-            events_last_hour=activity.events,
-            events_are_more=activity.events == EVENTS_COUNTED,
+            entries_last_hour=activity.entries,
+            entries_are_more=activity.entries == ENTRIES_COUNTED,
             last_seq=activity.seq,
             last_recorded_at=activity.recorded_at and activity.recorded_at.astimezone(UTC),
             health=[_run(run) for run in await overview.health_runs(deps.database, RUNS_SHOWN)],

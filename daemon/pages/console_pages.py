@@ -65,7 +65,7 @@ class Page:
 
 
 PAGES = (
-    Page("", "overview", "Overview", "show_overview"),
+    Page("", "overview", "Overview", "show_overview", also=("report_recent",)),
     Page("/donations", "donations", "Donations", "search_donations", search_parameters),
     Page("/donations/{id}", "donation", "Donation", "show_donation", also=("list_tickets",), in_menu=False),
     Page("/unassigned", "unassigned", "Without a ticket", "list_unassigned", also=("list_tickets",)),

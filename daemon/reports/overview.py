@@ -7,7 +7,7 @@ from daemon.reports.early_warnings import State, read_warnings
 from sql import load
 from sql.database import Database
 
-EVENTS_COUNTED = 10_000
+ENTRIES_COUNTED = 5_000
 
 
 class CurrencyTotals(NamedTuple):
@@ -26,11 +26,11 @@ class CurrencyTotals(NamedTuple):
 
 
 class Activity(NamedTuple):
-    """A row of recent_activity.sql. `events` of EVENTS_COUNTED stands for this number or more."""
+    """A row of recent_activity.sql. `entries` of ENTRIES_COUNTED stands for this number or more."""
 
     seq: int | None
     recorded_at: datetime | None
-    events: int
+    entries: int
 
 
 class Waiting(NamedTuple):
@@ -60,7 +60,7 @@ async def totals(database: Database) -> list[CurrencyTotals]:
 
 async def activity(database: Database) -> Activity:
     """What was recorded lately."""
-    return Activity._make((await database.fetch(load("recent_activity"), {"limit": EVENTS_COUNTED}))[0])
+    return Activity._make((await database.fetch(load("recent_activity"), {"limit": ENTRIES_COUNTED}))[0])
 
 
 async def waiting(database: Database) -> Waiting:

@@ -1,6 +1,5 @@
--- The journal's last entry (nulls before the first one), and how many events were recorded in the last hour: at most `limit`
--- are counted, so that the cost is the same at any rate.
-SELECT e.seq, e.recorded_at,
-       (SELECT count(*) FROM (
-            SELECT FROM stripe_events WHERE processed_at > now() - interval '1 hour' LIMIT %(limit)s) counted) AS events
-FROM (SELECT) one LEFT JOIN LATERAL (SELECT seq, recorded_at FROM ledger_entries ORDER BY seq DESC LIMIT 1) e ON true
+-- The journal's last entry (nulls before the first one), and how many entries were recorded in the last hour: of at most the
+-- `limit` newest, so that the cost is the same at any rate.
+SELECT max(seq) AS seq, max(recorded_at) AS recorded_at,
+       count(*) FILTER (WHERE recorded_at > now() - interval '1 hour') AS entries
+FROM (SELECT seq, recorded_at FROM ledger_entries ORDER BY seq DESC LIMIT %(limit)s) newest

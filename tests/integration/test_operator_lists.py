@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import date
 from pathlib import Path
 
 import aiohttp
@@ -17,6 +18,8 @@ from daemon.ledger.donation import Status
 from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.search import SCAN, Search
 from daemon.ledger.stripe_events import read
+from daemon.reports import daily_sums, overview
+from daemon.reports.periods import Unit
 from daemon.runtime.readiness import Readiness
 from daemon.simulator import sender
 from health_sidecar.publisher import ReadinessServer
@@ -88,6 +91,10 @@ QUESTIONS: dict[str, Asking] = {
     "actions": lambda database: audit.actions(database, 100),
     "chain": audit.chain,
     "tickets": lambda database: tickets.tickets(database, 100),
+    "activity": overview.activity,
+    "totals": overview.totals,
+    "what waits": overview.waiting,
+    "charts": lambda database: daily_sums.recent(database, Unit.DAY, "UTC", date(2026, 1, 1)),
 }
 
 

@@ -22,7 +22,7 @@ from tests.support.postgres import Server, running_server
 FOLDER = Path(__file__).parents[2] / "deploy" / "docs" / "pictures"
 WIDTH, HEIGHT = 760, 1180
 NARROW, TALL = 360, 900
-CONSOLE_SIZE: ViewportSize = {"width": 1120, "height": 760}
+CONSOLE_SIZE: ViewportSize = {"width": 1120, "height": 900}
 CONSOLE: tuple[tuple[str, str, Literal["light", "dark"]], ...] = (
     ("console-overview", "/operator", "light"),
     ("console-donation", "/operator/donations/{id}#timeline", "light"),
