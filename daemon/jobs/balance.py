@@ -23,6 +23,7 @@ EVERY_S = 3600
 # Objects created so many seconds before the end of the last reading are read again: transactions, because Stripe could
 # list one a little late; payouts, because their status changes until they have arrived.
 AGAIN_S = {StripeList.TRANSACTIONS: 3600, StripeList.PAYOUTS: 35 * 86400}
+WITH_SOURCES = {"expand": ["data.source"]}  # of transactions: a source states its payment
 SHOWN = 5  # payouts that do not add up; the report has all of them
 
 T = TypeVar("T", BalanceTransaction, Payout)
@@ -70,7 +71,7 @@ async def _record_payouts(stripe: StripeApi, store: BalanceStore, payouts: Seque
     added, settled = 0, await store.settled(payouts)
     for payout in payouts:
         if payout.is_attributed and payout.id not in settled:
-            async for page in stripe.pages("/v1/balance_transactions", {"payout": payout.id}):
+            async for page in stripe.pages("/v1/balance_transactions", {"payout": payout.id, **WITH_SOURCES}):
                 added += await store.record_transactions(_read(page, BalanceTransaction), payout.id)
     return added + await store.record_payouts(payouts)
 
@@ -78,7 +79,9 @@ async def _record_payouts(stripe: StripeApi, store: BalanceStore, payouts: Seque
 async def _pages(stripe: StripeApi, store: BalanceStore, of: StripeList, kind: type[T]) -> AsyncIterator[Sequence[T]]:
     """The pages of a list that are to be recorded; a page counts as recorded when the next one is asked for."""
     reading = await store.reading(of)
-    params = {"created": {"gte": reading.complete_until - AGAIN_S[of]}} if reading.complete_until else {}
+    params: dict[str, object] = dict(WITH_SOURCES) if of is StripeList.TRANSACTIONS else {}
+    if reading.complete_until:
+        params["created"] = {"gte": reading.complete_until - AGAIN_S[of]}
     until = reading.reading_until
     try:
         async for page in stripe.pages(f"/v1/{of}", params, starting_after=reading.cursor):

@@ -48,6 +48,14 @@ def group_of(category: str) -> Group:
     return GROUPS.get(category, Group.OTHER)
 
 
+class Source(Struct, frozen=True):
+    """What a transaction is for, and the payment that this belongs to: of a charge, refund or dispute."""
+
+    id: str
+    payment_intent: str | None = None
+    charge: str | None = None
+
+
 class BalanceTransaction(Struct, frozen=True):
     """A change of the account's balance; amounts are in minor units of `currency`, times in Unix seconds."""
 
@@ -61,13 +69,23 @@ class BalanceTransaction(Struct, frozen=True):
     currency: str
     exchange_rate: Decimal | None = None
     reporting_category: str | None = None
-    source: str | None = None
+    source: Source | str | None = None
+
+    @property
+    def objects(self) -> tuple[str | None, str | None]:
+        """The ids of its source, and of the payment that this belongs to, where Stripe states them."""
+        if isinstance(self.source, Source):
+            return self.source.id, self.source.payment_intent or self.source.charge
+        return self.source, None
 
     def row(self, donation: str | None, payout: str | None) -> dict[str, object]:
         """A row of record_balance_transactions.sql."""
+        source, payment = self.objects
         return {
-            **{name: getattr(self, name) for name in ("id", "created", "available_on", "type", "source")},
+            **{name: getattr(self, name) for name in ("id", "created", "available_on", "type")},
             **{name: getattr(self, name) for name in ("amount", "fee", "net")},
+            "source": source,
+            "payment": payment,
             "category": self.reporting_category or self.type,
             "currency": self.currency.upper(),
             "exchange_rate": None if self.exchange_rate is None else str(self.exchange_rate),
@@ -150,8 +168,11 @@ class BalanceStore:
             payout: the payout that they are parts of, if that is known.
         """
         by_id = {each.id: each for each in found}
-        donations = await self._donations([each.source for each in by_id.values() if each.source])
-        rows = [each.row(donations.get(each.source or ""), payout) for each in by_id.values()]
+        donations = await self._donations([id_ for each in by_id.values() for id_ in each.objects if id_])
+        rows = []
+        for each in by_id.values():
+            known = (donations[id_] for id_ in each.objects if id_ in donations)
+            rows.append(each.row(next(known, None), payout))
         return await self._record("record_balance_transactions", rows)
 
     async def record_payouts(self, found: Iterable[Payout]) -> int:
@@ -167,8 +188,8 @@ class BalanceStore:
         """Ties recorded transactions to donations that became known later, and returns how many."""
         tied, after = 0, ""
         while rows := await self._database.fetch(load("untied_transactions"), {"after": after, "limit": TIED}):
-            donations = await self._donations([source for _, source in rows])
-            ties = [{"id": id_, "donation": donations[source]} for id_, source in rows if source in donations]
+            donations = await self._donations([object_id for _, object_id in rows])
+            ties = [{"id": id_, "donation": donations[known]} for id_, known in rows if known in donations]
             tied += await self._record("record_balance_transactions", ties)
             after = rows[-1][0]
         return tied
@@ -178,10 +199,10 @@ class BalanceStore:
         day = datetime.fromtimestamp(max(0, since_s), UTC).date()
         return wrong_sums(await self._database.fetch(load("verify_payouts"), {"since": day}))
 
-    async def _donations(self, sources: Sequence[str]) -> dict[str, str]:
+    async def _donations(self, ids: Sequence[str]) -> dict[str, str]:
         """The donations that objects belong to, as far as they are known."""
         found: dict[str, str] = {}
-        for id_, facts, failed_charge in await self._database.fetch(load("facts_of_sources"), {"ids": list(sources)}):
+        for id_, facts, failed_charge in await self._database.fetch(load("facts_of_sources"), {"ids": list(ids)}):
             whole: Facts = merge(facts, {Family.CHARGE: {id_: failed_charge}}) if failed_charge else facts
             if donation := owners(whole).get(id_):
                 found[id_] = donation

@@ -14,7 +14,7 @@ from daemon.runtime.operator_tokens import Scope
 Texts = Mapping[str, str | None]
 
 # What the search takes for the id of an object at Stripe, or for an e-mail hash; any other text is a ticket's id.
-OF_STRIPE = re.compile(r"(?:pi|cs|ch|py|re|pyr|dp|du|in|sub|issfr)_\w+|[0-9A-Fa-f]{64}", re.ASCII)
+OF_STRIPE = re.compile(r"(?:pi|cs|ch|py|re|pyr|dp|du|in|sub|issfr|po|txn)_\w+|[0-9A-Fa-f]{64}", re.ASCII)
 
 
 def as_asked(asked: Mapping[str, str]) -> dict[str, str]:

@@ -8,11 +8,12 @@ import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 
+from daemon.ledger.balance_verification import balance_differences
 from daemon.receipts.config import parse_sender
 from daemon.receipts.mail import message_id
 from daemon.simulator.fake_stripe.failures import Failure
-from sql import load
 from sql.connection import Row
+from sql.snapshot import snapshot
 from tests.chaos.audit import Verdict
 from tests.chaos.faults import POLL_S, Fault, Inject, hangs
 from tests.chaos.site import MAIL_FROM, NotReady, Site, execute, send
@@ -140,7 +141,8 @@ def judge_jobs(url: str, server: MailServer, verdict: Verdict) -> None:
     verdict.count("mails that came twice", (id_ for id_, times in received.items() if times > 1))
     verdict.count("mails that never came", _missing(execute(url, SENT), received))
     verdict.count("gaps in receipt numbers", map(str, execute(url, GAPS)))
-    verdict.count("payouts that do not add up", map(str, execute(url, load("verify_payouts"))))
+    with snapshot(url, "donationd chaos") as seen:
+        verdict.count("payouts that do not add up", balance_differences(seen))
 
 
 def _missing(sent: list[Row], received: Counter[str]) -> Iterator[str]:

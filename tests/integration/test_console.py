@@ -284,6 +284,22 @@ async def test_a_donation_without_a_ticket_gets_one_and_its_timeline_shows_the_e
     assert [row.action for row in await actions(database, 9)] == ["erase", "withdraw", "assign"]
 
 
+async def test_a_donation_shows_its_fees_and_payout(anna: Visitor, database: Database) -> None:
+    await record(database)
+    [(id_,)] = await database.fetch("SELECT id FROM stripe_attributions WHERE status = 'PAID' ORDER BY id LIMIT 1")
+    path = f"/operator/donations/{id_}"
+    assert "not known yet" in await anna.page(path)
+    await database.fetch(
+        "INSERT INTO balance_transactions VALUES (1, now(), 'txn_1', now(), now(), 'charge', 'charge', 'ch_1', %s,"
+        " 'po_1', 'EUR', 5000, 175, 4825, 0.9123)",
+        [id_],
+    )
+    page = await anna.page(path)
+    assert " at 0.9123, fee " in page
+    assert 'href="/operator/donations?find=po_1"' in page and "not known yet" not in page
+    assert id_ in await anna.page("/operator/donations?find=po_1")
+
+
 async def test_a_failed_event_is_dismissed(anna: Visitor, database: Database) -> None:
     await database.fetch("INSERT INTO stripe_events (id, type, stripe_created, livemode, error)"
                          " VALUES ('evt_1', 'charge.updated', now(), false, %s)", [HOSTILE])  # fmt: skip
