@@ -1,6 +1,7 @@
 """Wires the public pages of `daemon.pages` into an API process: their settings, their database, and payments."""
 
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
@@ -8,7 +9,7 @@ from daemon.api.checkout import Checkout, check_site
 from daemon.api.config import Config
 from daemon.ledger.operators import Operators
 from daemon.pages.consent_page import ConsentPage
-from daemon.pages.public import BeginPayment, CannotGive, PageSettings, PublicPages
+from daemon.pages.public import STRIPE_CHECKOUT, BeginPayment, CannotGive, PageSettings, PublicPages
 from daemon.pages.replies import KEPT_HEADERS
 from daemon.pages.ticket_views import Entered
 from daemon.pages.tickets import Tickets
@@ -17,6 +18,7 @@ from daemon.runtime.http.addresses import client_address
 from daemon.runtime.http.errors import RETRY_AFTER_S, Busy
 from daemon.runtime.http.limits import Places
 from daemon.stripe_api.checkout import CheckoutRequest, InvalidCheckout
+from daemon.stripe_api.config import is_loopback
 from sql.database import Database
 
 CONSENT_PLACES = (
@@ -59,7 +61,14 @@ def page_settings(config: Config) -> PageSettings:
         load_time_zone(config.report_time_zone),
         takes_payments=config.stripe_api_key is not None and config.public_url is not None,
         fee_currencies=frozenset(config.checkout_fees),
+        payment_sites=(*STRIPE_CHECKOUT, *_fake_checkout(config.stripe_api_base)),
     )
+
+
+def _fake_checkout(api_base: str) -> list[str]:
+    """Where a fake of Stripe's API has its pages: at the address of the API, on this machine."""
+    parts = urlsplit(api_base)
+    return [f"{parts.scheme}://{parts.netloc}"] if is_loopback(parts.hostname or "") else []
 
 
 def begin_payment(checkout: Checkout) -> BeginPayment:

@@ -1,11 +1,11 @@
 """What `donationd demo` does: an embedded instance, its tickets, and invented payments that its API receives."""
 
 import asyncio
-import time
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from daemon.api.config import CommandConfig
 from daemon.cli.arguments import Failure
@@ -43,7 +43,9 @@ def run(given: Mapping[str, str], payments: int, stop_with: int | None) -> int:
             "the payments of the demo are invented and belong into the embedded database only: unset DATABASE_URL and "
             "STRIPE_LIVEMODE"
         )
-    return up(embedded=True, stop_with=stop_with, when_ready=partial(fill_and_welcome, payments))
+    return up(
+        embedded=True, stop_with=stop_with, fake_stripe=True, when_ready=partial(fill_and_welcome, payments)
+    )  # fmt: skip
 
 
 def fill_and_welcome(payments: int, environ: Mapping[str, str], state: Path) -> None:
@@ -56,17 +58,17 @@ def fill_and_welcome(payments: int, environ: Mapping[str, str], state: Path) -> 
     config = CommandConfig.from_environ(environ)
     base = f"http://{address(config.host, config.port)}"
     say(f"sending {payments} invented payments to the API")
-    asyncio.run(_add_tickets(config))
-    outcome = asyncio.run(_send_payments(config, base, payments))
+    begun_at = asyncio.run(_add_tickets(config))
+    outcome = asyncio.run(_send_payments(config, base, payments, begun_at))
     if outcome.refused or outcome.undelivered:
-        raise CannotStart(
-            f"the API did not accept every event: {dict(outcome.replies)}; {state}/logs/api_00.log says why"
-        )
+        replies = dict(outcome.replies)
+        raise CannotStart(f"the API did not accept every event: {replies}; {state}/logs/api_00.log says why")
     token = made_operator_token(environ, state)
     say(_welcome(base, token or "a token of OPERATOR_TOKENS", state))
 
 
-async def _add_tickets(config: CommandConfig) -> None:
+async def _add_tickets(config: CommandConfig) -> int:
+    """Adds those that are missing; returns when the first one was added, in Unix seconds."""
     database = Database(
         config.database_url.get_secret_value(),
         pool_size=1,
@@ -75,14 +77,21 @@ async def _add_tickets(config: CommandConfig) -> None:
         application_name="donationd demo",
     )
     try:
-        for id_, change in TICKETS.items():
+        added = [
             await tickets.put(database, id_, change, actor=ACTOR, default_currency=config.default_currency)
+            for id_, change in TICKETS.items()
+        ]
     finally:
         await database.close()
+    return int(min(ticket.created_at for ticket, _is_new in added).timestamp())
 
 
-async def _send_payments(config: CommandConfig, base: str, payments: int) -> sender.Outcome:
-    generated = scenarios.generate(SEED, payments, list(TICKETS), now=int(time.time()))
+async def _send_payments(config: CommandConfig, base: str, payments: int, begun_at: int) -> sender.Outcome:
+    """The month before the first start: the same events each time, and the same payments at the fake of Stripe."""
+    arguments = {"seed": SEED, "payments": payments, "tickets": list(TICKETS), "now": begun_at}
+    if urlsplit(config.stripe_api_base).hostname == "127.0.0.1":
+        await sender.control_fake(config.stripe_api_base, "play", arguments)
+    generated = scenarios.generate(SEED, payments, list(TICKETS), now=begun_at)
     events = scenarios.shuffled(generated, SEED)
     return await sender.deliver(base, config.signing_secrets[0], events, progress=print_progress)
 
@@ -90,7 +99,7 @@ async def _send_payments(config: CommandConfig, base: str, payments: int) -> sen
 def _welcome(base: str, token: str, state: Path) -> str:
     pages = "\n".join(f"  {base}/tickets/{id_}" for id_ in TICKETS)
     return f"""
-The demo is ready. The pages that donors see:
+The demo is ready. The pages that donors see, and can give on, at a fake of Stripe's Checkout:
 
 {pages}
 

@@ -28,17 +28,18 @@ from daemon.pages.replies import (
     NO_SNIFFING,
     NOT_CACHED,
     SCRIPT,
-    WITH_SCRIPT,
     WITHOUT_FORM,
     page_text,
     reader_language,
     safety_headers,
     tagged,
+    with_script,
 )
 from daemon.pages.ticket_views import Entered
 from daemon.pages.tickets import FoundTicket, PublicTicket, Tickets
 from daemon.runtime.http.limits import Places, read_body
 
+STRIPE_CHECKOUT = ("https://checkout.stripe.com",)
 PREFIXES = ("/tickets/", "/consent/", "/assets/")  # errors below these are pages
 TICKET_PATH = "/tickets/{id}"
 TICKET = re.compile(TICKET_PATTERN)
@@ -85,6 +86,7 @@ class PageSettings:
         zone: of the times that are shown.
         takes_payments: whether there is a form.
         fee_currencies: those in which a donor can pay the fee too.
+        payment_sites: where the form may lead to.
     """
 
     public_url: str | None = None
@@ -92,6 +94,7 @@ class PageSettings:
     zone: tzinfo = UTC
     takes_payments: bool = False
     fee_currencies: frozenset[str] = field(default_factory=frozenset)
+    payment_sites: tuple[str, ...] = STRIPE_CHECKOUT
 
     def address(self, ticket: str) -> str | None:
         """The public address of a ticket's page."""
@@ -154,7 +157,9 @@ class PublicPages:
         read_in, headers = reader_language(request)
         is_done = request.query.get("checkout") == "done"
         body = _page(self._settings, found.ticket, read_in.code, is_done=is_done)
-        return tagged(request, body, HTML, {**safety_headers(WITH_SCRIPT), **headers, **CACHED})
+        return tagged(
+            request, body, HTML, {**safety_headers(with_script(self._settings.payment_sites)), **headers, **CACHED}
+        )
 
     async def give(self, request: web.Request) -> web.Response:
         """`POST /tickets/{id}/give`: sends the donor to the page on which to pay, or shows the form again with what is
@@ -182,7 +187,12 @@ class PublicPages:
             status=problem.status,
             content_type=HTML,
             charset="utf-8",
-            headers={**safety_headers(WITH_SCRIPT), **headers, **NOT_CACHED, **problem.headers},
+            headers={
+                **safety_headers(with_script(self._settings.payment_sites)),
+                **headers,
+                **NOT_CACHED,
+                **problem.headers,
+            },
         )
 
     async def frame(self, request: web.Request, found: FoundTicket) -> web.Response:

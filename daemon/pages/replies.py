@@ -26,11 +26,14 @@ KEPT_HEADERS: tuple[str, ...] = (hdrs.ALLOW, hdrs.RETRY_AFTER)  # those of an er
 SCRIPT = StaticFile("/assets/ticket.js", "ticket.js")
 
 # What a page may load and do: its own style sheet, which is in it, and where it is needed a script of this site.
-# Browsers apply form-action also to where a form's reply redirects to: Stripe's Checkout.
 SOURCES = f"default-src 'none'; style-src 'sha256-{STYLE_HASH}'; img-src 'self' data:; base-uri 'none'"
-WITH_SCRIPT = "; script-src 'self'; connect-src 'self'; form-action 'self' https://checkout.stripe.com"
 WITH_FORM = "; form-action 'self'"
 WITHOUT_FORM = "; form-action 'none'"
+
+
+def with_script(payment_sites: tuple[str, ...]) -> str:
+    """What a page with the form to give may do: browsers apply form-action also to where the reply redirects to."""
+    return f"; script-src 'self'; connect-src 'self'; form-action 'self' {' '.join(payment_sites)}"
 
 
 def safety_headers(more_sources: str, frame_ancestors: tuple[str, ...] = ()) -> dict[str, str]:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from daemon.api.config import Config
+from daemon.api.public_pages import page_settings
 from daemon.cli.arguments import Failure
 from daemon.cli.demo import TICKETS, fill_and_welcome, run
 from daemon.instance.environment import complete_environ, operator_token_file
@@ -54,3 +56,16 @@ def test_an_embedded_instance_keeps_its_operator_token(tmp_path: Path) -> None:
 def test_invented_payments_belong_into_no_other_ledger(environ: dict[str, str]) -> None:
     with pytest.raises(Failure, match="unset DATABASE_URL and STRIPE_LIVEMODE"):
         run(environ, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("base", "sites"),
+    [
+        ("", ("https://checkout.stripe.com",)),
+        ("https://proxy.example/stripe", ("https://checkout.stripe.com",)),
+        ("http://127.0.0.1:12111", ("https://checkout.stripe.com", "http://127.0.0.1:12111")),
+    ],
+)
+def test_the_form_to_give_may_lead_to_stripe_and_to_a_fake_on_this_machine(base: str, sites: tuple[str, ...]) -> None:
+    given = {"DATABASE_URL": "postgresql://h/d", "STRIPE_WEBHOOK_SECRET": SECRET, "STRIPE_API_BASE": base}
+    assert page_settings(Config.from_environ(given)).payment_sites == sites

@@ -12,10 +12,10 @@ import click
 def demo(payments: int, stop_with: int | None) -> None:
     """Run an instance with a month of invented donations.
 
-    It is `donationd up --embedded`, which then gets three tickets, and donations, refunds and disputes as signed Stripe
-    events. It prints the pages to open, and the token for the operator console. What is in the state folder already
-    stays; the same payments are not added twice. It refuses another database than the embedded one, and live mode.
-    Ctrl-C stops everything.
+    It is `donationd up --embedded --with-fake-stripe`, which then gets three tickets, and donations, refunds and
+    disputes as signed Stripe events. It prints the pages to open, and the token for the operator console. What is in
+    the state folder already stays; the same payments are not added twice. It refuses another database than the embedded
+    one, and live mode. Ctrl-C stops everything.
 
     \b
     Examples:
