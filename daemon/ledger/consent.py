@@ -11,7 +11,9 @@ from sql import load
 from sql.database import Database
 
 KEY_NAME = "withdrawal links"
-SIGNATURE_BYTES = 16  # of the HMAC's 32: nobody guesses 128 bits, and the link stays short enough for a line of a mail
+SIGNATURE_BYTES = (
+    16  # of the HMAC's 32: 128 bits cannot be guessed, and the link stays short enough for a line of a mail
+)
 
 
 async def withdrawal_key(database: Database) -> bytes:

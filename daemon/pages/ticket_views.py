@@ -21,9 +21,15 @@ PRESETS_OF = {
     **dict.fromkeys(("KRW", "CLP", "UGX", "RWF", "XAF", "XOF", "XPF"), (10_000, 25_000, 50_000, 100_000)),
 }
 PRESET = 1  # the place of the amount that is chosen at first
-# As people write an amount: the last separator stands before the decimals if one to three digits follow it.
-AMOUNT = re.compile(r"(?P<whole>\d{1,3}(?:[.,' ]\d{3})+|\d{1,12})(?:[.,](?P<part>\d{1,3}))?")
-ANY_SPACE = re.compile(r"\s+")
+# As people write an amount: digits, or groups of three of them; then, after a point or comma, one or two decimals.
+# Three digits after a single point or comma are no amount: 1.000 is a thousand to some readers, and one to others.
+AMOUNT = re.compile(
+    r"(?P<whole>\d{1,12}|\d{1,3}(?:[' ]\d{3})+|\d{1,3}(?:\.\d{3}){2,}|\d{1,3}(?:,\d{3}){2,}"
+    r"|\d{1,3}(?:\.\d{3})+(?=,)|\d{1,3}(?:,\d{3})+(?=\.))(?:[.,](?P<part>\d{1,2}))?",
+    re.ASCII,
+)
+NOT_DIGIT = re.compile(r"[^0-9]")
+SEPARATORS = str.maketrans({"٫": ".", "٬": ",", "’": "'", "\u00a0": " ", "\u202f": " "})
 
 
 class Goal(NamedTuple):
@@ -94,18 +100,12 @@ class Form(NamedTuple):
 
 
 def parsed_amount(text: str) -> Decimal | None:
-    """An amount above zero as people write it, in any script's digits; None for any other text.
-
-    A single separator that three digits follow is ambiguous (1.000 is a thousand to some readers, and one to others),
-    and is no amount.
-    """
-    digits = "".join(str(unicodedata.decimal(each, each)) for each in ANY_SPACE.sub(" ", text.strip()))
-    match = AMOUNT.fullmatch(digits.replace("٫", ".").replace("٬", ",").replace("’", "'"))
-    if match is None or (match["part"] is None and re.fullmatch(r"\d{1,3}[.,]\d{3}", digits)):
+    """An amount above zero as people write it, in any script's digits; None for any other text."""
+    digits = "".join(str(unicodedata.decimal(each, each)) for each in text.strip().translate(SEPARATORS))
+    match = AMOUNT.fullmatch(digits)
+    if match is None:
         return None
-    if match["part"] is not None and len(match["part"]) == 3:
-        return None
-    amount = Decimal(f"{re.sub(r'[^0-9]', '', match['whole'])}.{match['part'] or '0'}")
+    amount = Decimal(f"{NOT_DIGIT.sub('', match['whole'])}.{match['part'] or '0'}")
     return amount if amount > 0 else None
 
 

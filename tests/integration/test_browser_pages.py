@@ -166,6 +166,20 @@ def poll(page: Page, times: int) -> None:
         page.wait_for_timeout(60)
 
 
+def test_the_figures_follow_beside_a_mistake_in_the_form(page: Page, site: Site) -> None:
+    """The page that came back for a form is kept up to date from the ticket's own address."""
+    page.clock.install()
+    page.goto(f"{site.address}/tickets/empty?lang=en")
+    page.get_by_label("Another amount").fill("ten")
+    page.get_by_role("button", name="Continue").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    begun = len(site.requests)
+    poll(page, 8)
+    asked = set(site.requests[begun:])
+    assert asked == {"GET /tickets/empty", "GET /api/tickets/empty/donations/total"}
+    expect(page.locator("#stale")).to_be_hidden()
+
+
 def test_nothing_is_asked_for_while_the_page_is_not_wanted(page: Page, site: Site) -> None:
     """A reader turns the updates off, and no request follows."""
     page.clock.install()

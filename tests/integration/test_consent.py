@@ -137,13 +137,15 @@ def test_a_withdrawal_wins_in_any_order(order: list[int], erased: bool) -> None:
     assert (donation.amount, donation.paid_at, donation.status) == (before.amount, before.paid_at, before.status)
 
 
-def test_a_withdrawal_follows_a_charge_to_its_payment_intent() -> None:
-    """It was made when only a charge was known, which fails and is kept apart from its donation afterwards."""
-    direct = charge(payment_intent=None, status="failed", paid=False, amount_captured=0, captured=False)
-    act = operator_actions.withdraw_consent(direct.facts, "ch_pi_1", actor="anna", at_us=1)
-    linked = charge(status="failed", paid=False, amount_captured=0, captured=False).facts
-    later = charge("pi_1", AT + 9, id="ch_later").facts
-    facts, apart = projection.split_attempts(merge({}, direct.facts, act.facts, linked, later))
+def test_a_withdrawal_stays_with_a_failed_charge() -> None:
+    """It was made when only the charge was known; later the charge is a failed attempt of a PaymentIntent, of those
+    that are otherwise kept apart from their donation."""
+    failed: dict[str, Any] = {"status": "failed", "paid": False, "amount_captured": 0, "captured": False}
+    direct = charge(payment_intent=None, **failed).facts
+    act = operator_actions.withdraw_consent(direct, "ch_pi_1", actor="anna", at_us=1)
+    attempts = [charge(**failed).facts, charge("pi_1", AT + 9, id="ch_later", **failed).facts]
+    assert projection.split_attempts(merge({}, direct, *attempts))[1].keys() == {"ch_pi_1"}
+    facts, apart = projection.split_attempts(merge({}, direct, act.facts, *attempts))
     assert apart == {}
     [donation] = projection.donations(merge(facts, session([field("yes")]).facts))
     assert not donation.consent

@@ -38,6 +38,9 @@ async def client(database: Database, aiohttp_client: MakeClient) -> Client:
         ({"preset": "25", "other": " 1.234,5 "}, "1234.5"),
         ({"other": "1,234.50"}, "1234.50"),
         ({"other": "١٢٫٥"}, "12.5"),
+        ({"other": "1\u202f000"}, "1000"),
+        ({"other": "12’345.60"}, "12345.6"),
+        ({"other": "1.000.000"}, "1000000"),
     ],
 )
 def test_amounts_as_people_write_them(fields: dict[str, str], amount: str) -> None:

@@ -8,18 +8,18 @@
 (() => {
   const POLL_MS = 10_000, LONGEST_MS = 300_000, PAGE_MS = 60_000;
   const stale = document.getElementById("stale"), updates = document.getElementById("updates");
-  const total = document.body.dataset.total;
+  const {page: address, total} = document.body.dataset;
   let tag = null, waitMs = POLL_MS, pageReadAt = Date.now(), timer = 0, reading = false;
 
-  async function get(address, headers) {
-    const reply = await fetch(address, {headers, cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(15_000)});
+  async function get(url, headers) {
+    const reply = await fetch(url, {headers, cache: "no-store", credentials: "omit", signal: AbortSignal.timeout(15_000)});
     if (reply.ok || reply.status === 304) return reply;
     const seconds = Number(reply.headers.get("Retry-After"));
     throw Object.assign(new Error(`status ${reply.status}`), {waitMs: seconds > 0 ? seconds * 1000 : 0, gone: reply.status === 404});
   }
 
   async function readPage() {
-    const reply = await get(location.href, {});
+    const reply = await get(address, {});
     const page = new DOMParser().parseFromString(await reply.text(), "text/html");
     for (const id of ["figures", "donations"]) {
       const shown = document.getElementById(id), fresh = page.getElementById(id);
@@ -44,7 +44,9 @@
       stale.hidden = true;
     } catch (error) {
       if (error.gone) {
-        location.reload();
+        // A reload asks the server; of a page that a form has sent for, it would send the form again.
+        if (location.pathname.endsWith("/give")) location.replace(address);
+        else location.reload();
         return;
       }
       waitMs = Math.min(Math.max(waitMs * 2, error.waitMs || 0), LONGEST_MS);
