@@ -8,7 +8,7 @@ RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
 JOBS ?= 4
 
-.PHONY: help run demo test check bench bench-export bench-pages fraud-figures overload chaos fuzz mutants format diagram dashboards picture screenshots lock sbom clean
+.PHONY: help run demo test check bench bench-export bench-pages bench-recovery fraud-figures overload chaos fuzz mutants format diagram dashboards picture screenshots lock sbom clean
 
 help:
 	@echo 'make run     everything on this machine, with a PostgreSQL of its own; Ctrl-C stops it'
@@ -18,6 +18,7 @@ help:
 	@echo 'make bench   figures of this machine, about a quarter of an hour; ROUNDS=1 takes minutes, SHORT=1 one (needs wrk);'
 	@echo '              PEERS=1 adds the rows of programs of others, which come from npm (needs node, npm)'
 	@echo 'make bench-export exports a million rows, by command and beside webhooks, three minutes; ROWS=100000 does less'
+	@echo 'make bench-recovery replays and reconciles an account with 100,000 objects, five minutes; OBJECTS=20000 does less'
 	@echo 'make bench-pages measures the public pages and those of the console with a million donations, three minutes; ROWS=100000 fills less'
 	@echo 'make overload shows what too many deliveries and 1,000 hostile clients of each kind do to a process, eight minutes;'
 	@echo '              KIND=slow-heads,cut-bodies THROUGH=haproxy measures a part, SHORT=1 takes three (needs wrk, haproxy)'
@@ -58,6 +59,9 @@ bench: $(TESTS)
 
 bench-export: $(TESTS)
 	@$(BIN)/python -m tests.bench.export
+
+bench-recovery: $(TESTS)
+	@$(BIN)/python -m tests.bench.recovery
 
 bench-pages: $(TESTS)
 	@$(BIN)/python -m tests.bench.pages

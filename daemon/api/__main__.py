@@ -23,6 +23,7 @@ from daemon.api.console import console_routes
 from daemon.api.daily_sums import keep_daily_sums
 from daemon.api.endpoints import Dependencies
 from daemon.api.error_replies import ErrorReplies
+from daemon.api.event_replay import EventReplay
 from daemon.api.fraud import FraudWatch
 from daemon.api.metrics import ApiMetrics, open_metrics
 from daemon.api.operator import OperatorLimits, operator_api, routes
@@ -81,6 +82,8 @@ async def serve(config: Config, process: ProcessRun) -> int:
     batcher = Batcher(recorder, config.webhook_queue_limit, metrics.batch_written, fraud.count)
     metrics.begin()
     draining = asyncio.Event()
+    count = count_calls(metrics.registry)
+    stripe = StripeApi(config, deadline_s=STRIPE_DEADLINE_S, count=count) if config.stripe_api_key else None
     deps = Dependencies(
         operators,
         Operators(operators, recorder),
@@ -88,12 +91,11 @@ async def serve(config: Config, process: ProcessRun) -> int:
         config.report_time_zone,
         config.fraud_thresholds,
         config.shown_dispute_fee,
+        EventReplay(stripe, operators, recorder, config.stripe_livemode, config.hash_key) if stripe else None,
     )
     parts = ReplyParts(readiness, metrics, ErrorReplies(readiness), draining, config.request_deadline_ms / 1000)
     replies = ReplyQueue(parts)
     tokens = OperatorAuthentication(config.operator_tokens)
-    count = count_calls(metrics.registry)
-    stripe = StripeApi(config, deadline_s=STRIPE_DEADLINE_S, count=count) if config.stripe_api_key else None
     checkout = _checkout(config, reader, stripe)
     public = public_routes(config, checkout, readers=pages, writers=operators, operators=deps.operators)
     features = [*_operator_routes(config, deps, tokens), *checkout.routes(), *public]

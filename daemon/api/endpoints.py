@@ -51,6 +51,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from daemon.api.event_replay import EventReplay
 from daemon.ledger.operators import Operators
 from daemon.reports.fraud_thresholds import Thresholds
 from daemon.runtime.http.auth import Scope
@@ -71,6 +72,7 @@ class Dependencies:
         report_time_zone: where a report's days begin, unless the call names another time zone.
         fraud_thresholds: from which numbers on something is a signal of fraud.
         dispute_fee: what Stripe charges for a dispute, for people; None if that is not configured.
+        event_replay: None without STRIPE_API_KEY.
     """
 
     database: Database
@@ -79,6 +81,7 @@ class Dependencies:
     report_time_zone: str = "UTC"
     fraud_thresholds: Thresholds = field(default_factory=Thresholds)
     dispute_fee: str | None = None
+    event_replay: EventReplay | None = None
 
 
 class Call(NamedTuple):

@@ -10,7 +10,10 @@ from daemon.api.parameters import PAGE, Cursor, EventId, Limit, opaque, place
 from daemon.ledger import queues
 from daemon.ledger.operators import Dismissal
 from daemon.ledger.queues import FAILED_PLACE
+from daemon.ledger.recorder import Result
+from daemon.ledger.stripe_events import NotAnEvent
 from daemon.runtime.http.auth import Scope
+from daemon.stripe_api.client import StripeRejected, StripeUnavailable
 
 
 class FailedEventsQuery(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -52,6 +55,16 @@ class EventDismissed(Struct):
     by: str
 
 
+class EventReplayed(Struct):
+    """What became of an event that was read from Stripe again, and who asked for that. `error` is the reason why it
+    still cannot be applied, without any value of the event; null if it was applied."""
+
+    event: str
+    by: str
+    result: Result
+    error: str | None
+
+
 def endpoints(deps: Dependencies) -> list[Endpoint]:
     """The endpoints of failed events."""
 
@@ -72,17 +85,46 @@ def endpoints(deps: Dependencies) -> list[Endpoint]:
             raise web.HTTPConflict(text=CONFLICTS[outcome])
         return EventDismissed(path.id, call.operator)
 
+    async def replay_event(call: Call, path: EventPath) -> EventReplayed:
+        """Reads an event that could not be applied from Stripe again, and applies it if this release can."""
+        if deps.event_replay is None:
+            raise web.HTTPConflict(text="STRIPE_API_KEY is not set, so no event can be read from Stripe")
+        failed = await deps.operators.begin_replay(path.id, actor=call.operator)
+        if failed is None:
+            raise web.HTTPNotFound(text=f"there is no event {path.id}")
+        if not failed:
+            raise web.HTTPConflict(text=CONFLICTS[Dismissal.NOT_FAILED])
+        try:
+            outcome = await deps.event_replay.replay(path.id)
+        except StripeUnavailable as problem:
+            raise web.HTTPServiceUnavailable(text=f"{problem}: try again later") from None
+        except (StripeRejected, NotAnEvent) as problem:
+            raise web.HTTPBadGateway(text=str(problem)) from None
+        if outcome is None:
+            raise web.HTTPGone(text=f"Stripe does not have event {path.id} any more: donationd reconcile")
+        return EventReplayed(path.id, call.operator, outcome.result, outcome.error)
+
     errors = {404: "there is no such event", 409: "it did not fail, or was dismissed before"}
     return [
         Endpoint("GET", "failed-events", Scope.READ, list_failed_events, FailedEventsQuery, {JSON: FailedEventPage}),
         Endpoint(
             *("POST", "failed-events/{id}/dismiss", Scope.ACT, dismiss_event, EventPath, {JSON: EventDismissed}), errors
         ),
+        Endpoint(
+            *("POST", "failed-events/{id}/replay", Scope.ACT, replay_event, EventPath, {JSON: EventReplayed}),
+            errors={
+                404: "there is no such event",
+                409: "it did not fail, or STRIPE_API_KEY is not set",
+                410: "Stripe does not have it any more",
+                502: "Stripe rejects the call",
+                503: "Stripe does not answer, or the database cannot be used now",
+            },
+        ),
     ]
 
 
 CONFLICTS = {
-    Dismissal.NOT_FAILED: "this event did not fail, so there is nothing to dismiss",
+    Dismissal.NOT_FAILED: "this event did not fail: it was applied, or it changes nothing",
     Dismissal.DONE_BEFORE: "this event was dismissed before; GET /api/operator/actions says who did it",
     Dismissal.CHANGED: "this event was changed at this moment by another process: read the list again",
 }

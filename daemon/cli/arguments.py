@@ -5,6 +5,8 @@ Like the commands themselves this module imports no more than click; a check imp
 
 import getpass
 import re
+import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -59,6 +61,24 @@ def check_event(_context: click.Context, _parameter: click.Parameter, value: str
     if not _is_object_id(value):
         raise click.BadParameter("this is not the id of an event, such as evt_1PqXb2Lkd")
     return value
+
+
+def check_optional_event(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """The id of a Stripe event; None where none was given."""
+    return None if value is None else check_event(context, parameter, value)
+
+
+def check_since(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    """A time, or a number of days before now, in Unix seconds; None where none was given."""
+    if value is None:
+        return None
+    if re.fullmatch(r"[0-9]{1,5}d", value, re.ASCII):
+        return max(0, int(time.time()) - int(value[:-1]) * 86_400)
+    try:
+        moment = datetime.fromisoformat(value)
+        return max(0, int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()))
+    except (ValueError, OverflowError):
+        raise click.BadParameter("a day or a time such as 2026-11-01T12:00:00Z, or days such as 3d") from None
 
 
 def check_query(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:

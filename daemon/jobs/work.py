@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from daemon.jobs import balance, check_account, thanks
+from daemon.jobs import balance, check_account, recovery, thanks
 from daemon.jobs.config import JobsConfig
 from daemon.jobs.metrics import JobMetrics
 from daemon.jobs.runner import LOCK_NAME, Runner
@@ -20,7 +20,13 @@ from sql.database import Database
 from sql.session_lock import SessionLock
 
 # Every job, by the function that makes it from the configuration; None if the configuration does not ask for it.
-JOBS: tuple[Callable[[JobsConfig], Job | None], ...] = (check_account.job, balance.job, thanks.job)
+JOBS: tuple[Callable[[JobsConfig], Job | None], ...] = (
+    check_account.job,
+    balance.job,
+    thanks.job,
+    recovery.daily,
+    recovery.weekly,
+)
 
 POOL_SIZE = 3
 CONNECT_TIMEOUT_S = 5.0

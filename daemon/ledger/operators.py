@@ -119,6 +119,17 @@ class Operators:
             return Dismissal.NOT_FAILED, None
         return (Dismissal.CHANGED if row.dismissed_at is None else Dismissal.DONE_BEFORE), row.dismissed_at
 
+    async def begin_replay(self, event: str, *, actor: str) -> bool | None:
+        """Puts on record that an event is read from Stripe again, and returns whether it could not be applied before;
+        None if there is no such event."""
+        rows = await self._database.fetch(load("record_replay"), {"id": event, "actor": actor})
+        if not rows:
+            return None
+        [(failed,)] = rows
+        if failed:
+            await audit.chain_quietly(self._database)
+        return bool(failed)
+
     async def decide_mail(self, mail: int, decision: MailDecision, *, actor: str) -> None:
         """Sends a mail that was not delivered once more, or gives it up. Raises UnknownMail or MailDoesNotWait."""
         detail = f"{'send again' if decision is MailDecision.RETRY else 'dismiss'} {mail}"

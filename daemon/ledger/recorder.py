@@ -24,6 +24,7 @@ from daemon.ledger.facts import (
     Facts,
     Family,
     ObjectFacts,
+    merge,
     merge_into,
     merge_object,
     object_ids,
@@ -31,7 +32,7 @@ from daemon.ledger.facts import (
     value,
 )
 from daemon.ledger.operator_actions import OperatorAction
-from daemon.ledger.stripe_events import StripeEvent
+from daemon.ledger.stripe_events import CannotApply, StripeEvent, read
 from daemon.ledger.written_rows import (
     USUAL_PARAMS,
     ActionRow,
@@ -83,6 +84,16 @@ class ReceivedEvent(msgspec.Struct, frozen=True):
     event: StripeEvent
     error: str | None = None
 
+    @classmethod
+    def read(
+        cls, body: bytes, *, livemode: bool, hash_key: bytes | None, account: str | None = None
+    ) -> "ReceivedEvent":
+        """Reads an event, also one that cannot be applied. Arguments and NotAnEvent as stripe_events.read."""
+        try:
+            return cls(read(body, livemode=livemode, hash_key=hash_key, account=account))
+        except CannotApply as failure:
+            return cls(failure.event, failure.reason)
+
     @property
     def facts(self) -> Facts:
         """The facts that the event states; none if it changes nothing."""
@@ -110,7 +121,19 @@ class Derivation(msgspec.Struct, frozen=True):
         return {self.id}
 
 
-Change = ReceivedEvent | OperatorAction | Derivation
+class ReadObjects(msgspec.Struct, frozen=True):
+    """Facts that objects of Stripe's API state. `cause` is what their journal entries are booked for."""
+
+    facts: Facts
+    cause: str
+
+    @property
+    def ids(self) -> set[str]:
+        """The objects that it ties together."""
+        return object_ids(self.facts)
+
+
+Change = ReceivedEvent | OperatorAction | Derivation | ReadObjects
 
 
 class Result(StrEnum):
@@ -164,6 +187,13 @@ class _Recorded:
         if is_copy:
             return DUPLICATE
         return APPLIED if event.facts is not None else IGNORED
+
+
+class KnownFacts(NamedTuple):
+    """Facts of some objects: those that are stored, and those that are compared with them."""
+
+    stored: Facts
+    stated: Facts
 
 
 class FoundRow(NamedTuple):
@@ -365,6 +395,8 @@ class _Part:
                 return event.id, None
             case OperatorAction(donation=donation):
                 return None, donation
+            case ReadObjects(cause=cause):
+                return cause, None
         return f"rebuild:{projection.RULES_VERSION}", None
 
     def _add_billing(self, n: int, rows: WrittenRows) -> None:
@@ -441,6 +473,26 @@ class Recorder:
         await self._merge(changes, recorded)
         return recorded.outcomes(changes)
 
+    async def known_facts(self, stated: Sequence[Facts]) -> list[KnownFacts]:
+        """What is stored of the objects that facts name. What shares an id, directly or through stored rows, is in one
+        element; a subscription, which shares none, is left out.
+
+        Raises:
+            DatabaseUnavailable, StatementRejected: as Database.fetch.
+        """
+        parts = await self._joined([ReadObjects(facts, "") for facts in stated])
+        return [
+            KnownFacts(
+                merge({}, *(row.facts for row in part.stored)), merge({}, *(change.facts for change in part.changes))
+            )
+            for part in parts
+        ]
+
+    async def known_subscriptions(self, ids: Iterable[str]) -> dict[str, ObjectFacts]:
+        """What is stored of some subscriptions, by id. Raises as `known_facts`."""
+        rows = map(FoundSubscription._make, await self._fetch(FIND_SUBSCRIPTIONS, ids))
+        return {row.id: msgspec.json.decode(row.facts)[Family.SUBSCRIPTION][row.id] for row in rows}
+
     async def _isolate(self, changes: Sequence[Change], refusal: StatementRejected, recorded: _Recorded) -> None:
         """Finds the event that the database rejects, by halves, and records it as failed."""
         if len(changes) > 1:
@@ -505,6 +557,13 @@ class Recorder:
         return batch
 
     async def _parts(self, changes: Sequence[Change]) -> list[_Part]:
+        """The parts of some changes, with the changes merged into the stored facts."""
+        parts = await self._joined(changes)
+        for part in parts:
+            part.merge_changes()
+        return parts
+
+    async def _joined(self, changes: Sequence[Change]) -> list[_Part]:
         """Joins what shares an id, directly or through stored rows."""
         part_of: dict[str, _Part] = {}
         named = [(change, ids) for change in changes if (ids := change.ids)]
@@ -512,10 +571,7 @@ class Recorder:
             _join(part_of, row.ids).stored.append(row)
         for change, ids in named:
             _join(part_of, ids).changes.append(change)
-        parts = list({id(part): part for part in part_of.values()}.values())
-        for part in parts:
-            part.merge_changes()
-        return parts
+        return list({id(part): part for part in part_of.values()}.values())
 
     async def _subscriptions(self, parts: Sequence[_Part], changes: Sequence[Change]) -> dict[str, _Subscription]:
         """The subscriptions that the parts borrow from, and those that have events of their own."""

@@ -379,13 +379,14 @@ class _Statement:
         self.attempt = Attempt(failed, self.account or "", _ticket_of(metadata), country, email_hash)
 
 
-def read(body: bytes, *, livemode: bool, hash_key: bytes | None) -> StripeEvent:
+def read(body: bytes, *, livemode: bool, hash_key: bytes | None, account: str | None = None) -> StripeEvent:
     """Reduces the raw body of a webhook.
 
     Args:
         body: JSON, already known to be signed.
         livemode: the mode whose events make donations.
         hash_key: the key of e-mail hashes, or None.
+        account: the connected account that an event is from which does not say so, as one that was read from its list.
 
     Raises:
         NotAnEvent: it is no Stripe event at all.
@@ -397,6 +398,7 @@ def read(body: bytes, *, livemode: bool, hash_key: bytes | None) -> StripeEvent:
         return _read_thin(body)
     if envelope.object != "event":
         raise NotAnEvent("the object is not an event")
+    envelope.account = envelope.account or account
     if (handler := HANDLERS.get(envelope.type)) is None:
         return _unapplied(envelope, "this type changes nothing")
     if envelope.livemode != livemode:

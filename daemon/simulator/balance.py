@@ -147,13 +147,13 @@ def _changes(charges: Iterable[Charge | Copy]) -> list[BalanceTransaction]:
 
 def _of_stored(charge: Charge | Copy) -> Iterator[BalanceTransaction]:
     if not isinstance(charge, Copy):
-        yield from _of_charge(charge)
+        yield from of_charge(charge)
     elif isinstance(charge.original, Charge):
-        for each in _of_charge(charge.original):
+        for each in of_charge(charge.original):
             yield replace(each, id=charge.named(each.id), source=charge.named(each.source or ""))
 
 
-def _of_charge(charge: Charge) -> Iterator[BalanceTransaction]:
+def of_charge(charge: Charge) -> Iterator[BalanceTransaction]:
     """A charge that took money, its refunds, disputes and late failure."""
     if charge.paid_at is None or charge.source_transfer is not None:
         return
@@ -162,7 +162,7 @@ def _of_charge(charge: Charge) -> Iterator[BalanceTransaction]:
     kind = "payment" if is_debit else "charge"
     yield _converted(charge, balance_transaction_id(charge) or "", charge.paid_at, kind, captured)
     if charge.status == "failed":
-        failed_at = _first_second(charge, "failed", charge.paid_at)
+        failed_at = _first_second(charge, {"failed"}, charge.paid_at)
         yield _converted(charge, f"txn_{charge.id[3:]}f", failed_at, "payment_failure_refund", -captured)
     for refund in charge.refunds:
         yield from _of_refund(refund, "payment_refund" if is_debit else "refund")
@@ -177,10 +177,16 @@ def balance_transaction_id(charge: Charge) -> str | None:
     return f"txn_{charge.id[3:]}"
 
 
+def failure_transaction_id(thing: Charge | Refund) -> str | None:
+    """The id of the transaction by which a charge or a refund that had moved money was taken back; None without one."""
+    failed = not thing.stands if isinstance(thing, Refund) else thing.status == "failed" and thing.paid_at is not None
+    return f"txn_{thing.id[3:]}f" if failed else None
+
+
 def _of_refund(refund: Refund, kind: str) -> Iterator[BalanceTransaction]:
     yield _converted(refund, f"txn_{refund.id[3:]}", refund.created, kind, -refund.amount)
     if not refund.stands:
-        failed_at = min(_first_second(refund, status, refund.created) for status in ("failed", "canceled"))
+        failed_at = _first_second(refund, {"failed", "canceled"}, refund.created)
         yield _converted(refund, f"txn_{refund.id[3:]}f", failed_at, "refund_failure", refund.amount)
 
 
@@ -200,9 +206,9 @@ _WITHOUT_MONEY = frozenset(
 )
 
 
-def _first_second(thing: Charge | Refund, status: str, default: int) -> int:
-    """When an event first carried this status; the default if none did."""
-    return next((report.at for report in thing.reports if report.shown["status"] == status), default)
+def _first_second(thing: Charge | Refund, statuses: set[str], default: int) -> int:
+    """When an event first carried one of these statuses; the default if none did."""
+    return next((report.at for report in thing.reports if report.shown["status"] in statuses), default)
 
 
 def _converted(source: Charge | Refund | Dispute, id_: str, at: int, kind: str, amount: int) -> BalanceTransaction:

@@ -35,7 +35,7 @@ class Event:
 TYPES = (
     *("payment_intent", "charge", "refund", "dispute", "checkout.session"),
     *("subscription", "invoice", "invoice_payment", "event", "webhook_endpoint", "balance_transaction", "payout"),
-    "customer",
+    *("customer", "radar.early_fraud_warning"),
 )
 
 

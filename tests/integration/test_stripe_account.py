@@ -185,6 +185,7 @@ REVOKED = {
     "PaymentIntents": "payment_intent_read",
     "Charges and Refunds": "charge_read",
     "Disputes": "dispute_read",
+    "Early Fraud Warnings": "radar_read",
     "Customers": "customer_read",
     "Invoices": "invoice_read",
     "Subscriptions": "subscription_read",

@@ -11,6 +11,7 @@ from daemon.api.app import build
 from daemon.api.console import console_routes
 from daemon.api.endpoints import Dependencies
 from daemon.api.error_replies import ErrorReplies
+from daemon.api.event_replay import EventReplay
 from daemon.api.metrics import ApiMetrics
 from daemon.api.operator import OperatorLimits, operator_api, routes
 from daemon.api.reply_queue import ReplyParts
@@ -53,6 +54,7 @@ def application(
     report_time_zone: str = "UTC",
     feature_routes: Iterable[web.RouteDef] = (),
     trusted_proxies: TrustedProxies | None = None,
+    event_replay: EventReplay | None = None,
 ) -> web.Application:
     metrics = metrics or ApiMetrics()
     ledger = Ledger(database)
@@ -67,7 +69,9 @@ def application(
         reply_parts(metrics, readiness),
         feature_routes=[
             *_operator_routes(
-                Dependencies(database, Operators(database, recorder), "USD", report_time_zone),
+                Dependencies(
+                    database, Operators(database, recorder), "USD", report_time_zone, event_replay=event_replay
+                ),
                 tokens,
                 signing_secrets,
                 limits,

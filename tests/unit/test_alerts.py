@@ -185,6 +185,10 @@ CASES = {
         Case({'job_problems{name="daily"}': "2x10"}, at="6m"),
         Case({'job_problems{name="daily"}': "2 2 0x10"}, at="6m"),
     ),
+    "LedgerDrift": (
+        Case({'job_problems{name="reconcile"}': "2x10"}, at="6m"),
+        Case({'job_problems{name="reconcile"}': "2 0x10", 'job_problems{name="check_account"}': "2x10"}, at="6m"),
+    ),
     "ClockSkew": (
         Case({"webhook_clock_skew_seconds": "-45x10"}, at="6m"),
         Case({"webhook_clock_skew_seconds": "2x3 45 2x10"}, at="6m"),

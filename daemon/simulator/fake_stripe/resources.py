@@ -9,12 +9,12 @@ from operator import attrgetter
 from typing import Any
 
 from daemon.simulator.api_versions import Api
-from daemon.simulator.balance import CURRENCY, of_dispute
+from daemon.simulator.balance import CURRENCY, failure_transaction_id, of_dispute
 from daemon.simulator.collection import Collection, Stored
 from daemon.simulator.copies import Copy, attribute
 from daemon.simulator.fake_stripe.parameters import StripeError, check_all_known, no_such, take_part
 from daemon.simulator.stripe_invoices import Invoice, InvoicePayment
-from daemon.simulator.stripe_objects import DAY_S, Dispute, Json, Refund
+from daemon.simulator.stripe_objects import DAY_S, Charge, Dispute, Json, Refund
 from daemon.simulator.world import World
 
 EVENTS_KEPT_S = 30 * DAY_S  # https://docs.stripe.com/api/events/list
@@ -105,6 +105,7 @@ RESOURCES = {
     ),
     "customers": Resource("customer", "customer", {"email": attrgetter("donor.email")}),
     "subscriptions": Resource("subscription", "subscription", {"status": attrgetter("status")}),
+    "radar/early_fraud_warnings": Resource("radar.early_fraud_warning", "radar"),
     "invoices": Resource("invoice", "invoice", {"subscription": _subscription, "status": attrgetter("status")}),
     "invoice_payments": Resource(
         "invoice_payment",
@@ -124,6 +125,8 @@ def list_objects(resource: Resource, request: Request) -> Json:
     params = request.params
     part, paths = take_part(params), params.pop("expand", [])
     collection = _collection(request, resource)
+    if resource.type == "subscription" and params.get("status") == "all":
+        del params["status"]
     wanted = {name: params.pop(name) for name in resource.filters if name in params}
     check_all_known(params)
 
@@ -178,6 +181,8 @@ def expanded(request: Request, reply: Json, paths: list[str]) -> Json:
 
 def _expand(request: Request, thing: Json, names: list[str]) -> None:
     name, *rest = names
+    if name == "refunds" and thing.get("object") == "charge":
+        thing[name] = _refunds(request, thing["id"])
     value = thing.get(name, 0)
     if isinstance(value, str):
         request.world.settle(request.now)
@@ -190,13 +195,24 @@ def _expand(request: Request, thing: Json, names: list[str]) -> None:
             _expand(request, inner, rest)
 
 
+def _refunds(request: Request, charge: str) -> Json:
+    """The refunds of a charge, which contains them only where a request asks for them."""
+    found = request.world.collections["charge"].get(charge)
+    original: Any = found.original if isinstance(found, Copy) else found
+    refunds = [_shown(request, refund) for refund in original.refunds[::-1]] if original else []
+    shown = {"object": "list", "data": refunds, "has_more": False, "url": f"/v1/charges/{charge}/refunds"}
+    return found.of(shown) if isinstance(found, Copy) else shown
+
+
 def _shown(request: Request, thing: Stored) -> Json:
-    """The object as the API gives it: a dispute contains its balance transactions."""
+    """The object as the API gives it: with the balance transactions of a dispute, and of what failed."""
     if isinstance(thing, Copy):
         return thing.of(_shown(request, thing.original))
     shown = thing.render(request.api)
     if isinstance(thing, Dispute):
         shown["balance_transactions"] = [each.render(request.api) for each in of_dispute(thing)]
+    elif isinstance(thing, Charge | Refund):
+        shown["failure_balance_transaction"] = failure_transaction_id(thing)
     return shown
 
 

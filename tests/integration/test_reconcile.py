@@ -1,0 +1,315 @@
+"""Reconciliation: what the ledger lacks or has wrong is listed, then corrected, and a second run finds nothing."""
+
+import random
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from daemon.jobs import runs
+from daemon.jobs.reconcile import Options, RunState, reconcile
+from daemon.jobs.runs import load_state
+from daemon.ledger import operators
+from daemon.ledger.recorder import Recorder
+from daemon.ledger.verification import verify
+from daemon.simulator.fake_stripe.failures import Failure
+from daemon.simulator.fake_stripe.fake import TEST_KEY, FakeStripe
+from daemon.simulator.scenarios import Scenario, generate
+from daemon.simulator.stripe_objects import DAY_S, Json
+from daemon.stripe_api.client import StripeRejected, StripeUnavailable
+from sql.connection import Row
+from sql.database import Database
+from sql.snapshot import snapshot
+from tests.simulator.oracle import expected_donations
+from tests.support.ledger import put_ticket
+from tests.support.stripe_world import Noted, Site, site_of
+
+NOW = 1_800_000_000
+SCENARIOS = generate(3, 40, ["story-1", "story-2"], now=NOW)
+EVENTS = sorted((event for each in SCENARIOS for event in each.events), key=lambda event: event["created"])
+NEWEST = EVENTS[-1]["created"]
+DONATIONS = """
+SELECT id, ticket_id, status, amount_minor, currency, refunded_minor, disputed_minor, donor_last_name, donor_country,
+       extract(epoch FROM created_at)::bigint, extract(epoch FROM paid_at)::bigint,
+       extract(epoch FROM refunded_at)::bigint, session_id, account
+FROM stripe_attributions ORDER BY id
+"""
+TOTALS = "SELECT * FROM ticket_totals WHERE paid + refunded + disputed > 0 ORDER BY 1, 2"
+# What is booked at each time, whatever it was booked for.
+SUMS = """
+SELECT donation_id, ticket_id, currency, kind, object_id, effective_at, sum(amount_minor) FROM ledger_entries
+GROUP BY 1, 2, 3, 4, 5, 6 HAVING sum(amount_minor) <> 0 ORDER BY 1, 2, 3, 4, 5, 6
+"""
+
+
+@pytest.fixture
+async def site(database: Database) -> AsyncIterator[Site]:
+    fake = FakeStripe(clock=lambda: NEWEST + 1000)
+    fake.add(SCENARIOS)
+    async with site_of(fake, database) as site:
+        yield site
+
+
+def books(scenarios: Sequence[Scenario]) -> list[tuple[object, ...]]:
+    """What the simulator's own books say of each donation, as the rows of DONATIONS."""
+    return sorted(
+        (
+            *(each.donation, each.ticket, each.status, each.amount_minor, each.currency, each.refunded_minor),
+            *(each.disputed_minor, each.donor, each.country, each.created_at, each.paid_at, each.refunded_at),
+            *(each.session_id, each.account),
+        )
+        for scenario in scenarios
+        for each in expected_donations(scenario)
+    )
+
+
+async def shown(site: Site) -> list[tuple[object, ...]]:
+    return sorted(map(tuple, await site.database.fetch(DONATIONS)))
+
+
+async def ledger(site: Site) -> tuple[list[Row], list[Row], list[Row]]:
+    """All donations, totals and sums of the journal."""
+    return await site.database.fetch(DONATIONS), await site.database.fetch(TOTALS), await site.database.fetch(SUMS)
+
+
+def verified(url: str) -> list[str]:
+    """What `donationd verify` reports."""
+    with snapshot(url, "donationd test") as moment:
+        return list(verify(moment, lambda _done: None))
+
+
+async def check(site: Site, url: str) -> None:
+    """The ledger shows what the simulator's books say, and is consistent; another run finds nothing to do."""
+    assert await shown(site) == books(SCENARIOS)
+    assert verified(url) == []
+    found, noted = await site.reconcile()
+    assert (noted.differences, found.unknown, found.failed) == ([], 0, 0)
+    found, _ = await site.reconcile()
+    assert found.completed == 0
+
+
+async def test_a_ledger_built_from_objects_equals_one_built_from_events(site: Site, database_url: str) -> None:
+    """An empty ledger gets every donation from Stripe's objects, with the same figures, times, totals and entries as
+    from
+    all events: when these arrive afterwards, nothing changes."""
+    found, noted = await site.reconcile()
+    missing = [each.subject for each in noted.differences if each.field == "donation"]
+    assert sorted(missing) == sorted({str(row[0]) for row in books(SCENARIOS)})
+    assert (found.unknown, found.failed) == (0, 0)
+    await check(site, database_url)
+    before = await ledger(site)
+    await site.deliver(EVENTS)
+    assert await ledger(site) == before
+
+
+async def test_a_day_of_events_lost(site: Site, database_url: str) -> None:
+    """Events of a day are lost. A dry run lists the differences and changes nothing; the run lists the same and
+    corrects them; its entries name the run."""
+    lost = [event for event in EVENTS if event["created"] >= NEWEST - DAY_S]
+    await site.deliver(event for event in EVENTS if event not in lost)
+    before = await ledger(site)
+    _, dry = await site.reconcile(dry_run=True, since=NEWEST - 3 * DAY_S)
+    assert await ledger(site) == before
+    assert dry.differences != []
+    _, noted = await site.reconcile(since=NEWEST - 3 * DAY_S)
+    assert {each.subject for each in noted.differences} == {each.subject for each in dry.differences}
+    causes = "SELECT count(DISTINCT cause) FROM ledger_entries WHERE starts_with(cause, 'reconcile:')"
+    assert await site.database.fetch(causes) == [(1,)]
+    await check(site, database_url)
+
+
+async def test_without_a_loss_nothing_differs(site: Site, database_url: str) -> None:
+    """Where all events were received no donation changes, and nothing is written a second time."""
+    await site.deliver(EVENTS)
+    before = await ledger(site)
+    _, noted = await site.reconcile()
+    assert (noted.differences, noted.unknowns, noted.failures) == ([], [], [])
+    assert await ledger(site) == before
+    await check(site, database_url)
+
+
+async def test_a_donation_deleted_by_hand(site: Site, database_url: str) -> None:
+    """It comes back with its entries, which were never deleted, with its ticket from the audit log, and without the
+    data of a donor who was erased; the totals are right again."""
+    await site.deliver(EVENTS)
+    await put_ticket(site.database, "story-9")
+    paid = [row for row in await site.database.fetch(DONATIONS) if row[2] == "PAID" and row[7] and row[12]]
+    moved, erased, deleted = (str(row[0]) for row in paid[:3])
+    actions = operators.Operators(site.database, Recorder(site.database))
+    await actions.assign(moved, "story-9", actor="alex")
+    await actions.erase({erased: await actions.facts_of(erased)}, actor="alex")
+    before = await ledger(site)
+    sql = "DELETE FROM stripe_attributions WHERE id = ANY (%(ids)s)"
+    await site.database.fetch(sql, {"ids": [moved, erased, deleted]})
+    _, noted = await site.reconcile()
+    assert {each.subject for each in noted.differences if each.field == "donation"} == {moved, erased, deleted}
+    assert "totals" in {each.field for each in noted.differences}
+    assert await ledger(site) == before
+    assert verified(database_url) == []
+
+
+async def test_a_refund_during_31_days_of_downtime(database: Database, database_url: str) -> None:
+    """A donation of long ago is refunded while the ledger is down, and its event is too old to be read: the refund is
+    found among the objects of these days, and booked at the time at which it was made."""
+    scenario = next(each for each in generate(4, 20, ["story-1"], now=NOW) if each.kind == "paid")
+    fake = FakeStripe(clock=lambda: NEWEST + 100 * DAY_S)
+    fake.add([scenario])
+    intent = scenario.states[0].intent
+    assert intent is not None
+    async with site_of(fake, database) as site:
+        await site.deliver(scenario.events)
+        [(_, *_rest)] = await site.database.fetch(DONATIONS)
+        payment = fake.world.resume(intent.id)
+        with fake.world.step(payment, NEWEST + 60 * DAY_S):
+            payment.refund(intent.charges[0], 100)
+        _, noted = await site.reconcile(since=NEWEST + 50 * DAY_S)
+        assert ("refunded", "1.00 USD") in [(each.field, each.stripe) for each in noted.differences]
+        refunds = await database.fetch(
+            "SELECT extract(epoch FROM effective_at)::bigint, amount_minor FROM ledger_entries WHERE kind = 'refund'"
+        )
+        assert refunds == [(NEWEST + 60 * DAY_S, 100)]
+        assert verified(database_url) == []
+
+
+async def test_the_payment_of_a_refund_is_read_as_well(database: Database, database_url: str) -> None:
+    """A run over some days finds a refund whose payment is older and was lost: the payment is read by its id."""
+    scenario = next(each for each in generate(4, 20, ["story-1"], now=NOW) if each.kind == "paid")
+    fake = FakeStripe(clock=lambda: NEWEST + 100 * DAY_S)
+    fake.add([scenario])
+    intent = scenario.states[0].intent
+    assert intent is not None
+    payment = fake.world.resume(intent.id)
+    with fake.world.step(payment, NEWEST + 60 * DAY_S):
+        payment.refund(intent.charges[0], 100)
+    async with site_of(fake, database) as site:
+        await site.reconcile(since=NEWEST + 50 * DAY_S)
+        [row] = await database.fetch(DONATIONS)
+        assert row[2:6] == ("PAID", intent.amount, "USD", 100)
+        assert verified(database_url) == []
+
+
+async def test_donations_that_stripe_does_not_know(site: Site, database_url: str) -> None:
+    """Those of another account are listed, whatever the size of a page, and stay; objects of the other mode change
+    nothing."""
+    await site.deliver(EVENTS)
+    foreign = generate(9, 15, ["story-1"], now=NOW - DAY_S)
+    await site.deliver(event for each in foreign for event in each.events)
+    rows = await ledger(site)
+    expected = {str(row[0]) for row in books(foreign)}
+    for _ in range(2):
+        found, noted = await site.reconcile()
+        assert set(noted.unknowns) == expected
+        assert (found.unknown, found.differences) == (len(expected), 0)
+    assert await ledger(site) == rows
+
+
+async def test_killed_at_every_page(site: Site, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is killed before or after it saves a page is continued by the next one, and in the end everything was
+    compared."""
+    monkeypatch.setattr("daemon.stripe_api.client.PAGE_SIZE", 20)
+    rng = random.Random(5)
+    await site.deliver(event for event in EVENTS if rng.random() > 0.5)
+    saves = 0
+
+    async def save_state(database: Database, kind: str, state: RunState) -> None:
+        nonlocal saves
+        saves += 1
+        is_before = rng.random() < 0.5
+        if saves % 2 and is_before:
+            raise Killed
+        await original(database, kind, state)
+        if saves % 2:
+            raise Killed
+
+    original = runs.save_state
+    monkeypatch.setattr("daemon.jobs.reconcile.save_state", save_state)
+    kills = 0
+    while True:
+        try:
+            await reconcile(site.deps, Options(), Noted())
+            break
+        except Killed:
+            kills += 1
+    assert kills > 15
+    monkeypatch.setattr("daemon.jobs.reconcile.save_state", original)
+    await check(site, database_url)
+
+
+class Killed(Exception):
+    """The process ends here."""
+
+
+FAILURES = {
+    "too many requests": Failure(status=429, retry_after=0, times=None, path="GET /v1/charges"),
+    "a malformed reply": Failure("malformed", times=None, path="GET /v1/charges"),
+    "an incomplete reply": Failure("truncated", times=None, path="GET /v1/charges"),
+    "no reply": Failure("disconnect", times=None, path="GET /v1/charges"),
+    "an error at Stripe": Failure(status=500, times=None, path="GET /v1/charges"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+async def test_a_run_that_stripe_stops(site: Site, failure: Failure) -> None:
+    """Whatever is wrong with a reply, the run ends with an error and is not done; the next one continues."""
+    site.fake.failures.add(failure)
+    with pytest.raises(StripeUnavailable):
+        await site.reconcile()
+    state = await load_state(site.database, "reconcile", RunState)
+    assert state is not None
+    assert state.places[0] == (None, 4)
+    site.fake.failures.clear()
+    site.fake.calls.clear()
+    await site.reconcile()
+    assert "/v1/payment_intents" not in {call.path for call in site.fake.calls}
+    assert await shown(site) == books(SCENARIOS)
+
+
+async def test_a_permission_is_missing(site: Site) -> None:
+    """The error names the list, and nothing that was corrected is lost."""
+    site.fake.failures.permissions[TEST_KEY] = {"subscription_read", "invoice_read", "checkout_session_read"}
+    with pytest.raises(StripeRejected) as rejected:
+        await site.reconcile()
+    assert rejected.value.__notes__ == ["while PaymentIntents were read"]
+    assert rejected.value.status == 403
+
+
+async def test_live_traffic_meanwhile(site: Site, database_url: str) -> None:
+    """Events that arrive between the comparison of a page and its correction are neither lost nor overwritten."""
+    rng = random.Random(7)
+    waiting = EVENTS[:]
+    rng.shuffle(waiting)
+
+    class Busy(Noted):
+        def difference(self, difference: object) -> None:
+            arrived.extend(waiting[:20])
+            del waiting[:20]
+
+    arrived: list[Json] = []
+    deps = site.deps
+    record = deps.recorder.record
+
+    async def record_after_events(changes: Sequence[object]) -> object:
+        await site.deliver(arrived)
+        arrived.clear()
+        return await record(changes)  # type: ignore[arg-type]
+
+    deps.recorder.record = record_after_events  # type: ignore[method-assign, assignment]
+    await reconcile(deps, Options(), Busy())
+    await check(site, database_url)
+
+
+async def test_rehash(site: Site) -> None:
+    """Only with `rehash` the hashes of e-mails are computed again with the present key; then a second run finds
+    none."""
+    hashes = "SELECT id, donor_email_hash FROM stripe_attributions ORDER BY id"
+    await site.deliver(EVENTS)
+    before = await site.database.fetch(hashes)
+    site.hash_key = b"a key of the charity's own"
+    found, _ = await site.reconcile()
+    assert found.differences == 0
+    _, noted = await site.reconcile(rehash=True)
+    assert {each.field for each in noted.differences} == {"email_hash"}
+    assert {(each.ledger, each.stripe) for each in noted.differences} == {(None, None)}
+    after: dict[str, str | None] = dict(await site.database.fetch(hashes))
+    assert all((was is None) == (after[id_] is None) and (was is None or was != after[id_]) for id_, was in before)
+    found, _ = await site.reconcile(rehash=True)
+    assert (found.differences, found.completed) == (0, 0)
