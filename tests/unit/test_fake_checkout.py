@@ -6,7 +6,9 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -259,6 +261,24 @@ async def test_events_are_delivered_signed_until_they_are_accepted(client: Strip
     wanted[received[0]] += 1
     assert Counter(received) == wanted
     assert "charge.updated" in types(client)
+
+
+@pytest.mark.parametrize(
+    ("change", "receives"),
+    [
+        ({}, True),
+        ({"status": "disabled"}, False),
+        ({"enabled_events": ["charge.refunded"]}, False),
+        ({"is_connect": True}, False),
+    ],
+)
+def test_who_receives_an_event(change: dict[str, Any], receives: bool) -> None:
+    """Endpoints that are enabled, for its type, and for the platform or for connected accounts."""
+    endpoint = WebhookEndpoint("we_1", NOW, "http://127.0.0.1:1/", ["charge.failed"], None, False, "whsec_x")
+    event = {"id": "evt_1", "type": "charge.failed"}
+    changed = replace(endpoint, **change)
+    assert changed.receives(event) is receives
+    assert changed.receives(event | {"account": "acct_1"}) is (change == {"is_connect": True})
 
 
 async def test_delivery_is_given_up_after_its_attempts() -> None:

@@ -125,6 +125,7 @@ def test_pages_skip_nothing(seconds: list[int], limit: int, backwards: bool) -> 
         found, has_more = collection.part(Part(limit, after, before))
         ids = [thing.id for thing in found]
         pages = ids + pages if backwards and before else pages + ids
+        assert has_more == (len(pages) < len(whole))
         if not has_more:
             break
     assert pages == whole
@@ -140,6 +141,7 @@ def test_large_worlds() -> None:
     assert {name: len(things) for name, things in world.collections.items()} == {
         name: 3 * len(things) for name, things in single.collections.items()
     }
+    assert all(each.id == each.render(TODAY)["id"] for things in world.collections.values() for each in things)
     expected = sorted(as_row(end) for scenario in originals for end in expected_donations(scenario))
     for number in range(3):
         mark = f"{number:0{len(MARKER)}}"
@@ -338,6 +340,21 @@ async def test_every_movement_has_its_transaction(client: StripeClient) -> None:
         assert sum(each["amount"] for each in dispute["balance_transactions"]) == 0
     assert charges
     assert won
+
+
+def test_later_payments_wait_for_the_next_payout() -> None:
+    """What was paid out stays so, whatever becomes known later; every transaction is paid out once in the end."""
+    world = World()
+    world.add(SCENARIOS[:30])
+    world.settle(NOW)
+    before = [payout.render(TODAY) | {"status": None} for payout in world.collections["payout"]]
+    world.add(SCENARIOS[30:])
+    world.settle(NOW + 30 * DAY_S)
+    after = [payout.render(TODAY) | {"status": None} for payout in world.collections["payout"]]
+    assert after[: len(before)] == before
+    assert len(after) > len(before) > 5
+    parts = [each.id for parts in world.balance.parts.values() for each in parts]
+    assert sorted(parts) == sorted(each.id for each in world.collections["balance_transaction"])
 
 
 def test_manual_payouts_are_not_attributable() -> None:
