@@ -217,6 +217,7 @@ class Sidecar:
 
     async def report_status(self) -> dict[str, object]:
         """The reply of GET /health/status."""
+        await self.jobs.read_state()
         return report.status(
             self.publisher.state,
             process_states.load(self.processes_file),

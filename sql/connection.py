@@ -131,6 +131,13 @@ class Connection(aiopg.Connection):
             raise DatabaseUnavailable(NOT_REPLICATED)
         return list(await cursor.fetchall()) if cursor.description else []
 
+    async def wait_readable(self) -> None:
+        """Returns when the server has sent something while no statement runs, or has closed the connection."""
+        try:
+            await self._socket_ready(writing=False)
+        finally:
+            self._waiter = None
+
     def is_alive(self) -> bool:
         """Whether the socket is still open: a closed one reads as end of file without waiting."""
         try:

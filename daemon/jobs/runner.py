@@ -19,7 +19,7 @@ from typing import NamedTuple
 import structlog
 
 from daemon.jobs.metrics import JobMetrics
-from daemon.jobs.schedule import Job, JobDependencies, ProblemsFound, retry_s
+from daemon.jobs.schedule import Job, JobDependencies, ProblemsFound, recheck_s, retry_s
 from daemon.runtime.rate_limited_log import OnChangeLog
 from daemon.stripe_api.client import StripeRejected, StripeUnavailable
 from sql import load
@@ -107,6 +107,7 @@ class Runner:
             for task in (jobs, lost):
                 task.cancel()
             await asyncio.gather(jobs, lost, return_exceptions=True)
+            self._lock.close()
         if not jobs.cancelled():
             jobs.result()
         return lost.result()
@@ -127,7 +128,10 @@ class Runner:
             await self._sleep(pause_s)
             outcome = await self._run_pass(job)
             failures = 0 if outcome.succeeded else failures + 1
-            pause_s = retry_s(job, failures, self._share(), outcome.retry_after_s) if failures else job.every_s
+            if failures:
+                pause_s = retry_s(job, failures, self._share(), outcome.retry_after_s)
+            else:
+                pause_s = recheck_s(job) if outcome.problems else job.every_s
 
     async def _run_pass(self, job: Job) -> Outcome:
         """Run one pass of a job, and record how it ended."""

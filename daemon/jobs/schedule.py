@@ -45,7 +45,8 @@ class Job:
 
     Attributes:
         name: of its row in `job_runs`, and the label `name` of its metrics; such as `check_account`.
-        every_s: seconds from the end of a pass that succeeded until the next one.
+        every_s: seconds from the end of a pass that succeeded until the next one. One that found problems is followed
+            within a quarter of an hour, so that what an operator corrects is soon known.
         run: one pass. It may be cancelled at every await, and then begins again. It raises StripeUnavailable or
             DatabaseUnavailable to be tried again with backoff, and ProblemsFound if an operator must do something.
     """
@@ -65,6 +66,11 @@ class ProblemsFound(Exception):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = tuple(problems)
+
+
+def recheck_s(job: Job) -> float:
+    """How long to wait after a pass that found problems."""
+    return min(job.every_s, MAX_RETRY_S)
 
 
 def retry_s(job: Job, failures: int, share: float, retry_after_s: float = 0.0) -> float:

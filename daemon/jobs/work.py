@@ -43,7 +43,7 @@ async def run_jobs(config: JobsConfig, process: ProcessRun, metrics: JobMetrics)
             async with process.running(Runner(jobs, deps, lock, metrics).run()):
                 await process.stop.wait()
         finally:
-            await lock.close()
+            lock.close()
 
 
 @asynccontextmanager

@@ -503,7 +503,7 @@ async def test_waiting_for_a_lock_has_a_kind_of_its_own(own: Instance, open_data
 def test_only_known_kinds_have_a_remedy() -> None:
     """A phrase that is changed takes its remedy along."""
     kinds = {*errors.KIND_BY_SQLSTATE.values(), *(kind for _, kind in errors.KIND_BY_TEXT)}
-    kinds |= {errors.PREPARATION_LOST, errors.NOT_REPLICATED}
+    kinds |= {errors.PREPARATION_LOST, errors.NOT_REPLICATED, errors.SESSION_SHARED}
     assert errors.REMEDIES.keys() <= kinds
 
 

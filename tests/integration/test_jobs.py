@@ -55,7 +55,7 @@ class Host:
 @pytest.fixture
 async def host(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[..., Any]]:
     """Makes hosts that run these jobs, and wait for nothing but the database."""
-    monkeypatch.setattr(session_lock, "CHECK_S", 0.02)
+    monkeypatch.setattr(session_lock, "SETTLE_S", 0.1)
     monkeypatch.setattr(runner, "POLL_S", 0.05)
     environ = {"DATABASE_URL": database_url, "STRIPE_API_KEY": "rk_test_canary", "STRIPE_LIVEMODE": "false"}
     config = JobsConfig.from_environ({**environ, "STRIPE_API_BASE": "http://127.0.0.1:1"})
@@ -71,7 +71,7 @@ async def host(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         async with AsyncExitStack() as stack:
             deps = await stack.enter_async_context(open_dependencies(config, metrics))
             lock = SessionLock(database_url, "jobs", application_name=name)
-            stack.push_async_callback(lock.close)
+            stack.callback(lock.close)
             made = Runner(jobs, deps, lock, metrics, sleep=sleep, share=lambda: 1.0)
             running = asyncio.create_task(made.run())
             try:
@@ -124,12 +124,12 @@ FAILURES = [
 
 async def test_a_pass_that_fails_is_tried_again_with_backoff(host: Any, database: Database) -> None:
     """Whatever it failed of; nothing that an unexpected error says is repeated anywhere."""
-    job = Scripted([*FAILURES, StripeUnavailable("too many requests", 77.0), None])
+    job = Scripted([*FAILURES, StripeUnavailable("too many requests", 77.0), ProblemsFound(["one"]), None])
     with structlog.testing.capture_logs() as logged:
         async with host(Job("often", 3600, job.run)) as running:
             await waiting(job)
     pauses = [seconds for seconds in running.slept if seconds > 1]
-    assert pauses == [5, 10, 20, 40, 80, 77 + 160, 3600]
+    assert pauses == [5, 10, 20, 40, 80, 77 + 160, 900, 3600]
     reasons = [line["reason"] for line in logged if "failed" in line["event"]]
     assert reasons[0] == "Stripe's API cannot be used: timeout"
     assert "status 403" in reasons[1]
@@ -140,8 +140,8 @@ async def test_a_pass_that_fails_is_tried_again_with_backoff(host: Any, database
 
 
 async def test_what_was_done_lately_is_not_done_again_by_the_next_host(host: Any, database: Database) -> None:
-    """The next pass comes when it is due, and a pass that was interrupted or failed comes at once."""
-    daily, broken, removed = Scripted([None]), Scripted([StripeUnavailable("timeout")]), Scripted([None])
+    """The next pass comes when it is due; where the last one failed or found problems, it comes at once."""
+    daily, broken, removed = Scripted([None]), Scripted([ProblemsFound(["one"])]), Scripted([None])
     async with host(Job("daily", 86400, daily.run), Job("broken", 9, broken.run), Job("removed", 60, removed.run)):
         await waiting(daily, broken, removed)
     await database.fetch("UPDATE job_runs SET succeeded_at = now() - interval '1 hour' WHERE job = 'daily'")

@@ -91,7 +91,7 @@ async def test_a_session_lock_is_refused_where_sessions_are_shared(pooled: Poole
         locks = [SessionLock(url, "jobs", application_name="test lock") for _ in taken]
         assert [await acquired(lock) for lock in locks] == taken
         for lock in locks:
-            await lock.close()
+            lock.close()
 
 
 async def acquired(lock: SessionLock) -> bool | str:
