@@ -1,14 +1,14 @@
 """`POST /api/tickets/{id}/checkout`: makes a Checkout Session and answers with its address (SPEC 12).
 
-Only pages of this instance call it: there are no CORS headers, and browsers state the site that a form is on. A slow
-Stripe keeps no more than the places of this endpoint busy.
+A form posts to the ticket's page, which calls `Checkout.begin` too. Only pages of this instance may begin a checkout: there
+are no CORS headers, and browsers state from which site a request comes. A slow Stripe keeps no more than the places of
+checkouts busy.
 """
 
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 
 import msgspec
 from aiohttp import hdrs, web
@@ -28,7 +28,6 @@ from daemon.stripe_api.client import StripeApi, StripeRejected, StripeUnavailabl
 from sql.database import Database
 
 CHECKOUT_PATH = "/api/tickets/{id}/checkout"
-FORM = "application/x-www-form-urlencoded"
 BODY_LIMIT = 4096  # a request has some hundred bytes
 ADDRESS_WINDOW_S, TOTAL_WINDOW_S = 3600.0, 60.0
 ALL_ADDRESSES = ""
@@ -93,24 +92,19 @@ class Checkout:
         return [web.post(CHECKOUT_PATH, self.receive)]
 
     async def receive(self, request: web.Request) -> web.Response:
-        """Answers a request: JSON with JSON, a form with a redirection to the session."""
+        """Answers a request with the address of a session."""
         check_site(request)
-        is_form = request.content_type == FORM
         body = await read_body(request, BODY_LIMIT)
         try:
-            wanted = checkout.read_form(body) if is_form else checkout.read_json(body)
             url = await self.begin(
                 ticket_id(request),
-                wanted,
+                checkout.read_json(body),
                 client_address(request.remote),
                 request.headers.get("Idempotency-Key"),
             )
         except InvalidCheckout as problem:
             raise web.HTTPBadRequest(text=str(problem)) from None
-        headers = {hdrs.CACHE_CONTROL: "no-store"}
-        if is_form:
-            return web.Response(status=HTTPStatus.SEE_OTHER, headers={**headers, hdrs.LOCATION: url})
-        return web.json_response({"url": url}, headers=headers)
+        return web.json_response({"url": url}, headers={hdrs.CACHE_CONTROL: "no-store"})
 
     async def begin(self, ticket: str, wanted: CheckoutRequest, address: str, client_key: str | None = None) -> str:
         """Makes a session, and returns its URL.

@@ -67,13 +67,16 @@ async def read_balance(
 
 
 async def _record_payouts(stripe: StripeApi, store: BalanceStore, payouts: Sequence[Payout]) -> int:
-    """Records the transactions of payouts that are new or have changed, and then the payouts."""
-    added, settled = 0, await store.settled(payouts)
+    """Records the transactions of each payout that is new or has changed, and then the payout."""
+    settled = await store.settled(payouts)
+    added = await store.record_payouts([payout for payout in payouts if payout.id in settled])
     for payout in payouts:
-        if payout.is_attributed and payout.id not in settled:
-            async for page in stripe.pages("/v1/balance_transactions", {"payout": payout.id, **WITH_SOURCES}):
-                added += await store.record_transactions(_read(page, BalanceTransaction), payout.id)
-    return added + await store.record_payouts(payouts)
+        if payout.id not in settled:
+            if payout.is_attributed:
+                async for page in stripe.pages("/v1/balance_transactions", {"payout": payout.id, **WITH_SOURCES}):
+                    added += await store.record_transactions(_read(page, BalanceTransaction), payout.id)
+            added += await store.record_payouts([payout])
+    return added
 
 
 async def _pages(stripe: StripeApi, store: BalanceStore, of: StripeList, kind: type[T]) -> AsyncIterator[Sequence[T]]:

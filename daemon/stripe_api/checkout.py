@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl
 from uuid import uuid4
 
 import msgspec
@@ -21,7 +20,6 @@ from daemon.stripe_api.charge_amounts import Fee, check_charge, covering
 PATH = "/v1/checkout/sessions"
 # One that a client made up by counting would give two donors the same session.
 IDEMPOTENCY_KEY = re.compile(r"[!-~]{16,200}", re.ASCII)
-WORDS_FOR_YES = {"1": True, "true": True, "on": True, "yes": True, "0": False, "false": False, "": False}
 
 
 class InvalidCheckout(Exception):
@@ -67,25 +65,6 @@ def read_json(body: bytes) -> CheckoutRequest:
         raise InvalidCheckout(_without_input(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise InvalidCheckout("the body is not JSON") from None
-
-
-def read_form(body: bytes) -> CheckoutRequest:
-    """Reads a form, in which all values are text and a box that is not checked is missing. Raises InvalidCheckout."""
-    try:
-        fields = dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=20))
-    except ValueError:
-        raise InvalidCheckout("the body is not a form") from None
-    given: dict[str, object] = dict(fields)
-    for name in ("monthly", "coverFees", "showName"):
-        if name in fields:
-            if fields[name] not in WORDS_FOR_YES:
-                raise InvalidCheckout(f"{name}: true or false")
-            given[name] = WORDS_FOR_YES[fields[name]]
-    given["currency"] = fields.get("currency") or None
-    try:
-        return msgspec.convert(given, CheckoutRequest)
-    except msgspec.ValidationError as error:
-        raise InvalidCheckout(_without_input(str(error))) from None
 
 
 def _without_input(message: str) -> str:

@@ -11,7 +11,9 @@ import pytest
 from daemon.api.endpoints import PREFIX
 from daemon.jobs.balance import read_balance
 from daemon.ledger.balance import Group, group_of
+from daemon.ledger.operators import Operators
 from daemon.ledger.reader import Ledger, Moment
+from daemon.ledger.recorder import Recorder
 from daemon.reports.closings import close, restated
 from daemon.reports.entry_sums import Entries, find_moment, no_progress, sum_by_ticket
 from daemon.reports.fees import FEE_FIGURES
@@ -98,6 +100,11 @@ async def test_a_fee_is_known_as_of_when_it_was_recorded(
     await read_balance(stripe, database)
     read = await find_moment(database, None)
     with_fees = await text_of(await income(database, YEAR))
+    [(moved,)] = await database.fetch(
+        "SELECT donation_id FROM balance_transactions t JOIN stripe_attributions a ON a.id = t.donation_id "
+        "WHERE ticket_id = 'story-1' AND status = 'PAID' AND fee_minor > 0 LIMIT 1"
+    )
+    await Operators(database, Recorder(database)).assign(moved, "story-2", actor="alex")
     await fill(database, MORE)
     fake_stripe.add(MORE)
     await read_balance(stripe, database)

@@ -1,8 +1,10 @@
 """Fees and payouts: read from the fake of Stripe's API, tied to donations, and added up (SPEC 11)."""
 
 import asyncio
+import contextlib
 import csv
 import io
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
@@ -18,6 +20,7 @@ from daemon.ledger.balance import Group, group_of
 from daemon.ledger.balance_verification import balance_differences
 from daemon.reports.payouts import UnknownPayout, payouts
 from daemon.reports.periods import Period
+from daemon.simulator.balance import BalanceTransaction
 from daemon.simulator.fake_stripe.failures import Failure
 from daemon.simulator.fake_stripe.fake import FakeStripe
 from daemon.stripe_api.client import StripeApi, StripeUnavailable
@@ -51,6 +54,12 @@ async def stored(database: Database) -> dict[str, tuple[int, int, str | None, st
         "ORDER BY id, seq DESC"
     )
     return {id_: rest for id_, *rest in rows}  # type: ignore[misc]
+
+
+def adjust(fake: FakeStripe, id_: str, at: int) -> None:
+    """Stripe books an adjustment of the balance, which no payout contains."""
+    found = BalanceTransaction(id_, at, "adjustment", "other_adjustment", 1)
+    fake.world.collections["balance_transaction"].add(found)
 
 
 async def expected_ties(database: Database, fake: FakeStripe) -> set[str]:
@@ -158,28 +167,27 @@ async def test_a_manual_payout_is_not_attributable(
     assert (await stored(database)).keys() == transactions(fake_stripe).keys()
 
 
+@pytest.mark.parametrize("automatic", [False, True])
 async def test_a_pass_that_is_interrupted_anywhere_skips_nothing(
-    database: Database, fake_stripe: FakeStripe, stripe: StripeApi
+    database: Database, fake_stripe: FakeStripe, stripe: StripeApi, *, automatic: bool
 ) -> None:
-    """Each pass fails after a few pages, and new payments are made between them; in the end nothing is missing."""
-    first, more = played(1, PAYMENTS), played(2, PAYMENTS)
-    fake_stripe.add(first)
-    passes = 0
-    while passes < 40:
-        passes += 1
-        fake_stripe.failures.add(Failure(skip=3, times=4))
-        if passes == 3:
-            fake_stripe.add(more)
-        try:
+    """A pass fails after one page, the next after two, and so on, and newer transactions come between them; in the end
+    nothing is missing. Of automatic payouts all transactions are read a second time, of manual ones none.
+    """
+    fake_stripe.world.balance.automatic = automatic
+    fake_stripe.add(played(1, 2 * PAYMENTS))
+    for passes in itertools.count(1):
+        fake_stripe.failures.add(Failure(skip=passes, times=None))
+        newest = max(each.created for each in transactions(fake_stripe).values())
+        adjust(fake_stripe, f"txn_new{passes}", newest + 1)
+        with contextlib.suppress(StripeUnavailable):
             await read_balance(stripe, database)
-        except StripeUnavailable:
-            continue
-        break
-    assert passes > 3
-    fake_stripe.failures.clear()
-    await read_balance(stripe, database)
+            break
+        fake_stripe.failures.clear()
+    assert passes > 2
     assert (await stored(database)).keys() == transactions(fake_stripe).keys()
-    assert {each["state"] for each in (await read_all(database))["payouts"]} == {"adds up"}
+    states = {each["state"] for each in (await read_all(database))["payouts"]}
+    assert states == {"adds up" if automatic else "not attributable"}
 
 
 async def test_a_reading_that_goes_on_behind_an_object_that_is_gone(
@@ -190,6 +198,20 @@ async def test_a_reading_that_goes_on_behind_an_object_that_is_gone(
     await database.fetch("INSERT INTO balance_reading VALUES ('balance_transactions', NULL, 1, 'txn_gone')")
     with pytest.raises(Exception, match="starting_after"):
         await read_balance(stripe, database)
+    await read_balance(stripe, database)
+    assert (await stored(database)).keys() == transactions(fake_stripe).keys()
+
+
+async def test_what_was_booked_in_the_last_second_of_a_pass_is_read_by_the_next(
+    database: Database, fake_stripe: FakeStripe, stripe: StripeApi
+) -> None:
+    """Stripe's times have seconds only: another transaction of the newest second, and one of the next, are not
+    skipped."""
+    fake_stripe.add(played(1, PAYMENTS))
+    await read_balance(stripe, database)
+    newest = max(each.created for each in transactions(fake_stripe).values())
+    for number in range(2):
+        adjust(fake_stripe, f"txn_same{number}", newest + number)
     await read_balance(stripe, database)
     assert (await stored(database)).keys() == transactions(fake_stripe).keys()
 

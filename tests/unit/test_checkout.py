@@ -24,7 +24,6 @@ from daemon.stripe_api.checkout import (
     Target,
     charged_minor,
     idempotency_key,
-    read_form,
     read_json,
     session_params,
 )
@@ -169,15 +168,6 @@ def test_an_amount_that_stripe_does_not_charge(wanted: CheckoutRequest, said: st
     """The error names the parameter and the limit."""
     with pytest.raises(InvalidCheckout, match=f"^{re.escape(said)}$"):
         charged_minor(wanted, wanted.currency or "EUR", parse_fees("USD 2.9% + 0.30"))
-
-
-def test_a_form_says_the_same_as_json() -> None:
-    """An empty currency is that of the ticket, and a box that is not checked is no."""
-    body = b"amount=25.00&currency=&coverFees=on&showName=true"
-    assert read_form(body) == CheckoutRequest(amount=Decimal("25.00"), cover_fees=True, show_name=True)
-    for wrong, said in ((b"amount=5&monthly=canary", "monthly: true or false"), (b"\xff=", "the body is not a form")):
-        with pytest.raises(InvalidCheckout, match=said):
-            read_form(wrong)
 
 
 def test_a_single_payment_carries_its_ticket_on_session_and_payment() -> None:
