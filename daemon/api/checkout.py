@@ -1,8 +1,8 @@
 """`POST /api/tickets/{id}/checkout`: makes a Checkout Session and answers with its address (SPEC 12).
 
-A form posts to the ticket's page, which calls `Checkout.begin` too. Only pages of this instance may begin a checkout: there
-are no CORS headers, and browsers state from which site a request comes. A slow Stripe keeps no more than the places of
-checkouts busy.
+A form posts to the ticket's page, which calls `Checkout.begin` too. Only pages of this instance may begin a checkout:
+there are no CORS headers, and browsers state from which site a request comes. A slow Stripe keeps no more than the
+places of checkouts busy.
 """
 
 import math
