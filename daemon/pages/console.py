@@ -97,7 +97,7 @@ class Console:
         wanted = _own_page(request.query.get("next"))
         if self._sessions.find(request):
             raise web.HTTPSeeOther(wanted)
-        return _html("operator/sign_in.html", wanted=wanted, problem=None)
+        return _html("operator/sign_in.html", wanted=wanted, problem=None if self._operators.has_tokens else NO_TOKENS)
 
     async def _sign_in(self, request: web.Request) -> web.Response:
         if not is_from_own_page(request):
@@ -196,6 +196,10 @@ class Console:
         return form
 
 
+NO_TOKENS = (
+    "there is no operator yet: `donationd tokens new NAME --scopes read+act` prints a token, and its entry for the "
+    "setting OPERATOR_TOKENS"
+)
 COOKIE_LOST = (
     "the browser did not keep the cookie of the session: open this page by https, or on this machine at "
     "http://127.0.0.1 with Chromium or Firefox"

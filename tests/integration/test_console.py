@@ -1,10 +1,12 @@
 """The operator console without a browser: sessions, forms of other sites, scopes, errors, what pages show (SPEC 13)."""
 
 import asyncio
+from contextlib import closing
 from datetime import date
 from http import HTTPStatus
 from urllib.parse import quote
 
+import psycopg2
 import pytest
 from aiohttp import hdrs
 from yarl import URL
@@ -106,6 +108,13 @@ async def test_the_sign_in_leads_to_pages_of_the_console_only(client: Client, pa
     reply = await Visitor(client).post("/operator/sign-in", {"token": READER, "next": path})
     assert reply.headers[hdrs.LOCATION] == "/operator/sign-in/check?next=%2Foperator"
     assert "example.org" not in await (await Visitor(client).get(f"/operator/sign-in?next={quote(path)}")).text()
+
+
+async def test_without_any_token_the_sign_in_says_how_to_make_one(
+    database: Database, aiohttp_client: MakeClient
+) -> None:
+    client = await aiohttp_client(application(database, follower()))
+    assert "donationd tokens new" in await (await client.get("/operator/sign-in")).text()
 
 
 async def test_signing_out_deletes_the_cookie(anna: Visitor) -> None:
@@ -403,6 +412,19 @@ async def test_sums_per_day_are_those_of_the_journal_whatever_was_added_at_once(
             " effective_at + interval '1 day', amount_minor, kind, donation_id, ticket_id, currency, object_id, cause"
             " FROM ledger_entries"
         )
+
+
+async def test_of_several_processes_one_at_a_time_adds_to_the_sums_per_day(
+    database: Database, database_url: str
+) -> None:
+    await record(database)
+    await database.fetch("INSERT INTO daily_sums_state VALUES ('UTC', 0)")
+    with closing(psycopg2.connect(database_url)) as other, other.cursor() as cursor:
+        cursor.execute("SELECT FROM daily_sums_state FOR UPDATE")
+        async with asyncio.timeout(5):
+            assert not await daily_sums.add(database, "UTC")
+        assert await database.fetch("SELECT seq FROM daily_sums_state") == [(0,)]
+        assert await database.fetch("SELECT FROM daily_sums") == []
 
 
 def test_the_last_periods_follow_each_other() -> None:

@@ -37,6 +37,11 @@ class OperatorAuthentication:
         self._tokens = tokens
         self._failures = RecentAttempts(MAX_FAILED_ATTEMPTS, WINDOW_S, clock)
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether any request can be admitted."""
+        return bool(self._tokens)
+
     def require(self, scope: Scope, handler: Handler) -> Handler:
         """`handler` for requests whose token has `scope`; caches may store none of its replies."""
 
