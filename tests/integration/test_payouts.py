@@ -287,3 +287,25 @@ async def test_the_command_prints_payouts(
     assert "1 payouts are not the sum" in wrong.stderr
     assert (await run("--payout", "po_unknown")).exit_code == 1
     assert (await run("--payout", "pi_1")).exit_code == 2
+
+
+async def test_no_donor_reaches_the_tables_the_log_or_an_error(
+    database: Database, fake_stripe: FakeStripe, stripe: StripeApi, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The replies contain the sources of transactions, and so names and e-mails: nothing of them is kept, also not when
+    a reply is malformed.
+    """
+    fake_stripe.add(played(1, PAYMENTS))
+    for kind in ("malformed", "truncated"):
+        fake_stripe.failures.add(Failure(kind, times=None))
+        with pytest.raises(StripeUnavailable) as failed:
+            await read_balance(stripe, database)
+        assert (failed.value.__cause__, failed.value.__context__) == (None, None)
+        fake_stripe.failures.clear()
+    await read_balance(stripe, database)
+    rows = await database.fetch("SELECT t::text FROM balance_transactions t UNION ALL SELECT p::text FROM payouts p")
+    written = "\n".join([*(row for (row,) in rows), *capfd.readouterr(), str(failed.value)])
+    billed = [charge.billing for charge in fake_stripe.world.collections["charge"]]
+    donors = {text for donor in billed for text in (donor.name, donor.email, donor.phone, donor.street) if text}
+    assert len(donors) > 10
+    assert [text for text in donors if text in written] == []
