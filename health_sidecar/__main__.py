@@ -22,6 +22,7 @@ from health_sidecar.event_rates import EventRates, by_outcome
 from health_sidecar.gate import GATE_FAILED_LINE, open_probe
 from health_sidecar.history import History
 from health_sidecar.job_runs import JobRuns, state_of
+from health_sidecar.ledger_position import FILE, LedgerPosition
 from health_sidecar.metrics import ApiSums, Metrics, build_registry
 from health_sidecar.publisher import ReadinessServer
 from health_sidecar.sidecar import GATE_PENDING, Sidecar
@@ -53,12 +54,14 @@ async def open_sidecar(config: Config, environ: Mapping[str, str]) -> AsyncItera
             backlog_probe=backlog_probe,
             event_rates=EventRates(lambda: by_outcome(sums) if sums else {}),
             jobs=JobRuns(backlog_probe.fetch, lambda: state_of(sums) if sums else None, lambda: publisher.state.ready),
+            position=LedgerPosition(beside.with_name(FILE), backlog_probe.fetch),
             processes_file=processes_file,
             supervision=Supervision(environ.get("SUPERVISOR_SERVER_URL", ""), metrics),
             query_failed=query_failed,
         )
         registry = build_registry(metrics, config.metrics_dir, processes_file)
         registry.register(sidecar.jobs)
+        registry.register(sidecar.position)
         app = build_app(lambda: publisher.state, registry, report_routes(sidecar.report_history, sidecar.report_status))
         try:
             async with HttpServer(web.AppRunner(app, shutdown_timeout=SHUTDOWN_S), LIMITS) as server:
@@ -83,6 +86,7 @@ async def serve(config: Config, process: ProcessRun) -> int:
             sidecar.count_backlog(),
             sidecar.event_rates.run(),
             sidecar.jobs.run(),
+            sidecar.position.run(lambda: sidecar.publisher.state.ready),
             server.sweep(),
         ]
         if process.is_supervised:

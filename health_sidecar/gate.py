@@ -11,6 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -20,6 +21,7 @@ from daemon.runtime.config import ConfigError
 from daemon.runtime.lifecycle import report_config
 from health_sidecar.config import Config
 from health_sidecar.history import History, Run
+from health_sidecar.ledger_position import FILE, LedgerPosition
 from health_sidecar.probe import Probe, Schema
 from sql.database import Database
 from sql.errors import DatabaseUnavailable, StatementRejected
@@ -107,6 +109,7 @@ async def run_gate(
     retry_delay_s: float,
     allow_logged_statements: bool,
     failed_attempt: Callable[[str], None] = lambda _kind: None,
+    find_loss: Callable[[], Awaitable[str]] | None = None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     log: FilteringBoundLogger,
 ) -> Verdict:
@@ -117,6 +120,8 @@ async def run_gate(
         retry_delay_s: the first pause between two attempts; each further one is twice as long.
         allow_logged_statements: a server that logs statements with donors' data is a warning and not a failure.
         failed_attempt: is called with the class of error of each failed attempt to connect, except the last one.
+        find_loss: finds and logs what the database lacks of what this host has seen. The gate passes all the same: new
+            events must be recorded, and what is lost is brought back beside live traffic.
     """
     _banner(log, "🔒 DATABASE STARTUP GATE")
     try:
@@ -126,12 +131,13 @@ async def run_gate(
         await _check_schema(probe, log)
         await _check_server(probe, log, allow_logged_statements=allow_logged_statements)
         await _check_pooler(probe, log)
+        loss = await find_loss() if find_loss else ""
     except GateClosed as closed:
         verdict = Verdict(passed=False, detail=closed.reason, error=closed.error, reached=closed.reached)
         headline = closed.headline
     else:
         _banner(log, "✅ DATABASE STARTUP GATE: PASSED")
-        return Verdict(passed=True, detail="all checks passed", reached=True)
+        return Verdict(passed=True, detail=loss or "all checks passed", reached=True)
     log.error(headline, reason=verdict.detail)
     log.error(GATE_FAILED_LINE)
     return verdict
@@ -266,6 +272,7 @@ def run_once(environ: Mapping[str, str], *, as_json: bool = False) -> int:
 
 async def _once(config: Config) -> Verdict:
     probe = open_probe(config, "donationd gate")
+    position = LedgerPosition(config.readiness_socket.with_name(FILE), probe.fetch)
     try:
         verdict = await run_gate(
             config.database_url.get_secret_value(),
@@ -273,6 +280,7 @@ async def _once(config: Config) -> Verdict:
             attempts=config.gate_attempts,
             retry_delay_s=config.gate_retry_delay_ms / 1000,
             allow_logged_statements=config.allow_logged_statements,
+            find_loss=partial(position.check, remember=False),  # the file belongs to the sidecar
             log=structlog.get_logger(),
         )
         # The file of unwritten rows belongs to the sidecar: this run is written now or not at all.

@@ -23,6 +23,7 @@ from health_sidecar.event_rates import EventRates
 from health_sidecar.gate import OUT_OF_SYNC, SCHEMA_REFUSED, Verdict, run_gate
 from health_sidecar.history import History, Run
 from health_sidecar.job_runs import JobRuns
+from health_sidecar.ledger_position import LedgerPosition
 from health_sidecar.metrics import Metrics
 from health_sidecar.probe import SLOW_KINDS, Probe
 from health_sidecar.publisher import ReadinessServer
@@ -59,6 +60,7 @@ class Sidecar:
     backlog_probe: Probe
     event_rates: EventRates
     jobs: JobRuns
+    position: LedgerPosition
     processes_file: Path
     supervision: Supervision
     query_failed: asyncio.Event
@@ -83,6 +85,7 @@ class Sidecar:
             retry_delay_s=config.gate_retry_delay_ms / 1000,
             allow_logged_statements=config.allow_logged_statements,
             failed_attempt=self.connection_attempt_failed,
+            find_loss=self.position.check,
             log=log,
         )
         await self.report_gate(verdict)
@@ -225,7 +228,8 @@ class Sidecar:
             self.metrics.waiting,
             list(self.history.recent),
             jobs=self.jobs.to_json(),
-            further_problems=self.jobs.problems(time.time()) + list(filter(None, [self.supervision.problem])),
+            further_problems=self.jobs.problems(time.time())
+            + list(filter(None, [self.supervision.problem, self.position.problem])),
         )
 
 

@@ -1,4 +1,4 @@
-"""What `donationd reload` and `migrate` do."""
+"""What `donationd reload`, `migrate`, `gate` and `accept-ledger` do."""
 
 import dataclasses
 import json
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
+import msgspec
 import psycopg2
 
 from daemon.api.config import MigrateConfig
@@ -18,7 +19,9 @@ from daemon.instance import environment
 from daemon.instance import reload as reloading
 from daemon.ledger import audit
 from daemon.ledger import rebuild as rebuilding
-from daemon.runtime.config import Basics
+from daemon.runtime.config import Basics, Settings, set_variables
+from health_sidecar import gate as gate_check
+from health_sidecar.ledger_position import FILE, LedgerPosition
 from sql import migrate as migration
 from sql.errors import classify
 
@@ -84,6 +87,26 @@ def print_drift(*, as_json: bool) -> int:
     if is_up_to_date:
         click.echo("the schema is up to date")
     return 0 if is_up_to_date else 1
+
+
+def gate(*, as_json: bool) -> int:
+    """Runs the startup gate once, with what the sidecar of this folder's instance has seen; returns the exit status."""
+    running = environment.running_environ() or {}
+    beside = {name: running[name] for name in ("READINESS_SOCKET",) if name in running}
+    return gate_check.run_once({**beside, **set_variables(os.environ)}, as_json=as_json)
+
+
+def accept_ledger(*, as_json: bool) -> None:
+    """Takes the ledger as it is for the one that this host has seen, and prints where it stands."""
+    config = read(Settings, {**(environment.running_environ() or {}), **set_variables(os.environ)})
+    path = config.readiness_socket.with_name(FILE)
+    url = check_url(config.database_url.get_secret_value())
+    try:
+        position = ask(lambda database: LedgerPosition(path, database.fetch).accept(), url=url)
+    except OSError as error:
+        raise Failure(f"{path} cannot be written ({error.strerror}): run this as the user of the sidecar") from None
+    entry = f"journal entry {position.entry.key} of {position.entry.at}" if position.entry else "an empty journal"
+    click.echo(msgspec.json.encode(position) if as_json else f"accepted: {entry} is the newest of this ledger ({path})")
 
 
 def _owner_url() -> str:

@@ -397,6 +397,9 @@ def counts(live: Live, number: int) -> bool:
     return events(page_of(live)) == number
 
 
+SIDECAR_FILES = ("sidecar-totals.json", "health-check-runs.jsonl", "processes.json", "ledger-position.json")
+
+
 @pytest.mark.parametrize("damage", [empty, random_bytes, folder, fifo])
 def test_both_processes_start_with_every_file_damaged(damage: Damage, ledger: str, tmp_path: Path) -> None:
     """They serve, count what they do, and name each file; once they are replaced nothing is missing."""
@@ -404,7 +407,7 @@ def test_both_processes_start_with_every_file_damaged(damage: Damage, ledger: st
     metrics.mkdir()
     names = ["counter_0.db", "histogram_0.db", "gauge_max_0.db", "gauge_livesum_0.db", "gauge_mostrecent_0.db"]
     api_files = [metrics / name for name in names]
-    sidecar_files = [tmp_path / name for name in ("sidecar-totals.json", "health-check-runs.jsonl", "processes.json")]
+    sidecar_files = [tmp_path / name for name in SIDECAR_FILES]
     for path in (*api_files, *sidecar_files):
         damage(path)
     with living(tmp_path, ledger.replace(USER, ROLE), ledger, {}) as live:

@@ -87,6 +87,10 @@ CASES = {
         Case({'supervisord_process_hangs_total{process="sidecar"}': "2x10"}),
     ),
     "ProcessNotRunning": (Case(state("RUNNING", "0x10"), at="6m"), Case(state("RUNNING", "1 0 0 0 1x10"), at="6m")),
+    "LedgerPositionLost": (
+        Case({"ledger_position_lost": "0 0 0 1x10"}),
+        Case({"ledger_position_lost": "1 1 0x10"}),
+    ),
     "WebhookErrorsFast": (
         Case(deliveries("0+98x70", "0+2x70"), at="65m"),
         Case(deliveries("0+98x60 5880+100x20", "0+2x50 100x30"), at="75m"),  # it is over

@@ -1,6 +1,5 @@
-"""`donationd up`, `reload`, `migrate` and `gate`: start an instance, renew it, and check its database."""
+"""`donationd up`, `reload`, `migrate`, `gate` and `accept-ledger`: an instance and its database."""
 
-import os
 import sys
 
 import click
@@ -88,6 +87,26 @@ def gate(as_json: bool) -> None:
       DATABASE_URL=postgresql://… donationd gate
       donationd gate --json | jq .detail
     """
-    from health_sidecar import gate
+    from daemon.cli import instance
 
-    sys.exit(gate.run_once(os.environ, as_json=as_json))
+    sys.exit(instance.gate(as_json=as_json))
+
+
+@click.command()
+@json_option
+def accept_ledger(as_json: bool) -> None:
+    """End the report that the ledger lacks rows.
+
+    The sidecar reports a database that went back in time (a failover to a lagging standby, a restored backup), or that
+    contains another ledger, until this command ends the report. Bring back what is lost first: `donationd status` names
+    the commands. Run it on each host, in the folder where `donationd up` runs, with the same DATABASE_URL. It changes a
+    file of the sidecar's, and nothing in the database.
+
+    \b
+    Examples:
+      donationd accept-ledger
+      donationd accept-ledger --json | jq .entry
+    """
+    from daemon.cli import instance
+
+    instance.accept_ledger(as_json=as_json)
