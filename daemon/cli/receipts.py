@@ -29,7 +29,7 @@ from daemon.receipts import documents, register
 from daemon.receipts.config import ReceiptConfig
 from daemon.receipts.documents import Documents, Line, make_sample
 from daemon.receipts.donation import PaidDonation
-from daemon.receipts.donor import Donor, fetch_donor
+from daemon.receipts.donor import Donor, DonorUnreadable, fetch_donor
 from daemon.receipts.language import known_language
 from daemon.receipts.pdf import CannotTypeset
 from daemon.receipts.register import ListedReceipt, Receipt, Serial
@@ -248,7 +248,7 @@ def _ask(question: Callable[[Database], Awaitable[T]]) -> T:
     """What a question returns; what a person can do about its errors is exit status 1."""
     try:
         return ask(question, timeout_s=LONG_S)
-    except (StripeUnavailable, StripeRejected, TemplateError, CannotTypeset) as problem:
+    except (StripeUnavailable, StripeRejected, DonorUnreadable, TemplateError, CannotTypeset) as problem:
         raise Failure(str(problem)) from None
 
 

@@ -23,7 +23,7 @@ from daemon.ledger.reader import Ledger
 from daemon.receipts import register
 from daemon.receipts.documents import Documents, check
 from daemon.receipts.donation import PaidDonation
-from daemon.receipts.donor import Donor, fetch_donor
+from daemon.receipts.donor import Donor, DonorUnreadable, fetch_donor
 from daemon.receipts.language import known_language
 from daemon.receipts.mail import Attachment, compose, message_id, usable_address
 from daemon.receipts.pdf import CannotTypeset
@@ -201,10 +201,13 @@ class Delivery:
     async def _donor(self, donation: PaidDonation) -> Donor:
         try:
             return await fetch_donor(self._deps.stripe, donation)
+        except DonorUnreadable:
+            problem = "Stripe's reply cannot be read"
         except StripeRejected as rejected:
             if rejected.status in {401, 403}:  # the key is wrong: no donor can be fetched
                 raise
-        raise _Undeliverable("Stripe does not have the payment")
+            problem = "Stripe does not have the payment"
+        raise _Undeliverable(problem)
 
     async def _withdrawal_link(self, donation: PaidDonation) -> str | None:
         """The link that withdraws the consent to showing the donor's name, if there is a consent."""

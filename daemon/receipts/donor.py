@@ -12,12 +12,19 @@ import msgspec
 from msgspec import Struct
 
 from daemon.receipts.donation import PaidDonation
-from daemon.stripe_api.client import StripeApi, StripeRejected, StripeUnavailable
+from daemon.stripe_api.client import StripeApi, StripeRejected
 
 LENGTH = 200  # of a line; Stripe's own limits are longer, and no receipt needs more
 JOINERS = "\u200c\u200d"  # invisible characters that some scripts are written with
 
 T = TypeVar("T")
+
+
+class DonorUnreadable(Exception):
+    """Stripe's reply cannot be read; nothing of it is kept, because it may repeat the donor's data."""
+
+    def __init__(self) -> None:
+        super().__init__("Stripe's reply about the donor cannot be read")
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,7 +96,12 @@ class _Customer(Struct):
 
 
 async def fetch_donor(stripe: StripeApi, donation: PaidDonation) -> Donor:
-    """The donor of a donation. Raises StripeUnavailable, or StripeRejected where the payment cannot be read."""
+    """The donor of a donation.
+
+    Raises:
+        StripeUnavailable, StripeRejected: as the client.
+        DonorUnreadable: an object does not have the form that Stripe documents.
+    """
     account = donation.account
     donor, customer = await _of_payment(stripe, donation.id, account)
     if donation.session_id and donation.session_id != donation.id:
@@ -152,9 +164,9 @@ def _clean(text: str | None) -> str | None:
 
 
 def _decode(body: bytes, kind: type[T]) -> T:
-    """An object of Stripe's. What is wrong with another one is not kept, because it may repeat the donor's data."""
+    """An object of Stripe's. Raises DonorUnreadable."""
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeError):
         pass
-    raise StripeUnavailable("a malformed object")
+    raise DonorUnreadable

@@ -35,8 +35,8 @@ def usable_address(email: str) -> str | None:
 
 
 def message_id(donation: str, kind: str, seq: int, sender: Sender) -> str:
-    """The Message-ID of a mail, always the same for it, so that a mailbox can recognise a second copy. Nobody can read
-    from it what it is about."""
+    """The Message-ID of a mail, always the same for it, so that a mailbox can recognise a second copy. It does not show
+    what it is about."""
     digest = hashlib.sha256(f"{donation} {kind} {seq}".encode()).hexdigest()[:32]
     return f"<{digest}@{sender.address.rpartition('@')[2]}>"
 

@@ -3,6 +3,7 @@ machine has fonts for."""
 
 import asyncio
 import re
+import threading
 import unicodedata
 from datetime import datetime
 from functools import cache
@@ -11,21 +12,15 @@ from pathlib import Path
 import typst
 
 STANDARDS: "typst.PDFStandards" = ["a-2a", "ua-1"]
+ONE_AT_A_TIME = threading.Lock()  # a compiler makes one document at a time
 FONT_PACKAGES = "fonts-noto-core and fonts-noto-cjk"  # of Debian; together they have every script in use
 ESCAPED = re.compile(r"\\u\{([0-9a-f]{1,6})\}")  # how Typst shows a character that it cannot print
 NO_GLYPH = re.compile(r"the text `(\"(?:[^\"\\]|\\.)*\")` could not be displayed")
 
 
 class CannotTypeset(Exception):
-    """A document cannot be made. The text names what is wrong with the template, and nothing of the donor's data.
-
-    Attributes:
-        is_glyph: whether only a font is missing: the same template works for other donors.
-    """
-
-    def __init__(self, problem: str, *, is_glyph: bool = False) -> None:
-        super().__init__(problem)
-        self.is_glyph = is_glyph
+    """A document cannot be made. The text names what is wrong with the template or which fonts are missing, and nothing
+    of the donor's data."""
 
 
 async def typeset(source: str, *, created: datetime, folder: Path | None = None) -> bytes:
@@ -43,9 +38,15 @@ async def typeset(source: str, *, created: datetime, folder: Path | None = None)
 
 
 def _compile(source: str, created: datetime, folder: Path | None) -> bytes:
-    compiler = typst.Compiler(source.encode(), root=folder, font_paths=_fonts())
     try:
-        pdf = compiler.compile(format="pdf", pdf_standards=STANDARDS, timestamp=int(created.timestamp()))
+        with ONE_AT_A_TIME:
+            pdf = _compiler().compile(
+                source.encode(),
+                root=folder,
+                format="pdf",
+                pdf_standards=STANDARDS,
+                timestamp=int(created.timestamp()),
+            )
     except typst.TypstError as error:
         problem = _problem(error)
     else:
@@ -55,9 +56,10 @@ def _compile(source: str, created: datetime, folder: Path | None) -> bytes:
 
 
 @cache
-def _fonts() -> typst.Fonts:
-    """The fonts of this machine; looking for them takes 0.2 s."""
-    return typst.Fonts()
+def _compiler() -> typst.Compiler:
+    """The one compiler of this process, with the fonts of this machine: looking for them takes 0.2 s. With a new
+    compiler for each document, some 40 kB of each would never be freed."""
+    return typst.Compiler(font_paths=typst.Fonts())
 
 
 def _problem(error: typst.TypstError) -> CannotTypeset:
@@ -65,9 +67,7 @@ def _problem(error: typst.TypstError) -> CannotTypeset:
     if found := NO_GLYPH.search(error.message):
         shown = ESCAPED.sub(lambda escape: chr(int(escape[1], 16)), found[1])
         scripts = sorted({_script(character) for character in shown if not character.isascii()}) or ["a script"]
-        return CannotTypeset(
-            f"no font of this machine has a character of {', '.join(scripts)}; install {FONT_PACKAGES}", is_glyph=True
-        )
+        return CannotTypeset(f"no font here has a character of {', '.join(scripts)}: install {FONT_PACKAGES}")
     line = re.search(r"typst_py_bytes__\.typ:(\d+)", error.diagnostic)
     kind = re.match(r"[a-z ]{3,60}", error.message)
     where = f" in line {line[1]} of what the template makes" if line else ""

@@ -16,7 +16,7 @@ from aiosmtplib import SMTPException, SMTPResponseException, SMTPServerDisconnec
 from daemon.receipts.config import SmtpServer
 
 COMMAND_S = 30.0  # for connecting, and for each command
-DATA_S = 120.0  # for the whole mail; after it nobody knows whether the server has it
+DATA_S = 120.0  # for the whole mail; after it, it is not known whether the server has it
 ENHANCED = re.compile(r"(?P<code>[245]\.[0-9]{1,3}\.[0-9]{1,3})(?![0-9.])", re.ASCII)  # RFC 3463
 
 T = TypeVar("T")

@@ -1,5 +1,5 @@
--- Whether the thanks for a donation were queued under another id that it had before, and not given up.
+-- Whether the thanks for a donation were sent under another id that it had before, or perhaps sent.
 SELECT EXISTS (
     SELECT FROM outbox
     WHERE donation_id = ANY (%(ids)s) AND kind = 'thanks' AND id <> %(mail)s
-      AND state IN ('sending', 'sent', 'uncertain', 'undelivered')) AS is_thanked
+      AND state IN ('sending', 'sent', 'uncertain')) AS is_thanked

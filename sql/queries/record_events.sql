@@ -167,14 +167,14 @@ WITH bases AS MATERIALIZED (
     RETURNING seq, donation_id, kind, amount_minor, effective_at
 ), queued AS (
     INSERT INTO outbox (donation_id, kind, seq)
-    SELECT b.donation_id, 'thanks', 0
-    FROM booked b JOIN mail_start m ON m.is_only AND m.started_at <= b.effective_at
-    WHERE b.kind = 'payment' AND b.amount_minor > 0
-    UNION
-    SELECT b.donation_id, 'correction', max(b.seq)
-    FROM booked b
-    WHERE EXISTS (SELECT FROM outbox o WHERE o.donation_id = b.donation_id AND o.kind = 'thanks' AND o.seq = 0)
-    GROUP BY b.donation_id
+    SELECT donation_id, 'thanks', 0
+    FROM booked
+    WHERE kind = 'payment' AND amount_minor > 0 AND effective_at >= (SELECT started_at FROM mail_start WHERE is_only)
+    UNION ALL
+    SELECT donation_id, 'correction', max(seq)
+    FROM booked
+    WHERE (SELECT true FROM outbox o WHERE o.donation_id = booked.donation_id AND o.kind = 'thanks' AND o.seq = 0)
+    GROUP BY donation_id
     ON CONFLICT DO NOTHING
 -- </mail>
 ), counted AS (

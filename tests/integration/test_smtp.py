@@ -58,7 +58,7 @@ async def test_starttls_and_login(chain: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_no_password_is_sent_without_a_checked_certificate(chain: Path) -> None:
-    """Neither to a server whose certificate nobody vouches for, nor to one that offers no TLS."""
+    """Neither to a server whose certificate no authority has signed, nor to one that offers no TLS."""
     async with mail_server(server_context(chain), wants_login=True) as server:
         with pytest.raises(MailServerUnavailable, match="its certificate or its TLS is not accepted"):
             await send(LOGIN.format(port=server.port))

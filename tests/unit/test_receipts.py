@@ -132,7 +132,7 @@ HYPHENS = dict.fromkeys(map(ord, "-\u00ad"))  # pdftotext removes them at the en
 LATIN = st.characters(min_codepoint=0x20, max_codepoint=0x24F, exclude_categories=("Cc", "Cf", "Zs"))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.text(LATIN, min_size=1, max_size=30), min_size=20, max_size=20))
 def test_any_text_comes_back(names: list[str]) -> None:
     """Twenty texts a document: each of them is found in it, character by character."""
@@ -226,6 +226,17 @@ def test_a_charity_changes_one_text(tmp_path: Path) -> None:
     assert "We are happy about €50.00 of 26 November 2026." in mail.text
     assert "Dear Ann," in mail.text
     assert made().version(made().language("en")) != made(tmp_path).version(made(tmp_path).language("en"))
+
+
+def test_a_charity_adds_its_logo(tmp_path: Path) -> None:
+    """A picture in the folder of its templates is in the PDF; what is outside of the folder cannot be read."""
+    (tmp_path / "logo.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>')
+    block = '{{% extends "page.typ.j2" %}}{{% block content %}}#image("{}", alt: "logo"){{% endblock %}}'
+    (tmp_path / "receipt.typ.j2").write_text(block.format("/logo.svg"))
+    assert asyncio.run(made(tmp_path).receipt(receipt_in(), Donor("Ann"))).startswith(b"%PDF")
+    (tmp_path / "receipt.typ.j2").write_text(block.format("/../../etc/hostname"))
+    with pytest.raises(CannotTypeset):
+        asyncio.run(made(tmp_path).receipt(receipt_in(), Donor("Ann")))
 
 
 def test_the_languages_have_the_same_texts() -> None:
