@@ -10,9 +10,9 @@ from msgspec import Raw
 from daemon.jobs.runs import RunDependencies
 from daemon.ledger import comparison, journal, operator_actions, projection
 from daemon.ledger.comparison import Difference
-from daemon.ledger.facts import FactName, Facts, Family, merge, merge_into, object_ids, owners, value
+from daemon.ledger.facts import Facts, Family, merge, merge_into, object_ids, owners
 from daemon.ledger.recorder import KnownFacts, ReadObjects
-from daemon.ledger.stripe_events import CannotApply
+from daemon.ledger.stripe_events import CannotApply, Id
 from daemon.ledger.stripe_objects import Reading, facts_of
 from daemon.stripe_api.client import StripeRejected
 from sql import load
@@ -20,7 +20,6 @@ from sql.errors import StatementRejected
 
 NOT_FOUND = 404
 CHARGE_PARTS = ("balance_transaction", "failure_balance_transaction", "refunds")
-LENT_NAMES = (FactName.TICKET, FactName.SESSION_TICKET, FactName.SESSION_REFERENCE)
 
 
 class ActionRow(NamedTuple):
@@ -57,7 +56,7 @@ class Findings:
 
 
 class _Identified(msgspec.Struct):
-    id: str = "(without id)"
+    id: Id = "(without id)"
 
 
 @dataclass(frozen=True)
@@ -173,12 +172,7 @@ class ObjectComparison:
             if not comparison.has_news(known, news):
                 continue
             found.changes.append(news)
-            differences = [
-                Difference(id_, name, value(lent.get(id_, {}), name), each[name][1])
-                for id_, each in news[Family.SUBSCRIPTION].items()
-                for name in LENT_NAMES
-                if name in each
-            ]
+            differences = list(comparison.subscription_differences(lent, news[Family.SUBSCRIPTION]))
             found.differences += differences
             found.invisible += not differences
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from daemon.jobs.list_walk import Position, WalkedPage, walk
 from daemon.jobs.object_comparison import CHARGE_PARTS, Failure, ObjectComparison
@@ -121,8 +121,16 @@ class RunState(Struct, frozen=True):
 
 
 class _Created(Struct):
-    id: str = ""
-    created: int = 0
+    id: str
+    created: int
+
+
+def _created(raw: Raw) -> _Created | None:
+    """The id of an object and when it was created; None for an object of unexpected shape."""
+    try:
+        return msgspec.json.decode(raw, type=_Created)
+    except msgspec.MsgspecError:
+        return None
 
 
 class Reports:
@@ -193,7 +201,7 @@ class _Run(NamedTuple):
         unknown = UnknownDonations(self.deps.stripe, self.deps.database, of.path, of.prefix, account)
         async for page in self._pages(of, account, state.position):
             found = await self._correct(of, page, account, state)
-            created = [msgspec.json.decode(each, type=_Created) for each in page.objects]
+            created = [each for each in map(_created, page.objects) if each]
             low = min((each.created for each in created), default=state.low)
             if of.prefix and not state.position.is_second:
                 end = state.options.since - 1 if page.position.is_second else low

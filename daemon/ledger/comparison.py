@@ -13,8 +13,9 @@ from msgspec import Struct
 
 from daemon.ledger import money
 from daemon.ledger.donation import Donation
-from daemon.ledger.facts import DONOR_FIELDS, NEWEST, RULES, FactName, Facts, Family, ObjectFacts, PerKey
+from daemon.ledger.facts import DONOR_FIELDS, NEWEST, RULES, FactName, Facts, Family, ObjectFacts, PerKey, value
 from daemon.ledger.journal import DonationEntries, JournalEntry
+from daemon.ledger.projection import Subscriptions
 
 # Maps whose entries have the time of the reading. They say something new only together with this other fact.
 RECORDS_OF = {
@@ -145,6 +146,18 @@ def differences(before: DonationEntries, after: DonationEntries, read_at: int) -
                 yield difference
 
 
+def subscription_differences(known: Subscriptions, news: Mapping[str, ObjectFacts]) -> Iterator[Difference]:
+    """What changes in subscriptions, and with each of them in all its payments.
+
+    Args:
+        known: what is stored of them, by id.
+        news: what is to be added.
+    """
+    for id_, added in sorted(news.items()):
+        for name in sorted(added.keys() - {FactName.ACCOUNT}):
+            yield Difference(id_, name, _text(value(known.get(id_, {}), name)), _text(added[name][1]))
+
+
 def _unknown(donation: Donation) -> Donation:
     """A donation of which nothing is known but its id, its status and when it was created."""
     nothing = {field.name: None for field in msgspec.structs.fields(Donation) if field.required}
@@ -154,20 +167,20 @@ def _unknown(donation: Donation) -> Donation:
 
 def _field_differences(before: Donation, after: Donation, read_at: int) -> Iterator[Difference]:
     former = msgspec.structs.asdict(before)
-    for name, value in msgspec.structs.asdict(after).items():
+    for name, due in msgspec.structs.asdict(after).items():
         was = former[name]
-        if was == value:
+        if was == due:
             continue
         if name in DONOR_FIELDS:
             yield Difference(after.id, name)
         elif name in AMOUNTS:
             yield Difference(
-                after.id, name, _amount(was, before.currency or after.currency), _amount(value, after.currency)
+                after.id, name, _amount(was, before.currency or after.currency), _amount(due, after.currency)
             )
         elif name in TIMES:
-            yield Difference(after.id, name, _time(was), _time(value), value == read_at)
+            yield Difference(after.id, name, _time(was), _time(due), due == read_at)
         else:
-            yield Difference(after.id, name, _text(was), _text(value))
+            yield Difference(after.id, name, _text(was), _text(due))
 
 
 def _text(value: object) -> str | None:

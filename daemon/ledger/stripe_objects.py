@@ -110,6 +110,8 @@ def facts_of(raw: Raw, reading: Reading) -> Facts:
         CannotApply, msgspec.MsgspecError: it has an unexpected shape. The message contains no value of it.
     """
     kind = msgspec.json.decode(raw, type=_Object)
+    if kind.object not in EVENT_TYPES:
+        raise msgspec.ValidationError("an unknown type of object")
     livemode = reading.livemode if kind.livemode is None else kind.livemode
     envelope = {"id": "evt_read", "type": EVENT_TYPES[kind.object], "created": reading.at, "livemode": livemode}
     account = {"account": reading.account} if reading.account else {}

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 
 import pytest
 
@@ -11,6 +12,7 @@ from daemon.jobs.runs import load_state
 from daemon.ledger import operators
 from daemon.ledger.recorder import Recorder
 from daemon.ledger.verification import verify
+from daemon.simulator.api_versions import Api
 from daemon.simulator.fake_stripe.failures import Failure
 from daemon.simulator.fake_stripe.fake import TEST_KEY, FakeStripe
 from daemon.simulator.scenarios import Scenario, generate
@@ -270,6 +272,32 @@ async def test_a_permission_is_missing(site: Site) -> None:
         await site.reconcile()
     assert rejected.value.__notes__ == ["while PaymentIntents were read"]
     assert rejected.value.status == 403
+
+
+@dataclass(frozen=True)
+class Unexpected:
+    """An object of an unexpected shape, with a person's name in an unexpected place."""
+
+    id: str
+    shown: Json
+    created: int = NEWEST
+
+    def render(self, _api: Api) -> Json:
+        common = {"id": self.id, "object": "refund", "created": self.created, "failure_balance_transaction": None}
+        return {**common, "amount": 1, "charge": "ch_odd", **self.shown}
+
+
+async def test_objects_of_unexpected_shape(site: Site) -> None:
+    """They are reported without any value of them, and do not stop the run."""
+    refunds = site.fake.world.collections["refund"]
+    odd: list[Json] = [{"amount": "Ann"}, {"created": "Ann"}, {"object": "Ann"}, {"charge": {"id": "Ann B."}}]
+    for number, fields in enumerate(odd):
+        refunds.add(Unexpected(f"re_odd{number}", fields))
+    found, noted = await site.reconcile()
+    assert found.failed == len(odd)
+    assert {each.object_id for each in noted.failures} == {f"re_odd{number}" for number in range(len(odd))}
+    assert not any("Ann" in each.reason for each in noted.failures)
+    assert await shown(site) == books(SCENARIOS)
 
 
 async def test_live_traffic_meanwhile(site: Site, database_url: str) -> None:
