@@ -18,6 +18,7 @@ LONGEST = (
     "tests/integration/test_cases.py",
     "tests/integration/test_database_trouble.py",
     "tests/integration/test_floods.py",
+    "tests/integration/test_browser_pages.py",
     "tests/integration/test_closed_reports.py",
     "tests/integration/test_report_endpoints.py",
     "tests/integration/test_statistics.py",
