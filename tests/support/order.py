@@ -10,6 +10,7 @@ LONGEST = (
     "tests/supervised/test_reload.py",
     "tests/supervised/test_socket.py",
     "tests/integration/test_haproxy.py",
+    "tests/integration/test_console_browser.py",
     "tests/supervised/test_mending.py",
     "tests/unit/test_simulate.py",
     "tests/integration/test_broken_clients.py",
