@@ -8,7 +8,7 @@ RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
 JOBS ?= 4
 
-.PHONY: help run demo test check bench bench-export bench-pages bench-recovery fraud-figures overload chaos fuzz mutants format diagram dashboards picture screenshots lock sbom clean
+.PHONY: help run demo test check bench bench-export bench-jobs bench-pages bench-recovery fraud-figures overload chaos fuzz mutants format diagram dashboards picture screenshots lock sbom clean
 
 help:
 	@echo 'make run     everything on this machine, with a PostgreSQL of its own; Ctrl-C stops it'
@@ -20,6 +20,7 @@ help:
 	@echo 'make bench-export exports a million rows, by command and beside webhooks, three minutes; ROWS=100000 does less'
 	@echo 'make bench-recovery replays and reconciles an account with 100,000 objects, five minutes; OBJECTS=20000 does less'
 	@echo 'make bench-pages measures the public pages and those of the console with a million donations, three minutes; ROWS=100000 fills less'
+	@echo 'make bench-jobs shows what deliveries notice while the jobs process works, two minutes; OBJECTS=2000 less'
 	@echo 'make overload shows what too many deliveries and 1,000 hostile clients of each kind do to a process, eight minutes;'
 	@echo '              KIND=slow-heads,cut-bodies THROUGH=haproxy measures a part, SHORT=1 takes three (needs wrk, haproxy)'
 	@echo 'make fraud-figures   how many signals of fraud are right, and how many attacks they find; DAYS=1000 SEED=7 judges others'
@@ -65,6 +66,9 @@ bench-recovery: $(TESTS)
 
 bench-pages: $(TESTS)
 	@$(BIN)/python -m tests.bench.pages
+
+bench-jobs: $(TESTS)
+	@$(BIN)/python -m tests.bench.jobs
 
 fraud-figures: $(TESTS)
 	@DAYS=$(DAYS) SEED=$(SEED) $(BIN)/python -m tests.bench.fraud

@@ -5,11 +5,12 @@ from daemon.jobs.schedule import Job, JobDependencies, ProblemsFound
 from daemon.stripe_api.account_check import account_problems
 
 DAY_S = 86400
+RECHECK_S = 900
 
 
 def job(_config: JobsConfig) -> Job:
     """It runs wherever there is a key."""
-    return Job("check_account", DAY_S, check)
+    return Job("check_account", DAY_S, check, recheck_s=RECHECK_S)
 
 
 async def check(deps: JobDependencies) -> None:

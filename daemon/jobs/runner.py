@@ -19,7 +19,7 @@ from typing import NamedTuple
 import structlog
 
 from daemon.jobs.metrics import JobMetrics
-from daemon.jobs.schedule import Job, JobDependencies, ProblemsFound, recheck_s, retry_s
+from daemon.jobs.schedule import Job, JobDependencies, ProblemsFound, retry_s
 from daemon.runtime.rate_limited_log import OnChangeLog
 from daemon.stripe_api.client import StripeRejected, StripeUnavailable
 from sql import load
@@ -115,14 +115,18 @@ class Runner:
     async def _run_jobs(self) -> None:
         """Run all jobs beside each other. Never returns."""
         rows = await self._fetch(load("take_over_jobs"), {"jobs": [job.name for job in self._jobs]})
-        succeeded_s_ago: dict[str, float] = dict(rows)
+        last: dict[str, tuple[float, int]] = {name: (s_ago, problems) for name, s_ago, problems in rows}
         async with asyncio.TaskGroup() as group:
             for job in self._jobs:
-                group.create_task(self._run_job(job, succeeded_s_ago.get(job.name)))
+                group.create_task(self._run_job(job, last.get(job.name)))
 
-    async def _run_job(self, job: Job, succeeded_s_ago: float | None) -> None:
-        """Run one job when it is due. Never returns."""
-        pause_s = 0.0 if succeeded_s_ago is None else max(0.0, job.every_s - succeeded_s_ago)
+    async def _run_job(self, job: Job, last: tuple[float, int] | None) -> None:
+        """Run one job when it is due. Never returns.
+
+        Args:
+            last: how many seconds ago its last pass succeeded, and how many problems it found; None if none has.
+        """
+        pause_s = 0.0 if last is None else max(0.0, job.pause_s(last[1]) - last[0])
         failures = 0
         while True:
             await self._sleep(pause_s)
@@ -131,7 +135,7 @@ class Runner:
             if failures:
                 pause_s = retry_s(job, failures, self._share(), outcome.retry_after_s)
             else:
-                pause_s = recheck_s(job) if outcome.problems else job.every_s
+                pause_s = job.pause_s(outcome.problems or 0)
 
     async def _run_pass(self, job: Job) -> Outcome:
         """Run one pass of a job, and record how it ended."""

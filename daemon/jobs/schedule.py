@@ -45,15 +45,21 @@ class Job:
 
     Attributes:
         name: of its row in `job_runs`, and the label `name` of its metrics; such as `check_account`.
-        every_s: seconds from the end of a pass that succeeded until the next one. One that found problems is followed
-            within a quarter of an hour, so that what an operator corrects is soon known.
+        every_s: seconds from the end of a pass that succeeded until the next one.
         run: one pass. It may be cancelled at every await, and then begins again. It raises StripeUnavailable or
             DatabaseUnavailable to be tried again with backoff, and ProblemsFound if an operator must do something.
+        recheck_s: as `every_s`, after a pass that found problems, so that what an operator corrects is soon known; None
+            if it is no different.
     """
 
     name: str
     every_s: int
     run: Callable[[JobDependencies], Awaitable[None]]
+    recheck_s: int | None = None
+
+    def pause_s(self, problems: int) -> float:
+        """Seconds from the end of a pass that succeeded, and found so many problems, until the next one."""
+        return self.recheck_s if problems and self.recheck_s else self.every_s
 
 
 class ProblemsFound(Exception):
@@ -66,11 +72,6 @@ class ProblemsFound(Exception):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = tuple(problems)
-
-
-def recheck_s(job: Job) -> float:
-    """How long to wait after a pass that found problems."""
-    return min(job.every_s, MAX_RETRY_S)
 
 
 def retry_s(job: Job, failures: int, share: float, retry_after_s: float = 0.0) -> float:

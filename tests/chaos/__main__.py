@@ -105,6 +105,7 @@ async def _at(
     async with opening as site:
         secret = site.instance.signing_secret
         load = Load(site.instance.api, secret, TICKETS, seed, DEADLINE_S + MARGIN_S, site.begin)
+        load.scenarios.extend(site.lost)
         record = Record([], load.replies, load.scenarios, [], whole=False)
         records.append(record)
         delivering = asyncio.create_task(load.run())

@@ -95,6 +95,9 @@ WORK: dict[str, tuple[str | None, Callable[[Site], Awaitable[None]]]] = {
     "check the account": ("check_account", _asking("GET /v1/webhook_endpoints")),
     "read transactions": ("read_balance", _asking("GET /v1/balance_transactions")),
     "read payouts": ("read_balance", _asking("GET /v1/payouts")),
+    "replay events": ("reconcile", _asking("GET /v1/events")),
+    "reconcile payments": ("reconcile", _asking("GET /v1/payment_intents$")),
+    "reconcile charges": ("reconcile", _asking("GET /v1/charges$")),
     "fetch a donor": (None, _asking("GET /v1/(payment_intents|charges)/")),
     "send a mail": (None, _sends_mail),
 }

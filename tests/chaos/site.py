@@ -34,6 +34,7 @@ from tests.support.postgres import USER, Server
 API_PROCESSES = 3
 TICKETS = ("chaos-1", "chaos-2", "chaos-3")
 DEADLINE_S = 5.0
+LOST_S = 25 * 86400  # before now: Stripe's list of events has 30 days
 MAIL_FROM = "thanks@charity.example"
 SETTINGS = {
     "API_PROCESSES": str(API_PROCESSES),
@@ -107,6 +108,7 @@ class Site:
         proxies: the hosts the daemon knows; none on the embedded site.
         stack: ends with the site.
         stripe, mail: what the jobs use in the place of Stripe and of a mail server; None where there are no jobs.
+        lost: payments whose events are not delivered: the jobs have to find them.
     """
 
     instance: Instance
@@ -116,6 +118,7 @@ class Site:
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     stripe: FakeStripe | None = None
     mail: MailServer | None = None
+    lost: list[Scenario] = field(default_factory=list)
 
     async def pid(self, name: str) -> int:
         """The pid of a program, by supervisor's name. Raises KeyError while it does not run."""
@@ -242,7 +245,7 @@ async def embedded_site() -> AsyncIterator[Site]:
 
 @asynccontextmanager
 async def site_with_jobs() -> AsyncIterator[Site]:
-    """A site whose jobs use a fake of Stripe's API and a mail server, ready. The fake has a day's payouts."""
+    """A site whose jobs use a fake of Stripe's API and a mail server, ready. The fake has payments of some days ago."""
     async with AsyncExitStack() as stack:
         postgres = await new_postgres(stack)
         await postgres.make()
@@ -250,7 +253,8 @@ async def site_with_jobs() -> AsyncIterator[Site]:
         await asyncio.to_thread(migrate.apply, postgres.url)
         await asyncio.to_thread(execute, postgres.url, "INSERT INTO mail_start (started_at) VALUES ('2020-01-01')")
         fake = await stack.enter_async_context(serving(FakeStripe()))
-        fake.add(generate(1, 50, TICKETS, now=int(time.time()) - 30 * 86400))
+        lost = _lost_payments(int(time.time()))
+        fake.add(lost)
         mail = await stack.enter_async_context(mail_server())
         environ = {
             **SETTINGS,
@@ -264,9 +268,15 @@ async def site_with_jobs() -> AsyncIterator[Site]:
             "SMTP_URL": f"smtp://127.0.0.1:{mail.port}",
         }
         instance = stack.enter_context(instance_of_its_own(environ))
-        site = Site(instance, postgres.url, postgres, stack=stack, stripe=fake, mail=mail)
+        site = Site(instance, postgres.url, postgres, stack=stack, stripe=fake, mail=mail, lost=lost)
         await _open(site)
         yield site
+
+
+def _lost_payments(now: int) -> list[Scenario]:
+    """Payments of the last weeks."""
+    made = generate(1, 100, TICKETS, now=now)
+    return [each for each in made if min(event["created"] for event in each.events) > now - LOST_S]
 
 
 async def _open(site: Site) -> None:

@@ -126,7 +126,7 @@ async def test_a_pass_that_fails_is_tried_again_with_backoff(host: Any, database
     """Whatever it failed of; nothing that an unexpected error says is repeated anywhere."""
     job = Scripted([*FAILURES, StripeUnavailable("too many requests", 77.0), ProblemsFound(["one"]), None])
     with structlog.testing.capture_logs() as logged:
-        async with host(Job("often", 3600, job.run)) as running:
+        async with host(Job("often", 3600, job.run, recheck_s=900)) as running:
             await waiting(job)
     pauses = [seconds for seconds in running.slept if seconds > 1]
     assert pauses == [5, 10, 20, 40, 80, 77 + 160, 900, 3600]
@@ -140,8 +140,8 @@ async def test_a_pass_that_fails_is_tried_again_with_backoff(host: Any, database
 
 
 async def test_what_was_done_lately_is_not_done_again_by_the_next_host(host: Any, database: Database) -> None:
-    """The next pass comes when it is due; where the last one failed or found problems, it comes at once."""
-    daily, broken, removed = Scripted([None]), Scripted([ProblemsFound(["one"])]), Scripted([None])
+    """The next pass comes when it is due; where none has succeeded, it comes at once."""
+    daily, broken, removed = Scripted([ProblemsFound(["one"])]), Scripted([StripeUnavailable("x")]), Scripted([None])
     async with host(Job("daily", 86400, daily.run), Job("broken", 9, broken.run), Job("removed", 60, removed.run)):
         await waiting(daily, broken, removed)
     await database.fetch("UPDATE job_runs SET succeeded_at = now() - interval '1 hour' WHERE job = 'daily'")
