@@ -74,7 +74,11 @@ def test_a_cookie_that_was_changed_anywhere_is_none(place: int, other: str) -> N
         assert find(sessions(ANNA, KIM), changed) is None
 
 
-@pytest.mark.parametrize("cookie", ["", ".", "1..", f"{NOW + 9}.a.{'b' * 43}", COOKIE_OF_ANNA + "x", "9" * 500])
+@pytest.mark.parametrize(
+    "cookie",
+    ["", ".", "1..", f"{NOW + 9}.a.{'b' * 43}", COOKIE_OF_ANNA + "x", "9" * 500],
+    ids=["empty", "a dot", "two dots", "another signature", "a longer signature", "only digits"],
+)
 def test_what_is_no_cookie_of_ours_is_no_session(cookie: str) -> None:
     assert find(sessions(ANNA), cookie) is None
 
