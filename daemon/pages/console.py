@@ -179,7 +179,7 @@ class Console:
             parameters = {**action.parameters(form), **request.match_info}
             try:
                 await self._operations.call(action.operation, session.token, parameters)
-            except (web.HTTPBadRequest, web.HTTPNotFound, web.HTTPConflict) as error:
+            except (web.HTTPClientError, web.HTTPServerError) as error:
                 return error_page(error.status, error.text or "", back)
             done = urlencode({"done": action.operation})
             raise web.HTTPSeeOther(f"{back}{'&' if '?' in back else '?'}{done}")

@@ -111,6 +111,7 @@ ACTIONS = (
     Action("/donations/{id}/assign", "assign_donation", "The donation was assigned.", ("ticket",)),
     Action("/donations/{id}/erase", "erase_donation", "The donor's data was erased from the donation."),
     Action("/donations/{id}/withdraw-consent", "withdraw_consent", "The donor's name is hidden."),
+    Action("/failed/{id}/replay", "replay_event", "The event was read from Stripe again."),
     Action("/failed/{id}/dismiss", "dismiss_event", "The event was dismissed."),
     Action("/mail/{id}/retry", "retry_mail", "The mail is sent once more."),
     Action("/mail/{id}/dismiss", "dismiss_mail", "The mail was dismissed."),

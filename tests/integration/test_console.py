@@ -314,6 +314,8 @@ async def test_a_failed_event_is_dismissed(anna: Visitor, database: Database) ->
                          " VALUES ('evt_1', 'charge.updated', now(), false, %s)", [HOSTILE])  # fmt: skip
     assert "evt_1" in (page := await anna.page("/operator/failed")) and "<script>" not in page
     assert '<span class="figure warn">1</span>' in await anna.page("/operator")
+    reply = await anna.post("/operator/failed/evt_1/replay", {"back": "/operator/failed"})
+    assert reply.status == HTTPStatus.CONFLICT and "STRIPE_API_KEY is not set" in await reply.text()
     await anna.post("/operator/failed/evt_1/dismiss", {"back": "/operator/failed"})
     assert "evt_1" not in await anna.page("/operator/failed")
     assert "evt_1" in await anna.page("/operator/failed?all=true")
