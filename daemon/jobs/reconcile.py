@@ -6,6 +6,7 @@ name the run as their cause. The recorder merges it as it merges events, so a we
 the same time is neither lost nor overwritten.
 """
 
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -23,6 +24,9 @@ from daemon.ledger.rebuild import set_wrong_totals
 from daemon.ledger.stripe_objects import Reading
 from daemon.stripe_api.client import Params, StripeRejected
 from sql import load
+
+# A run that is older begins again: the lists that it has read may have changed since.
+CONTINUED_S = 86_400
 
 
 class ObjectList(NamedTuple):
@@ -104,16 +108,22 @@ class RunState(Struct, frozen=True):
 
     Attributes:
         name: of the run, as the cause in the journal: `reconcile:` and the time of its beginning.
+        begun_at: that time in Unix seconds.
         places: what is left to read: accounts (None: the key's own) and numbers in LISTS. The first is being read.
         low: the `created` of the last object that was compared.
     """
 
     name: str
+    begun_at: int
     options: Options
     places: tuple[tuple[str | None, int], ...]
     position: Position
     low: int = 0
     found: Reconciled = Reconciled()
+
+    def continues(self, options: Options, now: int) -> bool:
+        """Whether a run with these options continues this one."""
+        return bool(self.places) and self.options.includes(options) and now - self.begun_at < CONTINUED_S
 
     def next_list(self) -> "RunState":
         """The beginning of the next list."""
@@ -155,7 +165,8 @@ class Reports:
 async def reconcile(
     deps: RunDependencies, options: Options, reports: Reports, *, kind: str = "reconcile"
 ) -> Reconciled:
-    """Reads all lists; a run that was interrupted is continued, if its options include these.
+    """Reads all lists. A run that was interrupted is continued, if its options include these and it began within
+    CONTINUED_S.
 
     Args:
         kind: which run it is; runs of several kinds are interrupted and continued independently.
@@ -164,9 +175,9 @@ async def reconcile(
         StripeUnavailable, StripeRejected, DatabaseUnavailable, StatementRejected: what was corrected until then stays,
         and the next run continues.
     """
-    state = await load_state(deps.database, kind, RunState)
-    if state is None or not state.places or not state.options.includes(options):
-        state = await _begin(deps, options, reports)
+    state, now = await load_state(deps.database, kind, RunState), int(time.time())
+    if state is None or not state.continues(options, now):
+        state = await _begin(deps, options, reports, now)
     run = _Run(deps, reports, kind)
     while state.places:
         state = (await run.read_list(state)).next_list()
@@ -174,7 +185,7 @@ async def reconcile(
     return state.found
 
 
-async def _begin(deps: RunDependencies, options: Options, reports: Reports) -> RunState:
+async def _begin(deps: RunDependencies, options: Options, reports: Reports, now: int) -> RunState:
     """A new run. Totals are corrected first, because each correction of a donation changes them."""
     wrong = sorted(ticket for (ticket,) in await deps.database.fetch(load("wrong_totals")))
     for ticket in wrong:
@@ -183,8 +194,8 @@ async def _begin(deps: RunDependencies, options: Options, reports: Reports) -> R
         await set_wrong_totals(deps.database)
     accounts = (None, *await deps.connected_accounts())
     places = tuple((account, number) for account in accounts for number in range(len(LISTS)))
-    name = f"reconcile:{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    return RunState(name, options, places, Position(options.since), found=Reconciled(differences=len(wrong)))
+    name = f"reconcile:{datetime.fromtimestamp(now, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return RunState(name, now, options, places, Position(options.since), found=Reconciled(differences=len(wrong)))
 
 
 class _Run(NamedTuple):

@@ -265,6 +265,20 @@ async def test_a_run_that_stripe_stops(site: Site, failure: Failure) -> None:
     assert await shown(site) == books(SCENARIOS)
 
 
+async def test_an_old_run_is_not_continued(site: Site) -> None:
+    """What was read long ago may have changed since: after a day, and with other options, a run begins again."""
+    site.fake.failures.add(Failure(status=500, times=None, path="GET /v1/refunds"))
+    with pytest.raises(StripeUnavailable):
+        await site.reconcile(since=NOW - 40 * DAY_S)
+    state = await load_state(site.database, "reconcile", RunState)
+    assert state is not None
+    begun_at = state.begun_at
+    assert state.continues(Options(since=NOW), begun_at + DAY_S - 1)
+    assert not state.continues(Options(since=NOW), begun_at + DAY_S)
+    assert not state.continues(Options(), begun_at)
+    assert not state.continues(Options(since=NOW, dry_run=True), begun_at)
+
+
 async def test_a_permission_is_missing(site: Site) -> None:
     """The error names the list, and nothing that was corrected is lost."""
     site.fake.failures.permissions[TEST_KEY] = {"subscription_read", "invoice_read", "checkout_session_read"}
