@@ -313,7 +313,7 @@ class SendDueMails:
     async def _checked(self, config: JobsConfig) -> Documents:
         """The documents, if every template works; they are read again until they do."""
         if self._documents is None:
-            if problems := await check(config):
+            if problems := await check(config, with_fonts=False):
                 raise ProblemsFound([*problems, "no mail is sent before `donationd receipts check` finds no problem"])
             self._documents = Documents.of(config)
         return self._documents

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 from daemon.languages import CODES, Language
 from daemon.receipts.config import Charity, ReceiptConfig
 from daemon.receipts.donor import Donor
-from daemon.receipts.pdf import CannotTypeset, typeset
+from daemon.receipts.pdf import CannotTypeset, NoFont, typeset
 from daemon.receipts.register import Receipt, Serial
 from daemon.receipts.templates import MailText, TemplateError, Templates
 from daemon.reports.time_zones import load_time_zone
@@ -140,8 +140,12 @@ def _shown(donor: Donor, language: Language) -> ShownDonor:
     return ShownDonor(donor.name, donor.lines + country)
 
 
-async def check(config: ReceiptConfig) -> list[str]:
-    """What is wrong with the templates: every document is made in every language, for a made-up donor."""
+async def check(config: ReceiptConfig, *, with_fonts: bool = True) -> list[str]:
+    """What is wrong with the templates: every document is made in every language, for a made-up donor.
+
+    Args:
+        with_fonts: whether missing fonts count too, of languages that perhaps no donor reads.
+    """
     try:
         documents = Documents.of(config)
     except TemplateError as error:
@@ -151,7 +155,8 @@ async def check(config: ReceiptConfig) -> list[str]:
         try:
             await make_sample(documents, code)
         except (TemplateError, CannotTypeset) as error:
-            problems[str(error)] = code
+            if with_fonts or not isinstance(error, NoFont):
+                problems[str(error)] = code
     return [f"{problem} (language {code})" for problem, code in problems.items()]
 
 

@@ -23,6 +23,10 @@ class CannotTypeset(Exception):
     of the donor's data."""
 
 
+class NoFont(CannotTypeset):
+    """Only a font is missing: the same template can be used for other texts."""
+
+
 async def typeset(source: str, *, created: datetime, folder: Path | None = None) -> bytes:
     """The PDF of a document in Typst. The same document, time and fonts give the same bytes.
 
@@ -67,7 +71,7 @@ def _problem(error: typst.TypstError) -> CannotTypeset:
     if found := NO_GLYPH.search(error.message):
         shown = ESCAPED.sub(lambda escape: chr(int(escape[1], 16)), found[1])
         scripts = sorted({_script(character) for character in shown if not character.isascii()}) or ["a script"]
-        return CannotTypeset(f"no font here has a character of {', '.join(scripts)}: install {FONT_PACKAGES}")
+        return NoFont(f"no font here has a character of {', '.join(scripts)}: install {FONT_PACKAGES}")
     line = re.search(r"typst_py_bytes__\.typ:(\d+)", error.diagnostic)
     kind = re.match(r"[a-z ]{3,60}", error.message)
     where = f" in line {line[1]} of what the template makes" if line else ""

@@ -17,7 +17,7 @@ from daemon.ledger import privacy
 from daemon.runtime.operator_tokens import new_token, parse_tokens
 from sql.database import Database
 from tests.support.api_application import MakeClient, application, follower
-from tests.support.debian import program
+from tests.support.debian import need_fonts, program
 from tests.support.operators import bearer
 from tests.support.thanks_site import ANN, ThanksSite, id_of, thanks_site
 
@@ -49,6 +49,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 async def test_check_makes_every_document_and_signs_in(site: ThanksSite, tmp_path: Path) -> None:
     """It sends nothing; a server that is away is named, with exit status 1."""
+    need_fonts()
     checked = await donationd(site, "check", "--out", str(tmp_path / "samples"))
     assert (checked.exit_code, site.smtp.received) == (0, [])
     assert "Spendenquittung" in text_of(tmp_path / "samples" / "receipt-de.pdf")

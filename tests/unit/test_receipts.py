@@ -25,11 +25,11 @@ from daemon.receipts.documents import Documents
 from daemon.receipts.donor import Donor
 from daemon.receipts.language import known_language, language_of, load_texts
 from daemon.receipts.mail import Attachment, compose, message_id, usable_address
-from daemon.receipts.pdf import CannotTypeset, typeset
+from daemon.receipts.pdf import CannotTypeset, NoFont, typeset
 from daemon.receipts.register import Receipt, Serial
 from daemon.receipts.templates import MailText, TemplateError, Templates, typst_string
 from daemon.runtime.config import ConfigError
-from tests.support.debian import program
+from tests.support.debian import need_fonts, program
 
 AT = datetime(2026, 11, 26, 12, tzinfo=UTC)
 CHARITY = Charity("Example Charity", "GB", "thanks@charity.example")
@@ -114,6 +114,7 @@ def letters(text: str) -> str:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_in_every_script_can_be_copied(name: str) -> None:
     """In its order, and not only shown."""
+    need_fonts()
     assert letters(name) in letters(text_of(pdf(Donor(name, None, ("1 High Street",), "GB"))))
 
 
@@ -154,6 +155,7 @@ def test_a_string_of_typst_contains_nothing_that_ends_it(text: str) -> None:
 
 def test_a_receipt_is_for_archives_and_screen_readers() -> None:
     """PDF/A-2a and PDF/UA-1, tagged, with title and language; the same receipt has the same bytes."""
+    need_fonts()
     donor = Donor("محمد العربي")
     document = pdf(donor, "ar")
     reader = PdfReader(BytesIO(document))
@@ -170,6 +172,7 @@ def test_a_receipt_is_for_archives_and_screen_readers() -> None:
 
 def test_a_duplicate_says_so() -> None:
     """In every language by the word DUPLICATE; a replacement names the former receipt."""
+    need_fonts()
     for code in CODES:
         receipt = receipt_in(code, replaced=Serial(2026, 1))
         text = text_of(asyncio.run(made().receipt(receipt, Donor("Ann"), is_duplicate=True)))
@@ -191,7 +194,20 @@ def test_a_character_without_a_font_names_what_to_install_and_not_the_text() -> 
 
 def test_the_templates_of_the_package_work() -> None:
     """Every document in every language."""
+    need_fonts()
     assert asyncio.run(documents.check(ReceiptConfig.from_environ(ENVIRON))) == []
+
+
+def test_a_missing_font_stops_no_mail_of_another_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`receipts check` names it; the jobs process sends mails in those languages that can be shown."""
+
+    async def without_font(*_arguments: object, **_options: object) -> bytes:
+        raise NoFont("no font here")
+
+    monkeypatch.setattr("daemon.receipts.documents.typeset", without_font)
+    config = ReceiptConfig.from_environ(ENVIRON)
+    assert [problem[:12] for problem in asyncio.run(documents.check(config))] == ["no font here"]
+    assert asyncio.run(documents.check(config, with_fonts=False)) == []
 
 
 @pytest.mark.parametrize(
