@@ -71,4 +71,5 @@ def _stop(stopped: asyncio.Future[int], status: int) -> None:
         stopped.set_result(status)
 
 
-main(prog_name="python -m daemon.simulator.fake_stripe")
+if __name__ == "__main__":
+    main(prog_name="python -m daemon.simulator.fake_stripe")
