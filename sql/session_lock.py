@@ -26,6 +26,7 @@ CHECK_S = 4.0
 QUERY_S = 3.0  # for a connection, and for a statement, each
 SETTLE_S = 1.0
 
+NOT_CHECKED = "it could not be checked in time"
 NOT_ACQUIRED = {"shared": SESSION_SHARED, "standby": "read only"}
 
 
@@ -113,11 +114,14 @@ class SessionLock:
         """Why the lock is lost; None if it is held."""
         assert self._connection is not None  # noqa: S101 - it is closed after that
         began_s = self._clock()
+        left_s = self._checked_s + IDLE_TIMEOUT_S - SPARE_S - began_s
+        if left_s <= 0:  # a reply that arrives without a wait would come before any timeout
+            return NOT_CHECKED
         try:
-            async with asyncio.timeout(self._checked_s + IDLE_TIMEOUT_S - SPARE_S - began_s):
+            async with asyncio.timeout(left_s):
                 is_held = await self._ask(self._connection, "check_session_lock", {"token": self._token})
         except TimeoutError:
-            return "it could not be checked in time"
+            return NOT_CHECKED
         except DatabaseUnavailable as error:
             return error.kind
         self._checked_s = began_s
