@@ -237,6 +237,11 @@ class StripeApi:
             return StripeUnavailable("a reply that is too large")
         except (aiohttp.ClientError, OSError):
             return StripeUnavailable("connection failed")
+        except (
+            UnicodeDecodeError,
+            AttributeError,
+        ):  # the library's: text that is not UTF-8, an error that is no object
+            return StripeUnavailable("a malformed reply")
         return _reply(response)
 
 

@@ -243,6 +243,15 @@ async def test_a_malformed_reply_is_no_success(
         assert len(stub.asked) == ATTEMPTS
 
 
+@pytest.mark.parametrize("error", [b'"CANARY"', b'["CANARY"]', b'"CANARY \xff"'])
+@pytest.mark.parametrize("status", [400, 429, 502])
+async def test_an_error_that_is_not_in_the_form_of_stripes_is_no_other_exception(status: int, error: bytes) -> None:
+    """A proxy's, for example. The library's own exceptions about it would contain the reply."""
+    body = b'{"error": %s}' % error.replace(b"CANARY", CANARY.encode())
+    async with stripe_that_answers(lambda: web.Response(body=body, status=status)) as (api, *_):
+        await caught(api.get("/v1/events"), StripeUnavailable)
+
+
 @pytest.mark.parametrize(
     ("status", "code"), [(400, "parameter_missing"), (401, None), (403, "x"), (404, "resource_missing")]
 )
