@@ -13,7 +13,7 @@ from decimal import Decimal
 
 from babel import Locale
 from babel.dates import format_date, format_time, get_datetime_format, get_timezone_gmt
-from babel.numbers import format_currency, format_decimal, format_percent, get_currency_name
+from babel.numbers import format_currency, format_decimal, format_percent, get_currency_name, get_decimal_symbol
 
 from daemon.ledger import money
 
@@ -66,6 +66,11 @@ class Language:
     def percent(self, part: int, whole: int) -> str:
         """How much of the whole a part is, in whole percent, rounded down: 100 % means that all of it is there."""
         return format_percent(Decimal(part * 100 // whole).scaleb(-2), locale=self.locale)
+
+    @property
+    def decimal_separator(self) -> str:
+        """What stands before decimals."""
+        return get_decimal_symbol(self.locale)
 
     def amount(self, amount_minor: int, currency: str, *, short: bool = False) -> str:
         """An exact amount with its currency; `short`: without decimals that are all zero."""

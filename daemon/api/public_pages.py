@@ -76,11 +76,10 @@ def begin_payment(checkout: Checkout) -> BeginPayment:
 
     async def begin(request: web.Request, ticket: str, entered: Entered) -> str:
         check_site(request)
-        amount = entered.amount()
-        if amount is None:
+        if entered.amount is None:
             raise CannotGive("error_amount", HTTPStatus.BAD_REQUEST)
         wanted = CheckoutRequest(
-            amount=amount,
+            amount=entered.amount,
             monthly=entered.monthly,
             cover_fees=entered.cover_fees,
             show_name=entered.show_name,

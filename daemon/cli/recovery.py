@@ -147,5 +147,5 @@ def _with_stripe(work: Callable[[RunDependencies], Awaitable[T]]) -> T:
         return ask(connected, timeout_s=LONG_S, sends_donor_data=True)
     except (StripeUnavailable, StripeRejected) as error:
         notes = ", ".join(getattr(error, "__notes__", ()))
-        continues = "it is not complete; what was done stays, and the same command continues"
+        continues = "it is not complete; what was done stays, and the same command continues (a dry run begins again)"
         raise Failure(f"{error}{f' ({notes})' if notes else ''}; {continues}") from None

@@ -8,6 +8,7 @@ the same time is neither lost nor overwritten.
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Raw, Struct
 
+from daemon.jobs.dry_run import DryRunRecorder
 from daemon.jobs.list_walk import Position, WalkedPage, walk
 from daemon.jobs.object_comparison import CHARGE_PARTS, Failure, ObjectComparison
 from daemon.jobs.runs import RunDependencies, load_state, save_state
@@ -90,7 +92,7 @@ class Options(Struct, frozen=True):
 
     Attributes:
         since: the Unix second from which on objects were created that are read; 0: all objects.
-        dry_run: only list the differences.
+        dry_run: only list the differences. Such a run is not continued: a part of the list would be of no use.
         rehash: also correct e-mail hashes that were computed with another key.
     """
 
@@ -175,13 +177,15 @@ async def reconcile(
         StripeUnavailable, StripeRejected, DatabaseUnavailable, StatementRejected: what was corrected until then stays,
         and the next run continues.
     """
+    if options.dry_run:
+        deps = replace(deps, recorder=DryRunRecorder(deps.database))
     state, now = await load_state(deps.database, kind, RunState), int(time.time())
-    if state is None or not state.continues(options, now):
+    if options.dry_run or state is None or not state.continues(options, now):
         state = await _begin(deps, options, reports, now)
     run = _Run(deps, reports, kind)
     while state.places:
         state = (await run.read_list(state)).next_list()
-        await save_state(deps.database, kind, state)
+        await run.save(state)
     return state.found
 
 
@@ -221,9 +225,14 @@ class _Run(NamedTuple):
                     self.reports.unknown(donation)
                 found = found.plus(Reconciled(unknown=len(missing)))
             state = msgspec.structs.replace(state, position=page.position, low=low, found=state.found.plus(found))
-            await save_state(self.deps.database, self.kind, state)
+            await self.save(state)
             await self.reports.progress(of.name, state.found)
         return state
+
+    async def save(self, state: RunState) -> None:
+        """Keeps how far the run is."""
+        if not state.options.dry_run:
+            await save_state(self.deps.database, self.kind, state)
 
     async def _pages(self, of: ObjectList, account: str | None, position: Position) -> AsyncIterator[WalkedPage]:
         """The pages of a list; what Stripe rejects names the list."""
@@ -244,7 +253,7 @@ class _Run(NamedTuple):
         for difference in findings.differences:
             self.reports.difference(difference)
         failures = findings.failures
-        if findings.changes and not options.dry_run:
+        if findings.changes:
             failures = failures + await comparison.record(findings.changes, state.name)
         for failure in failures:
             self.reports.failure(failure)

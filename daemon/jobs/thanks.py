@@ -31,10 +31,13 @@ from daemon.receipts.register import Receipt, Serial
 from daemon.receipts.smtp import DeliveryUnknown, MailRefused, MailServerUnavailable, Transmission
 from daemon.receipts.templates import MailText, TemplateError
 from daemon.stripe_api.client import StripeRejected
+from sql.errors import DatabaseUnavailable
 
 log = structlog.get_logger()
 
 EVERY_S = 10
+# What became of a mail that the server has is known in this process only, until it is noted: that is tried again.
+NOTE_WAITS_S = (0.5, 1, 2, 4, 8, 15)
 STOPPING_S = 5.0  # for the mail that is being sent when the process is to end
 
 
@@ -249,7 +252,14 @@ class Delivery:
         )
 
     async def _settle(self, mail: QueuedMail, state: State, reason: str | None = None, code: str | None = None) -> None:
-        await self._outbox.settle(mail, state, reason, code)
+        for wait_s in NOTE_WAITS_S if self.is_sending else ():
+            try:
+                await self._outbox.settle(mail, state, reason, code)
+                break
+            except DatabaseUnavailable:
+                await asyncio.sleep(wait_s)
+        else:
+            await self._outbox.settle(mail, state, reason, code)
         self.is_sending = False
         self._mails.labels(mail.kind, state).inc()
         log.info("[Thanks] A mail was settled", mail=mail.id, kind=mail.kind, state=state, reason=reason, code=code)

@@ -185,7 +185,7 @@ class BalanceStore:
         return {id_ for (id_,) in await self._database.fetch(load("settled_payouts"), {"rows": rows})}
 
     async def tie(self) -> int:
-        """Ties recorded transactions to donations that became known later, and returns how many."""
+        """Ties recorded transactions to donations that became known, or got another id, later; returns how many."""
         tied, after = 0, ""
         while rows := await self._database.fetch(load("untied_transactions"), {"after": after, "limit": TIED}):
             donations = await self._donations([object_id for _, object_id in rows])

@@ -166,11 +166,12 @@ class PublicPages:
         wrong. While it waits for Stripe it has none of the places."""
         async with self._places:
             ticket = (await self._found(request)).ticket
-        entered = Entered.of(await _form_fields(request))
+        read_in, _headers = reader_language(request)
+        entered = Entered.of(await _form_fields(request), ticket.currency, read_in)
         try:
             if not (ticket.is_open and self._settings.takes_payments):
                 raise CannotGive("closed", HTTPStatus.CONFLICT)  # the page without a form says why
-            if entered.amount() is None:
+            if entered.amount is None:
                 raise CannotGive("error_amount", HTTPStatus.BAD_REQUEST)
             address = await self._begin_payment(request, ticket.id, entered)
         except CannotGive as problem:

@@ -20,14 +20,17 @@ PRESETS_OF = {
     **dict.fromkeys(("JPY", "ISK", "HUF"), (1000, 3000, 5000, 10_000)),
     **dict.fromkeys(("KRW", "CLP", "UGX", "RWF", "XAF", "XOF", "XPF"), (10_000, 25_000, 50_000, 100_000)),
 }
+THREE_DIGITS = 3  # a group, or the decimals of a currency that has the most
 PRESET = 1  # the place of the amount that is chosen at first
-# As people write an amount: digits, or groups of three of them; then, after a point or comma, one or two decimals.
-# Three digits after a single point or comma are no amount: 1.000 is a thousand to some readers, and one to others.
+# As people write an amount: digits, or groups of three of them; then, after a point or comma, up to three decimals.
+# Three digits after a single point or comma are no amount: 1.000 is a thousand to some readers, and one to others. In a
+# currency with three decimals they are decimals, if that is the language's decimal separator.
 AMOUNT = re.compile(
     r"(?P<whole>\d{1,12}|\d{1,3}(?:[' ]\d{3})+|\d{1,3}(?:\.\d{3}){2,}|\d{1,3}(?:,\d{3}){2,}"
-    r"|\d{1,3}(?:\.\d{3})+(?=,)|\d{1,3}(?:,\d{3})+(?=\.))(?:[.,](?P<part>\d{1,2}))?",
+    r"|\d{1,3}(?:\.\d{3})+(?=,)|\d{1,3}(?:,\d{3})+(?=\.))(?:(?P<separator>[.,])(?P<part>\d{1,3}))?",
     re.ASCII,
 )
+LOOKS_GROUPED = re.compile(r"[1-9]\d{0,2}", re.ASCII)  # before a separator and three digits
 NOT_DIGIT = re.compile(r"[^0-9]")
 SEPARATORS = str.maketrans({"٫": ".", "٬": ",", "’": "'", "\u00a0": " ", "\u202f": " "})
 
@@ -59,28 +62,30 @@ class Preset(NamedTuple):
 
 
 class Entered(NamedTuple):
-    """The fields of the form as the donor has filled them in."""
+    """The fields of the form as the donor has filled them in.
+
+    `amount` is in major units: the other one if it is filled in. None if it is no amount.
+    """
 
     monthly: bool = False
     preset: str = ""
     other: str = ""
     cover_fees: bool = False
     show_name: bool = False
+    amount: Decimal | None = None
 
     @classmethod
-    def of(cls, fields: Mapping[str, str]) -> "Entered":
+    def of(cls, fields: Mapping[str, str], currency: str, language: Language) -> "Entered":
         """Reads the fields that a browser sends; a box that is not checked is missing."""
+        preset, other = fields.get("preset", ""), fields.get("other", "").strip()
         return cls(
             fields.get("rhythm") == "monthly",
-            fields.get("preset", ""),
-            fields.get("other", "").strip(),
+            preset,
+            other,
             "cover" in fields,
             "show" in fields,
+            parsed_amount(other or preset, currency, language),
         )
-
-    def amount(self) -> Decimal | None:
-        """The amount in major units: the other one if it is filled in. None if it is no amount."""
-        return parsed_amount(self.other or self.preset)
 
 
 class Form(NamedTuple):
@@ -99,14 +104,20 @@ class Form(NamedTuple):
     is_amount_wrong: bool
 
 
-def parsed_amount(text: str) -> Decimal | None:
+def parsed_amount(text: str, currency: str, language: Language) -> Decimal | None:
     """An amount above zero as people write it, in any script's digits; None for any other text."""
     digits = "".join(str(unicodedata.decimal(each, each)) for each in text.strip().translate(SEPARATORS))
     match = AMOUNT.fullmatch(digits)
-    if match is None:
+    if match is None or (len(match["part"] or "") == THREE_DIGITS and not _are_decimals(match, currency, language)):
         return None
     amount = Decimal(f"{NOT_DIGIT.sub('', match['whole'])}.{match['part'] or '0'}")
     return amount if amount > 0 else None
+
+
+def _are_decimals(match: re.Match[str], currency: str, language: Language) -> bool:
+    """Whether three digits behind a separator are decimals."""
+    is_certain = match["separator"] == language.decimal_separator or not LOOKS_GROUPED.fullmatch(match["whole"])
+    return money.exponent(currency) == THREE_DIGITS and is_certain
 
 
 def goal(ticket: PublicTicket, language: Language) -> Goal | None:

@@ -7,6 +7,7 @@ steps of a subscription.
 from dataclasses import replace
 
 from daemon.simulator.dispute_statuses import CLOSED, STAGES
+from daemon.simulator.early_warnings import end_warnings
 from daemon.simulator.state import Endpoint, Inputs, Rendered, Reported, State
 from daemon.simulator.stripe_invoices import Invoice
 from daemon.simulator.stripe_objects import (
@@ -252,6 +253,7 @@ class Payment:
         if self.endpoint.api.sends_refunds:
             self.report("refund.created", refund)
         self.report_charge("charge.refunded", charge, {"amount_refunded": before})
+        end_warnings(self.state, charge)
         return refund
 
     def change_refund(self, refund: Refund, status: str) -> None:
@@ -287,6 +289,7 @@ class Payment:
         self.report_dispute("created", dispute)
         if dispute.takes_money:
             self.report_dispute("funds_withdrawn", dispute)
+        end_warnings(self.state, charge)
         return dispute
 
     def change_dispute(self, dispute: Dispute, status: str) -> None:

@@ -18,6 +18,7 @@ from daemon.simulator.stripe_objects import (
     Reports,
 )
 from daemon.simulator.stripe_sessions import Session
+from daemon.simulator.stripe_warnings import EarlyFraudWarning
 
 
 class Rendered(Protocol):
@@ -95,6 +96,7 @@ class State:
     sessions: list[Session] = field(default_factory=list)
     intent: PaymentIntent | None = None
     charges: list[Charge] = field(default_factory=list)
+    warnings: list[EarlyFraudWarning] = field(default_factory=list)
     invoice: Invoice | None = None
     subscription: Subscription | None = None  # the monthly donation that its session began
 

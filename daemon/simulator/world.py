@@ -160,6 +160,8 @@ def _objects(state: State) -> Iterator[tuple[str, Stored]]:
         yield "refund", refund
     for dispute in state.disputes:
         yield "dispute", dispute
+    for warning in state.warnings:
+        yield "radar.early_fraud_warning", warning
     if state.subscription is not None:
         yield "subscription", state.subscription
     if state.invoice is not None:

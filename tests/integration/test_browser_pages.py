@@ -47,7 +47,7 @@ def site(postgres: str, template: str) -> Iterator[Site]:
 async def begin(request: web.Request, ticket: str, entered: Entered) -> str:
     """The payment's page is a page of this site, so that no browser leaves this machine."""
     monthly = "monthly" if entered.monthly else "once"
-    return f"/tickets/{ticket}?checkout=done&paid={entered.amount()}-{monthly}-{entered.show_name}"
+    return f"/tickets/{ticket}?checkout=done&paid={entered.amount}-{monthly}-{entered.show_name}"
 
 
 @pytest.fixture

@@ -11,6 +11,9 @@ from aiohttp import web
 from daemon.api.checkout import Checkout, CheckoutSettings
 from daemon.api.config import parse_sites
 from daemon.api.public_pages import begin_payment
+from daemon.languages import CODES
+from daemon.ledger import money
+from daemon.pages.languages import language
 from daemon.pages.public import CannotGive
 from daemon.pages.ticket_views import Entered, parsed_amount
 from daemon.runtime.http.limits import Places
@@ -45,13 +48,45 @@ async def client(database: Database, aiohttp_client: MakeClient) -> Client:
 )
 def test_amounts_as_people_write_them(fields: dict[str, str], amount: str) -> None:
     """The other amount counts if it is filled in; decimals after a point or a comma, in any digits."""
-    assert Entered.of(fields).amount() == Decimal(amount)
+    assert Entered.of(fields, "USD", language("en")).amount == Decimal(amount)
 
 
 @pytest.mark.parametrize("text", ["", "0", "-5", "1.000", "12,345", "ten", "1e9", "5.5.5", "1.2345", "9" * 13])
 def test_what_is_no_amount(text: str) -> None:
     """Nothing is guessed: a thousand or one, with three digits behind one separator, is asked again."""
-    assert parsed_amount(text) is None
+    assert parsed_amount(text, "USD", language("en")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "amount"),
+    [
+        ("5.125", "en", "5.125"),
+        ("5,125", "de", "5.125"),
+        ("5.125", "de", None),
+        ("5,125", "en", None),
+        ("0,125", "en", "0.125"),
+        ("1234.125", "de", "1234.125"),
+        ("1,234.125", "de", "1234.125"),
+        ("٥٫١٢٥", "ar", "5.125"),
+        ("5.1255", "en", None),
+    ],
+)
+def test_three_decimals(text: str, code: str, amount: str | None) -> None:
+    """Where a currency has them they can be entered, as the language writes them; what could be a thousand is asked
+    again. Every amount is exact."""
+    assert parsed_amount(text, "KWD", language(code)) == (None if amount is None else Decimal(amount))
+
+
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("currency", ["USD", "KWD"])
+def test_an_amount_is_read_as_it_is_shown(code: str, currency: str) -> None:
+    """The number that a page shows of an amount, as its example, can be entered."""
+    for minor in (1, 1_005, 12_340):
+        shown = language(code).amount(minor, currency)
+        number = "".join(each for each in shown if each.isdigit() or each in ".,٫").strip(".,")
+        assert parsed_amount(number, currency, language(code)) == Decimal(minor).scaleb(-money.exponent(currency)), (
+            shown
+        )
 
 
 async def test_the_form_leads_to_the_payment(client: Client) -> None:

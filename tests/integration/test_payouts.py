@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import copy
 import csv
 import io
 import itertools
@@ -18,11 +19,17 @@ from daemon.jobs.balance import read_balance
 from daemon.jobs.schedule import ProblemsFound
 from daemon.ledger.balance import Group, group_of
 from daemon.ledger.balance_verification import balance_differences
+from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.stripe_events import read
+from daemon.ledger.verification import verify
 from daemon.reports.payouts import UnknownPayout, payouts
 from daemon.reports.periods import Period
+from daemon.simulator import sender
 from daemon.simulator.balance import BalanceTransaction
 from daemon.simulator.fake_stripe.failures import Failure
 from daemon.simulator.fake_stripe.fake import FakeStripe
+from daemon.simulator.state import Inputs
+from daemon.simulator.stripe_objects import DAY_S
 from daemon.stripe_api.client import StripeApi, StripeUnavailable
 from sql.database import Database
 from sql.snapshot import snapshot
@@ -240,6 +247,34 @@ async def test_a_donation_that_becomes_known_later_gets_its_transactions(
     tied = {id_ for id_, each in (await stored(database)).items() if each[2]}
     books = transactions(fake_stripe)
     assert tied == {id_ for id_, each in books.items() if group_of(each.reporting_category) in TIED}
+
+
+async def test_a_donation_whose_id_changes_keeps_its_transactions(
+    database: Database, database_url: str, fake_stripe: FakeStripe, stripe: StripeApi
+) -> None:
+    """A charge is known before its PaymentIntent, whose id the donation then has: the next pass adds a row with it, and
+    a further pass adds nothing."""
+    world = fake_stripe.world
+    payment = world.begin(Inputs(), amount=2500, currency="usd", at=fake_stripe.now - 5 * DAY_S)
+    with world.step(payment, payment.at):
+        intent, charge = payment.create_intent(), payment.succeed()
+    events = [event.shown for event in world.collections["event"]]
+    [early] = [copy.deepcopy(event) for event in events if event["type"] == "charge.succeeded"]
+    early["id"], early["data"]["object"]["payment_intent"] = "evt_early", None
+    for received, donation in (([early], charge.id), (events, intent.id)):
+        await Recorder(database).record(
+            [ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=None)) for event in received]
+        )
+        await read_balance(stripe, database)
+        await read_balance(stripe, database)
+        assert (await stored(database))[str(charge.balance_transaction)][2] == donation
+    rows = await database.fetch(
+        "SELECT donation_id FROM balance_transactions WHERE id = %s ORDER BY seq", (charge.balance_transaction,)
+    )
+    assert list(dict.fromkeys(row[0] for row in rows)) == [charge.id, intent.id]
+    assert rows[-2:] == [(charge.id,), (intent.id,)]
+    with snapshot(database_url, "donationd test") as moment:
+        assert list(verify(moment, lambda _done: None)) == []
 
 
 async def test_a_period_has_the_payouts_that_arrive_in_it(

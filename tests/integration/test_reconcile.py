@@ -6,17 +6,21 @@ from dataclasses import dataclass
 
 import pytest
 
-from daemon.jobs import runs
+from daemon.jobs import replay, runs
 from daemon.jobs.reconcile import Options, RunState, reconcile
 from daemon.jobs.runs import load_state
 from daemon.ledger import operators
 from daemon.ledger.recorder import Recorder
 from daemon.ledger.verification import verify
+from daemon.reports.early_warnings import State, read_warnings
+from daemon.simulator import early_warnings
 from daemon.simulator.api_versions import Api
 from daemon.simulator.fake_stripe.failures import Failure
 from daemon.simulator.fake_stripe.fake import TEST_KEY, FakeStripe
+from daemon.simulator.payment import Payment
 from daemon.simulator.scenarios import Scenario, generate
-from daemon.simulator.stripe_objects import DAY_S, Json
+from daemon.simulator.state import Inputs
+from daemon.simulator.stripe_objects import DAY_S, Charge, Json
 from daemon.stripe_api.client import StripeRejected, StripeUnavailable
 from sql.connection import Row
 from sql.database import Database
@@ -79,6 +83,11 @@ def verified(url: str) -> list[str]:
         return list(verify(moment, lambda _done: None))
 
 
+def listed(noted: Noted) -> list[str]:
+    """The lines that a run prints of differences; the order of the donations of one page is not fixed."""
+    return sorted(each.text() for each in noted.differences)
+
+
 async def check(site: Site, url: str) -> None:
     """The ledger shows what the simulator's books say, and is consistent; another run finds nothing to do."""
     assert await shown(site) == books(SCENARIOS)
@@ -104,8 +113,8 @@ async def test_a_ledger_built_from_objects_equals_one_built_from_events(site: Si
 
 
 async def test_a_day_of_events_lost(site: Site, database_url: str) -> None:
-    """Events of a day are lost. A dry run lists the differences and changes nothing; the run lists the same and
-    corrects them; its entries name the run."""
+    """Events of a day are lost. A dry run lists the differences and changes nothing; the run lists the same, each once,
+    and corrects them; its entries name the run."""
     lost = [event for event in EVENTS if event["created"] >= NEWEST - DAY_S]
     await site.deliver(event for event in EVENTS if event not in lost)
     before = await ledger(site)
@@ -113,10 +122,27 @@ async def test_a_day_of_events_lost(site: Site, database_url: str) -> None:
     assert await ledger(site) == before
     assert dry.differences != []
     _, noted = await site.reconcile(since=NEWEST - 3 * DAY_S)
-    assert {each.subject for each in noted.differences} == {each.subject for each in dry.differences}
+    assert listed(noted) == listed(dry)
     causes = "SELECT count(DISTINCT cause) FROM ledger_entries WHERE starts_with(cause, 'reconcile:')"
     assert await site.database.fetch(causes) == [(1,)]
     await check(site, database_url)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5])
+async def test_a_dry_run_lists_what_a_run_corrects(site: Site, monkeypatch: pytest.MonkeyPatch, kept: float) -> None:
+    """Whatever events were lost, and wherever a page ends, a dry run finds the same as the run, also after another one;
+    it is not continued and continues nothing."""
+    monkeypatch.setattr("daemon.stripe_api.client.PAGE_SIZE", 20)
+    rng = random.Random(6)
+    await site.deliver(event for event in EVENTS if rng.random() < kept)
+    before = await ledger(site)
+    (first, dry), (second, again) = await site.reconcile(dry_run=True), await site.reconcile(dry_run=True)
+    assert await ledger(site) == before
+    assert await load_state(site.database, "reconcile", RunState) is None
+    found, noted = await site.reconcile()
+    assert listed(dry) == listed(again) == listed(noted)
+    assert first == second == found
+    assert sum(each.field == "donation" for each in noted.differences) == len(books(SCENARIOS)) - len(before[0]) > 0
 
 
 async def test_without_a_loss_nothing_differs(site: Site, database_url: str) -> None:
@@ -186,6 +212,47 @@ async def test_the_payment_of_a_refund_is_read_as_well(database: Database, datab
         await site.reconcile(since=NEWEST + 50 * DAY_S)
         [row] = await database.fetch(DONATIONS)
         assert row[2:6] == ("PAID", intent.amount, "USD", 100)
+        assert verified(database_url) == []
+
+
+def warned(fake: FakeStripe, fraud_type: str) -> tuple[Payment, Charge]:
+    """A payment whose charge was reported as fraud."""
+    payment = fake.world.begin(Inputs(), amount=2500, currency="usd", at=NOW)
+    with fake.world.step(payment, NOW):
+        payment.create_intent()
+        charge = payment.succeed()
+    with fake.world.step(payment, NOW + 60):
+        early_warnings.warn(payment.state, charge, fraud_type)
+    return payment, charge
+
+
+@pytest.mark.parametrize("reader", ["reconcile", "replay"])
+async def test_early_fraud_warnings(database: Database, database_url: str, reader: str) -> None:
+    """Warnings whose events were lost are read from Stripe's objects, or from its list of events, with what ended them,
+    also of a payment that the ledger lacks. Then nothing differs."""
+    fake = FakeStripe(clock=lambda: NEWEST + 1000)
+    (_, open_), (refunded_payment, refunded), (disputed_payment, disputed) = (
+        warned(fake, kind) for kind in ("made_with_stolen_card", "misc", "unauthorized_use_of_card")
+    )
+    paid = [each.shown for each in fake.world.collections["event"] if each.type == "charge.succeeded"]
+    with fake.world.step(refunded_payment, NOW + 90) as payment:
+        payment.refund(refunded, refunded.amount)
+    with fake.world.step(disputed_payment, NOW + 90) as payment:
+        payment.dispute(disputed, disputed.amount)
+    async with site_of(fake, database) as site:
+        await site.deliver(event for event in paid if event["data"]["object"]["id"] != open_.id)
+        if reader == "reconcile":
+            await site.reconcile()
+        else:
+            await replay.replay(site.deps, NOW - DAY_S)
+        assert {(each.charge, each.kind, each.state, each.made_at) for each in await read_warnings(database)} == {
+            (open_.id, "made_with_stolen_card", State.OPEN, NOW + 60),
+            (refunded.id, "misc", State.REFUNDED, NOW + 60),
+            (disputed.id, "unauthorized_use_of_card", State.DISPUTED, NOW + 60),
+        }
+        _, noted = await site.reconcile()
+        assert (noted.differences, noted.unknowns, noted.failures) == ([], [], [])
+        assert (await site.reconcile())[0].completed == 0
         assert verified(database_url) == []
 
 

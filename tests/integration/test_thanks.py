@@ -20,8 +20,10 @@ from daemon.receipts.donation import PaidDonation
 from daemon.receipts.register import Receipt, Serial
 from daemon.simulator import scenarios, sender
 from daemon.simulator.stripe_objects import NO_DONOR
+from sql import load
 from sql.connection import Row
 from sql.database import Database
+from sql.errors import DatabaseUnavailable
 from tests.support.thanks_site import ANN, ThanksSite, charge_of, id_of, thanks_site
 
 SENT, QUEUED = ("thanks", "sent", None, None), ("thanks", "queued", None, None)
@@ -322,6 +324,49 @@ async def test_a_pass_may_be_killed_at_every_statement(site: ThanksSite, databas
     assert [(number, is_valid) for number, _, is_valid, _ in await site.receipts()] == [
         (number, True) for number in range(1, expected + 1)
     ]
+
+
+class FailingDatabase(Database):
+    """A database that cannot be used for so many statements that note what became of a mail."""
+
+    left: int
+
+    async def fetch(self, sql: str, params: Any = (), *, prepare: str | None = None) -> list[Row]:
+        """Runs a statement, or fails."""
+        if sql == load("settle_mail") and self.left:
+            self.left -= 1
+            raise DatabaseUnavailable("connection lost")
+        return await super().fetch(sql, params, prepare=prepare)
+
+
+async def run_failing(site: ThanksSite, url: str, failures: int) -> None:
+    """A pass whose notes fail so often."""
+    database = FailingDatabase(
+        url, pool_size=2, statement_timeout_s=10, connect_timeout_s=5, application_name="failing"
+    )
+    database.left = failures
+    try:
+        await site.run(database=database)
+    finally:
+        await database.close()
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_a_note_that_fails_is_tried_again(
+    site: ThanksSite, database_url: str, monkeypatch: pytest.MonkeyPatch, refuses: bool
+) -> None:
+    """The database is away when the server has answered: what it answered is noted when the database is back, and the
+    mail does not count as perhaps sent. After some attempts the process gives up."""
+    monkeypatch.setattr("daemon.jobs.thanks.NOTE_WAITS_S", (0, 0))
+    site.smtp.answer_data = lambda: "550 5.7.1 refused" if refuses else "250 OK"
+    await site.pay()
+    await run_failing(site, database_url, 2)
+    [(_, state, *_reason)] = await site.mails()
+    assert state == ("undelivered" if refuses else "sent")
+    await site.pay()
+    with pytest.raises(DatabaseUnavailable):
+        await run_failing(site, database_url, 3)
+    assert (await site.mails())[1][1] == "sending"
 
 
 async def test_an_ordinary_stop_finishes_the_mail_that_is_being_sent(site: ThanksSite) -> None:

@@ -220,6 +220,7 @@ async def test_the_ledger_shows_the_state_of_the_world(client: StripeClient) -> 
     disputed = await client.control("dispute", charge=charges[1])
     won = await client.control("dispute", charge=charges[2], amount=300)
     await client.control("decide", dispute=won["id"], status="won")
+    warning = await client.control("warn", charge=charges[1])
     await client.ask(f"checkout/sessions/{sessions[0]}/expire", {})
     intent = await client.ask("payment_intents", {"amount": "900", "currency": "usd", "metadata[ticketId]": "story-1"})
     await client.ask(f"payment_intents/{intent.body['id']}/cancel", {})
@@ -227,6 +228,7 @@ async def test_the_ledger_shows_the_state_of_the_world(client: StripeClient) -> 
     events = [event.shown for event in world.collections["event"]]
     assert derived(events) == sorted(as_row(end) for state in world.states if (end := expect(state)))
     assert (await client.ask(f"disputes/{disputed['id']}")).body["status"] == "needs_response"
+    assert (await client.ask("radar/early_fraud_warnings")).ids == [warning["id"]]
 
 
 # --- Delivery

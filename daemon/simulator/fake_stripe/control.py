@@ -6,7 +6,7 @@ Tests in the same process call the functions of `checkout_sessions`, the steps o
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from daemon.simulator import scenarios
+from daemon.simulator import early_warnings, scenarios
 from daemon.simulator.fake_stripe import checkout_sessions
 from daemon.simulator.fake_stripe.failures import Failure
 from daemon.simulator.fake_stripe.fake import FakeStripe
@@ -80,6 +80,13 @@ def dispute(fake: FakeStripe, charge: str, amount: int | None = None, status: st
         return payment.dispute(disputed, disputed.amount if amount is None else amount, status).render(world.api)
 
 
+def warn(fake: FakeStripe, charge: str, fraud_type: str = "made_with_stolen_card") -> Json:
+    """The issuer of a card reports that a charge is fraud."""
+    world = fake.world_with(charge)
+    with world.step(world.resume(charge), fake.now) as payment:
+        return early_warnings.warn(payment.state, world.collections["charge"][charge], fraud_type).render(world.api)
+
+
 def decide(fake: FakeStripe, dispute: str, status: str) -> Json:
     """A dispute gets another status."""
     world = fake.world_with(dispute)
@@ -102,5 +109,6 @@ def end_debit(fake: FakeStripe, charge: str, succeeds: bool = True) -> Json:
 
 
 ACTIONS: dict[str, Callable[..., Json]] = {
-    action.__name__: action for action in (play, fail, recover, permit, lose, pay, bill, dispute, decide, end_debit)
+    action.__name__: action
+    for action in (play, fail, recover, permit, lose, pay, bill, dispute, warn, decide, end_debit)
 }
