@@ -6,21 +6,26 @@ A migration is `migrations/NNNN_name.sql`; its SHA-256 is stored when it is appl
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import resources
 
 import psycopg2
+from psycopg2 import errors
 from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
 
 from sql import load
 
 NAME = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
 CONNECT_TIMEOUT_S = 5
 LOCK_KEY = 5_011_684_201  # any number, the same for every donationd: one migration at a time
-LOCK_WAIT_S = 60.0
-LOCK_POLL_S = 0.2
+# A session that needs a table queues behind a statement that waits to alter it. After a second (deadlock_timeout)
+# PostgreSQL looks for a deadlock, and would perhaps end a writer: a migration gives up before that.
+LOCK_TIMEOUT_MS = 800
+FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 10.0  # between attempts, doubled each time, so that the others can work
+WAIT_S = 300.0
 
 HISTORY = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -89,36 +94,71 @@ def apply(url: str, report: Callable[[str], None] = lambda _line: None) -> list[
 
     Args:
         url: of a role that owns the schema.
-        report: is called with a line for each migration applied.
+        report: is called with a line for each migration applied, and when one must wait.
 
     Returns:
         The names of those applied now.
 
     Raises:
-        MigrationError: an applied file was edited, or another migration holds the lock for too long.
+        MigrationError: an applied file was edited, or other sessions hold a lock for too long.
         psycopg2.Error: the database cannot be reached or rejects a statement.
     """
-    with closing(_connect(url)) as connection, _lock(connection):
-        with connection, connection.cursor() as cursor:
-            cursor.execute(HISTORY)
-        state = compare(discover(), _applied(connection))
-        if state.edited:
-            raise MigrationError(
-                f"already applied, but edited since: {', '.join(state.edited)}. "
-                "Restore the files as they were released; changes belong in a new migration."
-            )
-        for migration in (m for m in discover() if m.name in state.missing):
-            _apply_one(connection, migration)
-            report(f"applied {migration.name}")
-        return list(state.missing)
+    known = discover()
+    applied = []
+    with closing(_connect(url)) as connection:
+        while name := _with_locks(connection, lambda cursor: _apply_next(cursor, known), report):
+            report(f"applied {name}")
+            applied.append(name)
+    return applied
 
 
-def _apply_one(connection: Connection, migration: Migration) -> None:
-    with connection, connection.cursor() as cursor:
-        cursor.execute(migration.sql)
-        cursor.execute(
-            "INSERT INTO schema_migrations (name, sha256) VALUES (%s, %s)", (migration.name, migration.sha256)
+def _apply_next(cursor: Cursor, known: tuple[Migration, ...]) -> str | None:
+    """Applies the first migration that is missing. Returns its name; None if none is missing. Raises MigrationError."""
+    cursor.execute(HISTORY)
+    cursor.execute(load("applied_migrations"))
+    state = compare(known, dict(cursor.fetchall()))
+    if state.edited:
+        raise MigrationError(
+            f"already applied, but edited since: {', '.join(state.edited)}. "
+            "Restore the files as they were released; changes belong in a new migration."
         )
+    for migration in known:
+        if migration.name in state.missing:
+            cursor.execute(migration.sql)
+            cursor.execute(
+                "INSERT INTO schema_migrations (name, sha256) VALUES (%s, %s)", (migration.name, migration.sha256)
+            )
+            return migration.name
+    return None
+
+
+def _with_locks(
+    connection: Connection, step: Callable[[Cursor], str | None], report: Callable[[str], None]
+) -> str | None:
+    """Runs a step in a transaction that has the migration lock.
+
+    Where another session holds a lock that it needs, the step is rolled back and tried again later, so that the
+    statements of others do not queue behind it for long. Raises MigrationError after WAIT_S.
+    """
+    give_up_s = time.monotonic() + WAIT_S
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            with connection, connection.cursor() as cursor:
+                cursor.execute("SELECT set_config('lock_timeout', %s, true)", (str(LOCK_TIMEOUT_MS),))
+                cursor.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
+                return step(cursor)
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
+            if time.monotonic() > give_up_s:
+                raise MigrationError(
+                    "other sessions hold a lock that the next migration needs, or another migration is running. What "
+                    "was applied before stays. End long queries and dumps (pg_stat_activity shows them), and run this "
+                    "again"
+                ) from None
+        if pause_s == FIRST_PAUSE_S:
+            report("waiting for a lock that another session holds; others are not blocked meanwhile")
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
 
 def _connect(url: str) -> Connection:
@@ -133,25 +173,3 @@ def _applied(connection: Connection) -> dict[str, str]:
             return {}
         cursor.execute(load("applied_migrations"))
         return dict(cursor.fetchall())
-
-
-@contextmanager
-def _lock(connection: Connection) -> Iterator[None]:
-    """Holds the migration lock. It is polled: a blocking wait would deadlock beside CREATE INDEX CONCURRENTLY."""
-    deadline = time.monotonic() + LOCK_WAIT_S
-    while not _advisory(connection, "SELECT pg_try_advisory_lock(%s)"):
-        if time.monotonic() > deadline:
-            raise MigrationError("another migration is running; try again when it has ended")
-        time.sleep(LOCK_POLL_S)
-    try:
-        yield
-    finally:
-        if not connection.closed:
-            _advisory(connection, "SELECT pg_advisory_unlock(%s)")
-
-
-def _advisory(connection: Connection, sql: str) -> bool:
-    with connection, connection.cursor() as cursor:
-        cursor.execute(sql, (LOCK_KEY,))
-        row = cursor.fetchone()
-        return row is not None and bool(row[0])

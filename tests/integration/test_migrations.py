@@ -1,5 +1,8 @@
 """The schema's history: a database that an earlier version filled keeps every donation."""
 
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from io import StringIO
 
@@ -11,7 +14,8 @@ from daemon.cli.main import main
 from daemon.simulator import scenarios
 from sql import migrate
 from sql.connection import Row
-from tests.support.ledger import NOW, record, rows
+from tests.support.instance import eventually
+from tests.support.ledger import NOW, record, rows, scenario
 
 FIRST = "0001_ledger.sql"
 TABLES = ("recording_tickets", "stripe_events", "stripe_attributions", "stripe_objects", "ticket_totals")
@@ -95,3 +99,58 @@ def test_tickets_of_the_former_rule_are_kept(first_schema: str) -> None:
 def run(url: str, statement: str, values: list[str]) -> None:
     with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
         cursor.executemany(statement, [(value,) for value in values])
+
+
+# --- Locks that others hold ------------------------------------------------------------------------------------------
+
+
+ALTER = migrate.Migration("9999_later.sql", "ALTER TABLE ledger_entries ADD COLUMN later int", "0" * 64)
+
+
+@pytest.fixture
+def reader(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[psycopg2.extensions.connection]:
+    """A session in a transaction that has read the journal, while a migration is to alter the journal."""
+    known = (*migrate.discover(), ALTER)
+    monkeypatch.setattr(migrate, "discover", lambda: known)
+    with closing(psycopg2.connect(database_url)) as reader:
+        reader.cursor().execute("SELECT count(*) FROM ledger_entries")
+        yield reader
+
+
+def test_writers_do_not_queue_behind_a_migration_that_waits_for_a_reader(
+    database_url: str, reader: psycopg2.extensions.connection
+) -> None:
+    """Each event is recorded within two seconds, however long the reader stays; then the migration is applied."""
+    lines: list[str] = []
+    with ThreadPoolExecutor() as threads:
+        migrating = threads.submit(migrate.apply, database_url, lines.append)
+        eventually(lambda: bool(lines), "the migration waits")
+        for number in range(6):
+            began_s = time.monotonic()
+            record(database_url, scenario("paid", number).events)
+            assert time.monotonic() - began_s < 2.0
+            time.sleep(0.2)
+        assert not migrating.done()
+        reader.rollback()
+        assert migrating.result(timeout=30) == [ALTER.name]
+    assert lines == [
+        "waiting for a lock that another session holds; others are not blocked meanwhile",
+        "applied 9999_later.sql",
+    ]
+    assert rows(database_url, "SELECT count(*) FILTER (WHERE later IS NULL) >= 6 FROM ledger_entries") == [(True,)]
+
+
+def test_a_migration_that_waits_too_long_changes_nothing(
+    database_url: str, reader: psycopg2.extensions.connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says what to do, and so it does where another migration has the lock."""
+    monkeypatch.setattr(migrate, "WAIT_S", 0.0)
+    with pytest.raises(migrate.MigrationError, match="End long queries"):
+        migrate.apply(database_url)
+    assert rows(database_url, "SELECT count(*) FROM schema_migrations WHERE name = '9999_later.sql'") == [(0,)]
+    reader.rollback()
+    reader.cursor().execute("SELECT pg_advisory_xact_lock(%s)", [migrate.LOCK_KEY])
+    with pytest.raises(migrate.MigrationError, match="another migration is running"):
+        migrate.apply(database_url)
+    reader.rollback()
+    assert migrate.apply(database_url) == [ALTER.name]

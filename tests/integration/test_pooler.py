@@ -1,21 +1,25 @@
 """A pooler in front of PostgreSQL: in session mode nothing changes, in transaction mode it is found and reported."""
 
+import asyncio
 import os
 import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import psycopg2
 import pytest
 
-from health_sidecar.gate import run_once
+from health_sidecar.config import Config
+from health_sidecar.gate import open_probe, run_once
+from sql import migrate
 from sql.database import Database
 from sql.errors import DatabaseUnavailable
 from sql.session_lock import SessionLock
 from tests.support.instance import eventually
+from tests.support.ledger import rows
 from tests.support.postgres import USER, Server
 from tests.support.process import Process
 
@@ -83,6 +87,40 @@ def test_session_mode_is_as_good_as_no_pooler(pooled: Pooler, capsys: pytest.Cap
     """Nothing is reported."""
     assert run_once({"DATABASE_URL": pooled("session")}) == 0
     assert "⚠️" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction", "statement"])
+async def test_shared_sessions_are_found_however_busy_the_pooler_is(pooled: Pooler, mode: str) -> None:
+    """Other clients take the sessions in between; a session of one's own is never taken for a shared one."""
+    url = pooled(mode)
+    clients = Database(url, pool_size=6, statement_timeout_s=5, connect_timeout_s=5, application_name="test clients")
+    config = Config.from_environ({"DATABASE_URL": url})
+
+    async def work() -> None:
+        while True:
+            await clients.fetch("SELECT count(*) FROM pg_class")
+
+    async with asyncio.TaskGroup() as group:
+        others = [group.create_task(work()) for _ in range(6)]
+        for _ in range(20):
+            probe = open_probe(config, "test probe")
+            assert await probe.shares_sessions() == (mode != "session")
+            await probe.close()
+        for task in others:
+            task.cancel()
+    await clients.close()
+
+
+def test_migrations_leave_nothing_in_a_shared_session(pooled: Pooler, database_url: str) -> None:
+    """Neither a lock nor a time limit that another client of the pooler would get."""
+    url = pooled("transaction")
+    rows(database_url, "DELETE FROM schema_migrations WHERE name = '0025_daily_sums.sql'")
+    rows(database_url, "DROP TABLE daily_sums, daily_sums_state")
+    assert migrate.apply(url) == ["0025_daily_sums.sql"]
+    assert rows(database_url, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW lock_timeout")
+        assert cursor.fetchone() == ("0",)
 
 
 async def test_a_session_lock_is_refused_where_sessions_are_shared(pooled: Pooler) -> None:
