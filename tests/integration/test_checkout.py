@@ -13,14 +13,16 @@ from daemon.ledger.stripe_events import SHOW_NAME_KEY
 from daemon.ledger.tickets import State, TicketChange
 from daemon.runtime.http.addresses import TrustedProxies
 from daemon.runtime.http.limits import Places
+from daemon.simulator import sender
 from daemon.simulator.fake_stripe.checkout_sessions import pay
 from daemon.simulator.fake_stripe.failures import Failure
 from daemon.simulator.fake_stripe.fake import TEST_KEY, FakeStripe
+from daemon.simulator.scenarios import generate
 from daemon.simulator.stripe_objects import Donor, Json
 from daemon.stripe_api.charge_amounts import parse_fees
 from daemon.stripe_api.client import Reply, StripeRejected, StripeUnavailable
 from sql.database import Database
-from tests.support.api_application import Client, MakeClient, application, follower
+from tests.support.api_application import NOW, SECRET, Client, MakeClient, application, follower
 from tests.support.balance import client_of
 from tests.support.reports import record
 
@@ -170,13 +172,21 @@ async def test_sessions_are_limited_in_total(client: Client, clock: Clock) -> No
 
 
 async def test_a_stripe_that_hangs_keeps_only_the_places_of_checkouts_busy(client: Client, stripe: Stripe) -> None:
-    """While two checkouts wait for Stripe a third one gets 503, and everything else is answered."""
+    """While two checkouts wait for Stripe a third one gets 503, and everything else is answered: signed webhooks too,
+    which are recorded."""
     stripe.released.clear()
     waiting = [asyncio.create_task(client.post(PATH, json=WANTED)) for _ in range(2)]
     for _ in waiting:
         await stripe.waiting.acquire()
     third = asyncio.create_task(client.post(PATH, json=WANTED))
     assert (await client.get("/api/tickets/story-1/donations/total")).status == 200
+    events = [event for each in generate(1, 5, ["story-1"], now=NOW) for event in each.events]
+    for body in map(sender.encode, events):
+        delivered = await client.post(
+            "/webhooks/stripe", data=body, headers={"Stripe-Signature": sender.sign(body, SECRET, NOW)}
+        )
+        assert (delivered.status, (await delivered.json())["idempotent"]) == (200, False)
+    assert not any(each.done() for each in waiting)
     reply = await third
     assert (reply.status, reply.headers["Retry-After"]) == (503, "30")
     stripe.released.set()
