@@ -32,10 +32,25 @@ def reload() -> None:
     environ = environment.running_environ()
     if environ is None:
         raise Failure("no instance runs in this folder: start one with `donationd up`")
+    _refuse_missing_migrations({**environ, **set_variables(os.environ)}.get("DATABASE_URL", ""))
     try:
         reloading.reload(environ, click.echo)
     except reloading.CannotReload as error:
         raise Failure(str(error)) from None
+
+
+def _refuse_missing_migrations(url: str) -> None:
+    """Raises Failure if the database lacks migrations of this release: its processes would fail on every event, while
+    those of the previous release work. Without a URL nothing is checked.
+    """
+    try:
+        missing = migration.drift(url).missing if url else ()
+    except psycopg2.Error:
+        return  # without its database no new process becomes ready, which ends the reload
+    if missing:
+        raise Failure(
+            f"migrations not applied: {', '.join(missing)}. Run `donationd migrate` first. No process was restarted"
+        )
 
 
 def migrate(*, as_json: bool) -> None:

@@ -9,10 +9,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 
+import psycopg2
 import pytest
 
 from daemon.simulator.sender import sign
+from sql import migrate
 from tests.support.instance import SIGNING_SECRET, Instance, eventually, get, instance_of_its_own, metric
 
 ROUNDS = 6
@@ -115,6 +118,19 @@ def test_reload_needs_something_that_runs(instance: Instance) -> None:
     done = donationd("reload")
     assert done.returncode == 1
     assert "no instance runs in this folder" in done.stderr
+
+
+def test_a_reload_waits_for_the_migrations(ready: Instance, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the database lacks one of this release, no process is restarted: the new one would fail on every event."""
+    newest = migrate.discover()[-1].name
+    with closing(psycopg2.connect(database_url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("DELETE FROM schema_migrations WHERE name = %s", [newest])
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    before = ready.pids()
+    done = donationd("reload")
+    assert done.returncode == 1
+    assert f"migrations not applied: {newest}. Run `donationd migrate` first" in done.stderr
+    assert ready.pids() == before
 
 
 # The reload of a release, which ends by a signal before or after its nth step. Questions in a row are one step.

@@ -36,10 +36,16 @@ RECOVERY_TIMEOUT_S = 15.0
 
 
 class Instance:
-    """`donationd up` with a state folder and ports of its own; --embedded unless `environ` names a database."""
+    """`donationd up` with a state folder and ports of its own; --embedded unless `environ` names a database.
 
-    def __init__(self, state: Path, port: int, metrics_port: int, environ: Mapping[str, str] = {}) -> None:
+    It runs the files of the folder `release`: this checkout, or a former release.
+    """
+
+    def __init__(
+        self, state: Path, port: int, metrics_port: int, environ: Mapping[str, str] = {}, release: Path = ROOT
+    ) -> None:
         self.state = state
+        self.release = release
         self.api = f"http://127.0.0.1:{port}"
         self.sidecar = f"http://127.0.0.1:{metrics_port}"
         self._environ = base_environ() | {
@@ -68,9 +74,9 @@ class Instance:
         """Starts it, with a fake of Stripe's API if wanted, and returns what it printed until it was ready."""
         if fake_stripe:
             self._environ.pop("STRIPE_API_BASE")  # the fake is the address
-        arguments = f"embedded={self._embedded}, fake_stripe={fake_stripe}"
+        arguments = f"embedded={self._embedded}" + (", fake_stripe=True" if fake_stripe else "")
         code = f"import sys; from daemon.instance.up import up; sys.exit(up({arguments}))"
-        self.up = Process([sys.executable, "-c", code], None, self._environ)
+        self.up = Process([sys.executable, "-c", code], None, self._environ, cwd=self.release)
         assert self.up.stdout is not None
         self.printed.clear()
         for line in self.up.stdout:
@@ -222,12 +228,12 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def instance_of_its_own(environ: Mapping[str, str] = {}) -> Iterator[Instance]:
+def instance_of_its_own(environ: Mapping[str, str] = {}, release: Path = ROOT) -> Iterator[Instance]:
     """An instance not yet started, and its end. Its folder is one that PostgreSQL's user may enter, unlike pytest's."""
     folder = Path(tempfile.mkdtemp(prefix="test-"))
     folder.chmod(0o711)
     port, metrics_port = free_ports(2)
-    instance = Instance(folder / "state", port, metrics_port, environ)
+    instance = Instance(folder / "state", port, metrics_port, environ, release)
     also_remove(elsewhere(instance.state))
     try:
         yield instance

@@ -1,0 +1,48 @@
+"""The previous release, from this repository's history: its own files, run beside today's.
+
+It is run itself, and not imitated: what it sends to a newer schema is exactly what a rolling upgrade meets. A release
+before it whose statements were recorded is in `former_release`.
+"""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.process import ROOT
+
+# The newest commit before migration 0017. After a release, its commit stands here.
+COMMIT = "dee2d7b6a44b9167f89792b5abce4c0fca2cd744"
+PARTS = ("daemon", "sql", "health_sidecar", "deploy", "supervisord.conf")  # what a running instance reads
+
+
+def unpack(folder: Path) -> Path:
+    """Writes all files of the previous release into a new folder. Raises LookupError where the history lacks them."""
+    folder.mkdir()
+    git = ["git", "-C", str(ROOT), "archive", COMMIT]
+    archive = subprocess.run(git, capture_output=True, check=False)
+    if archive.returncode != 0:
+        reason = archive.stderr.decode(errors="replace").strip()
+        raise LookupError(f"the previous release is not in the history: {reason}; git fetch --unshallow brings it")
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
+    return folder
+
+
+def unpack_or_skip(folder: Path) -> Path:
+    """As `unpack`. Skips the test where the history lacks the release, as in a shallow clone."""
+    try:
+        return unpack(folder)
+    except LookupError as error:
+        pytest.skip(str(error))
+
+
+def replace_by_todays(folder: Path) -> None:
+    """Replaces the files of the release in this folder by today's, as an upgrade of a checkout does."""
+    for part in PARTS:
+        old, new = folder / part, ROOT / part
+        if new.is_dir():
+            shutil.rmtree(old)
+            shutil.copytree(new, old, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(new, old)
