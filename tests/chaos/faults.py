@@ -12,9 +12,9 @@ from pathlib import Path
 
 from daemon.instance.reload import reload
 from tests.chaos.proxy import Proxy
-from tests.chaos.site import API_PROCESSES, Site, family, new_postgres, send
+from tests.chaos.site import API_PROCESSES, NotReady, Site, family, new_postgres, send
 
-REPLACED_S = 60.0  # a process that hangs is killed long before
+REPLACED_S = 150.0  # one that hangs before its first heartbeat is killed after more than a minute
 POLL_S = 0.05
 
 Inject = Callable[[Site, random.Random], Awaitable[None]]
@@ -86,9 +86,12 @@ def hangs(name: str) -> Inject:
     async def inject(site: Site, rng: random.Random) -> None:
         pid = await site.pid(name.format(rng.randrange(API_PROCESSES)))
         send(signal.SIGSTOP, [pid])
-        async with asyncio.timeout(REPLACED_S):
-            while Path(f"/proc/{pid}").exists():  # noqa: ASYNC110, ASYNC240 - no event, and no time
-                await asyncio.sleep(POLL_S)
+        try:
+            async with asyncio.timeout(REPLACED_S):
+                while Path(f"/proc/{pid}").exists():  # noqa: ASYNC110, ASYNC240 - no event, and no time
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError:
+            raise NotReady(f"the process that hangs was not replaced within {REPLACED_S:.0f} s") from None
 
     return inject
 
