@@ -87,13 +87,15 @@ async def _add_tickets(config: CommandConfig) -> int:
 
 
 async def _send_payments(config: CommandConfig, base: str, payments: int, begun_at: int) -> sender.Outcome:
-    """The month before the first start: the same events each time, and the same payments at the fake of Stripe."""
-    arguments = {"seed": SEED, "payments": payments, "tickets": list(TICKETS), "now": begun_at}
-    if urlsplit(config.stripe_api_base).hostname == "127.0.0.1":
-        await sender.control_fake(config.stripe_api_base, "play", arguments)
+    """The month before the first start: the same events each time, and then the same payments at the fake of Stripe, so
+    that the jobs find nothing there that was not received."""
     generated = scenarios.generate(SEED, payments, list(TICKETS), now=begun_at)
     events = scenarios.shuffled(generated, SEED)
-    return await sender.deliver(base, config.signing_secrets[0], events, progress=print_progress)
+    outcome = await sender.deliver(base, config.signing_secrets[0], events, progress=print_progress)
+    if urlsplit(config.stripe_api_base).hostname == "127.0.0.1":
+        arguments = {"seed": SEED, "payments": payments, "tickets": list(TICKETS), "now": begun_at}
+        await sender.control_fake(config.stripe_api_base, "play", arguments)
+    return outcome
 
 
 def _welcome(base: str, token: str, state: Path) -> str:

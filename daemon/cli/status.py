@@ -14,6 +14,7 @@ from daemon.instance import health_client
 from health_sidecar.config import SidecarAddress
 
 TIMEOUT_S = 10.0
+LINE_CHARS = 200  # of the screen; --json has everything
 OUTCOMES = ("applied", "duplicate", "ignored", "failed", "refused")
 
 Report = dict[str, Any]
@@ -27,7 +28,7 @@ def print_status(*, as_json: bool) -> int:
         click.echo(json.dumps(report))
     else:
         for line in _screen(report):
-            click.echo(line)
+            click.echo(line if len(line) <= LINE_CHARS else f"{line[: LINE_CHARS - 1]}…")
     return 0 if report["ok"] else 1
 
 

@@ -5,7 +5,7 @@
        |         |-> undelivered  the server refused it for good: it waits for a person
        |         '-> uncertain    the connection or this process ended meanwhile: perhaps sent, and waits for a person
        |-> undelivered            no address, for example
-       '-> not needed             the donation was refunded before, for example
+       '-> not needed             the donation was refunded before, for example; `queued` again if the refund fails
 
 `sending` is noted before the first byte of the mail is sent, so that no mail is sent twice without a person's decision:
 an operator queues an uncertain or undelivered mail again, or dismisses it.
@@ -21,6 +21,7 @@ from sql.database import Database
 FIRST_WAIT_S, LONGEST_WAIT_S = 60, 6 * 3600
 GIVEN_UP_S = 4 * 86400  # RFC 5321, section 4.5.4.1: at least four or five days
 AT_ONCE = 50
+NOTHING_LEFT = "nothing is left of the donation"  # the reason of thanks that are decided again when that changes
 
 
 class State(StrEnum):
@@ -81,6 +82,10 @@ class Outbox:
         """Notes that the mail is being sent, with the receipt's version and hash. False: it is not to be sent."""
         values = {"id": mail.id, "template": template, "pdf_sha256": pdf_sha256}
         return bool(await self._database.fetch(load("begin_sending"), values))
+
+    async def queue_thanks_again(self, ids: frozenset[str]) -> None:
+        """Queues the thanks for a donation with these ids again, if nothing was left of it when they were decided."""
+        await self._database.fetch(load("queue_thanks_again"), {"ids": list(ids), "reason": NOTHING_LEFT})
 
     async def settle(self, mail: QueuedMail, state: State, reason: str | None = None, code: str | None = None) -> None:
         """Notes what became of the mail: the reason as one of a few phrases, the code as the numbers of a reply."""

@@ -156,7 +156,8 @@ class Runner:
             await self._deps.database.fetch(load("begin_job_run"), given)
             await job.run(deps)
         except ProblemsFound as found:
-            return Outcome(True, str(found), len(found.problems))
+            log.warning("[Jobs] ⚠️ A pass found problems", job=job.name, problems=str(found))
+            return Outcome(True, found.summary(), len(found.problems))
         except StripeUnavailable as error:
             return Outcome(False, str(error), None, error.retry_after_s)
         except (StripeRejected, DatabaseUnavailable, StatementRejected) as error:
@@ -186,10 +187,8 @@ def _log_pass(job: Job, outcome: Outcome, lasted_s: float) -> None:
     values = {"job": job.name, "seconds": round(lasted_s, 1)}
     if not outcome.succeeded:
         log.warning("[Jobs] ❌ A pass failed and will be tried again", reason=outcome.detail, **values)
-    elif outcome.problems:
-        log.warning("[Jobs] ⚠️ A pass found problems", problems=outcome.detail, **values)
     else:
-        log.debug("[Jobs] A pass succeeded", **values)
+        log.debug("[Jobs] A pass succeeded", problems=outcome.problems, **values)
 
 
 def _where(error: Exception) -> str:

@@ -73,6 +73,11 @@ class ProblemsFound(Exception):
         super().__init__("; ".join(problems))
         self.problems = tuple(problems)
 
+    def summary(self) -> str:
+        """The first problem, and how many more there are."""
+        more = len(self.problems) - 1
+        return self.problems[0] + (f" (and {more} more: see jobs.log)" if more else "")
+
 
 def retry_s(job: Job, failures: int, share: float, retry_after_s: float = 0.0) -> float:
     """How long to wait after a pass that failed: exponential backoff with full jitter.

@@ -16,7 +16,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter
 
 from daemon.jobs.config import JobsConfig
-from daemon.jobs.outbox import GIVEN_UP_S, Outbox, QueuedMail, State
+from daemon.jobs.outbox import GIVEN_UP_S, NOTHING_LEFT, Outbox, QueuedMail, State
 from daemon.jobs.schedule import Job, JobDependencies, ProblemsFound
 from daemon.ledger.consent import withdrawal_key, withdrawal_link
 from daemon.ledger.reader import Ledger
@@ -70,7 +70,12 @@ class Send:
     receipt: Receipt
 
 
-Decision = NotNeeded | Issue | Void | Send
+@dataclass(frozen=True)
+class ThanksAgain:
+    """The thanks are decided again, if nothing was left of the donation when they were."""
+
+
+Decision = NotNeeded | Issue | Void | Send | ThanksAgain
 
 
 class _Undeliverable(Exception):
@@ -94,12 +99,15 @@ def decide(mail: QueuedMail, donation: PaidDonation, receipts: list[Receipt], *,
     if donation.is_erased:
         return NotNeeded("the donor was erased")
     if is_thanked or donation.kept_minor == 0:
-        return NotNeeded("it was sent for another id" if is_thanked else "nothing is left of the donation")
+        return NotNeeded("it was sent for another id" if is_thanked else NOTHING_LEFT)
     return Send("thanks", valid) if valid else Issue()
 
 
 def _corrected(donation: PaidDonation, receipts: list[Receipt], valid: Receipt | None) -> Decision:
-    """What a change of the donation asks for. A donor who was erased gets no receipt any more."""
+    """What a change of the donation asks for. A donor who was erased gets no receipt any more. A refund that failed and
+    a dispute that was won give back what the thanks have missed."""
+    if not receipts and donation.kept_minor:
+        return ThanksAgain()
     if not receipts or (valid and valid.covers(donation)):
         return NotNeeded("no receipt is wrong")
     if donation.kept_minor and not donation.is_erased:
@@ -111,7 +119,7 @@ def _resumed(mail: QueuedMail, receipts: list[Receipt], valid: Receipt | None) -
     """What an attempt that was not finished asks for. Its receipt may have been corrected since then."""
     noted = next(receipt for receipt in receipts if receipt.serial == mail.serial)
     if mail.kind == "thanks":
-        return Send("thanks", valid) if valid else NotNeeded("nothing is left of the donation")
+        return Send("thanks", valid) if valid else NotNeeded(NOTHING_LEFT)
     if noted.voided_at is None:
         return Send("replacement", noted)
     is_replaced = any(receipt.replaced == noted.serial for receipt in receipts)
@@ -173,6 +181,9 @@ class Delivery:
             await register.void(self._deps.database, decision.receipt.serial, self._now(), mail=mail.id)
             erased = NotNeeded("the donor was erased")
             decision = erased if donation.is_erased else Send("void", decision.receipt)
+        if isinstance(decision, ThanksAgain):
+            await self._outbox.queue_thanks_again(donation.ids)
+            decision = NotNeeded("no receipt is wrong")
         if isinstance(decision, NotNeeded):
             await self._settle(mail, State.NOT_NEEDED, decision.reason)
         else:

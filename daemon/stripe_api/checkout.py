@@ -20,6 +20,9 @@ from daemon.stripe_api.charge_amounts import Fee, check_charge, covering
 PATH = "/v1/checkout/sessions"
 # One that a client made up by counting would give two donors the same session.
 IDEMPOTENCY_KEY = re.compile(r"[!-~]{16,200}", re.ASCII)
+# How an amount is written, as a number or as text: Decimal would also read 5_0, spaces and digits of other scripts.
+AMOUNT = re.compile(rb'("?)[0-9]+(\.[0-9]+)?\1')
+AMOUNT_FORM = "amount: digits from 0 to 9 and at most one point, such as 25.00"
 
 
 class InvalidCheckout(Exception):
@@ -43,6 +46,12 @@ class CheckoutRequest(Struct, forbid_unknown_fields=True, kw_only=True, rename="
     show_name: bool = False
 
 
+class _Written(Struct):
+    """The amount as the client wrote it."""
+
+    amount: msgspec.Raw
+
+
 class Target(NamedTuple):
     """What a payment is for, and where the donor returns to.
 
@@ -60,11 +69,15 @@ class Target(NamedTuple):
 def read_json(body: bytes) -> CheckoutRequest:
     """Reads a request's JSON; no number becomes a binary float. Raises InvalidCheckout."""
     try:
-        return msgspec.json.decode(body, type=CheckoutRequest)
+        wanted = msgspec.json.decode(body, type=CheckoutRequest)
+        written = msgspec.json.decode(body, type=_Written)
     except msgspec.ValidationError as error:
         raise InvalidCheckout(_without_input(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise InvalidCheckout("the body is not JSON") from None
+    if not AMOUNT.fullmatch(written.amount):
+        raise InvalidCheckout(AMOUNT_FORM)
+    return wanted
 
 
 def _without_input(message: str) -> str:
@@ -74,14 +87,9 @@ def _without_input(message: str) -> str:
     found = re.search(r"`\$\.(\w+)`", message)
     if found is None:
         return "amount: not given" if "required field" in message else "the body is not a JSON object"
-    expected = (
-        "an amount such as 25.00"
-        if found[1] == "amount"
-        else "text such as EUR"
-        if found[1] == "currency"
-        else "true or false"
-    )
-    return f"{found[1]}: {expected}"
+    if found[1] == "amount":
+        return AMOUNT_FORM
+    return f"{found[1]}: {'text such as EUR' if found[1] == 'currency' else 'true or false'}"
 
 
 def charged_minor(wanted: CheckoutRequest, currency: str, fees: Mapping[str, Fee]) -> int:

@@ -109,7 +109,7 @@ async def test_each_pass_is_recorded(host: Any, database: Database) -> None:
         "bad": ("running", 2, 3600),
         "busy": ("running", 0, 60),
     }
-    assert found["bad"]["detail"] == "one: do this; two: do that"
+    assert found["bad"]["detail"] == "one: do this (and 1 more: see jobs.log)"
     assert found["bad"]["last_success"] == pytest.approx(time.time(), abs=10)
 
 

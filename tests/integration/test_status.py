@@ -190,6 +190,16 @@ async def test_each_trouble_is_a_sentence_and_exit_status_1(
     assert problem in status["problems"][0]
 
 
+async def test_a_problem_with_a_long_text_is_one_short_line(aiohttp_client: MakeClient) -> None:
+    """--json has all of it."""
+    whole = report.status(READY, RUNNING, EVENTS, NOTHING_WAITS, [])
+    long = "x" * 1000
+    client = await aiohttp_client(app([], whole | {"ok": False, "problems": [long]}))
+    screen, as_json = await ask(client.port), await ask(client.port, "--json")
+    assert max(map(len, screen.stdout.splitlines())) == 200
+    assert json.loads(as_json.stdout)["problems"] == [long]
+
+
 async def test_a_silent_sidecar_is_a_problem_and_no_traceback(aiohttp_client: MakeClient) -> None:
     """No sidecar, or another program on its port: one sentence, exit status 1, JSON for programs all the same."""
     client = await aiohttp_client(web.Application())

@@ -167,6 +167,32 @@ async def test_what_changes_before_the_mail_needs_no_correction(site: ThanksSite
     ]
 
 
+@pytest.mark.parametrize("is_dispute", [False, True])
+@pytest.mark.parametrize("is_decided_between", [True, False])
+async def test_a_donation_that_comes_back_is_thanked_for_once(
+    site: ThanksSite, *, is_dispute: bool, is_decided_between: bool
+) -> None:
+    """Nothing was left of it when its thanks were decided; then the refund failed, or the dispute was won."""
+    payment = await site.pay()
+    with site.fake.world.step(payment, payment.at + 60):
+        dispute = payment.dispute(charge_of(payment), 5000) if is_dispute else None
+        refund = None if is_dispute else payment.refund(charge_of(payment), 5000)
+    await site.record()
+    if is_decided_between:
+        await site.run()
+        assert (site.smtp.received, await site.receipts()) == ([], [])
+    with site.fake.world.step(payment, payment.at + 120):
+        if dispute:
+            payment.change_dispute(dispute, "won")
+        if refund:
+            payment.change_refund(refund, "failed")
+    await site.record()
+    await site.run()
+    await site.run()
+    assert site.subjects() == ["Thank you for your donation to Example Charity"]
+    assert await site.receipts() == [(1, 5000, True, None)]
+
+
 async def test_a_dispute_voids_the_receipt_and_a_won_one_replaces_it(site: ThanksSite) -> None:
     """While the bank has taken the money back, no receipt is valid."""
     payment = await site.pay()

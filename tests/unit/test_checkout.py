@@ -19,6 +19,7 @@ from daemon.stripe_api.charge_amounts import (
     step_minor,
 )
 from daemon.stripe_api.checkout import (
+    AMOUNT_FORM,
     CheckoutRequest,
     InvalidCheckout,
     Target,
@@ -121,6 +122,9 @@ def test_an_amount_is_exact_as_a_number_and_as_text(amount_minor: int, currency:
         assert money.minor(wanted.amount, currency) == amount_minor if amount_minor else wanted.amount == 0
 
 
+NOT_AMOUNTS = ('"canary"', "true", '"5_0"', '"٥"', '" 5 "', '"5,00"', '"+5"', '"5."', '"1e3"', "1e3", "-5", '"NaN"')
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -128,8 +132,7 @@ def test_an_amount_is_exact_as_a_number_and_as_text(amount_minor: int, currency:
         (b"\xff", "the body is not JSON"),
         (b"[]", "the body is not a JSON object"),
         (b"{}", "amount: not given"),
-        (b'{"amount":"canary"}', "amount: an amount such as 25.00"),
-        (b'{"amount":true}', "amount: an amount such as 25.00"),
+        *((f'{{"amount":{written}}}'.encode(), AMOUNT_FORM) for written in NOT_AMOUNTS),
         (b'{"amount":5,"monthly":"canary"}', "monthly: true or false"),
         (b'{"amount":5,"currency":5}', "currency: text such as EUR"),
         (b'{"amount":5,"canary":5}', "unknown parameter (there are: amount, currency, monthly, coverFees, showName)"),
