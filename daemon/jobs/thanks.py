@@ -36,6 +36,8 @@ from sql.errors import DatabaseUnavailable
 log = structlog.get_logger()
 
 EVERY_S = 10
+KINDS = ("thanks", "correction")
+OUTCOMES = (State.SENT, State.QUEUED, State.UNDELIVERED, State.UNCERTAIN, State.NOT_NEEDED)  # of an attempt
 # What became of a mail that the server has is known in this process only, until it is noted: that is tried again.
 NOTE_WAITS_S = (0.5, 1, 2, 4, 8, 15)
 STOPPING_S = 5.0  # for the mail that is being sent when the process is to end
@@ -301,8 +303,14 @@ async def _finish(delivery: Delivery, mail: QueuedMail) -> None:
 
 @cache
 def mail_counter(registry: CollectorRegistry) -> Counter:
-    """The mails by kind and by what became of them."""
-    return Counter("mails", "Mails to donors, by kind and by what became of them", ["kind", "state"], registry=registry)
+    """The mails by kind and by what became of them, with zeros for what has not happened yet."""
+    counter = Counter(
+        "mails", "Mails to donors, by kind and by what became of them", ["kind", "state"], registry=registry
+    )
+    for kind in KINDS:
+        for state in OUTCOMES:
+            counter.labels(kind, state)
+    return counter
 
 
 class SendDueMails:

@@ -36,6 +36,7 @@ APPLICATION_NAME = "donationd jobs"
 async def run_jobs(config: JobsConfig, process: ProcessRun, metrics: JobMetrics) -> None:
     """Run the jobs, whenever this process has their lock, until the process is to stop."""
     jobs = [job for make in JOBS if (job := make(config))]
+    thanks.mail_counter(metrics.registry)
     metrics.begin([job.name for job in jobs])
     lock = SessionLock(config.database_url.get_secret_value(), LOCK_NAME, application_name=f"{APPLICATION_NAME} lock")
     async with open_dependencies(config, metrics) as deps:

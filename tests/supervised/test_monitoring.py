@@ -22,7 +22,7 @@ from tests.support.prometheus_tools import RULES, alert_expressions, promtool
 LABELS = {
     *("type", "outcome", "reason", "route", "method", "object", "status", "le", "state", "process", "error", "version"),
     *("implementation", "major", "minor", "patchlevel", "generation"),
-    *("signal", "level", "name"),
+    *("signal", "level", "name", "kind"),
 }
 TICKET = "story-1"
 
@@ -88,7 +88,7 @@ def check_killed_process_keeps_its_counts(site: Instance) -> None:
     eventually(
         lambda: counted(site, "supervisord_process_restarts_total", process="api:api_00") == 1, "a restart counted"
     )
-    eventually(lambda: counted(site, "db_pool_connections_max") == 24, "both processes have reported their pools")
+    eventually(lambda: counted(site, "db_pool_connections_max") == 30, "both processes have reported their pools")
     assert counted(site, "webhook_events_total") == before
 
 

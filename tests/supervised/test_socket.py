@@ -102,7 +102,7 @@ def test_an_api_that_does_not_run_is_worth_a_restart_of_supervisord(site: Instan
     kill(site, "sidecar")
     eventually(lambda: ready(site), "everything runs again", timeout_s=60)
     assert site.log("supervisord").count("received SIGHUP") == 1
-    eventually(lambda: len(site.pids()) == 4, "supervisord answers on a new socket")
+    eventually(lambda: len(site.pids()) == 5, "supervisord answers on a new socket")
 
 
 def test_reload_and_status_say_what_to_do(site: Instance) -> None:
