@@ -18,6 +18,9 @@ from daemon.ledger import tickets
 from daemon.ledger.tickets import TicketChange
 from daemon.runtime.config import set_variables
 from daemon.simulator import scenarios, sender
+from daemon.stripe_api.client import StripeApi
+from daemon.stripe_api.config import WEBHOOK_PATH
+from daemon.stripe_api.webhook_endpoint import set_up
 from sql.database import Database
 
 ACTOR = "demo"  # in the audit log
@@ -58,6 +61,8 @@ def fill_and_welcome(payments: int, environ: Mapping[str, str], state: Path) -> 
     config = CommandConfig.from_environ(environ)
     base = f"http://{address(config.host, config.port)}"
     say(f"sending {payments} invented payments to the API")
+    if config.stripe_api_key:
+        asyncio.run(set_up_endpoint(config))
     begun_at = asyncio.run(_add_tickets(config))
     outcome = asyncio.run(_send_payments(config, base, payments, begun_at))
     if outcome.refused or outcome.undelivered:
@@ -96,6 +101,15 @@ async def _send_payments(config: CommandConfig, base: str, payments: int, begun_
         arguments = {"seed": SEED, "payments": payments, "tickets": list(TICKETS), "now": begun_at}
         await sender.control_fake(config.stripe_api_base, "play", arguments)
     return outcome
+
+
+async def set_up_endpoint(config: CommandConfig) -> None:
+    """What `donationd stripe setup` does for the endpoint that the fake of Stripe has (deploy/fake_stripe.conf)."""
+    stripe = StripeApi(config)
+    try:
+        await set_up(stripe, f"http://{config.host}:{config.port}{WEBHOOK_PATH}")
+    finally:
+        await stripe.close()
 
 
 def _welcome(base: str, token: str, state: Path) -> str:

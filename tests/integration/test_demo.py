@@ -5,13 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from daemon.api.config import Config
+from daemon.api.config import CommandConfig, Config
 from daemon.api.public_pages import page_settings
 from daemon.cli.arguments import Failure
-from daemon.cli.demo import TICKETS, fill_and_welcome, run
+from daemon.cli.demo import TICKETS, fill_and_welcome, run, set_up_endpoint
 from daemon.instance.environment import complete_environ, operator_token_file
 from daemon.runtime.operator_tokens import Scope, parse_tokens
 from daemon.simulator import sender
+from daemon.simulator.fake_stripe.fake import TEST_KEY, FakeStripe
+from daemon.simulator.fake_stripe.webhook_endpoints import WebhookEndpoint
+from daemon.stripe_api.account_check import account_problems
+from daemon.stripe_api.client import StripeApi
 from tests.bench.machine import API, SECRET, query, site, stored
 from tests.support.instance import get
 from tests.support.postgres import Server
@@ -51,6 +55,26 @@ def test_the_demo_shows_what_it_says(
     token = operator_token_file(tmp_path)
     assert token.read_text().strip() in printed
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
+
+
+async def test_the_endpoint_at_the_fake_is_as_it_should_be(fake_stripe: FakeStripe) -> None:
+    """So that the job that checks the account finds no problem in a demo; there is no second endpoint."""
+    url = "http://127.0.0.1:8080/webhooks/stripe"
+    configured = WebhookEndpoint("we_1Configured", 1, url, ["*"], fake_stripe.api.version, False, SECRET)
+    fake_stripe.world.collections["webhook_endpoint"].add(configured)
+    variables = {
+        "DATABASE_URL": "postgresql://h/d",
+        "STRIPE_API_KEY": TEST_KEY,
+        "STRIPE_API_BASE": fake_stripe.base_url,
+    }
+    config = CommandConfig.from_environ({**variables, "HOST": "127.0.0.1", "PORT": "8080", "STRIPE_LIVEMODE": "false"})
+    await set_up_endpoint(config)
+    stripe = StripeApi(config)
+    try:
+        assert await account_problems(stripe, None, livemode=False, has_checkout=True) == []
+    finally:
+        await stripe.close()
+    assert list(fake_stripe.world.collections["webhook_endpoint"]) == [configured]
 
 
 def test_an_embedded_instance_keeps_its_operator_token(tmp_path: Path) -> None:
