@@ -117,8 +117,7 @@ async def _at(
                 await delivering
             record.whole = True
             if site.mail:
-                await jobs.finish_jobs(site)
-                await asyncio.to_thread(jobs.judge_jobs, site.url, site.mail, verdict)
+                await jobs.finish_jobs(site, say)
         except NotReady as error:
             verdict.count("did not come back", [f"{record.incidents[-1].fault.name}: {error}"])
         except TimeoutError:
@@ -131,6 +130,8 @@ async def _at(
             judge_replies(record, verdict)
             judge_supervisord(site.instance.state / "logs" / "supervisord.log", verdict)
         await asyncio.to_thread(judge_ledger, record, site.url, verdict)
+        if site.mail:
+            await asyncio.to_thread(jobs.judge_jobs, site.url, site.mail, verdict)
 
 
 async def _inject(site: Site, faults: Sequence[Fault], rng: random.Random, record: Record) -> None:

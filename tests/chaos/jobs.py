@@ -20,7 +20,8 @@ from tests.chaos.site import MAIL_FROM, NotReady, Site, execute, send
 from tests.support.mail_server import MailServer
 
 AT_WORK_S = 40.0  # until a job is in the middle of its work
-DONE_S = 120.0  # until all jobs have succeeded, after the last fault
+DONE_S = 120.0  # after the last fault without a job that succeeds or a mail that is settled
+SAY_S = 10.0  # between two lines that say how much is left
 SLOW_S = 0.6  # the reply in whose middle the process ends
 PASSES = "SELECT job, outcome, detail FROM job_runs WHERE outcome <> 'succeeded' OR succeeded_at IS NULL"
 WAITING = "SELECT count(*) FROM outbox WHERE state IN ('queued', 'sending')"
@@ -118,9 +119,11 @@ FAULTS = (
 )
 
 
-async def finish_jobs(site: Site) -> None:
-    """Returns when each job has succeeded again, and no mail waits. Raises NotReady if that takes too long."""
-    deadline_s = asyncio.get_running_loop().time() + DONE_S
+async def finish_jobs(site: Site, say: Callable[[str], None]) -> None:
+    """Returns when each job has succeeded again, and no mail waits. Raises NotReady if none gets on for DONE_S."""
+    clock = asyncio.get_running_loop().time
+    least: tuple[int, int] | None = None
+    progress_s = said_s = clock()
     await asyncio.to_thread(execute, site.url, "UPDATE job_runs SET succeeded_at = NULL")
     send(signal.SIGTERM, [await site.pid("jobs")])
     while True:
@@ -128,8 +131,13 @@ async def finish_jobs(site: Site) -> None:
         [(mails,)] = await asyncio.to_thread(execute, site.url, WAITING)
         if not passes and not mails:
             return
-        if asyncio.get_running_loop().time() > deadline_s:
+        if least is None or (len(passes), mails) < least:
+            least, progress_s = (len(passes), mails), clock()
+        if clock() > progress_s + DONE_S:
             raise NotReady(f"{mails} mails wait, and these jobs have not succeeded: {passes}")
+        if clock() > said_s + SAY_S:
+            said_s = clock()
+            say(f"{mails} mails wait, and {len(passes)} jobs have not succeeded yet")
         await asyncio.sleep(1)
 
 
@@ -140,9 +148,10 @@ def judge_jobs(url: str, server: MailServer, verdict: Verdict) -> None:
         url: the ledger's.
         server: has the mails.
     """
+    sent = execute(url, SENT)  # first, because the jobs may still send
     received = Counter(str(mail["Message-ID"]) for mail in server.received)
     verdict.count("mails that came twice", (id_ for id_, times in received.items() if times > 1))
-    verdict.count("mails that never came", _missing(execute(url, SENT), received))
+    verdict.count("mails that never came", _missing(sent, received))
     verdict.count("gaps in receipt numbers", map(str, execute(url, GAPS)))
     with snapshot(url, "donationd chaos") as seen:
         verdict.count("payouts that do not add up", balance_differences(seen))
