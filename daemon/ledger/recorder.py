@@ -591,14 +591,14 @@ class Recorder:
 
     async def _payments(self, parts: Sequence[_Part], changed: list[str]) -> list[_Part]:
         """The parts of all payments whose subscription lends something else now, but for those among `parts`."""
+        found = {root for (root,) in await self._fetch(FIND_SUBSCRIPTION_PAYMENTS, changed)}
         for part in parts:
             part.is_written |= not part.subscriptions.isdisjoint(changed)
-        present = {row.root for part in parts for row in part.stored}
-        roots = [
-            Derivation(root)
-            for (root,) in await self._fetch(FIND_SUBSCRIPTION_PAYMENTS, changed)
-            if root not in present
-        ]
+            if any(row.root in found for row in part.stored):
+                # Its row may have been read before it became a payment of the subscription. Then the row has another
+                # version now, and what is written together with it is read again.
+                part.subscriptions = part.subscriptions.union(changed)
+        roots = [Derivation(root) for root in found.difference(row.root for part in parts for row in part.stored)]
         payments = await self._parts(roots)
         for payment in payments:
             payment.changes = []

@@ -165,6 +165,27 @@ async def test_a_new_donation_and_a_new_ticket_at_the_same_time(database: Databa
     assert_right(database_url)
 
 
+async def test_a_payment_that_joins_its_subscription_while_it_is_read(database: Database, database_url: str) -> None:
+    """A payment becomes one of the subscription after its row was read, for an event that was recorded before, beside a
+    new ticket of the subscription: the donation reaches that ticket.
+    """
+    first, second = Recorder(database), Recorder(database)
+    intent, *rest = month(1, old=False)
+    await first.record([subscription("story-1"), intent])
+    real = first._stored_rows
+
+    async def read_before_the_other(ids: set[str]) -> Any:
+        first._stored_rows = real  # type: ignore[method-assign]
+        rows = await real(ids)
+        await second.record(rest)
+        return rows
+
+    first._stored_rows = read_before_the_other  # type: ignore[method-assign]
+    await first.record([subscription("story-2", START + 9, "updated"), intent])
+    assert await database.fetch(MONTHLY) == [monthly(1, "story-2")]
+    assert_right(database_url)
+
+
 async def test_an_event_costs_as_much_after_ten_years(statements: Statements, database_url: str) -> None:
     """The 120th month of a subscription needs as many statements, and as many bytes, as the second."""
     await statements.cost([subscription("story-1"), *month(1, old=False)])
