@@ -326,11 +326,14 @@ class SendDueMails:
         if interrupted := await outbox.mark_interrupted():
             log.warning("[Thanks] Mails were interrupted while they were sent: perhaps sent", mails=interrupted)
         transmission = Transmission(deps.config.smtp_server, deps.config.sender.address)
+        tried = 0
         try:
             while mails := await outbox.due():
                 delivery = Delivery(deps, await self._checked(deps.config), transmission)
                 for mail in mails:
                     await _finish(delivery, mail)
+                tried += len(mails)
+                await deps.report(f"{tried} mails tried")
         except MailServerUnavailable as unavailable:
             problem = ProblemsFound([f"{unavailable}: see SMTP_URL and the server's log"])
         else:

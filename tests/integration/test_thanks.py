@@ -71,6 +71,19 @@ async def test_a_payment_is_thanked_for_once(site: ThanksSite) -> None:
     assert await site.mails() == [SENT]
 
 
+async def test_a_pass_shows_how_far_it_is(site: ThanksSite) -> None:
+    """Otherwise `donationd status` shows why an earlier pass failed until the last mail is sent."""
+    progress: list[str] = []
+
+    async def report(text: str) -> None:
+        progress.append(text)
+
+    await site.pay()
+    await site.pay()
+    await site.run(report=report)
+    assert progress == ["2 mails tried"]
+
+
 async def test_only_what_is_paid_since_the_start_is_thanked_for(database: Database, database_url: str) -> None:
     """A payment of before the first pass is not queued, even when later events change it; one of after it is."""
     async with thanks_site(database, database_url) as site:

@@ -1,7 +1,7 @@
 """A charity that sends thanks and receipts: a ledger, Stripe's fake and a real SMTP server, and donors who pay."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from daemon.jobs.config import JobsConfig
-from daemon.jobs.schedule import JobDependencies
+from daemon.jobs.schedule import JobDependencies, not_reported
 from daemon.jobs.thanks import SendDueMails
 from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import read
@@ -61,7 +61,12 @@ class ThanksSite:
         received = [ReceivedEvent(read(sender.encode(each), livemode=False, hash_key=None)) for each in events]
         await Recorder(self.database).record(received)
 
-    async def run(self, job: SendDueMails | None = None, database: Database | None = None) -> None:
+    async def run(
+        self,
+        job: SendDueMails | None = None,
+        database: Database | None = None,
+        report: Callable[[str], Awaitable[None]] = not_reported,
+    ) -> None:
         """One pass of the job."""
         config = JobsConfig.from_environ(self.environ)
         stripe = StripeApi(config)
@@ -70,7 +75,12 @@ class ThanksSite:
         try:
             await (job or SendDueMails())(
                 JobDependencies(
-                    config=config, database=database, recorder=Recorder(database), stripe=stripe, metrics=registry
+                    config=config,
+                    database=database,
+                    recorder=Recorder(database),
+                    stripe=stripe,
+                    metrics=registry,
+                    report=report,
                 )
             )
         finally:
