@@ -37,7 +37,7 @@ def with_script(payment_sites: tuple[str, ...]) -> str:
 
 
 def safety_headers(more_sources: str, frame_ancestors: tuple[str, ...] = ()) -> dict[str, str]:
-    """The headers that tell a browser what a page may do, and which sites may show it in a frame."""
+    """The headers that limit what a page may do in a browser, and which sites may show it in a frame."""
     policy = f"{SOURCES}{more_sources}; frame-ancestors {' '.join(frame_ancestors) or chr(39) + 'none' + chr(39)}"
     headers = NO_SNIFFING | {"Content-Security-Policy": policy, "Referrer-Policy": "strict-origin-when-cross-origin"}
     return headers if frame_ancestors else headers | {"X-Frame-Options": "DENY"}

@@ -82,7 +82,7 @@ class Templates:
     def _render(
         self, environment: jinja2.Environment, name: str, language: Language, values: Mapping[str, object]
     ) -> str:
-        """A template with its values. What is wrong is told without the error, which can repeat a value."""
+        """A template with its values. An error names the place only: the library's own error can repeat a value."""
         common = {"language": language.code, "direction": language.direction}
         functions = {"t": language.text, "country": language.country}
         try:

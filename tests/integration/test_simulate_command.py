@@ -46,7 +46,7 @@ def silent_port() -> Iterator[int]:
 
 
 async def test_the_fake_has_the_objects_of_the_events(fake_stripe: FakeStripe) -> None:
-    """A fake that is told to play the same payments has exactly their events."""
+    """A fake that plays the same payments has exactly their events."""
     made = generate(7, 20, [TICKET], now=1_800_000_000)
     arguments = {"seed": 7, "payments": 20, "tickets": [TICKET], "now": 1_800_000_000}
     await sender.control_fake(fake_stripe.base_url, "play", arguments)
