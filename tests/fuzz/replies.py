@@ -1,6 +1,7 @@
 """Pure: what a reply must be like, whatever was asked."""
 
 import json
+import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,14 +36,35 @@ class Reply:
         return self.headers.get("connection", "").lower() == "close"
 
 
-def wrong_with(reply: Reply, *, no_body: bool = False) -> str | None:
-    """What is wrong with a reply of the API to a request that is HTTP; None if nothing."""
+def wrong_with(reply: Reply, *, no_body: bool = False, page: bool = False) -> str | None:
+    """What is wrong with a reply to a request that is HTTP; None if nothing. Only a page may be HTML or an image."""
     if reply.status >= 500:
         return f"status {reply.status}"
     if reply.status != 200 and CANARY.encode() in reply.body:
         return "a refusal that repeats a donor's word"
     if no_body or reply.status in NO_BODY:
         return "a body where none belongs" if reply.body else None
+    match page and reply.headers.get("content-type", "").partition(";")[0]:
+        case "text/html":
+            return None if _is_whole_page(reply.body) else "a page that is not whole"
+        case "image/svg+xml":
+            return None if _is_xml(reply.body) else "an image that is no XML"
+    return _wrong_json(reply)
+
+
+def _is_whole_page(body: bytes) -> bool:
+    return body.startswith(b"<!doctype html>") and body.rstrip().endswith(b"</html>")
+
+
+def _is_xml(body: bytes) -> bool:
+    try:
+        ET.fromstring(body)  # noqa: S314 - the badge of our own server
+    except ET.ParseError:
+        return False
+    return True
+
+
+def _wrong_json(reply: Reply) -> str | None:
     try:
         content = json.loads(reply.body)
     except ValueError:

@@ -107,18 +107,20 @@ SPLICES = (
 
 @dataclass(frozen=True)
 class Request:
-    """A request, the statuses its reply may have (None: any below 500), and whether it has no body."""
+    """A request, the statuses its reply may have (None: any below 500), whether that has no body or is a page's."""
 
     data: bytes
     statuses: frozenset[int] | None = None
     no_body: bool = False
+    page: bool = False
 
 
 def get(method: str, target: str, *headers: str) -> Request:
     """A request without a body. Its target is escaped as far as HTTP needs it."""
     line = f"{method} {quote(target, safe='/?&=%:;,*+.-_~!$()@')} HTTP/1.1"
     text = "\r\n".join([line, "Host: 127.0.0.1", *headers, "", ""])
-    return Request(text.encode("utf-8", "surrogateescape"), no_body=method == "HEAD")
+    data = text.encode("utf-8", "surrogateescape")
+    return Request(data, no_body=method == "HEAD", page=target.startswith("/tickets/"))
 
 
 def query(rng: random.Random) -> Request:

@@ -105,7 +105,7 @@ class _Fuzz:
                 return False
             self.outcome.cases += 1
             self.replies[str(reply.status)] += 1
-            problem = wrong_with(reply, no_body=request.no_body)
+            problem = wrong_with(reply, no_body=request.no_body, page=request.page)
             if request.statuses and reply.status not in request.statuses:
                 problem = f"status {reply.status}, not {sorted(request.statuses)}: {reply.body[:200]!r}"
             if problem:

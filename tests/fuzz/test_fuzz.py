@@ -112,6 +112,18 @@ def test_a_reply_that_must_not_be_is_found(wrong: Reply) -> None:
     assert wrong_with(wrong) is not None
 
 
+@pytest.mark.parametrize(
+    ("content_type", "whole"),
+    [("text/html; charset=utf-8", b"<!doctype html>\n<html></html>\n"), ("image/svg+xml", b"<svg></svg>")],
+)
+def test_only_a_page_may_be_html_or_an_image_and_must_be_whole(content_type: str, whole: bytes) -> None:
+    """The same bytes are wrong as a reply of the API, and wrong when their end is missing."""
+    headers = {"content-type": content_type}
+    assert wrong_with(Reply(404, headers, whole), page=True) is None
+    assert wrong_with(Reply(404, headers, whole)) is not None
+    assert wrong_with(Reply(404, headers, whole[:-3]), page=True) is not None
+
+
 def test_replies_are_told_apart() -> None:
     """Several replies in what one connection said, one of them to HEAD; half of one is none."""
     said = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nHTTP/1.0 400 Bad\r\nContent-Length: 2\r\n\r\nno"
