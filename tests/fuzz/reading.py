@@ -25,7 +25,7 @@ REASONS = {
     "this is an event of the other mode",
     "a session of this mode is no donation",
     "this charge is the connected account's side of a destination charge",
-    "this session of a subscription names no ticket",
+    "this session of a subscription names no ticket and no consent",
     "this subscription names no ticket",
     "this payment of an invoice names no PaymentIntent and no charge",
     "this refund names neither a charge nor a PaymentIntent: it came from a customer's cash balance",
