@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from daemon.api.app import ReadPlaces, build
 from daemon.api.checkout import STRIPE_DEADLINE_S, Checkout, CheckoutSettings
+from daemon.api.checkout_limits import CheckoutLimits
 from daemon.api.config import Config
 from daemon.api.console import console_routes
 from daemon.api.daily_sums import keep_daily_sums
@@ -45,10 +46,12 @@ from daemon.runtime.http.limits import ACCEPTS_ALONE, ACCEPTS_SHARED, Limits, Pl
 from daemon.runtime.http.server import HttpServer, inherited_socket
 from daemon.runtime.http.short_path import FindHandler
 from daemon.runtime.lifecycle import ProcessRun, Program, run_process, serving
+from daemon.runtime.rate_limited_log import IncidentLog
 from daemon.runtime.readiness import ReadinessClient
 from daemon.stripe_api.client import StripeApi
 from daemon.stripe_api.metrics import count_calls
 from sql.database import Database
+from sql.rate_limit import SharedRateLimit
 
 log = structlog.get_logger()
 
@@ -69,8 +72,8 @@ async def serve(config: Config, process: ProcessRun) -> int:
     writer = _database(config, config.database_url, pool_size=BATCHES)
     reader = _database(config, config.read_database_url or config.database_url, pool_size=config.db_pool_size)
     operators = _database(
-        config, config.database_url, pool_size=config.operator_places + config.export_places + CONSENT_PLACES + 2
-    )  # so that each of their calls, the signals of fraud and the daily sums have a connection of their own
+        config, config.database_url, pool_size=config.operator_places + config.export_places + CONSENT_PLACES + 3
+    )  # so that each of their calls, the signals of fraud, the daily sums and limits have a connection of their own
     pages = _database(
         config,
         config.read_database_url or config.database_url,
@@ -82,8 +85,7 @@ async def serve(config: Config, process: ProcessRun) -> int:
     batcher = Batcher(recorder, config.webhook_queue_limit, metrics.batch_written, fraud.count)
     metrics.begin()
     draining = asyncio.Event()
-    count = count_calls(metrics.registry)
-    stripe = StripeApi(config, deadline_s=STRIPE_DEADLINE_S, count=count) if config.stripe_api_key else None
+    stripe = _stripe(config, operators, metrics) if config.stripe_api_key else None
     deps = Dependencies(
         operators,
         Operators(operators, recorder),
@@ -96,7 +98,8 @@ async def serve(config: Config, process: ProcessRun) -> int:
     parts = ReplyParts(readiness, metrics, ErrorReplies(readiness), draining, config.request_deadline_ms / 1000)
     replies = ReplyQueue(parts)
     tokens = OperatorAuthentication(config.operator_tokens)
-    checkout = _checkout(config, reader, stripe)
+    limits = _checkout_limits(config, operators)
+    checkout = _checkout(config, reader, stripe, limits)
     public = public_routes(config, checkout, readers=pages, writers=operators, operators=deps.operators)
     features = [*_operator_routes(config, deps, tokens), *checkout.routes(), *public]
     donations = Donations(Ledger(reader), config.default_currency, tokens)
@@ -107,7 +110,7 @@ async def serve(config: Config, process: ProcessRun) -> int:
     try:
         async with (
             process.running(readiness.run(), sampling, fraud.run(), replies.watch_deadline()),
-            process.running(keep_daily_sums(operators, config.report_time_zone)),
+            process.running(keep_daily_sums(operators, config.report_time_zone), limits.forget()),
             HttpServer(
                 runner,
                 _limits(config),
@@ -193,15 +196,25 @@ def _operator_routes(config: Config, deps: Dependencies, tokens: OperatorAuthent
     return [*routes(api, tokens), *console_routes(api, tokens, config.operator_tokens, config.signing_secrets)]
 
 
-def _checkout(config: Config, database: Database, stripe: StripeApi | None) -> Checkout:
-    settings = CheckoutSettings(
-        config.default_currency,
-        config.public_url,
-        config.checkout_fees,
-        config.checkouts_per_address,
-        config.checkouts_in_total,
+def _stripe(config: Config, database: Database, metrics: ApiMetrics) -> StripeApi:
+    alone = IncidentLog("warning", "[API] The rate of calls to Stripe is this process's own part of it")
+    shared = SharedRateLimit(database, alone.report)
+    return StripeApi(config, shared=shared, deadline_s=STRIPE_DEADLINE_S, count=count_calls(metrics.registry))
+
+
+def _checkout_limits(config: Config, database: Database) -> CheckoutLimits:
+    return CheckoutLimits(
+        database,
+        per_address=config.checkouts_per_address,
+        in_total=config.checkouts_in_total,
+        secret=config.signing_secrets[0],
+        processes=config.api_processes,
     )
-    return Checkout(database, stripe, settings, Places("checkouts", config.checkout_places))
+
+
+def _checkout(config: Config, database: Database, stripe: StripeApi | None, limits: CheckoutLimits) -> Checkout:
+    settings = CheckoutSettings(config.default_currency, config.public_url, config.checkout_fees)
+    return Checkout(database, stripe, settings, limits, Places("checkouts", config.checkout_places))
 
 
 def _limits(config: Config) -> Limits:

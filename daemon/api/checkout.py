@@ -6,18 +6,18 @@ places of checkouts busy.
 """
 
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 from aiohttp import hdrs, web
 from msgspec import Struct
 
+from daemon.api.checkout_limits import CheckoutLimits
 from daemon.api.tickets import ticket_id
 from daemon.ledger import tickets
 from daemon.ledger.tickets import State, Ticket
-from daemon.runtime.http.addresses import RecentAttempts, client_address
+from daemon.runtime.http.addresses import client_address
 from daemon.runtime.http.errors import RETRY_AFTER_S
 from daemon.runtime.http.limits import Places, read_body
 from daemon.runtime.rate_limited_log import IncidentLog
@@ -29,8 +29,6 @@ from sql.database import Database
 
 CHECKOUT_PATH = "/api/tickets/{id}/checkout"
 BODY_LIMIT = 4096  # a request has some hundred bytes
-ADDRESS_WINDOW_S, TOTAL_WINDOW_S = 3600.0, 60.0
-ALL_ADDRESSES = ""
 STRIPE_DEADLINE_S = 8.0  # for a donor who waits; Stripe usually needs half a second
 # Stripe's codes for what only the amount can be the reason of: https://docs.stripe.com/error-codes
 AMOUNT_CODES = frozenset({"amount_too_small", "amount_too_large"})
@@ -44,15 +42,11 @@ class CheckoutSettings:
         default_currency: of tickets that name none.
         public_url: below which donors return; None: not set.
         fees: of a payment in each currency that the fee can be covered in.
-        per_address: sessions that one address may begin in an hour.
-        in_total: sessions that this process begins in a minute, for all addresses.
     """
 
     default_currency: str
     public_url: str | None
     fees: Mapping[str, Fee]
-    per_address: int = 10
-    in_total: int = 300
 
 
 class SessionReply(Struct):
@@ -67,7 +61,8 @@ class Checkout:
     Args:
         database: for reading tickets.
         stripe: None without STRIPE_API_KEY.
-        clock: seconds of a monotonic clock.
+        limits: how many sessions may begin.
+        places: of sessions that this process begins at the same time.
     """
 
     def __init__(
@@ -75,15 +70,14 @@ class Checkout:
         database: Database,
         stripe: StripeApi | None,
         settings: CheckoutSettings,
+        limits: CheckoutLimits,
         places: Places,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._stripe = stripe
         self._settings = settings
+        self._limits = limits
         self._places = places
-        self._by_address = RecentAttempts(settings.per_address, ADDRESS_WINDOW_S, clock)
-        self._total = RecentAttempts(settings.in_total, TOTAL_WINDOW_S, clock)
         self._unavailable = IncidentLog("warning", "[API] No checkout, because Stripe's API cannot be used")
         self._rejected = IncidentLog("error", "[API] No checkout, because Stripe's API rejects it")
 
@@ -129,19 +123,16 @@ class Checkout:
             amount_minor = checkout.charged_minor(wanted, currency, self._settings.fees)
             params = checkout.session_params(wanted, amount_minor, currency, Target(ticket, found.title, public_url))
             key = checkout.idempotency_key(client_key, params)
-            self._count(address)
+            await self._count(address)
             return await self._create(stripe, params, key)
 
-    def _count(self, address: str) -> None:
+    async def _count(self, address: str) -> None:
         """Counts one more session. Raises 429 if the address, or all together, began too many."""
-        wait_s = max(self._by_address.wait_s(address), self._total.wait_s(ALL_ADDRESSES))
-        if wait_s:
+        if wait_s := await self._limits.count(address):
             seconds = str(math.ceil(wait_s))
             raise web.HTTPTooManyRequests(
                 text=f"too many payments were begun: try again in {seconds} s", headers={hdrs.RETRY_AFTER: seconds}
             )
-        self._by_address.add(address)
-        self._total.add(ALL_ADDRESSES)
 
     async def _create(self, stripe: StripeApi, params: Mapping[str, object], key: str) -> str:
         try:

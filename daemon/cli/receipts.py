@@ -39,6 +39,7 @@ from daemon.runtime import files
 from daemon.stripe_api.client import StripeApi, StripeRejected, StripeUnavailable
 from sql import load
 from sql.database import Database
+from sql.rate_limit import SharedRateLimit
 
 T = TypeVar("T")
 
@@ -226,13 +227,13 @@ async def _donor(config: ReceiptConfig, database: Database, donation: str) -> Do
     paid = facts and PaidDonation.of(facts, donation)
     if not paid or paid.is_erased:
         raise Failure(f"the donor of {donation} was erased, or the donation is not in the ledger")
-    async with _stripe(config) as stripe:
+    async with _stripe(config, database) as stripe:
         return await fetch_donor(stripe, paid)
 
 
 @asynccontextmanager
-async def _stripe(config: ReceiptConfig) -> AsyncIterator[StripeApi]:
-    stripe = StripeApi(config)
+async def _stripe(config: ReceiptConfig, database: Database) -> AsyncIterator[StripeApi]:
+    stripe = StripeApi(config, shared=SharedRateLimit(database))
     try:
         yield stripe
     finally:

@@ -23,6 +23,7 @@ from daemon.ledger.comparison import Difference
 from daemon.ledger.recorder import Recorder
 from daemon.stripe_api.client import StripeApi, StripeRejected, StripeUnavailable
 from sql.database import Database
+from sql.rate_limit import SharedRateLimit
 
 EVENTS_KEPT_S = 30 * 86_400  # https://docs.stripe.com/api/events/list
 
@@ -129,7 +130,7 @@ def _with_stripe(work: Callable[[RunDependencies], Awaitable[T]]) -> T:
         raise Failure("STRIPE_API_KEY: not set, and without it nothing can be read from Stripe")
 
     async def connected(database: Database) -> T:
-        stripe = StripeApi(config)
+        stripe = StripeApi(config, shared=SharedRateLimit(database))
         try:
             return await work(
                 RunDependencies(

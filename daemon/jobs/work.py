@@ -15,8 +15,10 @@ from daemon.jobs.runner import LOCK_NAME, Runner
 from daemon.jobs.schedule import Job, JobDependencies
 from daemon.ledger.recorder import Recorder
 from daemon.runtime.lifecycle import ProcessRun
+from daemon.runtime.rate_limited_log import IncidentLog
 from daemon.stripe_api.client import StripeApi
 from sql.database import Database
+from sql.rate_limit import SharedRateLimit
 from sql.session_lock import SessionLock
 
 # Every job, by the function that makes it from the configuration; None if the configuration does not ask for it.
@@ -51,7 +53,8 @@ async def run_jobs(config: JobsConfig, process: ProcessRun, metrics: JobMetrics)
 async def open_dependencies(config: JobsConfig, metrics: JobMetrics) -> AsyncIterator[JobDependencies]:
     """What the jobs need, closed at the end."""
     database, writer = _database(config, POOL_SIZE), _database(config, 1)
-    stripe = StripeApi(config, count=metrics.call_ended)
+    alone = IncidentLog("warning", "[Jobs] The rate of calls to Stripe is this process's own part of it")
+    stripe = StripeApi(config, shared=SharedRateLimit(database, alone.report), count=metrics.call_ended)
     try:
         yield JobDependencies(
             config=config,

@@ -19,7 +19,15 @@ import msgspec
 import stripe
 
 from daemon.stripe_api.config import StripeAccount
-from daemon.stripe_api.rate_limit import RateLimit, backoff_s
+from daemon.stripe_api.rate_limit import (
+    BURST,
+    OWN_RATE_PER_S,
+    RATE_PER_S,
+    RateLimit,
+    Reservation,
+    SharedLimit,
+    backoff_s,
+)
 
 API_VERSION = "2026-10-28.endive"  # of every call, and of the webhook endpoint that `donationd stripe setup` makes
 
@@ -31,6 +39,7 @@ MAX_REPLY_BYTES = 16 * 1024 * 1024  # a page of 100 objects, each with others in
 PAGE_SIZE = 100  # the most that Stripe allows
 DEFAULT_PAUSE_S = 1.0  # after a 429 that does not say for how long
 MAX_PAUSE_S = 3600.0
+LIMIT_NAME = "stripe"  # of the rate limit that all processes share
 
 SLUG = re.compile(r"[\w.\[\]-]{1,100}", re.ASCII)  # Stripe's codes, names of parameters and ids of requests
 
@@ -109,6 +118,7 @@ class StripeApi:
     Every function raises StripeUnavailable or StripeRejected.
 
     Args:
+        shared: the rate limit of all processes together; None for this one's own.
         deadline_s: what one call may take in all; waits for the rate limit count.
         count: called after each request with how it ended: "ok", "unavailable" or "rejected".
         clock, sleep, share: the time in seconds, the wait and the random number that a process uses.
@@ -118,6 +128,7 @@ class StripeApi:
         self,
         config: StripeAccount,
         *,
+        shared: SharedLimit | None = None,
         deadline_s: float = DEADLINE_S,
         count: Callable[[str], None] = lambda _outcome: None,
         clock: Callable[[], float] = time.monotonic,
@@ -133,7 +144,8 @@ class StripeApi:
             max_network_retries=0,  # each attempt must pass the rate limit
             http_client=self._http,
         )
-        self._limit = RateLimit()
+        self._shared = shared
+        self._limit = RateLimit(OWN_RATE_PER_S, burst=1) if shared else RateLimit()
         self._deadline_s = deadline_s
         self._count = count
         self._clock = clock
@@ -201,6 +213,8 @@ class StripeApi:
                 raise outcome
             if outcome.retry_after_s:
                 self._limit.pause(self._clock() + outcome.retry_after_s)
+                if self._shared:
+                    await self._shared.pause(LIMIT_NAME, outcome.retry_after_s)
             pause_s = backoff_s(attempt, self._share())
             if attempt == ATTEMPTS or self._clock() + max(pause_s, outcome.retry_after_s) >= by_s:
                 raise outcome
@@ -209,15 +223,25 @@ class StripeApi:
     async def _admit(self, by_s: float) -> None:
         """Wait until the call may begin. Raises StripeUnavailable, at once, if it may not in time."""
         while True:
-            start_s = self._limit.start_s(now_s := self._clock())
-            if start_s >= by_s:
-                is_paused = self._limit.is_paused(now_s)
-                raise StripeUnavailable("too many requests" if is_paused else "too many calls wait", start_s - now_s)
-            self._limit.take(start_s)
-            if start_s > now_s:
-                await self._sleep(start_s - now_s)
-            if not self._limit.is_paused(self._clock()):
+            reservation = await self._reserve(by_s - self._clock())
+            if not reservation.is_made:
+                reason = "too many requests" if reservation.is_paused else "too many calls wait"
+                raise StripeUnavailable(reason, reservation.wait_s)
+            if reservation.wait_s > 0:
+                await self._sleep(reservation.wait_s)
+            if not self._limit.paused_s(self._clock()):
                 return
+
+    async def _reserve(self, within_s: float) -> Reservation:
+        """When the call may begin, by the limit of all processes, or by this one's part where that cannot be asked."""
+        shared = None
+        if self._shared:
+            shared = await self._shared.reserve(LIMIT_NAME, within_s, rate_per_s=RATE_PER_S, burst=BURST)
+        if shared is None:
+            return self._limit.reserve(self._clock(), within_s)
+        is_made, wait_s, is_paused = shared
+        paused_s = self._limit.paused_s(self._clock())  # perhaps the database could not be asked to pause all
+        return Reservation(is_made and paused_s < within_s, max(wait_s, paused_s), is_paused or paused_s > 0)
 
     async def _attempt(
         self, timeout_s: float, method: Method, path: str, params: Params | None, **options: str | None

@@ -3,11 +3,14 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from daemon.api.checkout import Checkout, CheckoutSettings
+from daemon.api.checkout_limits import CheckoutLimits
 from daemon.ledger import tickets
 from daemon.ledger.stripe_events import SHOW_NAME_KEY
 from daemon.ledger.tickets import State, TicketChange
@@ -52,10 +55,17 @@ class Stripe:
 
 
 class Clock:
-    now_s = 1000.0
+    now = datetime(2026, 11, 26, tzinfo=UTC)
 
-    def __call__(self) -> float:
-        return self.now_s
+    def __call__(self) -> datetime:
+        return self.now
+
+    def add(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+def limits(database: Database, clock: Clock | None = None, *, in_total: int = 50) -> CheckoutLimits:
+    return CheckoutLimits(database, per_address=10, in_total=in_total, secret=SECRET, now=clock or (lambda: None))
 
 
 @pytest.fixture
@@ -73,12 +83,15 @@ async def client(database: Database, aiohttp_client: MakeClient, stripe: Stripe,
     """An API with an open, a closed and a hidden ticket, two places for checkouts and a trusted proxy."""
     for id_, state in (("story-1", State.OPEN), ("closed", State.CLOSED), ("hidden", State.HIDDEN)):
         await tickets.put(database, id_, TicketChange(state=state), actor="test", default_currency="EUR")
-    settings = CheckoutSettings("EUR", "https://give.example.org", parse_fees("EUR 1.5% + 0.25"), in_total=50)
-    checkout = Checkout(database, stripe, settings, Places("checkouts", 2), clock)  # type: ignore[arg-type]
-    app = application(
+    return await aiohttp_client(shop_of(database, stripe, limits(database, clock)))
+
+
+def shop_of(database: Database, stripe: Stripe, limits: CheckoutLimits) -> web.Application:
+    settings = CheckoutSettings("EUR", "https://give.example.org", parse_fees("EUR 1.5% + 0.25"))
+    checkout = Checkout(database, stripe, settings, limits, Places("checkouts", 2))  # type: ignore[arg-type]
+    return application(
         database, follower(), feature_routes=checkout.routes(), trusted_proxies=TrustedProxies.parse("127.0.0.1")
     )
-    return await aiohttp_client(app)
 
 
 async def test_a_request_becomes_a_session(client: Client, stripe: Stripe) -> None:
@@ -151,13 +164,23 @@ async def test_ten_sessions_an_hour_from_one_address(client: Client, stripe: Str
     here, elsewhere = {"X-Forwarded-For": "192.0.2.1"}, {"X-Forwarded-For": "192.0.2.1, 192.0.2.2"}
     for _ in range(10):
         assert (await client.post(PATH, json=WANTED, headers=here)).status == 200
-    clock.now_s += 3590
+    clock.add(3590)
     reply = await client.post(PATH, json=WANTED, headers=here)
     assert (reply.status, reply.headers["Retry-After"]) == (429, "10")
     assert (await client.post(PATH, json=WANTED, headers=elsewhere)).status == 200
-    clock.now_s += 10
+    clock.add(10)
     assert (await client.post(PATH, json=WANTED, headers=here)).status == 200
     assert len(stripe.calls) == 12
+
+
+async def test_two_processes_count_together(
+    database: Database, aiohttp_client: MakeClient, client: Client, stripe: Stripe, clock: Clock
+) -> None:
+    """An address has its ten sessions an hour at two applications of one database together."""
+    other = await aiohttp_client(shop_of(database, stripe, limits(database, clock)))
+    here = {"X-Forwarded-For": "192.0.2.1"}
+    statuses = [(await (client, other)[turn % 2].post(PATH, json=WANTED, headers=here)).status for turn in range(12)]
+    assert statuses == [200] * 10 + [429] * 2
 
 
 async def test_sessions_are_limited_in_total(client: Client, clock: Clock) -> None:
@@ -167,7 +190,7 @@ async def test_sessions_are_limited_in_total(client: Client, clock: Clock) -> No
         for number in range(52)
     ]
     assert statuses == [200] * 50 + [429] * 2
-    clock.now_s += 60
+    clock.add(60)
     assert (await client.post(PATH, json=WANTED)).status == 200
 
 
@@ -199,7 +222,7 @@ async def test_without_what_it_needs_it_says_so(database: Database, aiohttp_clie
     public_url = None if missing == "PUBLIC_URL" else "https://give.example.org"
     stripe = None if missing == "STRIPE_API_KEY" else Stripe()
     settings = CheckoutSettings("EUR", public_url, {})
-    checkout = Checkout(database, stripe, settings, Places("checkouts", 1))  # type: ignore[arg-type]
+    checkout = Checkout(database, stripe, settings, limits(database), Places("checkouts", 1))  # type: ignore[arg-type]
     client = await aiohttp_client(application(database, follower(), feature_routes=checkout.routes()))
     reply = await client.post(PATH, json=WANTED)
     assert reply.status == 503
@@ -215,7 +238,7 @@ async def shop(database: Database, aiohttp_client: MakeClient, fake_stripe: Fake
     await tickets.put(database, "story-1", TicketChange(currency="EUR"), actor="test", default_currency="EUR")
     settings = CheckoutSettings("EUR", "https://give.example.org", parse_fees("EUR 1.5% + 0.25"))
     async with client_of(fake_stripe) as stripe:
-        checkout = Checkout(database, stripe, settings, Places("checkouts", 2))
+        checkout = Checkout(database, stripe, settings, limits(database), Places("checkouts", 2))
         yield await aiohttp_client(application(database, follower(), feature_routes=checkout.routes()))
 
 

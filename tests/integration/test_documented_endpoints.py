@@ -7,6 +7,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from daemon.api.checkout import Checkout, CheckoutSettings
+from daemon.api.checkout_limits import CheckoutLimits
 from daemon.runtime.http.limits import Places
 from daemon.runtime.readiness import Readiness
 from health_sidecar.endpoints import build_app, report_routes
@@ -26,7 +27,8 @@ def routes(app: web.Application | None) -> set[tuple[str, str]]:
 async def test_the_api_answers_what_the_reference_lists(database: Database) -> None:
     """Each row is a route of the API, and each route has a row."""
     settings = CheckoutSettings("USD", None, {})
-    features = [*Checkout(database, None, settings, Places("checkouts", 1)).routes(), *page_routes(database)]
+    limits = CheckoutLimits(database, per_address=1, in_total=1, secret="")
+    features = [*Checkout(database, None, settings, limits, Places("checkouts", 1)).routes(), *page_routes(database)]
     assert routes(application(database, follower(), feature_routes=features)) == endpoints(of_the_sidecar=False)
 
 

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from daemon.api.checkout import Checkout, CheckoutSettings
+from daemon.api.checkout_limits import CheckoutLimits
 from daemon.api.config import parse_sites
 from daemon.api.public_pages import begin_payment
 from daemon.languages import CODES
@@ -140,8 +141,9 @@ async def stripe(database: Database) -> Stripe:
 @pytest.fixture
 async def giving(database: Database, aiohttp_client: MakeClient, stripe: Stripe) -> Client:
     """An API whose form begins checkouts; one address may begin three in an hour."""
-    settings = CheckoutSettings("USD", ADDRESS, parse_fees("USD 2.9% + 0.30"), per_address=3)
-    checkout = Checkout(database, cast(StripeApi, stripe), settings, Places("checkouts", 2))
+    settings = CheckoutSettings("USD", ADDRESS, parse_fees("USD 2.9% + 0.30"))
+    limits = CheckoutLimits(database, per_address=3, in_total=300, secret="whsec_1")
+    checkout = Checkout(database, cast(StripeApi, stripe), settings, limits, Places("checkouts", 2))
     routes = page_routes(database, begin=begin_payment(checkout))
     return await aiohttp_client(application(database, follower(), feature_routes=routes))
 

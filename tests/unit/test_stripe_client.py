@@ -123,9 +123,8 @@ def test_no_second_has_more_calls_than_stripe_allows(steps: list[tuple[float, st
             paused_until_s = max(paused_until_s, now_s + wait_s)
             limit.pause(now_s + wait_s)
         else:
-            starts.append(limit.start_s(now_s))
-            limit.take(starts[-1])
-            assert starts[-1] >= max(now_s, paused_until_s)
+            starts.append(now_s + limit.reserve(now_s).wait_s)
+            assert starts[-1] >= max(now_s, paused_until_s) - 1e-9
     starts.sort()
     for first, last in zip(starts, starts[int(RATE_PER_S) + BURST :], strict=False):
         assert last - first > 1 - 1e-6
@@ -134,10 +133,7 @@ def test_no_second_has_more_calls_than_stripe_allows(steps: list[tuple[float, st
 def test_a_rush_is_spread_at_the_rate() -> None:
     """A hundred calls at once begin at once as far as the burst allows, and then one every twentieth of a second."""
     limit = RateLimit()
-    starts = []
-    for _ in range(100):
-        starts.append(limit.start_s(0.0))
-        limit.take(starts[-1])
+    starts = [limit.reserve(0.0).wait_s for _ in range(100)]
     assert starts[:BURST] == [0.0] * BURST
     assert [round(later - earlier, 9) for earlier, later in pairwise(starts[BURST - 1 :])] == [0.05] * (100 - BURST)
 
@@ -202,6 +198,51 @@ async def test_a_pause_that_is_too_long_is_reported_at_once() -> None:
         error = await caught(api.get("/v1/events"), StripeUnavailable)
         assert (error.reason, error.retry_after_s) == ("too many requests", 100)
         assert (len(stub.asked), clock.slept) == (1, [])
+
+
+@dataclass
+class Shared:
+    """A limit of all processes together that answers as it is told to."""
+
+    answer: tuple[bool, float, bool] | None
+    asked: list[float] = field(default_factory=list)
+    pauses: list[float] = field(default_factory=list)
+
+    async def reserve(self, _name: str, within_s: float, **_rate: float) -> tuple[bool, float, bool] | None:
+        self.asked.append(within_s)
+        return self.answer
+
+    async def pause(self, _name: str, pause_s: float) -> None:
+        self.pauses.append(pause_s)
+
+
+async def test_a_call_waits_for_the_limit_of_all_processes() -> None:
+    """It begins when that allows, and fails at once if that is too late."""
+    shared = Shared((True, 3.0, False))
+    async with stripe_that_answers(lambda: OK({}), shared=shared) as (api, _, clock):
+        await api.get("/v1/events")
+        assert (clock.slept, shared.asked) == ([3.0], [60.0])
+        shared.answer = (False, 90.0, True)
+        error = await caught(api.get("/v1/events"), StripeUnavailable)
+        assert (error.reason, error.retry_after_s) == ("too many requests", 90.0)
+
+
+async def test_a_pause_holds_for_all_processes_and_here_in_any_case() -> None:
+    """After a 429 the other processes are paused too; this one waits even if the shared limit does not know of it."""
+    shared = Shared((True, 0.0, False))
+    replies = (failing(429, **{"Retry-After": "7"}), lambda: OK({}))
+    async with stripe_that_answers(*replies, shared=shared) as (api, stub, clock):
+        await api.get("/v1/events")
+        assert (shared.pauses, len(stub.asked)) == ([7.0], 2)
+        assert clock.now_s >= 1007
+
+
+async def test_where_the_shared_limit_cannot_be_asked_a_process_has_a_part_of_the_rate() -> None:
+    """A quarter of it, without a burst."""
+    async with stripe_that_answers(lambda: OK({}), shared=Shared(None)) as (api, _, clock):
+        for _ in range(5):
+            await api.get("/v1/events")
+        assert clock.now_s == pytest.approx(1000 + 4 / (RATE_PER_S / 4))
 
 
 @pytest.mark.parametrize("reply", [failing(500), failing(503), failing(409), text("<html>", 502), text("{}", 302)])
