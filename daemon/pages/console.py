@@ -5,14 +5,13 @@ request -> session -> (form: its own page, the session's token) -> a call of the
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlencode
 
 from aiohttp import hdrs, web
 
-from daemon.pages.charts import DARK, LIGHT, income_chart
 from daemon.pages.console_pages import ACTIONS, PAGES, Action, Page
 from daemon.pages.rendering import HTML, StaticFile, render
 from daemon.runtime.http.auth import OperatorAuthentication, OperatorToken, Scope, require_scope
@@ -166,9 +165,9 @@ class Console:
         periods = next((each.periods for each in report.currencies if each.currency == currency), None)
         if periods is None:
             raise web.HTTPNotFound(text="nothing moved in this currency")
-        scheme = DARK if request.query.get("scheme") == "dark" else LIGHT
+        is_dark = request.query.get("scheme") == "dark"
         form = "%Y-%m" if report.by == "month" else "%d %b"
-        svg = await asyncio.to_thread(income_chart, periods, form, scheme)
+        svg = await asyncio.to_thread(_income_chart, periods, form, is_dark=is_dark)
         return web.Response(body=svg, content_type="image/svg+xml", headers=HEADERS | {POLICY: CHART_POLICY})
 
     def _action(self, action: Action) -> Handler:
@@ -194,6 +193,13 @@ class Console:
         if not session.accepts(form.get("form_token", "")):
             raise web.HTTPForbidden(text=NOT_FROM_HERE)
         return form
+
+
+def _income_chart(periods: Sequence[Any], form: str, *, is_dark: bool) -> bytes:
+    """What draws it is loaded with the first chart, in its thread: a process without operators does not need it."""
+    from daemon.pages.charts import DARK, LIGHT, income_chart  # noqa: PLC0415
+
+    return income_chart(periods, form, DARK if is_dark else LIGHT)
 
 
 NO_TOKENS = (

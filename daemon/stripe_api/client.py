@@ -1,22 +1,16 @@
 """The client of Stripe's API: every call passes one rate limit, ends in time and is tried again a few times.
 
-It is the `stripe` library's, over aiohttp. Neither its errors nor its log lines leave this module, because both can
-repeat what a donor has entered.
+`daemon.stripe_api.transport` makes the requests. It loads the `stripe` library, which takes 0.1 s and 9 MB: a process
+that makes no client does not need it.
 """
 
 import asyncio
-import logging
 import random
-import re
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any, Literal, NamedTuple
 
-import aiohttp
 import msgspec
-import stripe
 
 from daemon.stripe_api.config import StripeAccount
 from daemon.stripe_api.rate_limit import (
@@ -34,17 +28,8 @@ API_VERSION = "2026-10-28.endive"  # of every call, and of the webhook endpoint 
 ATTEMPTS = 4
 ATTEMPT_S = 20.0  # a page of 100 objects takes Stripe a second or two
 DEADLINE_S = 60.0  # for one call with all its attempts and waits
-CONNECT_S = 5.0
-MAX_REPLY_BYTES = 16 * 1024 * 1024  # a page of 100 objects, each with others inside, has less than 2 MB
 PAGE_SIZE = 100  # the most that Stripe allows
-DEFAULT_PAUSE_S = 1.0  # after a 429 that does not say for how long
-MAX_PAUSE_S = 3600.0
 LIMIT_NAME = "stripe"  # of the rate limit that all processes share
-
-SLUG = re.compile(r"[\w.\[\]-]{1,100}", re.ASCII)  # Stripe's codes, names of parameters and ids of requests
-
-logging.getLogger("stripe").disabled = True  # its lines contain the texts of Stripe's errors and whole replies
-stripe.enable_telemetry = False
 
 Params = Mapping[str, Any]
 Method = Literal["get", "post", "delete"]
@@ -136,14 +121,9 @@ class StripeApi:
         share: Callable[[], float] = random.random,
     ) -> None:
         assert config.stripe_api_key is not None  # noqa: S101 - who has no key makes no client
-        self._http = _HttpClient(config.stripe_api_base)
-        self._client = stripe.StripeClient(
-            config.stripe_api_key.get_secret_value(),
-            base_addresses={"api": config.stripe_api_base},
-            stripe_version=API_VERSION,
-            max_network_retries=0,  # each attempt must pass the rate limit
-            http_client=self._http,
-        )
+        from daemon.stripe_api.transport import Transport  # noqa: PLC0415 - see above
+
+        self._transport = Transport(config.stripe_api_key.get_secret_value(), config.stripe_api_base, API_VERSION)
         self._shared = shared
         self._limit = RateLimit(OWN_RATE_PER_S, burst=1) if shared else RateLimit()
         self._deadline_s = deadline_s
@@ -196,7 +176,7 @@ class StripeApi:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.close_async()
+        await self._transport.close()
 
     async def _call(self, method: Method, path: str, params: Params | None, **options: str | None) -> Reply:
         """Attempt a call until it is answered, or neither an attempt nor time is left."""
@@ -205,7 +185,9 @@ class StripeApi:
         while True:
             attempt += 1
             await self._admit(by_s)
-            outcome = await self._attempt(min(ATTEMPT_S, by_s - self._clock()), method, path, params, **options)
+            outcome = await self._transport.attempt(
+                min(ATTEMPT_S, by_s - self._clock()), method, path, params, **options
+            )
             self._count(OUTCOMES[type(outcome)])
             if isinstance(outcome, Reply):
                 return outcome
@@ -243,63 +225,6 @@ class StripeApi:
         paused_s = self._limit.paused_s(self._clock())  # perhaps the database could not be asked to pause all
         return Reservation(is_made and paused_s < within_s, max(wait_s, paused_s), is_paused or paused_s > 0)
 
-    async def _attempt(
-        self, timeout_s: float, method: Method, path: str, params: Params | None, **options: str | None
-    ) -> Reply | StripeUnavailable | StripeRejected:
-        """One request. What went wrong is returned, so that no exception that contains the reply is its context."""
-        given = {"stripe_account": options.get("account"), "idempotency_key": options.get("idempotency_key")}
-        try:
-            async with asyncio.timeout(timeout_s):
-                response = await self._client.raw_request_async(
-                    method, path, **(params or {}), **{name: value for name, value in given.items() if value}
-                )
-        except stripe.StripeError as error:
-            return judge(error)
-        except TimeoutError:
-            return StripeUnavailable("timeout")
-        except _ReplyTooLarge:
-            return StripeUnavailable("a reply that is too large")
-        except (aiohttp.ClientError, OSError):
-            return StripeUnavailable("connection failed")
-        except (
-            UnicodeDecodeError,
-            AttributeError,
-        ):  # the library's: text that is not UTF-8, an error that is no object
-            return StripeUnavailable("a malformed reply")
-        return _reply(response)
-
-
-def _reply(response: stripe.StripeResponse) -> Reply | StripeUnavailable:
-    if not isinstance(response.data, dict):
-        return StripeUnavailable("a malformed reply")
-    try:
-        date = int(parsedate_to_datetime(response.headers["Date"]).timestamp())
-    except (KeyError, ValueError):
-        return StripeUnavailable("a reply without its date")
-    return Reply(response.body.encode(), date)
-
-
-def judge(error: stripe.StripeError) -> StripeUnavailable | StripeRejected:
-    """What an error of the library means; nothing of its text is kept (https://docs.stripe.com/error-low-level)."""
-    status = error.http_status
-    if status is None or 200 <= status < 400:
-        return StripeUnavailable("a malformed reply")
-    if status == 429 or error.code == "rate_limit":
-        return StripeUnavailable("too many requests", _pause_s(error.headers))
-    if status >= 500 or status == 409:  # 409: another request with the same key or object is in progress
-        return StripeUnavailable(f"status {status}")
-    return StripeRejected(status, _slug(error.code), _slug(getattr(error, "param", None)), _slug(error.request_id))
-
-
-def _pause_s(headers: Mapping[str, str] | None) -> float:
-    """The seconds of Retry-After; a date there, which Stripe does not send, counts as no number."""
-    given = (headers or {}).get("Retry-After", "")
-    return min(float(given), MAX_PAUSE_S) if re.fullmatch(r"[0-9]{1,9}", given) else DEFAULT_PAUSE_S
-
-
-def _slug(text: object) -> str | None:
-    return text if isinstance(text, str) and SLUG.fullmatch(text) else None
-
 
 def read_page(reply: Reply) -> Page:
     """A page of a list. Raises StripeUnavailable if it is none, or not a complete one."""
@@ -313,43 +238,3 @@ def read_page(reply: Reply) -> Page:
     if malformed:
         raise StripeUnavailable("a malformed list")
     return Page(listed.data, last_id, listed.has_more, reply.date)
-
-
-class _ReplyTooLarge(Exception):
-    pass
-
-
-class _HttpClient(stripe.HTTPClient):
-    """One request over aiohttp: no redirection is followed, no cookie is kept and a reply's size has a limit."""
-
-    name = "aiohttp"
-
-    def __init__(self, base: str) -> None:
-        super().__init__()
-        # The library's own list of authorities, for a system that has none. Reading it takes some 10 ms.
-        self._tls = ssl.create_default_context(cafile=stripe.ca_bundle_path) if base.startswith("https") else None
-        self._session: aiohttp.ClientSession | None = None
-
-    async def request_async(
-        self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None
-    ) -> tuple[bytes, int, Mapping[str, str]]:
-        """What the library calls for each request; it returns body, status and headers."""
-        self._session = self._session or aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._tls or True),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
-        )
-        async with self._session.request(
-            method, url, headers=headers, data=post_data, allow_redirects=False
-        ) as response:
-            body = bytearray()
-            async for chunk in response.content.iter_any():
-                body += chunk
-                if len(body) > MAX_REPLY_BYTES:
-                    raise _ReplyTooLarge
-            return bytes(body), response.status, response.headers
-
-    async def close_async(self) -> None:
-        """Close the connections."""
-        if self._session:
-            await self._session.close()

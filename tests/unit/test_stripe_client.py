@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.stripe_api import client
+from daemon.stripe_api import transport
 from daemon.stripe_api.client import API_VERSION, ATTEMPTS, Page, StripeApi, StripeRejected, StripeUnavailable
 from daemon.stripe_api.config import StripeApiConfig
 from daemon.stripe_api.rate_limit import BURST, MAX_BACKOFF_S, RATE_PER_S, RateLimit, backoff_s
@@ -278,7 +278,7 @@ async def test_a_malformed_reply_is_no_success(
     reply: Callable[[], web.Response], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """JSON that is cut off or no object, and more than is ever right."""
-    monkeypatch.setattr(client, "MAX_REPLY_BYTES", 1000)
+    monkeypatch.setattr(transport, "MAX_REPLY_BYTES", 1000)
     async with stripe_that_answers(reply) as (api, stub, _):
         await caught(api.get("/v1/events"), StripeUnavailable)
         assert len(stub.asked) == ATTEMPTS
