@@ -193,7 +193,8 @@ def _webhook(config: Config, batcher: Batcher, places: Places, metrics: ApiMetri
 def _operator_routes(config: Config, deps: Dependencies, tokens: OperatorAuthentication) -> list[web.RouteDef]:
     limits = OperatorLimits(config.operator_places, config.export_places, config.write_timeout_ms / 1000)
     api = operator_api(deps, limits)
-    return [*routes(api, tokens), *console_routes(api, tokens, config.operator_tokens, config.signing_secrets)]
+    console = console_routes(api, tokens, config.operator_tokens, config.signing_secrets, deps.database)
+    return [*routes(api, tokens), *console]
 
 
 def _stripe(config: Config, database: Database, metrics: ApiMetrics) -> StripeApi:

@@ -7,8 +7,10 @@ from aiohttp import web
 from daemon.api.endpoints import CSV, Endpoint
 from daemon.api.operator import OperatorApi
 from daemon.pages.console import PATH, Console
+from daemon.pages.ended_sessions import EndedSessions
 from daemon.runtime.http.auth import OperatorAuthentication, OperatorToken, Scope
 from daemon.runtime.http.sessions import Sessions
+from sql.database import Database
 
 
 def console_routes(
@@ -16,13 +18,15 @@ def console_routes(
     operators: OperatorAuthentication,
     tokens: Sequence[OperatorToken],
     signing_secrets: Sequence[str],
+    database: Database,
 ) -> list[web.RouteDef]:
     """The routes of the console: its pages, and the exports and reports of the API for browsers with a session.
 
     Args:
         signing_secrets: those of the webhook, from which the keys of sessions are derived.
+        database: where ended sessions are kept.
     """
-    console = Console(api, operators, Sessions(tokens, signing_secrets))
+    console = Console(api, operators, Sessions(tokens, signing_secrets), EndedSessions(database))
     downloads = [each for each in api.endpoints.values() if each.scope is Scope.EXPORT or CSV in each.replies]
     return [*console.routes(), *(_download(api, endpoint, console) for endpoint in downloads)]
 

@@ -4,7 +4,7 @@ token and scope -> media type -> parameters -> a place -> audit log -> handler -
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -52,7 +52,7 @@ BODY_BYTES = 16 * 1024  # the longest has some hundred
 STREAM_S = 3600.0  # a million rows at 40 kB/s; an export can be resumed
 NO_STORE: dict[str, str] = {hdrs.CACHE_CONTROL: "no-store"}
 CONTROL_CHARACTERS = frozenset(map(chr, (*range(32), 127)))
-Authenticate = Callable[[web.Request, Scope], OperatorToken]
+Authenticate = Callable[[web.Request, Scope], Awaitable[OperatorToken]]
 _decode = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode  # an amount is never a binary float
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -111,7 +111,7 @@ class OperatorApi:
         places = self._exports if endpoint.is_slow else self._calls
 
         async def answer(request: web.Request) -> web.StreamResponse:
-            token = authenticate(request, endpoint.scope)
+            token = await authenticate(request, endpoint.scope)
             accept = request.headers.get(hdrs.ACCEPT, "") if media_type is None else media_type
             call = Call(token.name, _media_type(accept, list(endpoint.replies)))
             values = await parameters.read(request)
@@ -180,12 +180,15 @@ def routes(api: OperatorApi, operators: OperatorAuthentication) -> list[web.Rout
     endpoints = list(api.endpoints.values())
     text = _encode(document(endpoints, version("donationd")))
 
+    async def authenticate(request: web.Request, scope: Scope) -> OperatorToken:
+        return operators.authenticate(request, scope)
+
     async def describe(_request: web.Request) -> web.Response:
         return web.Response(body=text, content_type=JSON)
 
     return [
         web.get(DOCUMENT_PATH, describe, allow_head=True),
-        *(api.route(endpoint, operators.authenticate) for endpoint in endpoints),
+        *(api.route(endpoint, authenticate) for endpoint in endpoints),
     ]
 
 

@@ -1,20 +1,24 @@
-"""`GET early-warnings` and `GET reports/fraud`: what issuers of cards reported, and all signals of fraud (SPEC 10)."""
+"""The early fraud warnings, which operators dismiss, and `GET reports/fraud`: all signals of fraud (SPEC 10, 11)."""
 
 import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Literal
 
+from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from daemon.api.endpoints import JSON, Call, Dependencies, Endpoint
 from daemon.api.parameters import PAGE, Amount, Cursor, Limit, opaque, place
 from daemon.ledger import money
-from daemon.reports.early_warnings import EarlyWarning, State, read_warnings
+from daemon.reports.early_warnings import EarlyWarning, State, dismiss_warning, find_warning, read_warnings
 from daemon.reports.fraud import Level, Name, Signal
 from daemon.reports.fraud_report import find_signals
 from daemon.runtime.http.auth import Scope
 
+WarningId = Annotated[
+    str, Meta(pattern="^issfr_[A-Za-z0-9_]{1,249}$", description="the id of a warning, such as issfr_1PqXb2Lkd")
+]
 PLACE = re.compile(r"(?P<made_at>[0-9]{1,12}):(?P<id>issfr_[A-Za-z0-9_]{1,249})", re.ASCII)
 
 
@@ -40,6 +44,19 @@ class Warned(Struct, rename="camel"):
     currency: str | None
     cost: Amount | None
     reason: str
+
+
+class WarningPath(Struct, forbid_unknown_fields=True):
+    """An early fraud warning."""
+
+    id: WarningId
+
+
+class WarningDismissed(Struct):
+    """The warning that waits no more, and who dismissed it."""
+
+    warning: str
+    by: str
 
 
 class FraudQuery(Struct, forbid_unknown_fields=True):
@@ -92,6 +109,17 @@ def endpoints(deps: Dependencies) -> list[Endpoint]:
             None if is_last else opaque(f"{shown[-1].made_at}:{shown[-1].id}"),
         )
 
+    async def dismiss_early_warning(call: Call, path: WarningPath) -> WarningDismissed:
+        """Dismisses an early fraud warning that was examined and asks for no refund: it waits no more. Nothing changes
+        at Stripe."""
+        warning = await find_warning(deps.database, path.id)
+        if warning is None:
+            raise web.HTTPNotFound(text=f"there is no early fraud warning {path.id}")
+        is_done = warning.state is State.OPEN and await dismiss_warning(deps.database, warning, actor=call.operator)
+        if not is_done:
+            raise web.HTTPConflict(text="this warning does not wait for a decision any more: read the list again")
+        return WarningDismissed(path.id, call.operator)
+
     async def report_fraud(_call: Call, _query: FraudQuery) -> FraudReport:
         """What `donationd report fraud` prints: each signal of fraud with its reason."""
         now = datetime.now(UTC).replace(microsecond=0)
@@ -100,6 +128,15 @@ def endpoints(deps: Dependencies) -> list[Endpoint]:
 
     return [
         Endpoint("GET", "early-warnings", Scope.READ, list_early_warnings, WarningsQuery, {JSON: WarningsPage}),
+        Endpoint(
+            "POST",
+            "early-warnings/{id}/dismiss",
+            Scope.ACT,
+            dismiss_early_warning,
+            WarningPath,
+            {JSON: WarningDismissed},
+            {404: "there is no such warning", 409: "it does not wait for a decision"},
+        ),
         Endpoint("GET", "reports/fraud", Scope.READ, report_fraud, FraudQuery, {JSON: FraudReport}, is_slow=True),
     ]
 

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlencode
 from aiohttp import hdrs, web
 
 from daemon.pages.console_pages import ACTIONS, PAGES, Action, Page
+from daemon.pages.ended_sessions import EndedSessions
 from daemon.pages.rendering import HTML, StaticFile, render
 from daemon.runtime.http.auth import OperatorAuthentication, OperatorToken, Scope, require_scope
 from daemon.runtime.http.errors import ERROR_HEADERS, message_of
@@ -61,10 +62,13 @@ class Console:
         operators: checks the token of a sign-in, with the limits of the operator API.
     """
 
-    def __init__(self, operations: Operations, operators: OperatorAuthentication, sessions: Sessions) -> None:
+    def __init__(
+        self, operations: Operations, operators: OperatorAuthentication, sessions: Sessions, ended: EndedSessions
+    ) -> None:
         self._operations = operations
         self._operators = operators
         self._sessions = sessions
+        self._ended = ended
 
     def routes(self) -> list[web.RouteDef]:
         """The routes of the console."""
@@ -79,12 +83,17 @@ class Console:
             *(web.post(PATH + action.path, self._action(action)) for action in ACTIONS),
         ]
 
-    def authenticate(self, request: web.Request, scope: Scope) -> OperatorToken:
+    async def authenticate(self, request: web.Request, scope: Scope) -> OperatorToken:
         """The token of the request's session. Raises 303 to the sign-in without one, 403 if it lacks the scope."""
-        return require_scope(self._session(request).token, scope)
+        return require_scope((await self._session(request)).token, scope)
 
-    def _session(self, request: web.Request) -> Session:
+    async def _find(self, request: web.Request) -> Session | None:
+        """The session of a request. The database is asked only about cookies that this instance has signed."""
         session = self._sessions.find(request)
+        return None if session is None or await self._ended.has(session) else session
+
+    async def _session(self, request: web.Request) -> Session:
+        session = await self._find(request)
         if session is None:
             wanted = request.path_qs if request.method == "GET" else PATH
             raise web.HTTPSeeOther(f"{SIGN_IN}?{urlencode({'next': wanted})}")
@@ -94,7 +103,7 @@ class Console:
 
     async def _show_sign_in(self, request: web.Request) -> web.Response:
         wanted = _own_page(request.query.get("next"))
-        if self._sessions.find(request):
+        if await self._find(request):
             raise web.HTTPSeeOther(wanted)
         return _html("operator/sign_in.html", wanted=wanted, problem=None if self._operators.has_tokens else NO_TOKENS)
 
@@ -121,21 +130,23 @@ class Console:
     async def _check_sign_in(self, request: web.Request) -> web.Response:
         """Whether the browser has kept the cookie, which it does over TLS and on the loopback interface only."""
         wanted = _own_page(request.query.get("next"))
-        if self._sessions.find(request):
+        if await self._find(request):
             raise web.HTTPSeeOther(wanted)
         return _html("operator/sign_in.html", wanted=wanted, problem=COOKIE_LOST)
 
     async def _sign_out(self, request: web.Request) -> web.Response:
-        await self._form(request, self._session(request))
+        session = await self._session(request)
+        await self._form(request, session)
+        await self._ended.add(session)
         response = web.Response(status=HTTPStatus.SEE_OTHER, headers={**HEADERS, hdrs.LOCATION: SIGN_IN})
-        self._sessions.end(response)
+        self._sessions.delete_cookie(response)
         return response
 
     # --- Pages and actions
 
     def _page(self, page: Page) -> Handler:
         async def show(request: web.Request) -> web.Response:
-            session = self._session(request)
+            session = await self._session(request)
             require_scope(session.token, page.scope)
             asked = {name: text for name, text in request.query.items() if text and name != "done"}
             parameters = page.parameters({**asked, **request.match_info})
@@ -158,7 +169,7 @@ class Console:
 
     async def _chart(self, request: web.Request) -> web.Response:
         """`chart.svg?by=&currency=&ticket=&scheme=`: the chart of the page of reports, in one currency."""
-        session = self._session(request)
+        session = await self._session(request)
         asked = {name: text for name, text in request.query.items() if name in ("by", "ticket")}
         report = await self._operations.call("report_recent", session.token, asked)
         currency = request.query.get("currency")
@@ -172,7 +183,7 @@ class Console:
 
     def _action(self, action: Action) -> Handler:
         async def do(request: web.Request) -> web.Response:
-            session = self._session(request)
+            session = await self._session(request)
             form = await self._form(request, session)
             back = _own_page(form.get("back"))
             parameters = {**action.parameters(form), **request.match_info}

@@ -113,6 +113,7 @@ ACTIONS = (
     Action("/donations/{id}/withdraw-consent", "withdraw_consent", "The donor's name is hidden."),
     Action("/failed/{id}/replay", "replay_event", "The event was read from Stripe again."),
     Action("/failed/{id}/dismiss", "dismiss_event", "The event was dismissed."),
+    Action("/warnings/{id}/dismiss", "dismiss_early_warning", "The warning was dismissed."),
     Action("/mail/{id}/retry", "retry_mail", "The mail is sent once more."),
     Action("/mail/{id}/dismiss", "dismiss_mail", "The mail was dismissed."),
     Action(

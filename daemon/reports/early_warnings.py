@@ -4,13 +4,13 @@ Stripe passes them on in `radar.early_fraud_warning.*`. They are facts of their 
 of its donation; `stripe_events.py` shows what is kept of them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from enum import StrEnum
 from typing import NamedTuple
 
 from msgspec import Struct
 
-from daemon.ledger import money
+from daemon.ledger import audit, money
 from daemon.ledger.donation import Status
 from daemon.ledger.facts import FactName, Facts, Family, owners
 from sql import load
@@ -27,6 +27,7 @@ class State(StrEnum):
     REFUNDED = "refunded"
     DISPUTED = "disputed"
     CLOSED = "closed"  # Stripe reports that nothing can be done any more
+    DISMISSED = "dismissed"  # an operator has examined it
 
 
 class WarnedRow(NamedTuple):
@@ -78,8 +79,26 @@ async def read_warnings(database: Database) -> list[EarlyWarning]:
     """Every early fraud warning, the newest first."""
     rows: list[tuple[str, Facts]] = [(row[0], row[1]) for row in await database.fetch(load("warned_facts"))]
     named = {id_ for _, facts in rows for id_ in warned_donations(facts)}
-    donations = await database.fetch(load("warned_donations"), {"ids": sorted(named)}) if named else []
-    return early_warnings((facts for _, facts in rows), map(WarnedRow._make, donations))
+    if not named:
+        return []
+    donations = await database.fetch(load("warned_donations"), {"ids": sorted(named)})
+    dismissed = {str(id_) for (id_,) in await database.fetch(load("dismissed_warnings"))}
+    return early_warnings((facts for _, facts in rows), map(WarnedRow._make, donations), dismissed)
+
+
+async def find_warning(database: Database, id_: str) -> EarlyWarning | None:
+    """The early fraud warning with this id."""
+    return next((warning for warning in await read_warnings(database) if warning.id == id_), None)
+
+
+async def dismiss_warning(database: Database, warning: EarlyWarning, *, actor: str) -> bool:
+    """Dismisses a warning that an operator has examined, with a row in the audit log. Returns False for one that was
+    dismissed before."""
+    values = {"id": warning.id, "donation": warning.donation, "actor": actor}
+    is_done = bool(await database.fetch(load("dismiss_warning"), values))
+    if is_done:
+        await audit.chain_quietly(database)
+    return is_done
 
 
 def warned_donations(facts: Facts) -> set[str]:
@@ -88,14 +107,20 @@ def warned_donations(facts: Facts) -> set[str]:
     return {owner[id_] for id_, charge in facts.get(Family.CHARGE, {}).items() if FactName.WARNINGS in charge}
 
 
-def early_warnings(facts: Iterable[Facts], donations: Iterable[WarnedRow]) -> list[EarlyWarning]:
-    """The warnings in these facts, the newest first; those of donations that are not given are left out."""
+def early_warnings(
+    facts: Iterable[Facts], donations: Iterable[WarnedRow], dismissed: Set[str] = frozenset()
+) -> list[EarlyWarning]:
+    """The warnings in these facts, the newest first; those of donations that are not given are left out.
+
+    Args:
+        dismissed: the ids of those that an operator has examined.
+    """
     by_id = {donation.id: donation for donation in donations}
-    found = [warning for each in facts for warning in _warnings_of(each, by_id)]
+    found = [warning for each in facts for warning in _warnings_of(each, by_id, dismissed)]
     return sorted(found, key=lambda warning: (-warning.made_at, warning.id))
 
 
-def _warnings_of(facts: Facts, donations: dict[str, WarnedRow]) -> Iterable[EarlyWarning]:
+def _warnings_of(facts: Facts, donations: dict[str, WarnedRow], dismissed: Set[str]) -> Iterable[EarlyWarning]:
     owner = owners(facts)
     disputed = {owner[id_] for id_ in facts.get(Family.DISPUTE, {})}
     for charge, known in facts.get(Family.CHARGE, {}).items():
@@ -103,11 +128,12 @@ def _warnings_of(facts: Facts, donations: dict[str, WarnedRow]) -> Iterable[Earl
             continue
         for id_, (_at, (is_closed, made_at, kind)) in known.get(FactName.WARNINGS, {}).items():
             amount = donation.amount_minor
+            ended = State.CLOSED if is_closed else State.DISMISSED if id_ in dismissed else None
             yield EarlyWarning(
                 id=id_,
                 made_at=made_at,
                 kind=kind,
-                state=_state(donation, is_disputed=donation.id in disputed, is_closed=bool(is_closed)),
+                state=_state(donation, is_disputed=donation.id in disputed) or ended or State.OPEN,
                 donation=donation.id,
                 charge=charge,
                 ticket=donation.ticket,
@@ -116,9 +142,8 @@ def _warnings_of(facts: Facts, donations: dict[str, WarnedRow]) -> Iterable[Earl
             )
 
 
-def _state(donation: WarnedRow, *, is_disputed: bool, is_closed: bool) -> State:
+def _state(donation: WarnedRow, *, is_disputed: bool) -> State | None:
+    """What became of the donation; None if nothing ended its warnings."""
     if is_disputed:
         return State.DISPUTED
-    if donation.status == Status.REFUNDED:
-        return State.REFUNDED
-    return State.CLOSED if is_closed else State.OPEN
+    return State.REFUNDED if donation.status == Status.REFUNDED else None

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import closing
 from datetime import date
+from hashlib import sha256
 from http import HTTPStatus
 from urllib.parse import quote
 
@@ -117,9 +118,40 @@ async def test_without_any_token_the_sign_in_says_how_to_make_one(
     assert "donationd tokens new" in await (await client.get("/operator/sign-in")).text()
 
 
-async def test_signing_out_deletes_the_cookie(anna: Visitor) -> None:
+async def test_signing_out_ends_the_session_for_every_process(
+    client: Client, anna: Visitor, database: Database, aiohttp_client: MakeClient
+) -> None:
+    """The cookie is deleted, and a copy of it admits to nothing: neither here nor in a process that starts later."""
+    elsewhere = await Visitor(client).sign_in(ACTOR)
     reply = await anna.post("/operator/sign-out")
     assert (reply.status, reply.cookies[COOKIE].value, reply.cookies[COOKIE]["max-age"]) == (303, "", "0")
+    later = Visitor(await aiohttp_client(application(database, follower(), tokens=TOKENS)), anna.cookie)
+    for copy in (anna, later):
+        replies = [await copy.get(f"/operator{path}") for path in ("", "/export.csv", "/chart.svg")]
+        replies += [
+            await copy.post(path, FIELDS, form_token=anna.form_token) for path in (ONE_FORM, "/operator/sign-out")
+        ]
+        assert [URL(each.headers[hdrs.LOCATION]).path for each in replies] == ["/operator/sign-in"] * len(replies)
+        assert "Sign in" in await copy.page("/operator/sign-in")
+    assert await tickets(database) == []
+    assert "Overview" in await elsewhere.page("/operator"), "another session of the same token goes on"
+
+
+async def test_of_an_ended_session_a_row_is_kept_until_its_cookie_has_expired(
+    anna: Visitor, database: Database
+) -> None:
+    """And a day longer, for hosts whose clocks are late. The row contains nothing from which a cookie can be made."""
+    await database.fetch(
+        "INSERT INTO ended_sessions SELECT sha256(id::bytea), now() - since FROM (VALUES ('a', interval '25 hours'),"
+        " ('b', interval '23 hours')) AS ended (id, since)"
+    )
+    await anna.post("/operator/sign-out")
+    rows = await database.fetch(
+        "SELECT id, extract(epoch FROM expires_at)::bigint FROM ended_sessions ORDER BY expires_at"
+    )
+    content, _, _mac = anna.cookie.rpartition(".")
+    assert [bytes(id_) for id_, _ in rows] == [sha256(each).digest() for each in (b"b", content.encode())]
+    assert str(rows[1][1]) == content.partition(".")[0]
 
 
 async def test_a_session_of_a_token_that_was_removed_has_ended(

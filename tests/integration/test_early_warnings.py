@@ -5,17 +5,20 @@ from typing import Any
 
 import pytest
 
+from daemon.ledger.audit import actions
 from daemon.ledger.facts import object_ids, owners
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import ReceivedEvent, Recorder
 from daemon.ledger.stripe_events import CannotApply, read
 from daemon.ledger.verification import verify
 from daemon.reports.early_warnings import EarlyWarning, State, read_warnings
+from daemon.reports.fraud import open_warnings
+from daemon.reports.overview import waiting
 from daemon.simulator import sender
 from sql.database import Database
 from sql.snapshot import snapshot
 from tests.support.api_application import MakeClient, application, follower
-from tests.support.operators import READER, TOKENS, bearer
+from tests.support.operators import ACTOR, READER, TOKENS, bearer
 
 AT = 1_760_000_000
 CHARGE = {
@@ -141,6 +144,30 @@ async def test_operators_list_what_waits_with_its_cost(database: Database, aioht
     last = await page(limit="1", cursor=first["nextCursor"])
     assert ([each["id"] for each in last["warnings"]], last["nextCursor"]) == (["issfr_1"], None)
     assert [each["state"] for each in (await page(state="all"))["warnings"]] == ["open", "closed", "open"]
+
+
+async def test_an_operator_dismisses_a_warning_that_needs_no_refund(
+    database: Database, aiohttp_client: MakeClient
+) -> None:
+    """It waits no more: in no list, count or signal. Who did it is on record; a later dispute still ends it."""
+    await warnings_after(database, PAID, CREATED)
+    client = await aiohttp_client(application(database, follower(), tokens=TOKENS))
+
+    async def dismiss(id_: str, token: str = ACTOR) -> int:
+        path = f"/api/operator/early-warnings/{id_}/dismiss"
+        return (await client.post(path, headers=bearer(token))).status
+
+    assert [await dismiss("issfr_1", READER), await dismiss("issfr_2"), await dismiss("ch_1")] == [403, 404, 400]
+    assert (await waiting(database)).early_warnings == 1
+    assert [await dismiss("issfr_1"), await dismiss("issfr_1")] == [200, 409]
+    assert [(row.by, row.action, row.donation, row.detail) for row in await actions(database, 9)] == [
+        ("anna", "warning", "pi_1", "dismiss issfr_1")
+    ]
+    assert (await waiting(database)).early_warnings == 0
+    [warning] = await read_warnings(database)
+    assert (warning.state, open_warnings([warning], None)) == (State.DISMISSED, [])
+    await Recorder(database).record([received(99, "charge.dispute.closed", DISPUTE)])
+    assert [each.state for each in await read_warnings(database)] == [State.DISPUTED]
 
 
 @pytest.mark.parametrize(("field", "value"), [("id", "ch_2"), ("id", "issfr_"), ("charge", 7), ("actionable", "yes")])

@@ -86,4 +86,5 @@ def _operator_routes(
     deps: Dependencies, tokens: tuple[OperatorToken, ...], signing_secrets: tuple[str, ...], limits: OperatorLimits
 ) -> list[web.RouteDef]:
     api, operators = operator_api(deps, limits), OperatorAuthentication(tokens)
-    return [*routes(api, operators), *console_routes(api, operators, tokens, signing_secrets)]
+    console = console_routes(api, operators, tokens, signing_secrets, deps.database)
+    return [*routes(api, operators), *console]

@@ -1,11 +1,13 @@
 """Sessions of operators in a browser: signed cookies, which every API process of every host can check (SPEC 13).
 
-Nothing is stored. A session's key is derived from a signing secret of the webhook and from the hash of the token that
-began it: when either is removed from the configuration, the session ends. Until then, and for SESSION_S at most, it has
-the scopes that the token's entry has now. Signing out deletes the cookie; a copy of it would be valid until it expires.
+A session's key is derived from a signing secret of the webhook and from the hash of the token that began it: when
+either is removed from the configuration, the session ends. Until then, and for SESSION_S at most, it has the scopes
+that the token's entry has now. Only sessions that were ended by signing out are stored, for as long as a copy of the
+cookie would be valid (`pages/ended_sessions.py`).
 """
 
 import base64
+import hashlib
 import hmac
 import re
 import secrets
@@ -29,13 +31,18 @@ _FORM = re.compile(
 
 
 class Session(NamedTuple):
-    """A session that is valid now.
+    """A session whose cookie is valid now.
 
-    `form_token` is in each form that the session is shown, and nowhere else: a page of another site cannot know it.
+    Attributes:
+        form_token: in each form that the session is shown, and nowhere else: a page of another site cannot know it.
+        id: names the session where it is stored; no cookie can be made from it.
+        expires_at: when its cookie stops being valid, in Unix seconds.
     """
 
     token: OperatorToken
     form_token: str
+    id: bytes
+    expires_at: int
 
     def accepts(self, form_token: str) -> bool:
         """Whether a form has this session's token."""
@@ -66,23 +73,24 @@ class Sessions:
         content = f"{int(self._clock()) + SESSION_S}.{secrets.token_urlsafe(_NONCE_BYTES)}"
         _set_cookie(response, f"{content}.{_mac(key, 'session', content)}", SESSION_S)
 
-    def end(self, response: web.StreamResponse) -> None:
+    def delete_cookie(self, response: web.StreamResponse) -> None:
         """Deletes the cookie."""
         _set_cookie(response, "", 0)
 
     def find(self, request: web.Request) -> Session | None:
-        """The session of a request; None without a valid one.
+        """The session of a request's cookie; None without a valid one.
 
         The cookie is compared with every token's, so that the time taken reveals nothing about any of them.
         """
         cookie = _FORM.fullmatch(request.cookies.get(COOKIE, ""))
         if cookie is None:
             return None
-        found = None
+        content, expires_at, found = cookie["content"], int(cookie["expires_at"]), None
         for token, key in self._keys:
-            if hmac.compare_digest(_mac(key, "session", cookie["content"]), cookie["mac"]):
-                found = Session(token, _mac(key, "form", cookie["content"]))
-        return found if int(cookie["expires_at"]) > self._clock() else None
+            if hmac.compare_digest(_mac(key, "session", content), cookie["mac"]):
+                id_ = hashlib.sha256(content.encode()).digest()
+                found = Session(token, _mac(key, "form", content), id_, expires_at)
+        return found if expires_at > self._clock() else None
 
 
 def is_from_own_page(request: web.Request) -> bool:
