@@ -1,15 +1,21 @@
 -- The role the API and the sidecar log in as: it reads and writes rows and owns nothing.
 --
+-- This role is `donationd`, and its tables are in the schema `public`, unless the session names others. For one charity
+-- of several (deploy/docs/charities.md):
+--   psql -c "SET donationd.schema = 'helpers'" -c "SET donationd.role = 'helpers'" -f deploy/roles.sql postgresql://…
+--
 -- Run this file in the ledger's database, before the first migration or after it, and again after an upgrade that says so:
 --   psql -f deploy/roles.sql postgresql://…
 -- A superuser needs one run. So does the database's owner, with CREATEROLE or without: what its rights do not allow is
 -- printed, and an administrator runs that in the same database. What is already done is not done again.
 --
--- The password is no part of this file: set it with \password donationd, or ALTER ROLE.
+-- The password is no part of this file: set it with \password, or ALTER ROLE.
 -- What a database can't take from a role by itself, pg_hba.conf does; other databases of the same server let every role in:
---   host  <the ledger's database>  donationd  <the API's address>  scram-sha-256
+--   host  <the ledger's database>  <the role>  <the API's address>  scram-sha-256
 DO $roles$
 DECLARE
+    ledger name := coalesce(nullif(current_setting('donationd.schema', true), ''), 'public');
+    writer name := coalesce(nullif(current_setting('donationd.role', true), ''), 'donationd');
     -- Who makes the ledger's tables: the role that migrated, or, before the first migration, the roles that may.
     owners name[];
     owner name;
@@ -31,26 +37,33 @@ DECLARE
     commands_left text := '';
     messages text := current_setting('client_min_messages');
 BEGIN
+    IF to_regnamespace(quote_ident(ledger)) IS NULL THEN
+        RAISE EXCEPTION 'the schema % does not exist', ledger
+            USING HINT = format('Run first: CREATE SCHEMA %I AUTHORIZATION <the role that migrates>', ledger);
+    END IF;
     SELECT array_agg(rolname ORDER BY rolname) INTO owners FROM pg_roles
-    WHERE CASE WHEN to_regclass('public.schema_migrations') IS NOT NULL
-          THEN oid = (SELECT relowner FROM pg_class WHERE oid = to_regclass('public.schema_migrations'))
-          ELSE rolname = current_user OR oid = (SELECT datdba FROM pg_database WHERE datname = current_database()) END;
+    WHERE CASE WHEN to_regclass(format('%I.schema_migrations', ledger)) IS NOT NULL
+          THEN oid = (SELECT relowner FROM pg_class WHERE oid = to_regclass(format('%I.schema_migrations', ledger)))
+          WHEN ledger = 'public'
+          THEN rolname = current_user OR oid = (SELECT datdba FROM pg_database WHERE datname = current_database())
+          ELSE oid = (SELECT nspowner FROM pg_namespace WHERE nspname = ledger) END;
 
-    SELECT string_agg(format('public.%I', relname), ', ' ORDER BY relname) FILTER (WHERE relname <> ALL (additive)),
-           string_agg(format('public.%I', relname), ', ' ORDER BY relname) FILTER (WHERE relname <> ALL (additive || kept)),
-           string_agg(format('public.%I', relname), ', ' ORDER BY relname) FILTER (WHERE relname = ANY (additive)),
-           string_agg(format('public.%I', relname), ', ' ORDER BY relname) FILTER (WHERE relname = ANY (kept))
+    SELECT string_agg(format('%I.%I', ledger, relname), ', ' ORDER BY relname) FILTER (WHERE relname <> ALL (additive)),
+           string_agg(format('%I.%I', ledger, relname), ', ' ORDER BY relname) FILTER (WHERE relname <> ALL (additive || kept)),
+           string_agg(format('%I.%I', ledger, relname), ', ' ORDER BY relname) FILTER (WHERE relname = ANY (additive)),
+           string_agg(format('%I.%I', ledger, relname), ', ' ORDER BY relname) FILTER (WHERE relname = ANY (kept))
     INTO changeable, deletable, additive_there, kept_there FROM pg_class
-    WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p');
+    WHERE relnamespace = quote_ident(ledger)::regnamespace AND relkind IN ('r', 'p');
 
+    -- %1$ is the role, %2$ the schema, %3$ the tables of the condition.
     steps := steps || ARRAY[
-        [$$EXISTS (SELECT FROM pg_roles WHERE rolname = 'donationd')$$,
-         'CREATE ROLE donationd LOGIN'],
+        [format($$EXISTS (SELECT FROM pg_roles WHERE rolname = %1$L)$$, writer),
+         format('CREATE ROLE %1$I LOGIN', writer)],
         -- Every role may connect, and make temporary tables and large objects, unless it is taken away.
         [$$NOT has_database_privilege('public', current_database(), 'TEMPORARY')$$,
          format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database())],
-        [$$has_database_privilege('donationd', current_database(), 'CONNECT')$$,
-         format('GRANT CONNECT ON DATABASE %I TO donationd', current_database())],
+        [format($$has_database_privilege(%1$L, current_database(), 'CONNECT')$$, writer),
+         format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), writer)],
         [$$NOT (has_function_privilege('public', 'lo_creat(integer)', 'EXECUTE')
                 OR has_function_privilege('public', 'lo_create(oid)', 'EXECUTE')
                 OR has_function_privilege('public', 'lo_from_bytea(oid, bytea)', 'EXECUTE'))$$,
@@ -58,53 +71,58 @@ BEGIN
         -- Before PostgreSQL 15 every role could create tables in public.
         [$$NOT has_schema_privilege('public', 'public', 'CREATE')$$,
          'REVOKE CREATE ON SCHEMA public FROM PUBLIC'],
-        [$$has_schema_privilege('donationd', 'public', 'USAGE')$$,
-         'GRANT USAGE ON SCHEMA public TO donationd'],
+        [format($$has_schema_privilege(%1$L, %2$L, 'USAGE')$$, writer, ledger),
+         format('GRANT USAGE ON SCHEMA %2$I TO %1$I', writer, ledger)],
         -- What exists already.
-        [$$NOT EXISTS (
-             SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
-             AND NOT (has_table_privilege('donationd', oid, 'SELECT') AND has_table_privilege('donationd', oid, 'INSERT')))$$,
-         'GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO donationd'],
+        [format($$NOT EXISTS (
+             SELECT FROM pg_class WHERE relnamespace = quote_ident(%2$L)::regnamespace AND relkind IN ('r', 'p')
+             AND NOT (has_table_privilege(%1$L, oid, 'SELECT') AND has_table_privilege(%1$L, oid, 'INSERT')))$$,
+                writer, ledger),
+         format('GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA %2$I TO %1$I', writer, ledger)],
         -- CASE: otherwise PostgreSQL may ask for the rights of a role that does not exist, on tables that are not meant.
         [format($$NOT EXISTS (
-             SELECT FROM pg_class WHERE CASE WHEN relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
-             AND relname <> ALL (%L::name[]) THEN NOT has_table_privilege('donationd', oid, 'UPDATE') END)$$, additive),
-         'GRANT UPDATE ON ' || coalesce(changeable, '(no tables)') || ' TO donationd'],
+             SELECT FROM pg_class WHERE CASE WHEN relnamespace = quote_ident(%2$L)::regnamespace AND relkind IN ('r', 'p')
+             AND relname <> ALL (%3$L::name[]) THEN NOT has_table_privilege(%1$L, oid, 'UPDATE') END)$$,
+                writer, ledger, additive),
+         format('GRANT UPDATE ON %s TO %I', coalesce(changeable, '(no tables)'), writer)],
         [format($$NOT EXISTS (
-             SELECT FROM pg_class WHERE CASE WHEN relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
-             AND relname <> ALL (%L::name[]) THEN NOT has_table_privilege('donationd', oid, 'DELETE') END)$$,
-                additive || kept),
-         'GRANT DELETE ON ' || coalesce(deletable, '(no tables)') || ' TO donationd'],
+             SELECT FROM pg_class WHERE CASE WHEN relnamespace = quote_ident(%2$L)::regnamespace AND relkind IN ('r', 'p')
+             AND relname <> ALL (%3$L::name[]) THEN NOT has_table_privilege(%1$L, oid, 'DELETE') END)$$,
+                writer, ledger, additive || kept),
+         format('GRANT DELETE ON %s TO %I', coalesce(deletable, '(no tables)'), writer)],
         -- Their migrations revoke the rest too, for a role that had it by default.
         [format($$NOT EXISTS (
-             SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relname = ANY (%L::name[])
+             SELECT FROM pg_class WHERE relnamespace = quote_ident(%2$L)::regnamespace AND relname = ANY (%3$L::name[])
              AND relkind IN ('r', 'p')
-             AND (has_table_privilege('donationd', oid, 'UPDATE') OR has_table_privilege('donationd', oid, 'DELETE')))$$,
-                additive),
-         'REVOKE UPDATE, DELETE ON ' || coalesce(additive_there, '(no tables)') || ' FROM donationd'],
+             AND (has_table_privilege(%1$L, oid, 'UPDATE') OR has_table_privilege(%1$L, oid, 'DELETE')))$$,
+                writer, ledger, additive),
+         format('REVOKE UPDATE, DELETE ON %s FROM %I', coalesce(additive_there, '(no tables)'), writer)],
         [format($$NOT EXISTS (
-             SELECT FROM pg_class WHERE CASE WHEN relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
-             AND relname = ANY (%L::name[]) THEN has_table_privilege('donationd', oid, 'DELETE') END)$$, kept),
-         'REVOKE DELETE ON ' || coalesce(kept_there, '(no tables)') || ' FROM donationd'],
-        [$$NOT EXISTS (
-             SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'S'
-             AND NOT (has_sequence_privilege('donationd', oid, 'USAGE') AND has_sequence_privilege('donationd', oid, 'SELECT')))$$,
-         'GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO donationd']
+             SELECT FROM pg_class WHERE CASE WHEN relnamespace = quote_ident(%2$L)::regnamespace AND relkind IN ('r', 'p')
+             AND relname = ANY (%3$L::name[]) THEN has_table_privilege(%1$L, oid, 'DELETE') END)$$, writer, ledger, kept),
+         format('REVOKE DELETE ON %s FROM %I', coalesce(kept_there, '(no tables)'), writer)],
+        [format($$NOT EXISTS (
+             SELECT FROM pg_class WHERE relnamespace = quote_ident(%2$L)::regnamespace AND relkind = 'S'
+             AND NOT (has_sequence_privilege(%1$L, oid, 'USAGE') AND has_sequence_privilege(%1$L, oid, 'SELECT')))$$,
+                writer, ledger),
+         format('GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA %2$I TO %1$I', writer, ledger)]
     ];
 
     -- What later migrations create.
     FOREACH owner IN ARRAY owners LOOP
         steps := steps || ARRAY[
             [format($$4 = (SELECT count(*) FROM pg_default_acl d, aclexplode(d.defaclacl) a
-                           WHERE d.defaclrole = %L::regrole AND d.defaclnamespace = 'public'::regnamespace
-                           AND d.defaclobjtype = 'r' AND a.grantee = 'donationd'::regrole)$$, quote_ident(owner)),
-             format('ALTER DEFAULT PRIVILEGES FOR ROLE %I IN SCHEMA public GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO '
-                    'donationd', owner)],
+                           WHERE d.defaclrole = %L::regrole AND d.defaclnamespace = quote_ident(%L)::regnamespace
+                           AND d.defaclobjtype = 'r' AND a.grantee = quote_ident(%L)::regrole)$$,
+                    quote_ident(owner), ledger, writer),
+             format('ALTER DEFAULT PRIVILEGES FOR ROLE %I IN SCHEMA %I GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO %I',
+                    owner, ledger, writer)],
             [format($$2 = (SELECT count(*) FROM pg_default_acl d, aclexplode(d.defaclacl) a
-                           WHERE d.defaclrole = %L::regrole AND d.defaclnamespace = 'public'::regnamespace
-                           AND d.defaclobjtype = 'S' AND a.grantee = 'donationd'::regrole)$$, quote_ident(owner)),
-             format('ALTER DEFAULT PRIVILEGES FOR ROLE %I IN SCHEMA public GRANT USAGE, SELECT ON SEQUENCES TO donationd',
-                    owner)]
+                           WHERE d.defaclrole = %L::regrole AND d.defaclnamespace = quote_ident(%L)::regnamespace
+                           AND d.defaclobjtype = 'S' AND a.grantee = quote_ident(%L)::regrole)$$,
+                    quote_ident(owner), ledger, writer),
+             format('ALTER DEFAULT PRIVILEGES FOR ROLE %I IN SCHEMA %I GRANT USAGE, SELECT ON SEQUENCES TO %I',
+                    owner, ledger, writer)]
         ];
     END LOOP;
 
@@ -112,7 +130,7 @@ BEGIN
     -- text of each statement that fails. These settings keep statements, rows and values out of the log, for the sessions
     -- of these roles in this database only. Other extensions that log statements, such as pgaudit, have settings of their
     -- own.
-    FOREACH owner IN ARRAY 'donationd'::name || owners LOOP
+    FOREACH owner IN ARRAY writer || owners LOOP
         FOREACH setting SLICE 1 IN ARRAY ARRAY[
             ['log_min_error_statement', 'panic'],
             ['log_error_verbosity', 'terse'],
@@ -148,7 +166,7 @@ BEGIN
         EXCEPTION
             WHEN insufficient_privilege THEN
                 holds := false;
-            WHEN undefined_object THEN  -- the role donationd, which an administrator must create first
+            WHEN undefined_object THEN  -- the role, which an administrator must create first
                 holds := false;
         END;
         IF NOT holds THEN

@@ -25,6 +25,7 @@ from health_sidecar.ledger_position import FILE, LedgerPosition
 from health_sidecar.probe import Probe, Schema
 from sql.database import Database
 from sql.errors import DatabaseUnavailable, StatementRejected
+from sql.schemas import PUBLIC
 from sql.servers import Server, url_problem
 
 RULER = "=" * 60
@@ -88,6 +89,7 @@ def open_probe(config: Config, application_name: str) -> Probe:
             statement_timeout_s=timeout_s,
             connect_timeout_s=timeout_s,
             application_name=application_name,
+            schema=config.ledger_schema,
             noted=noted,
         )
 
@@ -108,6 +110,7 @@ async def run_gate(
     attempts: int,
     retry_delay_s: float,
     allow_logged_statements: bool,
+    schema: str = PUBLIC,
     failed_attempt: Callable[[str], None] = lambda _kind: None,
     find_loss: Callable[[], Awaitable[str]] | None = None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -119,6 +122,7 @@ async def run_gate(
         attempts: how often to try to connect.
         retry_delay_s: the first pause between two attempts; each further one is twice as long.
         allow_logged_statements: a server that logs statements with donors' data is a warning and not a failure.
+        schema: that of the ledger, for the log.
         failed_attempt: is called with the class of error of each failed attempt to connect, except the last one.
         find_loss: finds and logs what the database lacks of what this host has seen. The gate passes all the same: new
             events must be recorded, and what is lost is brought back beside live traffic.
@@ -128,7 +132,7 @@ async def run_gate(
         check_url(url)
         log.info("[DB Startup] ✅ DATABASE_URL format valid")
         await _connect(probe, attempts, retry_delay_s, failed_attempt=failed_attempt, sleep=sleep, log=log)
-        await _check_schema(probe, log)
+        await _check_schema(probe, log, schema)
         await _check_server(probe, log, allow_logged_statements=allow_logged_statements)
         await _check_pooler(probe, log)
         loss = await find_loss() if find_loss else ""
@@ -176,7 +180,7 @@ async def _connect(
     log.info("[DB Startup] ✅ Connection successful")
 
 
-async def _check_schema(probe: Probe, log: FilteringBoundLogger) -> None:
+async def _check_schema(probe: Probe, log: FilteringBoundLogger, name: str) -> None:
     """Tables and migrations. Raises GateClosed."""
     log.info("[DB Startup] Verifying schema integrity...")
     headline = "❌ Schema integrity check failed"
@@ -193,10 +197,11 @@ async def _check_schema(probe: Probe, log: FilteringBoundLogger) -> None:
             migrations=", ".join(schema.drift.unknown),
         )
     problems = schema.problems()
+    finding = "Schema out of sync" if name == PUBLIC else f"Schema {name} out of sync"
     for problem in problems:
-        log.error(f"[DB Startup] ❌ Schema out of sync: {problem}")
+        log.error(f"[DB Startup] ❌ {finding}: {problem}")
     if problems:
-        raise GateClosed(headline, "Schema out of sync: " + "; ".join(problems), OUT_OF_SYNC, reached=True)
+        raise GateClosed(headline, f"{finding}: " + "; ".join(problems), OUT_OF_SYNC, reached=True)
     log.info("[DB Startup] ✅ Schema integrity verified")
     if await probe.has_older_rows():
         log.warning(
@@ -280,6 +285,7 @@ async def _once(config: Config) -> Verdict:
             attempts=config.gate_attempts,
             retry_delay_s=config.gate_retry_delay_ms / 1000,
             allow_logged_statements=config.allow_logged_statements,
+            schema=config.ledger_schema,
             find_loss=partial(position.check, remember=False),  # the file belongs to the sidecar
             log=structlog.get_logger(),
         )

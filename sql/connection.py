@@ -14,6 +14,7 @@ import structlog
 from psycopg2 import _psycopg, extensions
 
 from sql.errors import FINAL_KINDS, NOT_REPLICATED, DatabaseUnavailable, classify
+from sql.schemas import SET_SEARCH_PATH
 from sql.servers import Server, Servers
 
 # Over the standard library's logger: a command that has not configured any logging prints none of this.
@@ -26,17 +27,18 @@ Params = Mapping[str, object] | Sequence[object]
 # time limit.
 LOCK_SHARE = 0.8
 
-# Run once on each connection. The third setting makes the server check, during a statement, whether its client is still
-# connected: the statement of a killed process ends within a second, not at the time limit. The last two are for what is
-# acknowledged after a commit: the commit waits at least for the disk, and for that of the synchronous standby if there
-# is one, and the warning that this wait was cancelled is sent to us.
-SESSION = """
+# Run once on each connection. The third setting makes the server check, during a statement, whether its client is
+# still connected: the statement of a killed process ends within a second, not at the time limit. The two after it are
+# for what is acknowledged after a commit: the commit waits at least for the disk, and for that of the synchronous
+# standby if there is one, and the warning that this wait was cancelled is sent to us.
+SESSION = f"""
 SELECT set_config('statement_timeout', %(timeout_ms)s, false),
        set_config('lock_timeout', %(lock_timeout_ms)s, false),
        set_config('client_connection_check_interval', '1s', false),
        set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'remote_apply'
                                         THEN 'remote_apply' ELSE 'on' END, false),
-       set_config('client_min_messages', 'warning', false)
+       set_config('client_min_messages', 'warning', false),
+       {SET_SEARCH_PATH}
 """
 # The function of PostgreSQL that waits for a synchronous standby. Its warning has no SQLSTATE of its own, and its text
 # may be translated; libpq adds the function's name at its highest verbosity.
@@ -156,12 +158,15 @@ class Connection(aiopg.Connection):
 class Connector:
     """Opens connections to the servers of a URL, and logs which of them fail."""
 
-    def __init__(self, url: str, application_name: str, statement_timeout_s: float, noted: dict[Server, str]) -> None:
+    def __init__(
+        self, url: str, schema: str, application_name: str, statement_timeout_s: float, noted: dict[Server, str]
+    ) -> None:
         self._url = url
         self._application_name = application_name
         self._session = {
             "timeout_ms": str(int(statement_timeout_s * 1000)),
             "lock_timeout_ms": str(int(statement_timeout_s * 1000 * LOCK_SHARE)),
+            "schema": schema,
         }
         self._servers: Servers | None = None
         self._failures = noted

@@ -21,6 +21,7 @@ from sql.errors import (
     is_preparation_lost,
     judge,
 )
+from sql.schemas import PUBLIC
 from sql.servers import Server
 
 # The client gives up a little later than the server, so that it usually gets the server's own error.
@@ -43,6 +44,7 @@ class Database:
         statement_timeout_s: the server ends a statement after this.
         connect_timeout_s: for a free connection and for a new one, together; several hosts share it.
         application_name: shown in pg_stat_activity.
+        schema: that of the ledger.
         noted: servers and their last failures in the log, shared by pools that shall not log the same again.
     """
 
@@ -54,9 +56,11 @@ class Database:
         statement_timeout_s: float,
         connect_timeout_s: float,
         application_name: str,
+        schema: str = PUBLIC,
         noted: dict[Server, str] | None = None,
     ) -> None:
-        self._connector = Connector(url, application_name, statement_timeout_s, {} if noted is None else noted)
+        noted = {} if noted is None else noted
+        self._connector = Connector(url, schema, application_name, statement_timeout_s, noted)
         self._pool_size = pool_size
         self._statement_timeout_s = statement_timeout_s
         self._connect_timeout_s = connect_timeout_s

@@ -15,12 +15,13 @@ import psycopg2
 from psycopg2 import errors
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
+from psycopg2.sql import SQL, Identifier
 
 from sql import load
+from sql.schemas import PUBLIC, SET_SEARCH_PATH
 
 NAME = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
 CONNECT_TIMEOUT_S = 5
-LOCK_KEY = 5_011_684_201  # any number, the same for every donationd: one migration at a time
 # A session that needs a table queues behind a statement that waits to alter it. After a second (deadlock_timeout)
 # PostgreSQL looks for a deadlock, and would perhaps end a writer: a migration gives up before that.
 LOCK_TIMEOUT_MS = 800
@@ -83,18 +84,19 @@ def compare(known: tuple[Migration, ...], applied: Mapping[str, str]) -> Drift:
     )
 
 
-def drift(url: str) -> Drift:
+def drift(url: str, *, schema: str = PUBLIC) -> Drift:
     """What `donationd migrate --status` shows. Raises psycopg2.Error if the database cannot be reached."""
-    with closing(_connect(url)) as connection:
+    with closing(_connect(url, schema)) as connection:
         return compare(discover(), _applied(connection))
 
 
-def apply(url: str, report: Callable[[str], None] = lambda _line: None) -> list[str]:
-    """Applies what is missing, each migration in a transaction of its own, one `donationd` at a time.
+def apply(url: str, report: Callable[[str], None] = lambda _line: None, *, schema: str = PUBLIC) -> list[str]:
+    """Applies what is missing, each migration in a transaction of its own, one `donationd` at a time in a schema.
 
     Args:
-        url: of a role that owns the schema.
+        url: of a role that owns the schema, or that may create it if it does not exist.
         report: is called with a line for each migration applied, and when one must wait.
+        schema: that of the ledger.
 
     Returns:
         The names of those applied now.
@@ -105,11 +107,28 @@ def apply(url: str, report: Callable[[str], None] = lambda _line: None) -> list[
     """
     known = discover()
     applied = []
-    with closing(_connect(url)) as connection:
+    with closing(_connect(url, schema)) as connection:
+        _with_locks(connection, lambda cursor: _make_schema(cursor, schema), report)
         while name := _with_locks(connection, lambda cursor: _apply_next(cursor, known), report):
             report(f"applied {name}")
             applied.append(name)
     return applied
+
+
+def _make_schema(cursor: Cursor, schema: str) -> None:
+    """Creates the schema if it does not exist: in a transaction of its own, because the migration lock is that of an
+    existing schema. Raises MigrationError.
+    """
+    cursor.execute("SELECT to_regnamespace(quote_ident(%s)) IS NOT NULL", (schema,))
+    if cursor.fetchone() == (True,):
+        return
+    try:
+        cursor.execute(SQL("CREATE SCHEMA {}").format(Identifier(schema)))
+    except errors.InsufficientPrivilege:
+        raise MigrationError(
+            f"the schema {schema} does not exist, and this role may not create it. "
+            f"Compare it with LEDGER_SCHEMA, or create it with: donationd charities add {schema}"
+        ) from None
 
 
 def _apply_next(cursor: Cursor, known: tuple[Migration, ...]) -> str | None:
@@ -146,7 +165,7 @@ def _with_locks(
         try:
             with connection, connection.cursor() as cursor:
                 cursor.execute("SELECT set_config('lock_timeout', %s, true)", (str(LOCK_TIMEOUT_MS),))
-                cursor.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
+                cursor.execute(load("lock_migrations"))
                 return step(cursor)
         except (errors.LockNotAvailable, errors.DeadlockDetected):
             if time.monotonic() > give_up_s:
@@ -161,8 +180,11 @@ def _with_locks(
         pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
 
-def _connect(url: str) -> Connection:
-    return psycopg2.connect(url, connect_timeout=CONNECT_TIMEOUT_S, application_name="donationd migrate")
+def _connect(url: str, schema: str) -> Connection:
+    connection = psycopg2.connect(url, connect_timeout=CONNECT_TIMEOUT_S, application_name="donationd migrate")
+    with connection, connection.cursor() as cursor:
+        cursor.execute(f"SELECT {SET_SEARCH_PATH}", {"schema": schema})
+    return connection
 
 
 def _applied(connection: Connection) -> dict[str, str]:

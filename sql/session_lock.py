@@ -19,6 +19,7 @@ import psycopg2
 from sql import load
 from sql.connection import Connection, Connector, Params
 from sql.errors import SESSION_SHARED, DatabaseUnavailable, judge
+from sql.schemas import PUBLIC
 
 IDLE_TIMEOUT_S = 15
 SPARE_S = 2.0  # the holder stops its work so long before the server can give up the lock
@@ -36,16 +37,25 @@ def boot_time_s() -> float:
 
 
 class SessionLock:
-    """The lock of this name and of the schema that the URL leads to, which must be PostgreSQL itself or a pooler that
-    gives each client a session of its own.
+    """The lock of this name and of one ledger. The URL must lead to PostgreSQL itself or to a pooler that gives each
+    client a session of its own.
 
     Args:
+        schema: that of the ledger.
         application_name: shown in pg_stat_activity.
         clock: the time in seconds.
     """
 
-    def __init__(self, url: str, name: str, *, application_name: str, clock: Callable[[], float] = boot_time_s) -> None:
-        self._connector = Connector(url, application_name, QUERY_S, {})
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        *,
+        application_name: str,
+        schema: str = PUBLIC,
+        clock: Callable[[], float] = boot_time_s,
+    ) -> None:
+        self._connector = Connector(url, schema, application_name, QUERY_S, {})
         self._name = name
         self._clock = clock
         self._token = ""

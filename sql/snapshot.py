@@ -11,13 +11,15 @@ from psycopg2.extensions import connection as Connection
 from sql import load
 from sql.connection import Row
 from sql.errors import judge
+from sql.schemas import PUBLIC, SET_SEARCH_PATH
 
 CONNECT_TIMEOUT_S = 5
 FETCH_ROWS = 1000  # per round trip; this many are in memory at a time
-TIMEOUTS = """
+SESSION = f"""
 SELECT set_config('statement_timeout', %(statement)s, false),
        set_config('idle_in_transaction_session_timeout', %(idle)s, false),
-       set_config('client_connection_check_interval', '1s', false)
+       set_config('client_connection_check_interval', '1s', false),
+       {SET_SEARCH_PATH}
 """
 
 
@@ -53,11 +55,17 @@ class Snapshot:
 
 @contextmanager
 def snapshot(
-    url: str, application_name: str, *, statement_timeout_s: float = 0, idle_timeout_s: float = 0
+    url: str,
+    application_name: str,
+    *,
+    schema: str = PUBLIC,
+    statement_timeout_s: float = 0,
+    idle_timeout_s: float = 0,
 ) -> Iterator[Snapshot]:
     """Opens a snapshot of the database at a libpq URL. While it is open, the server keeps all rows that it can see.
 
     Args:
+        schema: that of the ledger.
         statement_timeout_s: the server ends a statement, or a fetch of further rows, after this; 0: never.
         idle_timeout_s: the server ends the snapshot if nothing is read from it for so long; 0: never.
 
@@ -72,7 +80,8 @@ def snapshot(
         with closing(connection):
             connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
             with connection.cursor() as cursor:
-                cursor.execute(TIMEOUTS, {"statement": _ms(statement_timeout_s), "idle": _ms(idle_timeout_s)})
+                limits = {"statement": _ms(statement_timeout_s), "idle": _ms(idle_timeout_s)}
+                cursor.execute(SESSION, {**limits, "schema": schema})
             yield Snapshot(connection)
     except psycopg2.Error as error:
         raise judge(error) from None

@@ -139,6 +139,7 @@ def _database(config: Config, url: SecretStr, *, pool_size: int, statement_timeo
         statement_timeout_s=(statement_timeout_ms or config.db_statement_timeout_ms) / 1000,
         connect_timeout_s=CONNECT_TIMEOUT_S,
         application_name="donationd api",
+        schema=config.ledger_schema,
     )
 
 

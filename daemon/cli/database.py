@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from daemon.api.config import CommandConfig
 from daemon.cli.arguments import Failure
@@ -17,9 +17,17 @@ T = TypeVar("T")
 LONG_S = 3600.0  # for statements that read the whole ledger
 
 
-def database_url() -> str:
-    """The database of this command."""
-    return check_url(settings(CommandConfig).database_url.get_secret_value())
+class LedgerAddress(NamedTuple):
+    """Where a ledger is: the URL of its database, and its schema."""
+
+    url: str
+    schema: str
+
+
+def ledger_address() -> LedgerAddress:
+    """Where the ledger of this command is."""
+    config = settings(CommandConfig)
+    return LedgerAddress(check_url(config.database_url.get_secret_value()), config.ledger_schema)
 
 
 class StatementsLogged(Failure):
@@ -31,7 +39,7 @@ def ask(
     timeout_s: float = 60,
     *,
     sends_donor_data: bool = False,
-    url: str | None = None,
+    ledger: LedgerAddress | None = None,
 ) -> T:
     """Asks the database one question; each statement may take `timeout_s`.
 
@@ -39,13 +47,18 @@ def ask(
     the role may be another one than the startup gate has checked.
 
     Args:
-        url: another database than the command's.
+        ledger: another one than the command's.
     """
-    url = url or database_url()
+    ledger = ledger or ledger_address()
 
     async def answer() -> T:
         database = Database(
-            url, pool_size=1, statement_timeout_s=timeout_s, connect_timeout_s=5, application_name="donationd cli"
+            ledger.url,
+            pool_size=1,
+            statement_timeout_s=timeout_s,
+            connect_timeout_s=5,
+            application_name="donationd cli",
+            schema=ledger.schema,
         )
         try:
             if sends_donor_data:

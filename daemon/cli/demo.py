@@ -80,6 +80,7 @@ async def _add_tickets(config: CommandConfig) -> int:
         statement_timeout_s=10,
         connect_timeout_s=5,
         application_name="donationd demo",
+        schema=config.ledger_schema,
     )
     try:
         added = [

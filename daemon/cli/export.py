@@ -18,7 +18,7 @@ import msgspec
 
 from daemon.api.config import CommandConfig
 from daemon.cli.arguments import Failure
-from daemon.cli.database import ask, database_url
+from daemon.cli.database import LedgerAddress, ask, ledger_address
 from daemon.cli.settings import settings
 from daemon.ledger import audit
 from daemon.ledger.donation import Status
@@ -95,13 +95,13 @@ def run(kind: str, options: Options) -> None:
     """Writes one export, and then its manifest."""
     selection = _selection(Kind(kind), options)
     accounts = _accounts(options)
-    url = database_url()
+    ledger = ledger_address()
     with _opened(options.out) as file:
         try:
-            last_seq = ask(lambda database: _begin(database, selection, options), url=url)
+            last_seq = ask(lambda database: _begin(database, selection, options), ledger=ledger)
         except MomentInFuture as problem:
             raise Failure(str(problem)) from None
-        manifest = _write(url, selection, options, accounts, file, last_seq=last_seq)
+        manifest = _write(ledger, selection, options, accounts, file, last_seq=last_seq)
     if options.manifest_path:
         files.write(options.manifest_path, manifest.json())
     _report(manifest, options)
@@ -178,7 +178,7 @@ def _opened(path: Path | None) -> Iterator[BinaryIO]:
 
 
 def _write(
-    url: str,
+    ledger: LedgerAddress,
     selection: Selection,
     options: Options,
     accounts: Accounts | None,
@@ -189,7 +189,13 @@ def _write(
     """Writes the rows, and returns the manifest."""
     export = None
     try:
-        with snapshot(url, "donationd export", statement_timeout_s=FETCH_S, idle_timeout_s=READER_S) as moment:
+        with snapshot(
+            ledger.url,
+            "donationd export",
+            schema=ledger.schema,
+            statement_timeout_s=FETCH_S,
+            idle_timeout_s=READER_S,
+        ) as moment:
             at = MomentRow._make(moment.rows("export_moment", {"seq": last_seq})[0])
             format_ = _format(moment, selection, options, accounts)
             export = Export(format_, at, with_head=not options.no_header)

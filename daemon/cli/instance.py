@@ -13,7 +13,7 @@ import psycopg2
 
 from daemon.api.config import MigrateConfig
 from daemon.cli.arguments import Failure
-from daemon.cli.database import LONG_S, StatementsLogged, ask
+from daemon.cli.database import LONG_S, LedgerAddress, StatementsLogged, ask
 from daemon.cli.settings import check_url, read
 from daemon.instance import environment
 from daemon.instance import reload as reloading
@@ -32,19 +32,20 @@ def reload() -> None:
     environ = environment.running_environ()
     if environ is None:
         raise Failure("no instance runs in this folder: start one with `donationd up`")
-    _refuse_missing_migrations({**environ, **set_variables(os.environ)}.get("DATABASE_URL", ""))
+    _refuse_missing_migrations(read(MigrateConfig, {**environ, **set_variables(os.environ)}))
     try:
         reloading.reload(environ, click.echo)
     except reloading.CannotReload as error:
         raise Failure(str(error)) from None
 
 
-def _refuse_missing_migrations(url: str) -> None:
+def _refuse_missing_migrations(config: MigrateConfig) -> None:
     """Raises Failure if the database lacks migrations of this release: its processes would fail on every event, while
     those of the previous release work. Without a URL nothing is checked.
     """
+    url = config.database_url.get_secret_value() if config.database_url else ""
     try:
-        missing = migration.drift(url).missing if url else ()
+        missing = migration.drift(url, schema=config.ledger_schema).missing if url else ()
     except psycopg2.Error:
         return  # without its database no new process becomes ready, which ends the reload
     if missing:
@@ -55,11 +56,11 @@ def _refuse_missing_migrations(url: str) -> None:
 
 def migrate(*, as_json: bool) -> None:
     """Applies what is missing, books the rows that the journal does not contain yet, and prints what was done."""
-    url = _owner_url()
+    ledger = _owners_address()
     with _one_sentence():
-        applied = migration.apply(url, lambda line: click.echo(line, err=as_json))
-    booked = _book(url)
-    ask(audit.chain, timeout_s=LONG_S, url=url)  # the actions of releases before the chain
+        applied = migration.apply(ledger.url, lambda line: click.echo(line, err=as_json), schema=ledger.schema)
+    booked = _book(ledger)
+    ask(audit.chain, timeout_s=LONG_S, ledger=ledger)  # the actions of releases before the chain
     if as_json:
         click.echo(json.dumps({"applied": applied, "booked": booked}))
         return
@@ -68,19 +69,19 @@ def migrate(*, as_json: bool) -> None:
         click.echo(f"booked the entries of {booked} rows")
 
 
-def _book(url: str) -> int:
+def _book(ledger: LedgerAddress) -> int:
     """Books the entries of the rows that releases before the journal stored, as `donationd rebuild` does: in batches
     beside live traffic, and after an interruption only what is left. Returns the number of rows."""
-    if not ask(rebuilding.has_older_rows, url=url):
+    if not ask(rebuilding.has_older_rows, ledger=ledger):
         return 0
-    rows = ask(rebuilding.count_rows, timeout_s=LONG_S, url=url)
+    rows = ask(rebuilding.count_rows, timeout_s=LONG_S, ledger=ledger)
     try:
         with click.progressbar(length=rows, label="booking", file=sys.stderr) as bar:
             return ask(
                 lambda database: rebuilding.rebuild(database, bar.update),
                 timeout_s=LONG_S,
                 sends_donor_data=True,
-                url=url,
+                ledger=ledger,
             )
     except StatementsLogged as refusal:
         click.echo(f"{refusal.message}\n{rows} rows are not booked in the journal: run donationd rebuild", err=True)
@@ -89,9 +90,9 @@ def _book(url: str) -> int:
 
 def print_drift(*, as_json: bool) -> int:
     """Prints how the schema differs from this release's migrations; returns the exit status."""
-    url = _owner_url()
+    ledger = _owners_address()
     with _one_sentence():
-        drift = migration.drift(url)
+        drift = migration.drift(ledger.url, schema=ledger.schema)
     is_up_to_date = not (drift.missing or drift.edited)
     if as_json:
         click.echo(json.dumps({"upToDate": is_up_to_date, **dataclasses.asdict(drift)}))
@@ -115,20 +116,20 @@ def accept_ledger(*, as_json: bool) -> None:
     """Takes the ledger as it is for the one that this host has seen, and prints where it stands."""
     config = read(Settings, {**(environment.running_environ() or {}), **set_variables(os.environ)})
     path = config.readiness_socket.with_name(FILE)
-    url = check_url(config.database_url.get_secret_value())
+    ledger = LedgerAddress(check_url(config.database_url.get_secret_value()), config.ledger_schema)
     try:
-        position = ask(lambda database: LedgerPosition(path, database.fetch).accept(), url=url)
+        position = ask(lambda database: LedgerPosition(path, database.fetch).accept(), ledger=ledger)
     except OSError as error:
         raise Failure(f"{path} cannot be written ({error.strerror}): run this as the user of the sidecar") from None
     entry = f"journal entry {position.entry.key} of {position.entry.at}" if position.entry else "an empty journal"
     click.echo(msgspec.json.encode(position) if as_json else f"accepted: {entry} is the newest of this ledger ({path})")
 
 
-def _owner_url() -> str:
-    url = read(MigrateConfig, os.environ).url
-    if not url:
+def _owners_address() -> LedgerAddress:
+    config = read(MigrateConfig, os.environ)
+    if not config.url:
         raise Failure("set MIGRATE_DATABASE_URL or DATABASE_URL to postgresql://user@host/database")
-    return check_url(url)
+    return LedgerAddress(check_url(config.url), config.ledger_schema)
 
 
 @contextmanager

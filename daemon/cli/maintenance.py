@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from daemon.cli.arguments import Failure
-from daemon.cli.database import LONG_S, ask, database_url
+from daemon.cli.database import LONG_S, LedgerAddress, ask, ledger_address
 from daemon.ledger import audit, verification
 from daemon.ledger import rebuild as rebuilding
 from sql import load
@@ -22,7 +22,7 @@ def verify(audit_hash: str | None, *, as_json: bool) -> None:
     """Prints each difference between the ledger and its facts, and what is wrong with the audit log; fails if there is
     one."""
     found, chain = 0, audit.Chain(audit_hash)
-    for line in _differences(database_url(), chain):
+    for line in _differences(ledger_address(), chain):
         found += 1
         click.echo(json.dumps({"difference": line}) if as_json else line)
     if older := ask(rebuilding.count_rows, timeout_s=LONG_S):
@@ -36,9 +36,9 @@ def verify(audit_hash: str | None, *, as_json: bool) -> None:
     click.echo("the ledger and its facts agree", err=as_json)
 
 
-def _differences(url: str, chain: audit.Chain) -> Iterator[str]:
+def _differences(ledger: LedgerAddress, chain: audit.Chain) -> Iterator[str]:
     try:
-        with snapshot(url, "donationd verify") as moment:
+        with snapshot(ledger.url, "donationd verify", schema=ledger.schema) as moment:
             donations = verification.stored_sizes(moment).donations
             with click.progressbar(length=donations, label="verifying", file=sys.stderr) as bar:
                 yield from verification.verify(moment, bar.update)

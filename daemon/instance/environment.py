@@ -143,6 +143,7 @@ def shared_environ(environ: Mapping[str, str]) -> dict[str, str]:
         "DEFAULT_CURRENCY",
         "DONATIOND_INCLUDE",
         "DONATIOND_RUN",
+        "LEDGER_SCHEMA",
         "PUBLIC_URL",
         "READINESS_SOCKET",
         "STRIPE_API_BASE",

@@ -18,10 +18,10 @@ from psycopg2.extensions import encrypt_password
 
 from daemon.instance.console import CannotStart
 from daemon.instance.environment import new_password
-from daemon.instance.installation import ROOT
 from daemon.instance.postgres_cluster import DATABASE, SETTINGS, Cluster, locate, options, save
 from daemon.instance.postgres_lock_files import server_pid, take_over_lock_files, wait_for_former_server
 from daemon.instance.postgres_programs import make_private, start
+from daemon.instance.roles import set_rights
 from sql import migrate
 
 OWNER = "donationd_owner"  # owns the schema, used for migrations only
@@ -36,13 +36,14 @@ local all {OWNER} scram-sha-256
 """
 
 
-def prepare(state: Path, run: Path, *, role_password: str, report: Callable[[str], None]) -> Cluster:
+def prepare(state: Path, run: Path, *, role_password: str, schema: str, report: Callable[[str], None]) -> Cluster:
     """Makes the cluster in `state` ready for supervisord: initialised, migrated, with the password of this start.
 
     Args:
         state: the instance's own folder; the caller holds its lock.
         run: the folder of the instance's Unix sockets.
         role_password: what the role `donationd` logs in with from now on.
+        schema: that of the ledger.
         report: called with one line for each step that takes long.
 
     Raises:
@@ -60,8 +61,9 @@ def prepare(state: Path, run: Path, *, role_password: str, report: Callable[[str
     _set_owner_password(cluster, owner_password)
     with _running(cluster, state / "logs" / "postgres.log"):
         try:
-            _make_database(cluster, owner_password, role_password)
-            migrate.apply(cluster.url(OWNER, owner_password), report)
+            _make_database(cluster, owner_password)
+            migrate.apply(cluster.url(OWNER, owner_password), report, schema=schema)
+            _make_role(cluster, owner_password, role_password, schema)
         except (migrate.MigrationError, psycopg2.Error) as error:
             raise CannotStart(f"the database can't be brought up to date: {str(error).strip()}") from error
     return cluster
@@ -143,14 +145,18 @@ def _session(url: str) -> Iterator[Connection]:
         yield session
 
 
-def _make_database(cluster: Cluster, owner_password: str, role_password: str) -> None:
-    """Makes the database and the role `donationd` unless they exist, and sets the role's password."""
+def _make_database(cluster: Cluster, owner_password: str) -> None:
+    """Makes the database unless it exists."""
     with _session(cluster.url(OWNER, owner_password, "postgres")) as session, session.cursor() as cursor:
         cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,))
         if cursor.fetchone() is None:
             cursor.execute(f"CREATE DATABASE {DATABASE}")
+
+
+def _make_role(cluster: Cluster, owner_password: str, role_password: str, schema: str) -> None:
+    """Makes the role `donationd` unless it exists, with its rights in the schema, and sets its password."""
     with _session(cluster.url(OWNER, owner_password)) as session, session.cursor() as cursor:
-        cursor.execute((ROOT / "deploy" / "roles.sql").read_text())
+        set_rights(cursor, schema=schema, role=ROLE)
         # The server receives only the SCRAM verifier, so that no log can contain the password.
         verifier = encrypt_password(role_password, ROLE, scope=session, algorithm="scram-sha-256")
         cursor.execute(f"ALTER ROLE {ROLE} PASSWORD %s", (verifier,))

@@ -23,6 +23,7 @@ from daemon.instance.startup import wait_until_ready
 from daemon.instance.stop_signals import Stop, catch_stop_signals, follow, ignore_stop_signals
 from daemon.instance.welcome import welcome
 from daemon.runtime import files
+from daemon.runtime.config import Basics
 from daemon.runtime.core_dumps import forbid_core_dumps
 
 WhenReady = Callable[[Mapping[str, str], Path], None]
@@ -99,5 +100,11 @@ def _prepare_database(environ: dict[str, str], state: Path) -> None:
     say("starting the embedded PostgreSQL")
     role_password = environ["DONATIOND_DATABASE_PASSWORD"]
     run = Path(environ["DONATIOND_RUN"])
-    cluster = postgres.prepare(state, run, role_password=role_password, report=lambda line: say(f"  {line}"))
+    cluster = postgres.prepare(
+        state,
+        run,
+        role_password=role_password,
+        schema=Basics.from_environ(environ).ledger_schema,
+        report=lambda line: say(f"  {line}"),
+    )
     environ["DATABASE_URL"] = cluster.url(postgres.ROLE, role_password)

@@ -40,7 +40,12 @@ async def run_jobs(config: JobsConfig, process: ProcessRun, metrics: JobMetrics)
     jobs = [job for make in JOBS if (job := make(config))]
     thanks.mail_counter(metrics.registry)
     metrics.begin([job.name for job in jobs])
-    lock = SessionLock(config.database_url.get_secret_value(), LOCK_NAME, application_name=f"{APPLICATION_NAME} lock")
+    lock = SessionLock(
+        config.database_url.get_secret_value(),
+        LOCK_NAME,
+        application_name=f"{APPLICATION_NAME} lock",
+        schema=config.ledger_schema,
+    )
     async with open_dependencies(config, metrics) as deps:
         try:
             async with process.running(Runner(jobs, deps, lock, metrics).run()):
@@ -74,4 +79,5 @@ def _database(config: JobsConfig, pool_size: int) -> Database:
         statement_timeout_s=config.db_statement_timeout_ms / 1000,
         connect_timeout_s=CONNECT_TIMEOUT_S,
         application_name=APPLICATION_NAME,
+        schema=config.ledger_schema,
     )

@@ -1,15 +1,17 @@
 """Configuration: environment variables read once into one frozen value, every mistake reported at once.
 
 Each process and each command has a class of the settings that it reads; classes share fields by inheritance, so that a
-value means the same to all of them. `Basics` is what every process reads, `Settings` what needs the database; each
+value means the same to all of them. `Basics` is what everything reads, `Settings` what needs the database; each
 process has its own class beside its code.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -39,11 +41,19 @@ Milliseconds = Annotated[WholeNumber, Field(gt=0, le=_HOUR_MS)]
 Count = Annotated[WholeNumber, Field(ge=1, le=1000)]
 
 
-# Variables of later releases, each with the value that changes nothing. Every other value is rejected, because it asks
-# for something that this release does not do.
-NOT_SUPPORTED = {
-    "LEDGER_SCHEMA": "public",
-}
+# Names that PostgreSQL keeps as they are, quoted or not; pg_… belongs to PostgreSQL.
+SCHEMA = re.compile(r"(?!pg_|information_schema$)[a-z_][a-z0-9_]{0,62}", re.ASCII)
+
+
+def _schema(value: str) -> str:
+    if not SCHEMA.fullmatch(value):
+        raise ValueError(
+            "must be the name of a schema: a-z, 0-9 and _, at most 63 of them, with no digit first, and not pg_…"
+        )
+    return value
+
+
+SchemaName = Annotated[str, AfterValidator(_schema)]
 
 
 class ConfigError(Exception):
@@ -60,13 +70,14 @@ def set_variables(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 class Basics(BaseModel):
-    """The settings of a process without a database. A field is named like its environment variable, in lower case."""
+    """The settings of every process and command. A field is named like its environment variable, in lower case."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     readiness_socket: Path = Path("run/readiness.sock")
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    ledger_schema: SchemaName = "public"  # that of the ledger
 
     @field_validator("*", mode="before")
     @classmethod
@@ -93,15 +104,12 @@ class Basics(BaseModel):
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
         """Read `environ`; an empty variable counts as unset. Raises ConfigError naming every mistake at once."""
-        given = {name: value for name, value in set_variables(environ).items() if name.isupper()}
-        problems = _not_supported(given)
+        given = {name.lower(): value for name, value in set_variables(environ).items() if name.isupper()}
         try:
-            config = cls.model_validate({name.lower(): value for name, value in given.items()})
+            return cls.model_validate(given)
         except ValidationError as error:
-            problems += [_sentence(problem) for problem in error.errors(include_input=False, include_url=False)]
-        if problems:
-            raise ConfigError(problems)
-        return config
+            problems = error.errors(include_input=False, include_url=False)
+        raise ConfigError([_sentence(problem) for problem in problems])
 
 
 class Settings(Basics):
@@ -109,16 +117,6 @@ class Settings(Basics):
 
     database_url: SecretStr
     allow_logged_statements: bool = False  # whether PostgreSQL may log statements with donors' data
-
-
-def _not_supported(given: Mapping[str, str]) -> list[str]:
-    """One sentence for each variable that asks for something that this release does not do."""
-    return [
-        f"{name}: this release does not support it"
-        + (f", except for the value {harmless}" if harmless else "; unset it")
-        for name, harmless in NOT_SUPPORTED.items()
-        if given.get(name, harmless) != harmless
-    ]
 
 
 def _sentence(problem: Any) -> str:

@@ -1,7 +1,7 @@
 -- Adds the attempts to pay of one minute to their hours. The worst minute of an hour is the one with the most failures,
 -- among those of which at least so many percent failed: in a rush of honest donors many fail, and more succeed. A hash that
 -- has not failed lately is not stored. One process at a time, so that no two wait for each other.
-SELECT pg_advisory_xact_lock(5011684213);
+SELECT pg_advisory_xact_lock(coalesce(hashtextextended(nullif(current_schema(), 'public'), 5011684213), 5011684213));
 INSERT INTO payment_attempts AS a
        (kind, subject, hour, attempts, failures, minute, minute_attempts, minute_failures, worst_minute)
 SELECT c.kind, c.subject, to_timestamp(c.minute / 3600 * 3600), c.attempts, c.failures, to_timestamp(c.minute),

@@ -47,7 +47,7 @@ WITH bases AS MATERIALIZED (
     FROM json_to_recordset($8) AS e(id text, type text, created bigint, livemode boolean, error text, n int)
     WHERE e.n IS NULL OR e.n NOT IN (TABLE conflicting)
     ORDER BY e.id, e.error NULLS FIRST
-    ON CONFLICT (id) DO UPDATE SET error = excluded.error, processed_at = now() WHERE known.error IS NOT NULL
+    ON CONFLICT (id) DO UPDATE SET error = excluded.error, processed_at = excluded.processed_at WHERE known.error IS NOT NULL
     RETURNING id
 ), after AS MATERIALIZED (
     SELECT *, nullif(facts, '')::json AS facts_json

@@ -301,6 +301,7 @@ def test_configuration_has_the_documented_defaults() -> None:
         "metrics_host": "127.0.0.1",
         "metrics_port": 9464,
         "readiness_socket": Path("run/readiness.sock"),
+        "ledger_schema": "public",
         "allow_logged_statements": False,
         "gate_attempts": 3,
         "gate_retry_delay_ms": 2000,

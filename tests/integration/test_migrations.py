@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from daemon.cli.main import main
 from daemon.simulator import scenarios
-from sql import migrate
+from sql import load, migrate
 from sql.connection import Row
 from tests.support.instance import eventually
 from tests.support.ledger import NOW, record, rows, scenario
@@ -149,7 +149,7 @@ def test_a_migration_that_waits_too_long_changes_nothing(
         migrate.apply(database_url)
     assert rows(database_url, "SELECT count(*) FROM schema_migrations WHERE name = '9999_later.sql'") == [(0,)]
     reader.rollback()
-    reader.cursor().execute("SELECT pg_advisory_xact_lock(%s)", [migrate.LOCK_KEY])
+    reader.cursor().execute(load("lock_migrations"))
     with pytest.raises(migrate.MigrationError, match="another migration is running"):
         migrate.apply(database_url)
     reader.rollback()

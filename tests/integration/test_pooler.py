@@ -89,6 +89,15 @@ def test_session_mode_is_as_good_as_no_pooler(pooled: Pooler, capsys: pytest.Cap
     assert "⚠️" not in capsys.readouterr().out
 
 
+def test_a_session_that_another_ledger_has_used_has_the_search_path_of_this_one(pooled: Pooler) -> None:
+    """In session mode one session of the server serves the processes of several charities, one after the other."""
+    url = pooled("session")
+    question = "SELECT pg_backend_pid(), current_setting('search_path')"
+    found = [rows(url, question, schema=schema) for schema in ("helpers", "public", "shelter")]
+    assert [path for [(_pid, path)] in found] == ["helpers", "public", "shelter"]
+    assert len({pid for [(pid, _path)] in found}) == 1
+
+
 @pytest.mark.parametrize("mode", ["session", "transaction", "statement"])
 async def test_shared_sessions_are_found_however_busy_the_pooler_is(pooled: Pooler, mode: str) -> None:
     """Other clients take the sessions in between; a session of one's own is never taken for a shared one."""

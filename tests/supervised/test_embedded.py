@@ -39,7 +39,7 @@ class Folder:
 
     def prepare(self) -> Cluster:
         """What `up` does before it starts supervisord."""
-        return prepare(self.state, self.run, role_password=PASSWORD, report=print)
+        return prepare(self.state, self.run, role_password=PASSWORD, schema="helpers", report=print)
 
     @contextmanager
     def running(self) -> Iterator[Process]:
@@ -59,7 +59,7 @@ class Folder:
         """Whether the role can use its database."""
         try:
             with closing(psycopg2.connect(self.cluster.url(ROLE, PASSWORD))) as database, database.cursor() as cursor:
-                cursor.execute("SELECT count(*) FROM schema_migrations")
+                cursor.execute("SELECT count(*) FROM helpers.schema_migrations")
                 return bool(cursor.fetchone())
         except psycopg2.OperationalError:
             return False
@@ -174,7 +174,7 @@ def test_an_instance_of_the_previous_release_starts_again(folder: Folder) -> Non
     """A note with a TCP port and no socket leads to the same data; until `up` has run the program says what to do."""
     cluster = folder.prepare()
     with folder.running(), closing(psycopg2.connect(cluster.url(ROLE, PASSWORD))) as database, database:
-        database.cursor().execute("INSERT INTO recording_tickets (id) VALUES ('kept')")
+        database.cursor().execute("INSERT INTO helpers.recording_tickets (id) VALUES ('kept')")
     old = {"programs": cluster.programs, "data": cluster.data, "port": 25432, "user": cluster.user}
     (folder.state / "postgres.json").write_text(json.dumps(old))
     Path(cluster.data, "pg_hba.conf").write_text(f"host {DATABASE} {ROLE} 127.0.0.1/32 scram-sha-256\n")
@@ -188,7 +188,7 @@ def test_an_instance_of_the_previous_release_starts_again(folder: Folder) -> Non
     assert folder.prepare() == cluster
     with folder.running(), closing(psycopg2.connect(cluster.url(ROLE, PASSWORD))) as database:
         cursor = database.cursor()
-        cursor.execute("SELECT id FROM recording_tickets")
+        cursor.execute("SELECT id FROM helpers.recording_tickets")
         assert cursor.fetchall() == [("kept",)]
 
 

@@ -10,6 +10,7 @@ from daemon.simulator import scenarios, sender
 from daemon.simulator.stripe_objects import Json
 from sql.connection import Row
 from sql.database import Database
+from sql.schemas import PUBLIC
 from tests.simulator.oracle import only_donation
 
 NOW = 1_760_000_000
@@ -19,10 +20,15 @@ TICKET = "ticket_abc123"
 T = TypeVar("T")
 
 
-def ask(url: str, question: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
+def ask(url: str, question: Callable[[Database], Coroutine[Any, Any, T]], *, schema: str = PUBLIC) -> T:
     async def answer() -> T:
         database = Database(
-            url, pool_size=1, statement_timeout_s=10, connect_timeout_s=5, application_name="donationd test"
+            url,
+            pool_size=1,
+            statement_timeout_s=10,
+            connect_timeout_s=5,
+            application_name="donationd test",
+            schema=schema,
         )
         try:
             return await question(database)
@@ -32,13 +38,13 @@ def ask(url: str, question: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
     return asyncio.run(answer())
 
 
-def rows(url: str, sql: str) -> list[Row]:
-    return ask(url, lambda database: database.fetch(sql))
+def rows(url: str, sql: str, *, schema: str = PUBLIC) -> list[Row]:
+    return ask(url, lambda database: database.fetch(sql), schema=schema)
 
 
-def record(url: str, events: Sequence[Json]) -> None:
+def record(url: str, events: Sequence[Json], *, schema: str = PUBLIC) -> None:
     entries = [ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=KEY.encode())) for event in events]
-    ask(url, lambda database: Recorder(database).record(entries))
+    ask(url, lambda database: Recorder(database).record(entries), schema=schema)
 
 
 def add_ticket(url: str, ticket: str) -> None:

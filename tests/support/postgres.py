@@ -74,10 +74,10 @@ class Server:
         """Stops it as pg_ctl's `mode` says, and returns when it has ended."""
         self.run("pg_ctl", "-w", "-m", mode, "stop")
 
-    def dump(self, url: str) -> str:
-        """Everything a database holds, as text."""
+    def dump(self, url: str, *options: str) -> str:
+        """Everything a database holds, as text; with pg_dump's options a part of it."""
         return subprocess.run(
-            [str(self.programs / "pg_dump"), url], check=True, capture_output=True, text=True, cwd=self.home
+            [str(self.programs / "pg_dump"), *options, url], check=True, capture_output=True, text=True, cwd=self.home
         ).stdout
 
 

@@ -23,8 +23,8 @@ FORBIDDEN = [
     "CREATE TRIGGER mine AFTER INSERT ON stripe_events EXECUTE FUNCTION suppress_redundant_updates_trigger()",
     "ALTER TABLE stripe_events ADD COLUMN mine text",
     "ALTER TABLE stripe_events DISABLE TRIGGER ALL",
-    "ALTER TABLE stripe_events OWNER TO donationd",
-    "ALTER ROLE donationd SUPERUSER",
+    "ALTER TABLE stripe_events OWNER TO CURRENT_USER",
+    "ALTER ROLE CURRENT_USER SUPERUSER",
     "ALTER SYSTEM SET log_statement = 'all'",
     "DROP TABLE stripe_events",
     "TRUNCATE stripe_events",
@@ -106,11 +106,14 @@ def is_refused(cursor: psycopg2.extensions.cursor, statement: str) -> bool:
     return False
 
 
-def check_only_rows(url: str) -> None:
+def check_only_rows(url: str, schema: str = "public") -> None:
     """Every table's rows can be read and written, and each forbidden statement is refused for want of a right."""
     with attempting(url) as cursor:
+        cursor.execute("SELECT set_config('search_path', %s, false)", (schema,))
         assert [s for s in FORBIDDEN if not is_refused(cursor, s)] == []
-        cursor.execute("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'")
+        cursor.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'"
+        )
         for (table,) in cursor.fetchall():
             for right in (
                 "SELECT",

@@ -18,7 +18,6 @@ from daemon.instance.environment import DEFAULTS, EMBEDDED_DEFAULTS
 from daemon.jobs.config import JobsConfig
 from daemon.ledger.reader import Figures
 from daemon.ledger.stripe_events import HANDLERS
-from daemon.runtime.config import NOT_SUPPORTED
 from health_sidecar.config import Config as SidecarConfig
 from tests.support.diagram import PLACE, render
 from tests.support.docs import (
@@ -231,13 +230,6 @@ def test_the_exit_statuses_are_those_of_the_reference(monkeypatch: pytest.Monkey
 def test_every_setting_is_in_the_reference_with_its_default() -> None:
     """The table has each variable that a process or a command reads, with its default, and no other one."""
     assert documented_settings() == real_settings()
-
-
-def test_every_variable_that_is_refused_is_in_the_reference() -> None:
-    """An operator reads there which variables this release does not support, and which values it accepts anyway."""
-    text = " ".join(section(REFERENCE, "Configuration").split())
-    for variable, harmless in NOT_SUPPORTED.items():
-        assert (f"`{variable}` (except `{harmless}`)" if harmless else f"`{variable}`") in text, variable
 
 
 def test_the_table_says_where_make_run_differs() -> None:

@@ -75,3 +75,31 @@ def test_files_of_tests_that_are_named_exist(file: str) -> None:
 def test_every_mutant_fits_the_code() -> None:
     """Each fault of `make mutants` replaces a text that its file contains exactly once."""
     assert [mutant.fault for mutant in MUTANTS if (ROOT / mutant.file).read_text().count(mutant.old) != 1] == []
+
+
+# --- Which ledger
+
+OPENING = {"Database", "SessionLock", "snapshot", "apply", "drift"}
+OF_MODULE = {"apply", "drift"}  # functions of sql.migrate
+
+
+def test_everything_that_opens_the_database_names_the_schema() -> None:
+    """A call without it would work in the schema public, whatever LEDGER_SCHEMA says."""
+    found = 0
+    for path in sorted([*(ROOT / "daemon").rglob("*.py"), *(ROOT / "health_sidecar").rglob("*.py")]):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and opens(call.func):
+                found += 1
+                assert "schema" in {word.arg for word in call.keywords}, f"{path.relative_to(ROOT)}:{call.lineno}"
+    assert found >= 10
+
+
+def opens(function: ast.expr) -> bool:
+    """Whether it is one of the functions that connect to the database of a URL."""
+    if isinstance(function, ast.Attribute):
+        return (
+            function.attr in OF_MODULE
+            and isinstance(function.value, ast.Name)
+            and function.value.id.startswith("migrat")
+        )
+    return isinstance(function, ast.Name) and function.id in OPENING - OF_MODULE
