@@ -8,7 +8,7 @@ RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
 JOBS ?= 4
 
-.PHONY: help run demo test check bench bench-export bench-jobs bench-pages bench-recovery fraud-figures overload upgrade-trial chaos fuzz mutants format diagram dashboards picture screenshots lock sbom clean
+.PHONY: help run demo test check bench bench-export bench-jobs bench-pages bench-recovery fraud-figures ha overload upgrade-trial chaos fuzz mutants format diagram dashboards picture screenshots lock sbom clean
 
 help:
 	@echo 'make run     everything on this machine, with a PostgreSQL of its own; Ctrl-C stops it'
@@ -27,6 +27,8 @@ help:
 	@echo 'make fraud-figures   how many signals of fraud are right, and how many attacks they find; DAYS=1000 SEED=7 judges others'
 	@echo 'make chaos   200 faults under load, about half an hour; FAULTS=20 SEED=7 does fewer, and others, SITE=jobs those of'
 	@echo '              the jobs only (or proxies, embedded)'
+	@echo 'make ha      20 faults of hosts done to a cluster of deploy/ha under load, a quarter of an hour; ROUNDS=4 does fewer'
+	@echo '              (as root; needs etcd-server, postgresql-15)'
 	@echo 'make fuzz    20,000 unforeseen inputs, in a minute; N=1000000 SEED=7 tries more, and others'
 	@echo 'make format  puts the code into shape'
 	@echo 'make mutants shows that the suite finds faults put into the code (SAMPLE=n: every nth)'
@@ -83,6 +85,9 @@ upgrade-trial: $(TESTS)
 chaos: $(TESTS)
 	@FAULTS=$(FAULTS) SEED=$(SEED) $(if $(SITE),SITE=$(SITE)) $(BIN)/python -m tests.chaos
 
+ha: $(TESTS)
+	@ROUNDS=$(ROUNDS) SEED=$(SEED) $(BIN)/python -m tests.ha
+
 fuzz: $(TESTS)
 	@N=$(N) SEED=$(SEED) $(BIN)/python -m tests.fuzz
 
@@ -110,6 +115,8 @@ lock:
 	    --extra embedded setup.py -o deploy/requirements.lock
 	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	    --extra test setup.py -o tests/requirements.lock
+	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	    deploy/ha/requirements.in -o deploy/ha/requirements.lock
 	$(MAKE) sbom
 
 # From what the lock installs, not only from the lock: licences and dependencies are in the packages themselves.

@@ -56,6 +56,8 @@ SERVER_CHANGED = {
 }
 # For failures to connect: psycopg2 has only libpq's text for them.
 KIND_BY_TEXT = (
+    ("certificate", "certificate refused"),  # before "does not exist", which a missing file of certificates does not
+    ("does not support ssl", "no TLS"),
     ("no space left on device", "disk full"),  # the last message of a server that cannot write its log
     ("connection refused", "connection refused"),
     ("no such file", "connection refused"),
@@ -91,11 +93,13 @@ KIND_BY_TEXT = (
 # What an operator can do about an outage of a kind, where that is known; it is tried again in any case.
 REMEDIES = {
     "authentication failed": "give the role the password of DATABASE_URL, or change DATABASE_URL and start again",
+    "certificate refused": "compare the server's certificate with its name in DATABASE_URL and with sslrootcert",
     "data corrupted": "restore the damaged tables or indexes from a backup; PostgreSQL's log names them",
     "disk full": "free space where PostgreSQL keeps its data",
     "internal error": "look in PostgreSQL's log",
     "lock held": "find the session that holds it: pg_blocking_pids() in pg_stat_activity",
     "no such database or role": "create it, or change DATABASE_URL and start again",
+    "no TLS": "turn on ssl at the server",
     NOT_REPLICATED: "bring the synchronous standby back, or take it out of synchronous_standby_names",
     "out of resources": "look in PostgreSQL's log: its memory or a limit is used up",
     PREPARATION_LOST: "connect to PostgreSQL itself, or let the pooler work in session mode",

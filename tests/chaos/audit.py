@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import psycopg2
@@ -179,10 +180,19 @@ def served_s(incident: Incident, replies: Sequence[Reply]) -> float | None:
     return min(served) - incident.ended_s if served else None
 
 
+def gap_s(incident: Incident, replies: Sequence[Reply]) -> float:
+    """The longest time without a 200 from the fault's beginning until everything was ready again."""
+    begin, end = incident.began_s, incident.ready_s
+    moments = sorted(r.ended_s for r in replies if r.status == 200 and begin <= r.ended_s <= end)
+    return max(later - earlier for earlier, later in pairwise([begin, *moments, end]))
+
+
 def table(records: Sequence[Record], verdict: Verdict) -> str:
     """Per kind of fault how often and how fast, and below it what must be zero."""
-    measured = "".join(f"{name:>15}" for name in ("noticed s", "not ready s", "200 again s", "all well s"))
-    lines = [f"{'kind of fault':<36}{'n':>4}{'503':>7}{'none':>6}{measured}", " " * 53 + "   median   max" * 4]
+    measured = "".join(
+        f"{name:>15}" for name in ("noticed s", "not ready s", "no 200 for s", "200 again s", "all well s")
+    )
+    lines = [f"{'kind of fault':<36}{'n':>4}{'503':>7}{'none':>6}{measured}", " " * 53 + "   median   max" * 5]
     kinds = {incident.fault.name: None for record in records for incident in record.incidents}
     lines += [_line(name, records) for name in kinds]
     replies = Counter(reply.status for record in records for reply in record.replies)
@@ -201,6 +211,7 @@ def _line(name: str, records: Sequence[Record]) -> str:
     times = [
         _figure(noticed_s(i, record.replies) for i, record in pairs),
         _figure(unready_s(i, record.unready_s) for i, record in pairs),
+        _figure(gap_s(i, record.replies) for i, record in pairs),
         _figure(served_s(i, record.replies) for i, record in pairs),
         _figure(i.ready_s - i.ended_s for i, _record in pairs),
     ]

@@ -13,7 +13,7 @@ from daemon.simulator.sender import encode, sign
 from daemon.simulator.stripe_objects import Json
 
 WORKERS = 8
-PAUSE_S = 0.05  # of a worker between two events: the machine shall not be the bottleneck
+PAUSE_S = 0.05  # the machine shall not be the bottleneck
 RETRY_S = (0.1, 0.6)  # Stripe waits for minutes; nothing is promised about that
 # An API process that ends closes what has been silent for a second; a client that keeps a connection for less never
 # sends into one that is being closed.
@@ -39,6 +39,7 @@ class Load:
     Args:
         patience_s: how long a client waits for a reply.
         begin: called with each scenario before its events are delivered.
+        pause_s: of a worker between two events.
     """
 
     base_url: str
@@ -47,6 +48,7 @@ class Load:
     seed: int
     patience_s: float
     begin: Callable[[Scenario], None] = lambda _scenario: None
+    pause_s: float = PAUSE_S
     scenarios: list[Scenario] = field(default_factory=list)  # those begun
     replies: list[Reply] = field(default_factory=list)
     _finishing: bool = False
@@ -92,7 +94,7 @@ class Load:
             reply = await self._post(http, event["id"], body)
             self.replies.append(reply)
             if reply.status == 200:
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(self.pause_s)
                 return
             await asyncio.sleep(rng.uniform(*RETRY_S))
 

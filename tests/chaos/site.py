@@ -26,6 +26,7 @@ from daemon.simulator.fake_stripe.server import serving
 from daemon.simulator.scenarios import Scenario, generate
 from sql import migrate
 from sql.connection import Row
+from tests.chaos.load import PAUSE_S
 from tests.chaos.proxy import HOST, Proxy
 from tests.support.instance import Instance, instance_of_its_own
 from tests.support.mail_server import MailServer, mail_server
@@ -109,6 +110,7 @@ class Site:
         stack: ends with the site.
         stripe, mail: what the jobs use in the place of Stripe and of a mail server; None where there are no jobs.
         lost: payments whose events are not delivered: the jobs have to find them.
+        pause_s: of each of the load's workers between two events.
     """
 
     instance: Instance
@@ -119,6 +121,7 @@ class Site:
     stripe: FakeStripe | None = None
     mail: MailServer | None = None
     lost: list[Scenario] = field(default_factory=list)
+    pause_s: float = PAUSE_S
 
     async def pid(self, name: str) -> int:
         """The pid of a program, by supervisor's name. Raises KeyError while it does not run."""
@@ -230,7 +233,7 @@ async def site_with_proxies() -> AsyncIterator[Site]:
         }
         instance = stack.enter_context(instance_of_its_own(environ))
         site = Site(instance, postgres.url, postgres, proxies, stack)
-        await _open(site)
+        await open_site(site)
         yield site
 
 
@@ -239,7 +242,7 @@ async def embedded_site() -> AsyncIterator[Site]:
     """A site whose PostgreSQL supervisord runs, ready."""
     with instance_of_its_own(SETTINGS) as instance:
         site = Site(instance)
-        await _open(site)
+        await open_site(site)
         yield site
 
 
@@ -269,7 +272,7 @@ async def site_with_jobs() -> AsyncIterator[Site]:
         }
         instance = stack.enter_context(instance_of_its_own(environ))
         site = Site(instance, postgres.url, postgres, stack=stack, stripe=fake, mail=mail, lost=lost)
-        await _open(site)
+        await open_site(site)
         yield site
 
 
@@ -279,7 +282,8 @@ def _lost_payments(now: int) -> list[Scenario]:
     return [each for each in made if min(event["created"] for event in each.events) > now - LOST_S]
 
 
-async def _open(site: Site) -> None:
+async def open_site(site: Site) -> None:
+    """Starts the instance, and adds the tickets of the load; returns once it is ready."""
     await site.start()
     site.url = site.url or site.instance.environ["DATABASE_URL"]
     execute(site.url, "INSERT INTO recording_tickets (id) SELECT unnest(%s)", list(TICKETS))

@@ -9,7 +9,7 @@ import pytest
 from daemon.receipts.config import parse_sender
 from daemon.receipts.mail import message_id
 from daemon.simulator.scenarios import generate
-from tests.chaos.audit import Incident, Record, Verdict, judge_ledger, judge_replies, table
+from tests.chaos.audit import Incident, Record, Verdict, gap_s, judge_ledger, judge_replies, table
 from tests.chaos.faults import FAULTS, Fault, deal
 from tests.chaos.jobs import judge_jobs
 from tests.chaos.load import NO_REPLY, Reply
@@ -108,3 +108,10 @@ def test_each_fault_of_the_jobs_is_counted(database_url: str) -> None:
     assert judged_jobs(database_url) == {"mails that never came": 1}
     execute(database_url, RECEIPT, [4])
     assert judged_jobs(database_url, id_) == {"gaps in receipt numbers": 1}
+
+
+def test_the_gap_is_the_longest_time_without_a_200() -> None:
+    """From the fault on: replies before it, after its consequences, and those that are no 200, do not count."""
+    at = {19: 200, 20.5: 200, 22: 503, 24.5: 200, 25.5: 200, 90: 200}
+    assert gap_s(INCIDENTS[1], [Reply("a", moment, moment, status) for moment, status in at.items()]) == 4
+    assert gap_s(INCIDENTS[1], []) == 6

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,10 +17,10 @@ import pytest
 
 from tests.support import debian
 from tests.support.instance import free_ports
+from tests.support.locked_programs import INSTALL_TIMEOUT_S, install_locked
 from tests.support.process import Process
 
 SOURCES = Path(__file__).with_suffix("")
-INSTALL_TIMEOUT_S = 100
 # localstripe listens on all addresses; a module of this name makes it listen on this machine's own only.
 LOOPBACK_ONLY = """
 import socket
@@ -59,21 +59,15 @@ def _install_npm(folder: Path) -> None:
     """As locked, and without running any script of the packages."""
     npm = debian.program("npm", "nodejs npm")
     shutil.copytree(SOURCES, folder)
-    _run([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder)
+    command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=INSTALL_TIMEOUT_S)
 
 
 def _install_localstripe(folder: Path) -> None:
     """In an environment of its own: it is never imported."""
-    folder.mkdir(parents=True)
-    _run([sys.executable, "-m", "venv", "--without-pip", "--symlinks", "."], folder)
-    pip = [sys.executable, "-m", "pip", "--python", str(folder), "install", "--quiet", "--no-compile", "--no-deps"]
-    _run([*pip, "--require-hashes", "--only-binary=:all:", "-r", str(SOURCES / "localstripe.lock")], folder)
+    install_locked(SOURCES / "localstripe.lock", folder, "--only-binary=:all:")
     (folder / "loopback").mkdir()
     (folder / "loopback" / "sitecustomize.py").write_text(LOOPBACK_ONLY)
-
-
-def _run(command: Sequence[str], folder: Path) -> None:
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=INSTALL_TIMEOUT_S)
 
 
 @contextmanager
