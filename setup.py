@@ -11,6 +11,7 @@ from setuptools.command.build_py import build_py
 RUNTIME = [
     # web.RequestHandler, which is not documented: its methods are extended, and none of its private attributes is used.
     "aiohttp>=3.14,<3.15",  # the HTTP servers
+    "yarl>=1.17",  # the URLs of aiohttp's requests
     # Private attributes of aiopg.Connection: _close, _conn, _fileno, _loop, _poll, _waiter, _writing.
     "aiopg>=1.4,<1.5",  # PostgreSQL from asyncio
     # The module _psycopg, to call a function of its libpq.
@@ -25,6 +26,7 @@ RUNTIME = [
     "click>=8.5",  # the command line
     "jinja2>=3.1",  # the templates of pages, mails and receipts: values are escaped by default
     "babel>=2.18",  # amounts, dates and words in the reader's language, by CLDR
+    "idna>=3.10",  # names of mail domains in ASCII by IDNA 2008; the standard library has IDNA 2003
     "aiosmtplib>=5.1",  # thank-you mails and receipts, by SMTP
     "typst>=0.15,<0.16",  # receipts as tagged PDF in every script, and the picture of a ticket's page for other sites
     "pygal>=3.0",  # charts of the operator console, as SVG

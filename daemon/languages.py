@@ -13,7 +13,14 @@ from decimal import Decimal
 
 from babel import Locale
 from babel.dates import format_date, format_time, get_datetime_format, get_timezone_gmt
-from babel.numbers import format_currency, format_decimal, format_percent, get_currency_name, get_decimal_symbol
+from babel.numbers import (
+    format_currency,
+    format_decimal,
+    format_percent,
+    get_currency_name,
+    get_currency_symbol,
+    get_decimal_symbol,
+)
 
 from daemon.ledger import money
 
@@ -21,6 +28,8 @@ CODES = ("en", "de", "es", "fr", "ar")
 DEFAULT = CODES[0]
 # What is put into a sentence keeps its own direction, and does not change that of the sentence (Unicode, UAX #9).
 FIRST_STRONG_ISOLATE, POP_ISOLATE = "\u2068", "\u2069"
+# A sign at the end of Latin letters, as in US$, would stand on their left in a text from right to left (UAX #9).
+LATIN_LETTER, LEFT_TO_RIGHT_MARK = re.compile("[A-Za-z]"), "\u200e"
 # Between a currency's letters and digits there is a space (https://www.unicode.org/reports/tr35/tr35-numbers.html,
 # currencySpacing), which Babel leaves out.
 WITHOUT_SPACE = re.compile(r"(?<=[A-Za-z])(?=\d)")
@@ -54,9 +63,10 @@ class Language:
             text = text[self.locale.plural_form(count or 0)]
         if count is not None:
             values["count"] = self.number(count)
-        return text.format(**{name: self._isolated(str(value)) for name, value in values.items()})
+        return text.format(**{name: self.isolated(str(value)) for name, value in values.items()})
 
-    def _isolated(self, value: str) -> str:
+    def isolated(self, value: str) -> str:
+        """A text of a person's, which keeps its own direction beside texts of this language."""
         return f"{FIRST_STRONG_ISOLATE}{value}{POP_ISOLATE}" if self.direction == "rtl" else value
 
     def number(self, number: int) -> str:
@@ -80,6 +90,9 @@ class Language:
         decimals = f".{'0' * digits}" if digits else ""
         pattern = self.locale.currency_formats["standard"].pattern.replace(".00", decimals)
         written = format_currency(amount, currency, pattern, locale=self.locale, currency_digits=False)
+        symbol = get_currency_symbol(currency, locale=self.locale)
+        if self.direction == "rtl" and LATIN_LETTER.search(symbol):
+            written = written.replace(symbol, symbol + LEFT_TO_RIGHT_MARK)
         return WITHOUT_SPACE.sub("\u00a0", written)
 
     def currency_name(self, currency: str) -> str:

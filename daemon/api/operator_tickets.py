@@ -2,14 +2,15 @@
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Annotated
 
 from aiohttp import web
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from daemon.api.endpoints import JSON, Call, Created, Dependencies, Endpoint
 from daemon.api.parameters import PAGE, Amount, Currency, Cursor, Goal, Limit, TicketId, Title, opaque, place
 from daemon.ledger import tickets
-from daemon.ledger.tickets import PLACE, ChangedMeanwhile, ImpossibleGoal, State, Ticket, TicketChange
+from daemon.ledger.tickets import PLACE, ChangedMeanwhile, ImpossibleGoal, State, Ticket, TicketChange, TicketExists
 from daemon.runtime.http.auth import Scope
 
 
@@ -24,6 +25,7 @@ class TicketPut(Struct, forbid_unknown_fields=True, kw_only=True):
     """What is to be set; what is left out stays. null stands for no currency of its own, and for no goal."""
 
     id: TicketId
+    new: Annotated[bool, Meta(description="true or false; true: only if there is no such ticket")] = False
     title: Title | UnsetType = UNSET
     currency: Currency | UnsetType | None = UNSET
     goal: Goal | UnsetType | None = UNSET
@@ -66,8 +68,13 @@ def endpoints(deps: Dependencies) -> list[Endpoint]:
         change = TicketChange(title=given.title, currency=given.currency, goal=given.goal, state=given.state)
         try:
             ticket, is_new = await tickets.put(
-                deps.database, given.id, change, actor=call.operator, default_currency=deps.default_currency
+                *(deps.database, given.id, change),
+                actor=call.operator,
+                default_currency=deps.default_currency,
+                only_new=given.new,
             )
+        except TicketExists:
+            raise web.HTTPConflict(text="id: there is a ticket with this id already") from None
         except ImpossibleGoal as error:
             raise web.HTTPBadRequest(text=f"goal: {error}") from None
         except ChangedMeanwhile:
@@ -85,7 +92,7 @@ def endpoints(deps: Dependencies) -> list[Endpoint]:
             created_at=ticket.created_at.astimezone(UTC),
         )
 
-    errors = {409: "other processes change the ticket at the same time"}
+    errors = {409: "other processes change the ticket at the same time, or it exists and was to be new"}
     return [
         Endpoint("GET", "tickets", Scope.READ, list_tickets, TicketsQuery, {JSON: TicketPage}),
         Endpoint("PUT", "tickets/{id}", Scope.ACT, put_ticket, TicketPut, {JSON: TicketRecord}, errors),

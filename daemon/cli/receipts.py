@@ -186,19 +186,23 @@ def make_statements(year: int, out: Path, *, by_email: bool, email_hash: str | N
     config = _config()
     hashes = read_email_hashes() if by_email else [email_hash.lower()] if email_hash else None
 
-    async def make(database: Database) -> int:
+    async def make(database: Database) -> tuple[int, list[str]]:
+        problems = []
         rows = await _rows_of_year(config, database, year, hashes)
         donors = [list(group) for _, group in groupby(rows, key=lambda row: row.email_hash)]
         await audit.record(database, actor, "export", f"statements {year}{' of one donor' if hashes else ''}")
         for done, donations in enumerate(donors, start=1):
-            await _write_statement(config, database, year, donations, out)
+            if problem := await _write_statement(config, database, year, donations, out):
+                problems.append(problem)
             _show_progress(done, len(donors))
-        return len(donors)
+        return len(donors), problems
 
-    made = _ask(make)
-    if not made:
+    found, problems = _ask(make)
+    if not found:
         raise Failure(f"no such donor gave anything in {year}" if hashes else f"no donor gave anything in {year}")
-    click.echo(f"{out} has the statements of {made} donors")
+    click.echo(f"{out} has the statements of {found - len(problems)} donors")
+    if problems:
+        raise Failure("\n".join(problems))
 
 
 async def _rows_of_year(
@@ -212,13 +216,21 @@ async def _rows_of_year(
 
 async def _write_statement(
     config: ReceiptConfig, database: Database, year: int, donations: list[YearRow], out: Path
-) -> None:
-    file = out / f"{year}-{donations[0].email_hash[:16]}.pdf"
+) -> str | None:
+    """Writes a donor's statement, unless its file exists. Returns why this one statement cannot be made."""
+    file, newest = out / f"{year}-{donations[0].email_hash[:16]}.pdf", donations[-1].id
     if file.exists():
-        return
-    donor, made = await _donor(config, database, donations[-1].id), Documents.of(config)
-    language = made.language(known_language(donor.language))
-    files.write(file, await made.statement(year, [row.line for row in donations], donor, language, datetime.now(UTC)))
+        return None
+    try:
+        donor, made = await _donor(config, database, newest), Documents.of(config)
+        language = made.language(known_language(donor.language))
+        pdf = await made.statement(year, [row.line for row in donations], donor, language, datetime.now(UTC))
+    except (DonorUnreadable, CannotTypeset, StripeRejected) as problem:
+        if isinstance(problem, StripeRejected) and problem.status in {401, 403}:  # the key is wrong, for all donors
+            raise
+        return f"no statement for the donor of {newest}: {problem}"
+    files.write(file, pdf)
+    return None
 
 
 async def _donor(config: ReceiptConfig, database: Database, donation: str) -> Donor:

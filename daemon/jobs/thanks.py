@@ -36,6 +36,7 @@ from sql.errors import DatabaseUnavailable
 log = structlog.get_logger()
 
 EVERY_S = 10
+ERASED = "the donor was erased"
 KINDS = ("thanks", "correction")
 OUTCOMES = (State.SENT, State.QUEUED, State.UNDELIVERED, State.UNCERTAIN, State.NOT_NEEDED)  # of an attempt
 # What became of a mail that the server has is known in this process only, until it is noted: that is tried again.
@@ -93,13 +94,13 @@ def decide(mail: QueuedMail, donation: PaidDonation, receipts: list[Receipt], *,
     """
     valid = next((receipt for receipt in receipts if receipt.voided_at is None), None)
     if mail.serial:
-        return _resumed(mail, receipts, valid)
+        return NotNeeded(ERASED) if donation.is_erased else _resumed(mail, receipts, valid)
     if donation.id != mail.donation:
         return NotNeeded("it is queued under another id")
     if mail.kind == "correction":
         return _corrected(donation, receipts, valid)
     if donation.is_erased:
-        return NotNeeded("the donor was erased")
+        return NotNeeded(ERASED)
     if is_thanked or donation.kept_minor == 0:
         return NotNeeded("it was sent for another id" if is_thanked else NOTHING_LEFT)
     return Send("thanks", valid) if valid else Issue()
@@ -181,8 +182,7 @@ class Delivery:
         decision = decide(mail, donation, receipts, is_thanked=is_thanked)
         if isinstance(decision, Void):
             await register.void(self._deps.database, decision.receipt.serial, self._now(), mail=mail.id)
-            erased = NotNeeded("the donor was erased")
-            decision = erased if donation.is_erased else Send("void", decision.receipt)
+            decision = NotNeeded(ERASED) if donation.is_erased else Send("void", decision.receipt)
         if isinstance(decision, ThanksAgain):
             await self._outbox.queue_thanks_again(donation.ids)
             decision = NotNeeded("no receipt is wrong")

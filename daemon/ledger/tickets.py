@@ -59,6 +59,10 @@ class ImpossibleGoal(ValueError):
     """A goal that does not fit the ticket's currency; the message says why."""
 
 
+class TicketExists(Exception):
+    """A ticket that was to be new exists already."""
+
+
 class ChangedMeanwhile(Exception):
     """Other processes changed the ticket again and again."""
 
@@ -77,19 +81,25 @@ async def find(database: Database, id_: str) -> Ticket | None:
 
 
 async def put(
-    database: Database, id_: str, change: TicketChange, *, actor: str, default_currency: str
+    database: Database, id_: str, change: TicketChange, *, actor: str, default_currency: str, only_new: bool = False
 ) -> tuple[Ticket, bool]:
     """Adds a ticket, or changes one that exists, with a row in the audit log if anything changes.
+
+    Args:
+        only_new: change no ticket that exists.
 
     Returns:
         The ticket, and whether it is new.
 
     Raises:
         ImpossibleGoal: the goal has more decimals than the currency, or the currency changes and the goal is not given.
+        TicketExists: it was to be new.
         ChangedMeanwhile: try again.
     """
     for _ in range(ROUNDS):
         old = await find(database, id_)
+        if old and only_new:
+            raise TicketExists(id_)
         new = _changed(old or Ticket(id_, "", None, None, State.OPEN, datetime.now(UTC)), change, default_currency)
         if new == old:
             return new, False

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlencode
 
 from aiohttp import hdrs, web
+from yarl import URL
 
-from daemon.pages.console_pages import ACTIONS, PAGES, Action, Page
+from daemon.pages.console_pages import ACTIONS, PAGES, Action, Page, Rejected, find_page
 from daemon.pages.ended_sessions import EndedSessions
 from daemon.pages.rendering import HTML, StaticFile, render
 from daemon.runtime.http.auth import OperatorAuthentication, OperatorToken, Scope, require_scope
@@ -148,24 +149,44 @@ class Console:
         async def show(request: web.Request) -> web.Response:
             session = await self._session(request)
             require_scope(session.token, page.scope)
-            asked = {name: text for name, text in request.query.items() if text and name != "done"}
-            parameters = page.parameters({**asked, **request.match_info})
-            reply, status, problem, others = None, HTTPStatus.OK, None, dict[str, Any]()
-            try:
-                if page.operation:
-                    reply = await self._operations.call(page.operation, session.token, parameters)
-                others = {name: await self._operations.call(name, session.token, {}) for name in page.also}
-            except (web.HTTPBadRequest, web.HTTPNotFound) as error:
-                status, problem = HTTPStatus(error.status), error.text
-            return _html(
-                f"operator/{page.name}.html",
-                status,
-                **_frame(request, session, page),
-                **{"asked": asked, "parameters": parameters, "reply": reply, "problem": problem, **others},
-                links=_links(asked, getattr(reply, "next_cursor", None)),
-            )
+            return await self._show(session, page, request.rel_url, request.match_info)
 
         return show
+
+    async def _show(
+        self,
+        session: Session,
+        page: Page,
+        url: URL,
+        ids: Mapping[str, str],
+        *,
+        rejected: Rejected | None = None,
+        status: int = HTTPStatus.OK,
+    ) -> web.Response:
+        """A page.
+
+        Args:
+            url: its path and query.
+            ids: those in its path.
+            rejected: the form on it that was not accepted, with the status of the reply.
+        """
+        asked = {name: text for name, text in url.query.items() if text and name != "done"}
+        parameters = page.parameters({**asked, **ids})
+        reply, problem, others = None, None, dict[str, Any]()
+        try:
+            if page.operation:
+                reply = await self._operations.call(page.operation, session.token, parameters)
+            others = {name: await self._operations.call(name, session.token, {}) for name in page.also}
+        except (web.HTTPBadRequest, web.HTTPNotFound) as error:
+            status, problem = (status if rejected else error.status), error.text
+        return _html(
+            f"operator/{page.name}.html",
+            status,
+            **_frame(session, page, url),
+            **{"asked": asked, "parameters": parameters, "reply": reply, "problem": problem, **others},
+            rejected=rejected,
+            links=_links(asked, getattr(reply, "next_cursor", None)),
+        )
 
     async def _chart(self, request: web.Request) -> web.Response:
         """`chart.svg?by=&currency=&ticket=&scheme=`: the chart of the page of reports, in one currency."""
@@ -190,11 +211,20 @@ class Console:
             try:
                 await self._operations.call(action.operation, session.token, parameters)
             except (web.HTTPClientError, web.HTTPServerError) as error:
-                return error_page(error.status, error.text or "", back)
+                rejected = Rejected.of(action, form, error.text or "")
+                return await self._show_again(session, URL(back), rejected, error.status)
             done = urlencode({"done": action.operation})
             raise web.HTTPSeeOther(f"{back}{'&' if '?' in back else '?'}{done}")
 
         return do
+
+    async def _show_again(self, session: Session, back: URL, rejected: Rejected, status: int) -> web.Response:
+        """The page from which a form came that was not accepted; a page with the error where that cannot be shown."""
+        found = find_page(back.path.removeprefix(PATH))
+        if found is None or found[0].scope not in session.token.scopes:
+            return error_page(status, rejected.message, str(back))
+        page, ids = found
+        return await self._show(session, page, back, ids, rejected=rejected, status=status)
 
     async def _form(self, request: web.Request, session: Session) -> dict[str, str]:
         """The fields of a form. Raises 403 unless a page of this session has sent it."""
@@ -248,9 +278,9 @@ def _html(template: str, status: int = HTTPStatus.OK, **values: Any) -> web.Resp
     return web.Response(text=text, status=status, content_type=HTML, headers=HEADERS)
 
 
-def _frame(request: web.Request, session: Session, page: Page) -> dict[str, Any]:
+def _frame(session: Session, page: Page, url: URL) -> dict[str, Any]:
     """What every page shows around its content."""
-    here = request.rel_url.without_query_params("done")
+    here = url.without_query_params("done")
     notices = {action.operation: action.done for action in ACTIONS}
     return {
         "page": page,
@@ -258,7 +288,8 @@ def _frame(request: web.Request, session: Session, page: Page) -> dict[str, Any]
         "session": session,
         "may_act": Scope.ACT in session.token.scopes,
         "here": str(here),
-        "notice": notices.get(request.query.get("done", "")),
+        "path": here.path,
+        "notice": notices.get(url.query.get("done", "")),
     }
 
 

@@ -107,6 +107,43 @@ class Action:
         return {name: text or None if name in self.null else text for name, text in given.items()}
 
 
+@dataclass(frozen=True)
+class Rejected:
+    """A form that was not accepted: its page is shown again, with what was entered and with what is wrong (WCAG 3.3.1).
+
+    Args:
+        form: which form of the page it is, by its field `form`.
+        entered: what was entered into each field.
+        field: the field that is wrong; None where no single one is.
+        message: what is wrong, as the operator API says it.
+    """
+
+    form: str
+    entered: Mapping[str, str]
+    field: str | None
+    message: str
+
+    @classmethod
+    def of(cls, action: Action, form: Mapping[str, str], text: str) -> "Rejected":
+        """A form for which the call of its action has replied an error with this text: `goal: a number above 0`. An
+        error that names no field is about the only one, where there is only one."""
+        name, _, rest = text.partition(": ")
+        names = [each for each in action.fields if each in form]
+        field, message = (name, rest) if name in names else (names[0] if len(names) == 1 else None, text)
+        return cls(form.get("form", ""), {each: form[each] for each in names}, field, message)
+
+
+def find_page(path: str) -> tuple[Page, dict[str, str]] | None:
+    """The page with this path, and the id in it; None for a path of no page."""
+    head, _, last = path.rpartition("/")
+    for page in PAGES:
+        if page.path == path:
+            return page, {}
+        if page.path == f"{head}/{{id}}" and last:
+            return page, {"id": last}
+    return None
+
+
 ACTIONS = (
     Action("/donations/{id}/assign", "assign_donation", "The donation was assigned.", ("ticket",)),
     Action("/donations/{id}/erase", "erase_donation", "The donor's data was erased from the donation."),
@@ -118,6 +155,6 @@ ACTIONS = (
     Action("/mail/{id}/dismiss", "dismiss_mail", "The mail was dismissed."),
     Action(
         "/tickets", "put_ticket", "The ticket was saved.",
-        ("id", "title", "currency", "goal", "state"), frozenset({"currency", "goal"}),
+        ("id", "new", "title", "currency", "goal", "state"), frozenset({"currency", "goal"}),
     ),
 )  # fmt: skip

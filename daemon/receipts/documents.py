@@ -18,7 +18,7 @@ MAILS = ("thanks", "replacement", "void")
 
 
 class ShownReceipt(NamedTuple):
-    """A receipt, as templates show it."""
+    """A receipt, as templates show it; `is_void`: it is a duplicate of one that is no longer valid."""
 
     serial: str
     amount: str
@@ -27,6 +27,7 @@ class ShownReceipt(NamedTuple):
     payment: str
     former: str | None
     is_duplicate: bool
+    is_void: bool
 
 
 class ShownDonor(NamedTuple):
@@ -74,7 +75,8 @@ class Documents:
     async def receipt(self, receipt: Receipt, donor: Donor, *, is_duplicate: bool = False) -> bytes:
         """The PDF of a receipt. Raises TemplateError or CannotTypeset."""
         language = self.language(receipt.language)
-        shown = self._receipt(receipt, language)._replace(is_duplicate=is_duplicate)
+        is_void = is_duplicate and receipt.voided_at is not None
+        shown = self._receipt(receipt, language)._replace(is_duplicate=is_duplicate, is_void=is_void)
         values = {"title": language.text("receipt_title"), "receipt": shown}
         return await self._pdf("receipt", language, donor, values, receipt.issued_at)
 
@@ -98,7 +100,7 @@ class Documents:
         language = self.language(receipt.language)
         shown = self._receipt(receipt, language)
         values = {
-            "charity": self.charity,
+            "charity": self._charity(language),
             "donor": _shown(donor, language),
             "receipt": shown,
             "withdrawal_link": withdrawal_link,
@@ -112,9 +114,12 @@ class Documents:
     async def _pdf(
         self, name: str, language: Language, donor: Donor, values: Mapping[str, object], created: datetime
     ) -> bytes:
-        common = {"charity": self.charity, "donor": _shown(donor, language)}
+        common = {"charity": self._charity(language), "donor": _shown(donor, language)}
         source = self.templates.document(name, language, {**common, **values})
         return await typeset(source, created=created, folder=self.config.mail_templates)
+
+    def _charity(self, language: Language) -> Charity:
+        return self.charity._replace(name=language.isolated(self.charity.name))
 
     def _receipt(self, receipt: Receipt, language: Language) -> ShownReceipt:
         return ShownReceipt(
@@ -125,6 +130,7 @@ class Documents:
             receipt.donation,
             str(receipt.replaced) if receipt.replaced else None,
             is_duplicate=False,
+            is_void=False,
         )
 
     def _line(self, line: Line, language: Language) -> ShownLine:
@@ -137,7 +143,8 @@ class Documents:
 
 def _shown(donor: Donor, language: Language) -> ShownDonor:
     country = (language.country(donor.country),) if donor.country else ()
-    return ShownDonor(donor.name, donor.lines + country)
+    name = language.isolated(donor.name) if donor.name else None
+    return ShownDonor(name, tuple(map(language.isolated, donor.lines)) + country)
 
 
 async def check(config: ReceiptConfig, *, with_fonts: bool = True) -> list[str]:
@@ -164,7 +171,7 @@ async def make_sample(documents: Documents, code: str) -> bytes:
     """Makes every document in a language, for a made-up donor. Returns the receipt. Raises as the documents do."""
     at = datetime(2026, 1, 31, 12, tzinfo=UTC)
     donor = Donor("Ann Example", "ann@example.org", ("1 Example Street", "12345 Example"), "DE")
-    receipt = Receipt(Serial(2026, 2), "pi_example", 5000, "EUR", at, at, code, "", "", Serial(2026, 1), None)
+    receipt = Receipt(Serial(2026, 2), "pi_example", 5000, "EUR", at, at, code, "", "", Serial(2026, 1), at)
     pdf = await documents.receipt(receipt, donor, is_duplicate=True)
     await documents.statement(2026, [Line(at, 5000, "EUR", receipt.serial)], donor, documents.language(code), at)
     for kind in MAILS:

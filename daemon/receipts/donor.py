@@ -4,6 +4,7 @@ Name and address come from the charge's billing details, else from the Checkout 
 the invoice: the order in which the ledger takes the last name (SPEC 3).
 """
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
@@ -15,6 +16,8 @@ from daemon.receipts.donation import PaidDonation
 from daemon.stripe_api.client import StripeApi, StripeRejected
 
 LENGTH = 200  # of a line; Stripe's own limits are longer, and no receipt needs more
+# Pictures that some people write into their name: few fonts have them, and a receipt needs none.
+PICTURES = re.compile("[\u2600-\u27bf\ufe0f\U0001f000-\U0001faff]\u200d?")
 JOINERS = "\u200c\u200d"  # invisible characters that some scripts are written with
 
 T = TypeVar("T")
@@ -158,8 +161,9 @@ def _donor(details: _Details | None) -> Donor:
 
 
 def _clean(text: str | None) -> str | None:
-    """A text as one line: control and invisible characters count as spaces, as in the last name (SPEC 7)."""
-    visible = (c if c in JOINERS or not unicodedata.category(c).startswith("C") else " " for c in text or "")
+    """A text as one line: pictures, control and invisible characters count as spaces, as in the last name (SPEC 7)."""
+    letters = PICTURES.sub(" ", text or "")
+    visible = (c if c in JOINERS or not unicodedata.category(c).startswith("C") else " " for c in letters)
     return " ".join("".join(visible).split())[:LENGTH] or None
 
 

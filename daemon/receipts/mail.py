@@ -7,6 +7,8 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from typing import NamedTuple
 
+import idna
+
 from daemon.receipts.config import ADDRESS, Sender
 from daemon.receipts.templates import MailText
 
@@ -24,11 +26,12 @@ def usable_address(email: str) -> str | None:
     """The address as servers take it, with the domain's name in ASCII; None if it is no address of one mailbox.
 
     So nothing else than an address gets into a header or into a command of SMTP. A local part that is not ASCII needs
-    RFC 6531, which few servers that take mails for others offer.
+    RFC 6531, which few servers that take mails for others offer. Domains are those of IDNA 2008: Python's own codec, of
+    IDNA 2003, takes `straße.example` for `strasse.example`, which may be another person's.
     """
     local, _, domain = email.rpartition("@")
     try:
-        address = f"{local}@{domain.encode('idna').decode()}"
+        address = f"{local}@{idna.encode(domain, uts46=True).decode()}"
     except UnicodeError:
         return None
     return address if ADDRESS.fullmatch(address) and len(address) <= ADDRESS_LENGTH else None

@@ -78,6 +78,30 @@ def test_axe_finds_nothing(page: Page, site: Site, path: str) -> None:
     assert problems(page) == []
 
 
+def test_the_sign_of_a_currency_stands_behind_its_letters_from_right_to_left_too(page: Page, site: Site) -> None:
+    """US$ is not shown as $US, neither in the figures nor in the lines."""
+    page.goto(f"{site.address}/tickets/story-1?lang=ar")
+    assert page.evaluate("getComputedStyle(document.documentElement).direction") == "rtl"
+    places = page.evaluate(
+        """() => {
+            const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
+            while (texts.nextNode()) {
+                const node = texts.currentNode, at = node.data.indexOf("US$");
+                if (at < 0 || !node.parentElement.checkVisibility()) continue;
+                found.push([0, 1, 2].map(each => {
+                    const range = document.createRange();
+                    range.setStart(node, at + each);
+                    range.setEnd(node, at + each + 1);
+                    return range.getBoundingClientRect().left;
+                }));
+            }
+            return found;
+        }"""
+    )
+    assert len(places) > 5
+    assert [each for each in places if each != sorted(each)] == []
+
+
 @pytest.mark.parametrize("has_script", [True, False])
 def test_a_page_is_two_requests_and_light(browser: Browser, site: Site, has_script: bool) -> None:
     """The page and its script, together under 50 kB; without a script only the page, which shows the same."""

@@ -297,8 +297,53 @@ async def test_a_ticket_is_added_and_changed(anna: Visitor, database: Database) 
     [ticket] = await tickets(database)
     assert (ticket.currency, ticket.goal_minor, ticket.state) == (None, None, "closed")
     reply = await anna.post(ONE_FORM, FIELDS | {"goal": "0.001"})
-    assert reply.status == HTTPStatus.BAD_REQUEST and "goal: " in await reply.text()
+    assert reply.status == HTTPStatus.BAD_REQUEST
+    reply = await anna.post(ONE_FORM, FIELDS | {"new": "true", "title": "Another one"})
+    assert reply.status == HTTPStatus.CONFLICT and "there is a ticket with this id already" in await reply.text()
+    assert await tickets(database) == [ticket], "a form that adds a ticket changes none"
     assert [(row.by, row.action) for row in await actions(database, 9)] == [("anna", "ticket"), ("anna", "ticket")]
+
+
+ENTERED = {"title": 'Two "wells"', "currency": "EUR", "goal": "5,5", "state": "closed"}
+
+
+@pytest.mark.parametrize("form", ["new", "ticket-story-1"])
+async def test_a_form_that_is_not_accepted_comes_back_with_what_was_entered(
+    anna: Visitor, database: Database, form: str
+) -> None:
+    """Of two forms on the page the right one, with the message beside the field, which names it (WCAG 3.3.1)."""
+    await put_ticket(database, "story-1")
+    id_ = "story-9" if form == "new" else "story-1"
+    back = "/operator/tickets?limit=1"
+    reply = await anna.post(ONE_FORM, {"id": id_, **ENTERED, "form": form, "back": back})
+    assert (reply.status, reply.headers["Cache-Control"]) == (HTTPStatus.BAD_REQUEST, "no-store")
+    page = await reply.text()
+    mistake = "a number above 0 in major units, with at most the decimals of the currency"
+    assert f'role="alert">Nothing was changed: <a href="#{form}-goal">{mistake}</a>' in page
+    assert f'id="{form}-title" name="title" value="Two &#34;wells&#34;"' in page
+    assert f'id="{form}-goal" name="goal" value="5,5" aria-invalid="true" aria-describedby="mistake"' in page
+    assert page.count(f'<span class="mistake" id="mistake">{mistake}</span>') == 1
+    assert page.count('<option value="closed" selected>') == 1 and page.count("5,5") == 1
+    assert page.count("<details open>") == (form != "new")
+    assert page.count(f'name="back" value="{back}"') == 1
+
+
+async def test_a_form_for_a_ticket_that_does_not_exist_comes_back_beside_its_donation(
+    anna: Visitor, database: Database
+) -> None:
+    await record(database)
+    [first, second, *_] = [str(id_) for (id_,) in await database.fetch(
+        "SELECT id FROM stripe_attributions WHERE ticket_id IS NULL AND paid_at IS NOT NULL ORDER BY id"
+    )]  # fmt: skip
+    for back in ("/operator/unassigned", f"/operator/donations/{first}"):
+        fields = {"ticket": "<nowhere>", "form": first, "back": back}
+        reply = await anna.post(f"/operator/donations/{first}/assign", fields)
+        page = await reply.text()
+        assert reply.status == HTTPStatus.BAD_REQUEST
+        assert f'id="{first}-ticket" name="ticket" value="&lt;nowhere&gt;" aria-invalid="true"' in page
+        assert (f'id="{second}-ticket" name="ticket" value=""' in page) == (back == "/operator/unassigned")
+    other = await anna.post(f"/operator/donations/{first}/assign", {"ticket": "x", "back": "/operator/sign-in"})
+    assert (other.status, "there is no ticket x" in await other.text()) == (HTTPStatus.CONFLICT, True)
 
 
 async def test_a_donation_without_a_ticket_gets_one_and_its_timeline_shows_the_effect(
@@ -315,7 +360,7 @@ async def test_a_donation_without_a_ticket_gets_one_and_its_timeline_shows_the_e
     assert "ticket story-1: paid +" in page and "ticket none: paid -" in page
     assert id_ not in await anna.page("/operator/unassigned")
     reply = await anna.post(f"{path}/assign", {"ticket": "nowhere", "back": path})
-    assert reply.status == HTTPStatus.CONFLICT and f'href="{path}"' in await reply.text()
+    assert reply.status == HTTPStatus.CONFLICT and "there is no ticket nowhere" in await reply.text()
     await database.fetch("UPDATE stripe_attributions SET consent = true WHERE id = %s", [id_])
     assert "Hide the name" in await anna.page(path)
     await anna.post(f"{path}/withdraw-consent", {"back": path})
@@ -396,9 +441,8 @@ async def test_pages_of_a_list_follow_each_other(anna: Visitor, database: Databa
     while path:
         page = await anna.page(path)
         seen += [id_ for id_ in ids if f">{id_}</a></th>" in page]
-        link = page.partition('href="?')[2].partition('"')[0] if "Next page" in page else ""
-        links = [part.partition('"')[0] for part in page.split('href="?')[1:]]
-        path = f"/operator/donations?{links[-1].replace('&amp;', '&')}" if link else ""
+        [*_, link] = [part.partition('"')[0] for part in page.split('class="button" href="')]
+        path = link.replace("&amp;", "&") if "Next page" in page else ""
     assert sorted(seen) == ids
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,20 @@ async def test_yearly_statements(site: ThanksSite, tmp_path: Path) -> None:
     await donationd(site, "yearly", str(YEAR), "--out", str(tmp_path))
     assert contents(tmp_path)[names[0]] == b"kept"
     assert (await donationd(site, "yearly", "2001", "--out", str(tmp_path))).exit_code == 1
+
+
+async def test_a_statement_that_cannot_be_made_prevents_no_other(site: ThanksSite, tmp_path: Path) -> None:
+    """Stripe does not have the payment of one donor any more, which is named; with a wrong key nothing is made."""
+    lost = await site.pay()
+    for name in ("bo", "cy"):
+        await site.pay(replace(ANN, email=f"{name}@example.com"))
+    site.fake.world.collections["payment_intent"].remove(id_of(lost))
+    made = await donationd(site, "yearly", str(YEAR), "--out", str(tmp_path))
+    assert (made.exit_code, len(contents(tmp_path))) == (1, 2)
+    assert f"no statement for the donor of {id_of(lost)}: " in made.stderr
+    site.environ["STRIPE_API_KEY"] = "sk_test_wrong"
+    wrong = await donationd(site, "yearly", str(YEAR), "--out", str(tmp_path / "new"))
+    assert (wrong.exit_code, "status 401" in wrong.stderr, contents(tmp_path / "new")) == (1, True, {})
 
 
 async def test_an_undelivered_mail_is_sent_again_or_dismissed(site: ThanksSite, aiohttp_client: MakeClient) -> None:

@@ -19,6 +19,7 @@ from daemon.receipts import register
 from daemon.receipts.donation import PaidDonation
 from daemon.receipts.register import Receipt, Serial
 from daemon.simulator import scenarios, sender
+from daemon.simulator.payment import Payment
 from daemon.simulator.stripe_objects import NO_DONOR
 from sql import load
 from sql.connection import Row
@@ -223,20 +224,47 @@ async def test_a_dispute_voids_the_receipt_and_a_won_one_replaces_it(site: Thank
     assert len(site.smtp.received) == 3
 
 
+async def erase(site: ThanksSite, payment: Payment) -> None:
+    """An operator erases the donor of a payment."""
+    facts = await Ledger(site.database).facts_of(id_of(payment))
+    assert facts is not None
+    action = operator_actions.erase(facts, id_of(payment), actor="ann", at_us=time.time_ns() // 1000)
+    await Recorder(site.database).record([action])
+
+
 async def test_an_erased_donor_is_sent_nothing(site: ThanksSite) -> None:
     """Neither thanks nor the mail that the receipt is void; the receipt is void all the same."""
     thanked = await site.pay()
     await site.run()
     new = await site.pay()
     for payment in (thanked, new):
-        facts = await Ledger(site.database).facts_of(id_of(payment))
-        assert facts is not None
-        erase = operator_actions.erase(facts, id_of(payment), actor="ann", at_us=time.time_ns() // 1000)
-        await Recorder(site.database).record([erase])
+        await erase(site, payment)
     await site.refund(thanked, 1500)
     await site.run()
     assert len(site.smtp.received) == 1
     assert await site.receipts() == [(1, 5000, False, None)]
+
+
+async def test_a_donor_who_is_erased_between_two_attempts_is_sent_nothing(site: ThanksSite) -> None:
+    """At first the server did not take the thanks of one and the correction of another: their receipts are issued."""
+    corrected = await site.pay()
+    await site.run()
+    await site.refund(corrected, 1500)
+    new = await site.pay()
+    site.smtp.answer_data = lambda: "451 4.7.1 greylisted"
+    await site.run()
+    assert [mail[:2] for mail in await site.mails()] == [
+        ("thanks", "sent"),
+        ("correction", "queued"),
+        ("thanks", "queued"),
+    ]
+    for payment in (corrected, new):
+        await erase(site, payment)
+    site.smtp.answer_data = lambda: "250 OK"
+    await site.database.fetch("UPDATE outbox SET due_at = now()")
+    await site.run()
+    erased = ("not needed", "the donor was erased", None)
+    assert await site.mails() == [SENT, ("correction", *erased), ("thanks", *erased)]
 
 
 # --- what cannot be delivered -------------------------------------------------------------------------------------

@@ -90,6 +90,16 @@ def test_a_text_becomes_one_line(text: str) -> None:
         assert each.isprintable() or "\u200c" in each or "\u200d" in each
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("Ann ❤️ ✨", "Ann"), ("😀👩‍👩‍👧", None), ("㈜ 김철수", "㈜ 김철수"), ("№ 7, 5 ℃ ™", "№ 7, 5 ℃ ™")],
+)
+def test_pictures_are_no_part_of_a_name(name: str, shown: str | None) -> None:
+    """Few fonts have them, so that no receipt could be made; signs that addresses and firms are written with stay."""
+    donor = fetched({"/v1/payment_intents/pi_1": {"latest_charge": {"billing_details": {"name": name}}}})
+    assert donor.name == shown
+
+
 @pytest.mark.parametrize("body", [[], "canary", {"latest_charge": {"billing_details": "canary"}}, {"receipt_email": 5}])
 def test_an_object_that_cannot_be_read_is_not_repeated(body: object) -> None:
     """Nothing of it is in the error, or in an error that it is chained to."""

@@ -5,6 +5,7 @@ import re
 import subprocess
 import tomllib
 import unicodedata
+from dataclasses import replace
 from datetime import UTC, datetime
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -275,6 +276,26 @@ def test_amounts_are_exact_in_every_language() -> None:
     assert language_of("fr", "FR", {}).day(AT, UTC) == "26 novembre 2026"
 
 
+def test_a_duplicate_says_that_its_receipt_is_void() -> None:
+    """The original that is made again for comparison does not: it was valid."""
+    void = receipt_in("de")._replace(voided_at=AT)
+    original, duplicate = (
+        text_of(asyncio.run(made().receipt(void, Donor("Ann"), is_duplicate=each))) for each in (False, True)
+    )
+    assert "nicht mehr gültig" in duplicate and "Zweitschrift" in duplicate
+    assert "gültig" not in original
+    valid = asyncio.run(made().receipt(receipt_in("de"), Donor("Ann"), is_duplicate=True))
+    assert "gültig" not in text_of(valid)
+
+
+def test_names_keep_their_direction_in_a_mail_from_right_to_left() -> None:
+    """Otherwise the point after `Ltd` would stand in front of it."""
+    documents_ = replace(made(), charity=Charity("Aid Ltd.", "GB", "thanks@charity.example"))
+    mail = documents_.mail("thanks", receipt_in("ar"), Donor("Ann B."))
+    assert [mail.text.count(f"\u2068{name}\u2069") for name in ("Aid Ltd.", "Ann B.")] == [1, 1]
+    assert "\u2068" not in documents_.mail("thanks", receipt_in("en"), Donor("Ann B.")).text
+
+
 @pytest.mark.parametrize(
     ("wanted", "code"), [(["pt-BR", "fr-CA"], "fr"), ([None], "en"), (["auto"], "en"), (["de_AT"], "de"), ([], "en")]
 )
@@ -322,6 +343,7 @@ def test_no_address_gets_into_another_header(local: str, more: str) -> None:
 def test_an_international_domain_is_used_in_ascii() -> None:
     """RFC 5891; a local part that is not ASCII cannot be used with every server."""
     assert usable_address("ann@bücher.example") == "ann@xn--bcher-kva.example"
+    assert usable_address("ann@straße.example") == "ann@xn--strae-oqa.example", "strasse.example is another domain"
     assert usable_address("änn@example.com") is None
     assert usable_address("ann") is None
 

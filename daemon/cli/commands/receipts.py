@@ -97,7 +97,7 @@ def _reprint(number: "Serial", out: Path, actor: str) -> None:
 
 
 @receipts.command("yearly")
-@click.argument("year", type=click.IntRange(2000, 9999))
+@click.argument("year", type=click.IntRange(2000, 9998))
 @click.option("--out", required=True, type=FOLDER, help="The folder for the PDFs; those that it has already stay.")
 @click.option(
     "--email", "by_email", is_flag=True, help="Only of one donor, whose e-mail is asked for, or read from a pipe."
@@ -109,6 +109,7 @@ def _yearly(year: int, out: Path, by_email: bool, email_hash: str | None, actor:
 
     It lists the donations that were paid in the year (REPORT_TIME_ZONE), less what was refunded or taken back by
     disputes, with their receipts. An interrupted run is continued by the same command. Who made it is on record.
+    A donor whose statement cannot be made is named at the end, with exit status 1; the others get theirs.
 
     \b
     Examples:
