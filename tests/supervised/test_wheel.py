@@ -34,6 +34,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, copy)
+    (copy / "deploy" / "container" / "settings.env").write_text("secrets of an operator")
     earlier = copy / "build" / "lib" / "daemon"
     earlier.mkdir(parents=True)
     (earlier / "earlier.py").touch()
@@ -114,13 +115,15 @@ def running(installation: Installation, environ: Mapping[str, str]) -> Iterator[
 
 
 def test_the_wheel_contains_the_files_that_run_it(wheel: Path) -> None:
-    """Its package daemon.instance has supervisord.conf and all of deploy/, as they are in the repository."""
+    """Its package daemon.instance has supervisord.conf and all of deploy/, as they are in the repository, and no secret
+    that was put there."""
     with ZipFile(wheel) as archive:
         packed = {name: archive.read(name) for name in archive.namelist()}
     prefix = "daemon/instance/files/"
     named = {name.removeprefix(prefix): content for name, content in packed.items() if name.startswith(prefix)}
-    wanted = [ROOT / "supervisord.conf", *(path for path in (ROOT / "deploy").rglob("*") if path.is_file())]
-    assert named == {str(path.relative_to(ROOT)): path.read_bytes() for path in wanted}
+    deployed = [path for path in (ROOT / "deploy").rglob("*") if path.is_file() and not path.name.endswith(".env")]
+    wanted = {str(path.relative_to(ROOT)): path.read_bytes() for path in [ROOT / "supervisord.conf", *deployed]}
+    assert named == wanted
 
 
 def test_the_wheel_contains_no_module_of_an_earlier_release(wheel: Path) -> None:
