@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from daemon.instance.installation import ROOT
 from sql.server_settings import LOGGED, VERBOSITY
