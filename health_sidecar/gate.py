@@ -12,10 +12,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
+import msgspec
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from daemon.runtime import chained_file
 from daemon.runtime import logging as logs
 from daemon.runtime.config import ConfigError
 from daemon.runtime.lifecycle import report_config
@@ -23,6 +26,7 @@ from health_sidecar.config import Config
 from health_sidecar.history import History, Run
 from health_sidecar.ledger_position import FILE, LedgerPosition
 from health_sidecar.probe import Probe, Schema
+from sql import load
 from sql.database import Database
 from sql.errors import DatabaseUnavailable, StatementRejected
 from sql.schemas import PUBLIC
@@ -35,6 +39,7 @@ OUT_OF_SYNC = "schema out of sync"
 SCHEMA_REFUSED = "schema check refused"
 UNSAFE_SETTINGS = "unsafe server settings"
 WRONG_CONFIGURATION = "wrong configuration"
+LACKS_ACTIONS = "operator log not applied"
 # Doubling stops here, so that no longer than this passes after the database is available again.
 MAX_RETRY_DELAY_S = 60.0
 # The sidecar runs one check at a time; the second connection is for the history of its runs.
@@ -110,6 +115,7 @@ async def run_gate(
     attempts: int,
     retry_delay_s: float,
     allow_logged_statements: bool,
+    operator_log: Path | None = None,
     schema: str = PUBLIC,
     failed_attempt: Callable[[str], None] = lambda _kind: None,
     find_loss: Callable[[], Awaitable[str]] | None = None,
@@ -122,6 +128,8 @@ async def run_gate(
         attempts: how often to try to connect.
         retry_delay_s: the first pause between two attempts; each further one is twice as long.
         allow_logged_statements: a server that logs statements with donors' data is a warning and not a failure.
+        operator_log: the file of OPERATOR_LOG, or None. A ledger without the actions that it has is not served: donors
+            who were erased would be shown again.
         schema: that of the ledger, for the log.
         failed_attempt: is called with the class of error of each failed attempt to connect, except the last one.
         find_loss: finds and logs what the database lacks of what this host has seen. The gate passes all the same: new
@@ -135,6 +143,7 @@ async def run_gate(
         await _check_schema(probe, log, schema)
         await _check_server(probe, log, allow_logged_statements=allow_logged_statements)
         await _check_pooler(probe, log)
+        await _check_operator_log(probe, operator_log, log)
         loss = await find_loss() if find_loss else ""
     except GateClosed as closed:
         verdict = Verdict(passed=False, detail=closed.reason, error=closed.error, reached=closed.reached)
@@ -253,6 +262,49 @@ async def _check_pooler(probe: Probe, log: FilteringBoundLogger) -> None:
             )
 
 
+async def _check_operator_log(probe: Probe, path: Path | None, log: FilteringBoundLogger) -> None:
+    """Whether the ledger has the operators' actions that the operator log has. Raises GateClosed if it lacks some.
+
+    A log that cannot be read is only reported: it shows nothing about the ledger.
+    """
+    try:
+        line = chained_file.read_last(path) if path else None
+        known = None if line is None else msgspec.json.decode(line.content, type=LoggedActions).position
+    except FileNotFoundError:
+        return  # it is made by the first export
+    except (OSError, chained_file.BrokenChain, msgspec.MsgspecError) as error:
+        log.warning("[DB Startup] ⚠️ OPERATOR_LOG cannot be read", path=str(path), reason=str(error))
+        return
+    if known is None or not known.actions:
+        return
+    headline = "❌ Operator log check failed"
+    try:
+        [(hash_,)] = await probe.fetch(load("action_hash"), {"number": known.actions})
+    except DatabaseUnavailable as down:
+        raise GateClosed(headline, down.kind, down.kind) from None
+    except StatementRejected as refusal:
+        raise GateClosed(headline, f"Operator log check failed: {refusal}", SCHEMA_REFUSED, reached=True) from None
+    if hash_ != known.actions_hash:
+        reason = (
+            f"the database lacks operators' actions that OPERATOR_LOG has, up to number {known.actions}, such as "
+            "erasures of donors. Run: donationd operator-log apply"
+        )
+        raise GateClosed(headline, reason, LACKS_ACTIONS, reached=True)
+
+
+class LoggedPosition(msgspec.Struct):
+    """The last action in the operator log: its number and hash in the audit chain."""
+
+    actions: int
+    actions_hash: str
+
+
+class LoggedActions(msgspec.Struct):
+    """The part of a line of the operator log that the gate reads."""
+
+    position: LoggedPosition
+
+
 def run_once(environ: Mapping[str, str], *, as_json: bool = False) -> int:
     """`donationd gate`: run the gate in the foreground and record it. Returns the exit status, 0 or 1.
 
@@ -285,6 +337,7 @@ async def _once(config: Config) -> Verdict:
             attempts=config.gate_attempts,
             retry_delay_s=config.gate_retry_delay_ms / 1000,
             allow_logged_statements=config.allow_logged_statements,
+            operator_log=config.operator_log,
             schema=config.ledger_schema,
             find_loss=partial(position.check, remember=False),  # the file belongs to the sidecar
             log=structlog.get_logger(),

@@ -92,8 +92,9 @@ def find_loss(seen: Position, found: Reading) -> str:
     since = f"--since {known_until - DELIVERED_AGAIN:%Y-%m-%d}"
     return (
         f"the database went back in time: it lacks what this host has seen ({rows}). "
-        f"Run: donationd replay {since}; then: donationd reconcile {since}; repeat what operators did after "
-        f"{known_until:{TIME}}; then on each host: donationd accept-ledger"
+        f"After the restore of a backup run, before it is used: donationd operator-log apply (without that log, repeat "
+        f"what operators did after {known_until:{TIME}}). Then: donationd replay {since}; donationd reconcile {since}; "
+        "on each host: donationd accept-ledger"
     )
 
 

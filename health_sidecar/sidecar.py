@@ -84,6 +84,7 @@ class Sidecar:
             attempts=config.gate_attempts,
             retry_delay_s=config.gate_retry_delay_ms / 1000,
             allow_logged_statements=config.allow_logged_statements,
+            operator_log=config.operator_log,
             schema=config.ledger_schema,
             failed_attempt=self.connection_attempt_failed,
             find_loss=self.position.check,

@@ -59,7 +59,7 @@ def prepare(state: Path, run: Path, *, role_password: str, schema: str, report: 
     take_over_lock_files(cluster)
     owner_password = new_password()  # known to this start only: nothing else ever needs the owner
     _set_owner_password(cluster, owner_password)
-    with _running(cluster, state / "logs" / "postgres.log"):
+    with running(cluster, state / "logs" / "postgres.log"):
         try:
             _make_database(cluster, owner_password)
             migrate.apply(cluster.url(OWNER, owner_password), report, schema=schema)
@@ -107,7 +107,7 @@ def _last_line(output: bytes) -> str:
 
 
 @contextmanager
-def _running(cluster: Cluster, log: Path) -> Iterator[None]:
+def running(cluster: Cluster, log: Path) -> Iterator[None]:
     """Runs the server as our child for the time of the block; then stops it and waits until it has ended."""
     with log.open("ab") as output:
         server = start(cluster.command(), cluster.user, output=output, dies_by=signal.SIGINT)

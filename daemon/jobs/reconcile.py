@@ -186,6 +186,8 @@ async def reconcile(
     while state.places:
         state = (await run.read_list(state)).next_list()
         await run.save(state)
+    if not options.dry_run:
+        await deps.database.fetch(load("end_restore"), {"begun_at": state.begun_at, "since": state.options.since})
     return state.found
 
 

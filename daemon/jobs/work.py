@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from daemon.jobs import balance, check_account, recovery, thanks
+from daemon.jobs import balance, check_account, operator_log, recovery, thanks
 from daemon.jobs.config import JobsConfig
 from daemon.jobs.metrics import JobMetrics
 from daemon.jobs.runner import LOCK_NAME, Runner
@@ -26,6 +26,7 @@ JOBS: tuple[Callable[[JobsConfig], Job | None], ...] = (
     check_account.job,
     balance.job,
     thanks.job,
+    operator_log.job,
     recovery.daily,
     recovery.weekly,
 )

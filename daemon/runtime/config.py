@@ -116,6 +116,7 @@ class Settings(Basics):
     """The settings that the sidecar and the API processes share."""
 
     database_url: SecretStr
+    operator_log: Path | None = None  # the file of what Stripe cannot give back to a restored ledger
     allow_logged_statements: bool = False  # whether PostgreSQL may log statements with donors' data
 
 

@@ -5,7 +5,7 @@ WITH sending AS (
     WHERE id = %(id)s AND state = 'queued'
     RETURNING receipt_year, receipt_number
 ), kept AS (
-    UPDATE receipts r SET pdf_sha256 = %(pdf_sha256)s, template = %(template)s
+    UPDATE receipts r SET pdf_sha256 = %(pdf_sha256)s, template = %(template)s, changed_at = now()
     FROM sending s
     WHERE r.year = s.receipt_year AND r.number = s.receipt_number AND r.voided_at IS NULL
       AND (r.pdf_sha256, r.template) <> (%(pdf_sha256)s, %(template)s)

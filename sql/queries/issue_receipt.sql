@@ -15,9 +15,9 @@ WITH issued AS (
     ON CONFLICT DO NOTHING
     RETURNING year, number
 ), replaced AS (
-    UPDATE receipts SET voided_at = coalesce(voided_at, %(issued_at)s)
+    UPDATE receipts SET voided_at = coalesce(voided_at, %(issued_at)s), changed_at = now()
     WHERE year = %(replaced_year)s AND number = %(replaced_number)s AND EXISTS (TABLE issued)
 ), noted AS (
-    UPDATE outbox o SET receipt_year = i.year, receipt_number = i.number FROM issued i WHERE o.id = %(mail)s
+    UPDATE outbox o SET receipt_year = i.year, receipt_number = i.number, changed_at = now() FROM issued i WHERE o.id = %(mail)s
 )
 SELECT EXISTS (TABLE issued) AS done

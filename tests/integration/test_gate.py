@@ -303,6 +303,7 @@ def test_configuration_has_the_documented_defaults() -> None:
         "readiness_socket": Path("run/readiness.sock"),
         "ledger_schema": "public",
         "allow_logged_statements": False,
+        "operator_log": None,
         "gate_attempts": 3,
         "gate_retry_delay_ms": 2000,
         "watchdog_interval_ms": 30000,

@@ -1,0 +1,140 @@
+"""A file of JSON lines that is only appended, each with a hash of itself and of the line before it.
+
+A line is the hash in hexadecimal digits, a space and the JSON, so that `cut -d ' ' -f 2-` leaves what other programs
+read. The hash is the SHA-256 of the previous line's hash (32 bytes; zeros before the first line) and the JSON: a line
+that is changed, removed or inserted later is found by whoever reads the whole file. That the newest lines are missing
+is found by comparison with a hash that was noted elsewhere.
+"""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+FIRST = bytes(32)  # the hash before the first line
+HASH_DIGITS = 64
+BLOCK_BYTES = 1 << 16
+
+
+class BrokenChain(Exception):
+    """The file is not as it was written; the message says where."""
+
+
+class Line(NamedTuple):
+    """A line of the file: its hash and its JSON."""
+
+    hash: bytes
+    content: bytes
+
+
+def read(path: Path) -> Iterator[Line]:
+    """The lines of the file, each of which is compared with its hash. An incomplete last line, which the end of a
+    process has left, is left out.
+
+    Raises:
+        BrokenChain: a line is not the one that was written.
+        OSError: the file cannot be read.
+    """
+    previous = FIRST
+    with path.open("rb") as file:
+        for number, text in enumerate(file, 1):
+            if not text.endswith(b"\n"):
+                return
+            line = _parsed(text)
+            if line is None or line.hash != _hash(previous, line.content):
+                raise BrokenChain(f"line {number} of {path} is not the one that was written after the line before it")
+            yield line
+            previous = line.hash
+
+
+class Appender:
+    """The end of an open file, which this process alone appends to. Raises BrokenChain.
+
+    Attributes:
+        last: the last complete line; None in an empty file.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._file = file
+        self.last, end = _last(path, file)
+        file.truncate(end)  # what was written after it is incomplete
+        file.seek(end)
+
+    def append(self, content: bytes) -> None:
+        """Appends a line with this JSON, which is durable when this returns. Raises OSError."""
+        hash_ = _hash(self.last.hash if self.last else FIRST, content)
+        self._file.write(hash_.hex().encode() + b" " + content + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.last = Line(hash_, content)
+
+
+def read_last(path: Path) -> Line | None:
+    """The last complete line, compared with its hash and the line before it; None in an empty file.
+
+    Raises:
+        BrokenChain: it is not the one that was written.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return _last(path, file)[0]
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[Appender]:
+    """Opens the file, which is made unless it exists (mode 0600), and lets no other process append to it meanwhile.
+
+    Raises:
+        BrokenChain: its last line is not the one that was written.
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(error.errno, "another process appends to it at this moment") from None
+        yield Appender(path, file)
+
+
+def _last(path: Path, file: BinaryIO) -> tuple[Line | None, int]:
+    """The last complete line, and where it ends."""
+    tail, begin = _tail(file)
+    end = tail.rfind(b"\n") + 1
+    if not end:
+        return None, 0
+    lines = [_parsed(text) for text in tail[: end - 1].split(b"\n")[-2:]]
+    last, before = lines[-1], lines[0] if len(lines) > 1 else Line(FIRST, b"")
+    if last is None or before is None or last.hash != _hash(before.hash, last.content):
+        raise BrokenChain(f"the last line of {path} is not the one that was written after the line before it")
+    return last, begin + end
+
+
+def _tail(file: BinaryIO) -> tuple[bytes, int]:
+    """The end of a file with at least its last two lines, whole, and where it begins."""
+    size, length = file.seek(0, os.SEEK_END), BLOCK_BYTES
+    while True:
+        begin = max(0, size - length)
+        file.seek(begin)
+        tail = file.read(size - begin)
+        if begin == 0 or tail.count(b"\n") > 2:
+            return tail, begin
+        length *= 4
+
+
+def _hash(previous: bytes, content: bytes) -> bytes:
+    return hashlib.sha256(previous + content).digest()
+
+
+def _parsed(text: bytes) -> Line | None:
+    """A line's hash and JSON; None if the text has another form."""
+    digits, separator, content = text.removesuffix(b"\n").partition(b" ")
+    if len(digits) != HASH_DIGITS or not separator:
+        return None
+    try:
+        return Line(bytes.fromhex(digits.decode("ascii")), content)
+    except ValueError:
+        return None

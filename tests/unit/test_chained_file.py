@@ -1,0 +1,98 @@
+"""A chained file: what was appended is read again, whatever ended the writer, and no line can be changed unnoticed."""
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daemon.runtime.chained_file import BLOCK_BYTES, BrokenChain, appending, read, read_last
+
+CONTENTS = st.lists(
+    st.binary(min_size=1, max_size=40).map(lambda raw: raw.replace(b"\n", b" ")), min_size=1, max_size=6
+)
+
+
+def append(path: Path, contents: list[bytes]) -> None:
+    with appending(path) as log:
+        for content in contents:
+            log.append(content)
+
+
+def contents(path: Path) -> list[bytes]:
+    return [line.content for line in read(path)]
+
+
+@settings(max_examples=40)
+@given(CONTENTS, CONTENTS, st.data())
+def test_an_append_that_was_interrupted_costs_its_last_line_only(
+    first: list[bytes], more: list[bytes], data: st.DataObject
+) -> None:
+    """Wherever the writer ended, the complete lines remain, and the next append continues after them."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "log")
+        append(path, first)
+        size = data.draw(st.integers(0, path.stat().st_size), "bytes written")
+        complete = path.read_bytes()[:size].count(b"\n")
+        os.truncate(path, size)
+        assert contents(path) == first[:complete]
+        append(path, more)
+        assert contents(path) == first[:complete] + more
+        last = read_last(path)
+        assert last is not None
+        assert last.content == more[-1]
+
+
+@settings(max_examples=40)
+@given(CONTENTS, st.data())
+def test_a_changed_byte_is_found(written: list[bytes], data: st.DataObject) -> None:
+    """Reading the file shows it, wherever the byte is; only the end of the last line makes that one incomplete."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "log")
+        append(path, written)
+        text = bytearray(path.read_bytes())
+        place = data.draw(st.integers(0, len(text) - 1), "place")
+        text[place] ^= data.draw(st.integers(1, 255), "change")
+        path.write_bytes(text)
+        with suppress(BrokenChain):
+            assert contents(path) == written[:-1]
+            assert place == len(text) - 1
+
+
+@pytest.mark.parametrize("change", ["removed", "inserted", "exchanged"])
+def test_lines_keep_their_places(change: str, tmp_path: Path) -> None:
+    """A line that is missing, that is there twice, or that has another place does not follow the one before it."""
+    path = tmp_path / "log"
+    append(path, [b"1", b"2", b"3", b"4"])
+    lines = path.read_bytes().splitlines(keepends=True)
+    changed = {
+        "removed": [lines[0], *lines[2:]],
+        "inserted": [lines[0], lines[0], *lines[1:]],
+        "exchanged": [lines[0], lines[2], lines[1], lines[3]],
+    }
+    path.write_bytes(b"".join(changed[change]))
+    with pytest.raises(BrokenChain, match="line 2 of"):
+        contents(path)
+
+
+def test_the_end_of_a_long_file(tmp_path: Path) -> None:
+    """Only the end is read to continue a file, also where its last lines are longer than what is read at first; a last
+    line that was changed is not continued."""
+    path = tmp_path / "log"
+    append(path, [b"1" * BLOCK_BYTES, b"2" * BLOCK_BYTES * 3, b"3" * BLOCK_BYTES * 3])
+    append(path, [b"4"])
+    assert [content[:1] for content in contents(path)] == [b"1", b"2", b"3", b"4"]
+    path.write_bytes(path.read_bytes()[:-2] + b"5\n")
+    with pytest.raises(BrokenChain), appending(path):
+        pass
+
+
+def test_one_process_appends_at_a_time(tmp_path: Path) -> None:
+    """Another one fails at once; the file can be read by its owner only."""
+    path = tmp_path / "log"
+    with appending(path), pytest.raises(BlockingIOError, match="another process"), appending(path):
+        pass
+    assert path.stat().st_mode & 0o777 == 0o600
