@@ -6,6 +6,7 @@ The server (`server.HttpServer`) decides by these figures which connection is cl
 import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,6 +38,7 @@ class Connection(web.RequestHandler):
         "_delayed",
         "_head_bytes",
         "_is_clean",
+        "_is_paused",
         "_later",
         "_rejected",
         "_server",
@@ -56,6 +58,7 @@ class Connection(web.RequestHandler):
         self.after_pause = True  # the client waited for PAUSE_S before this request
         self._delayed: asyncio.Task[Any] | None = None  # the task that waits before or after a reply is sent
         self._rejected = False  # what the client still sends is dropped
+        self._is_paused = False  # aiohttp reads nothing until the handler has read what has arrived of the body
         self._is_clean = True  # aiohttp has parsed nothing that it has not answered: a request can take the short path
         self._head_bytes = 0  # of aiohttp's request, if its head arrived in one piece on a clean connection
         self._short: ShortRequest | None = None  # the request on the short path
@@ -100,6 +103,8 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """The connection has ended; its handler continues, so that an event is recorded all the same."""
         self._tcp = None
+        if self._body is not None and not self._body.is_eof():
+            self._drop(self._body)
         self._server.connection_closed(self)
         super().connection_lost(exc)
         if self._delayed:
@@ -181,10 +186,24 @@ class Connection(web.RequestHandler):
 
     # --- Called by aiohttp ---
 
+    def pause_reading(self) -> None:
+        """Receive nothing until the handler has read what has arrived of the body."""
+        self._is_paused = True
+        super().pause_reading()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Continue to receive the body, in turn: however many large bodies are sent, they delay nothing else."""
+        if self._is_paused:
+            self._is_paused = False
+            self._server.body_turns.call(partial(super().resume_reading, resume_parser))
+
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send a reply. What aiohttp rejects itself, such as an unknown `Expect`, gets our own reply."""
+        """Send a reply. What aiohttp rejects itself, such as an unknown `Expect`, gets our own reply.
+
+        Returns the reply, and whether the client has left. An error instead would be part of a reference cycle.
+        """
         reply = rejection(resp.status) if isinstance(resp, Exception) else resp  # not HTTPException: an ABC is slow
         was_alone = 0 < self._head_bytes == self.unanswered_bytes - request.content.total_bytes
         self._head_bytes = 0
@@ -192,12 +211,14 @@ class Connection(web.RequestHandler):
         self._body = None
         if not request.content.is_eof():
             self._rejected = True
+        if self._tcp is None:
+            return reply, True
         if self._rejected:
             reply.force_close()
         self._wait_for("reply")
         await self._while_open(self._server.take_turn(request, reply, after_pause=self.after_pause))
         sent = await super().finish_response(request, reply, start_time)
-        if self._rejected:
+        if self._rejected and self._tcp:
             await self._while_open(asyncio.sleep(LINGER_S))
         self._is_clean = was_alone and bool(reply.keep_alive) and not self.unanswered_bytes
         self._wait_for("request")
@@ -205,9 +226,6 @@ class Connection(web.RequestHandler):
 
     async def _while_open(self, wait: Coroutine[Any, Any, None]) -> None:
         """Wait. If the client leaves meanwhile, the task of its request is cancelled."""
-        if self._tcp is None:
-            wait.close()
-            raise ConnectionResetError("the client has left")
         self._delayed = asyncio.current_task()
         await wait
         self._delayed = None

@@ -1,10 +1,11 @@
 """Limits on what one process accepts and does at the same time: connections, memory, requests of one kind (Places),
-replies in one iteration of the event loop (Turns), the size of a body.
+replies and parts of bodies in one iteration of the event loop (Turns), the size of a body.
 """
 
 import asyncio
 import resource
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -130,18 +131,40 @@ class Places:
 
 
 class Turns:
-    """At most `count` tasks continue in one iteration of the event loop, in their order.
+    """At most `count` callbacks run in one iteration of the event loop, in their order.
 
-    So requests that are answered at once, however many there are, do not delay other work.
+    So work of one kind, however much there is of it, does not delay other work.
     """
 
     def __init__(self, count: int) -> None:
-        self._free = asyncio.Semaphore(count)
+        self._count = self._free = count
+        self._waiting = deque[Callable[[], object]]()
+
+    def call(self, callback: Callable[[], object]) -> None:
+        """Call it at once, or in a later iteration if `count` callbacks have run in this one."""
+        if self._free == self._count:
+            asyncio.get_running_loop().call_soon(self._begin_iteration)
+        if self._free:
+            self._free -= 1
+            callback()
+        else:
+            self._waiting.append(callback)
 
     async def take(self) -> None:
         """Return when the caller may continue."""
-        await self._free.acquire()
-        asyncio.get_running_loop().call_soon(self._free.release)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def begin() -> None:
+            if not turn.done():
+                turn.set_result(None)
+
+        self.call(begin)
+        await turn
+
+    def _begin_iteration(self) -> None:
+        waiting, self._free = self._waiting, self._count
+        for _ in range(min(self._count, len(waiting))):
+            self.call(waiting.popleft())
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:
