@@ -6,6 +6,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import aiopg
@@ -38,7 +39,8 @@ SELECT set_config('statement_timeout', %(timeout_ms)s, false),
        set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'remote_apply'
                                         THEN 'remote_apply' ELSE 'on' END, false),
        set_config('client_min_messages', 'warning', false),
-       {SET_SEARCH_PATH}
+       {SET_SEARCH_PATH},
+       pg_postmaster_start_time()
 """
 # The function of PostgreSQL that waits for a synchronous standby. Its warning has no SQLSTATE of its own, and its text
 # may be translated; libpq adds the function's name at its highest verbosity.
@@ -66,7 +68,12 @@ class Connection(aiopg.Connection):
     aiopg itself watches only the first socket, although libpq changes it while connecting; it raises CancelledError for
     a statement that the server ended; and it does not notice a connection that broke if its socket's number is over
     1023.
+
+    Attributes:
+        server: when the server was started: no two servers have the same.
     """
+
+    server: datetime
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(None, timeout=math.inf, enable_hstore=False, enable_uuid=False, **options)
@@ -114,7 +121,7 @@ class Connection(aiopg.Connection):
         """What a new connection needs before its first statement."""
         self.raw.notices = self._notices
         _set_error_verbosity(self.raw.pgconn_ptr, PQERRORS_VERBOSE)
-        await self.run(SESSION, session, None)
+        [(*_, self.server)] = await self.run(SESSION, session, None)
 
     async def run(self, sql: str, params: Params, prepare: str | None) -> list[Row]:
         """Runs a statement, after `prepare` if that has not yet been run on this connection.

@@ -8,7 +8,9 @@ aiopg's own defaults wait a minute for everything, report a statement over the s
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from datetime import datetime
 from functools import partial
+from typing import Protocol
 
 import psycopg2
 
@@ -28,12 +30,20 @@ from sql.servers import Server
 CLIENT_GRACE_S = 1.0
 
 
+class Queryable(Protocol):
+    """What runs single statements: a `Database`, or `sql.replica.ReadDatabase`."""
+
+    async def fetch(self, sql: str, params: Params = (), *, prepare: str | None = None) -> list[Row]:
+        """As `Database.fetch`."""
+
+
 class _PreparedLost(Exception):
     """What was prepared on the connection cannot be executed any more; nothing was done."""
 
 
 class Database:
-    """A pool of connections to one PostgreSQL, which may be several servers, opened on first use.
+    """A pool of connections to one PostgreSQL, which may be several servers, opened on first use. All connections lead
+    to the server that was reached last.
 
     `fetch` ends within `deadline_s`, whatever happens: `connect_timeout_s` for a free connection and for opening one
     if need be, then `statement_timeout_s` and CLIENT_GRACE_S for the statement and what prepares it.
@@ -46,6 +56,11 @@ class Database:
         application_name: shown in pg_stat_activity.
         schema: that of the ledger.
         noted: servers and their last failures in the log, shared by pools that shall not log the same again.
+
+    Attributes:
+        generation: changes when connections broke, or a new one led to another server. Those of an earlier one are
+            closed, not kept.
+        server: when the server that they lead to was started; None while there are none.
     """
 
     def __init__(
@@ -69,7 +84,8 @@ class Database:
         self._free = asyncio.Semaphore(pool_size)
         self._idle: list[Connection] = []
         self._used: set[Connection] = set()
-        self._generation = 0  # connections of an earlier one are closed, not kept
+        self.generation = 0
+        self.server: datetime | None = None
         self._closed = False
 
     @property
@@ -173,7 +189,7 @@ class Database:
 
     def _release(self, connection: Connection) -> None:
         self._used.discard(connection)
-        if connection.generation == self._generation and connection.is_idle():
+        if connection.generation == self.generation and connection.is_idle():
             self._idle.append(connection)
         else:
             connection.close()
@@ -181,13 +197,18 @@ class Database:
 
     def _drop(self) -> None:
         """Closes idle connections now, and those in use when they are returned."""
-        self._generation += 1
+        self.generation += 1
+        self.server = None
         while self._idle:
             self._idle.pop().close()
 
     async def _connect(self, connect_by: float) -> Connection:
-        generation = self._generation
+        generation = self.generation
         connection = await self._connector.connect(connect_by)
+        if self.server not in {None, connection.server}:
+            self._drop()
+            generation = self.generation
+        self.server = connection.server
         connection.generation = generation
         return connection
 

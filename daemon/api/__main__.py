@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import structlog
 from aiohttp import web
@@ -29,6 +30,7 @@ from daemon.api.fraud import FraudWatch
 from daemon.api.metrics import ApiMetrics, open_metrics
 from daemon.api.operator import OperatorLimits, operator_api, routes
 from daemon.api.public_pages import CONSENT_PLACES, public_routes
+from daemon.api.read_pools import ReadPools
 from daemon.api.refusals import Refusals
 from daemon.api.reply_queue import ReplyParts, ReplyQueue
 from daemon.api.short_path import ShortPath
@@ -50,7 +52,7 @@ from daemon.runtime.rate_limited_log import IncidentLog
 from daemon.runtime.readiness import ReadinessClient
 from daemon.stripe_api.client import StripeApi
 from daemon.stripe_api.metrics import count_calls
-from sql.database import Database
+from sql.database import Database, Queryable
 from sql.rate_limit import SharedRateLimit
 
 log = structlog.get_logger()
@@ -69,16 +71,11 @@ async def serve(config: Config, process: ProcessRun) -> int:
     refusals = Refusals(metrics)
     readiness = ReadinessClient(config.readiness_socket)
     # Each batch in flight has a connection; reads have other connections and never wait for a batch.
-    writer = _database(config, config.database_url, pool_size=BATCHES)
-    reader = _database(config, config.read_database_url or config.database_url, pool_size=config.db_pool_size)
+    writer = _database(config, config.database_url, BATCHES)
+    reads = ReadPools(config, partial(_database, config))
+    # Each call of operators, the signals of fraud, the daily sums and the limits have a connection of their own.
     operators = _database(
-        config, config.database_url, pool_size=config.operator_places + config.export_places + CONSENT_PLACES + 3
-    )  # so that each of their calls, the signals of fraud, the daily sums and limits have a connection of their own
-    pages = _database(
-        config,
-        config.read_database_url or config.database_url,
-        pool_size=config.public_page_connections,
-        statement_timeout_ms=config.public_page_timeout_ms,
+        config, config.database_url, config.operator_places + config.export_places + CONSENT_PLACES + 3
     )
     fraud = FraudWatch(operators, metrics, config.fraud_thresholds, config.shown_dispute_fee)
     recorder = Recorder(writer, queues_mail=config.sends_mail)
@@ -99,18 +96,20 @@ async def serve(config: Config, process: ProcessRun) -> int:
     replies = ReplyQueue(parts)
     tokens = OperatorAuthentication(config.operator_tokens)
     limits = _checkout_limits(config, operators)
-    checkout = _checkout(config, reader, stripe, limits)
-    public = public_routes(config, checkout, readers=pages, writers=operators, operators=deps.operators)
+    checkout = _checkout(config, reads.ledger, stripe, limits)
+    public = public_routes(config, checkout, readers=reads.pages, writers=operators, operators=deps.operators)
     features = [*_operator_routes(config, deps, tokens), *checkout.routes(), *public]
-    donations = Donations(Ledger(reader), config.default_currency, tokens)
+    donations = Donations(Ledger(reads.ledger), config.default_currency, tokens)
     find_handler, runner = _paths(config, batcher, donations, replies, tokens=tokens, feature_routes=features)
     gc.freeze()  # what exists now is never freed, so no search needs to look at it
     gc.set_threshold(GC_THRESHOLD)
-    sampling = metrics.sample(lambda: batcher.waiting, (writer.stats, reader.stats, operators.stats, pages.stats))
+    pools = [writer, operators, *reads.pools]
+    replica_tasks = reads.tasks(metrics.registry)
+    sampling = metrics.sample(lambda: batcher.waiting, [pool.stats for pool in pools])
     try:
         async with (
             process.running(readiness.run(), sampling, fraud.run(), replies.watch_deadline()),
-            process.running(keep_daily_sums(operators, config.report_time_zone), limits.forget()),
+            process.running(keep_daily_sums(operators, config.report_time_zone), limits.forget(), *replica_tasks),
             HttpServer(
                 runner,
                 _limits(config),
@@ -122,17 +121,15 @@ async def serve(config: Config, process: ProcessRun) -> int:
         ):
             await _serve_until_stopped(config, process, server, readiness, draining)
     finally:
-        await writer.close()
-        await reader.close()
-        await operators.close()
-        await pages.close()
+        for pool in pools:
+            await pool.close()
         if stripe:
             await stripe.close()
     log.info("API stopped", pid=os.getpid())
     return int(process.failed)
 
 
-def _database(config: Config, url: SecretStr, *, pool_size: int, statement_timeout_ms: int | None = None) -> Database:
+def _database(config: Config, url: SecretStr, pool_size: int, statement_timeout_ms: int | None = None) -> Database:
     return Database(
         url.get_secret_value(),
         pool_size=pool_size,
@@ -214,7 +211,7 @@ def _checkout_limits(config: Config, database: Database) -> CheckoutLimits:
     )
 
 
-def _checkout(config: Config, database: Database, stripe: StripeApi | None, limits: CheckoutLimits) -> Checkout:
+def _checkout(config: Config, database: Queryable, stripe: StripeApi | None, limits: CheckoutLimits) -> Checkout:
     settings = CheckoutSettings(config.default_currency, config.public_url, config.checkout_fees)
     return Checkout(database, stripe, settings, limits, Places("checkouts", config.checkout_places))
 

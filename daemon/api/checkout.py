@@ -25,7 +25,7 @@ from daemon.stripe_api import checkout
 from daemon.stripe_api.charge_amounts import Fee
 from daemon.stripe_api.checkout import CheckoutRequest, InvalidCheckout, Target
 from daemon.stripe_api.client import StripeApi, StripeRejected, StripeUnavailable
-from sql.database import Database
+from sql.database import Queryable
 
 CHECKOUT_PATH = "/api/tickets/{id}/checkout"
 BODY_LIMIT = 4096  # a request has some hundred bytes
@@ -67,7 +67,7 @@ class Checkout:
 
     def __init__(
         self,
-        database: Database,
+        database: Queryable,
         stripe: StripeApi | None,
         settings: CheckoutSettings,
         limits: CheckoutLimits,

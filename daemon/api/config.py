@@ -66,6 +66,15 @@ def parse_sites(value: object) -> object:
     return sites
 
 
+def _database_url(value: SecretStr) -> SecretStr:
+    # It loads psycopg2, which a process without this setting may not need.
+    from sql.servers import url_problem  # noqa: PLC0415
+
+    if problem := url_problem(value.get_secret_value()):
+        raise ValueError(problem)
+    return value
+
+
 def _fee(value: str) -> str:
     amount, _, currency = value.partition(" ")
     decimals = money.exponent(currency)
@@ -139,7 +148,7 @@ class Config(CommandConfig):
     api_slot: WholeNumber = Field(0, ge=0)
     api_processes: WholeNumber = Field(1, ge=1)  # they share the socket; `up` checks the number
     stripe_webhook_secret: Secrets
-    read_database_url: SecretStr | None = None  # a replica, for queries that may lag
+    read_database_url: Annotated[SecretStr, AfterValidator(_database_url)] | None = None  # a replica, for reads
     operator_tokens: Annotated[tuple[OperatorToken, ...], BeforeValidator(parse_tokens)] = ()
     public_ledger: bool = True
     trusted_proxies: ProxyAddresses = TrustedProxies()

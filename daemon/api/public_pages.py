@@ -19,7 +19,7 @@ from daemon.runtime.http.errors import RETRY_AFTER_S, Busy
 from daemon.runtime.http.limits import Places
 from daemon.stripe_api.checkout import CheckoutRequest, InvalidCheckout
 from daemon.stripe_api.config import is_loopback
-from sql.database import Database
+from sql.database import Database, Queryable
 
 CONSENT_PLACES = (
     1  # donors who withdraw at the same time; each has a connection of the operators' for some milliseconds
@@ -34,7 +34,7 @@ MESSAGES = {
 
 
 def public_routes(
-    config: Config, checkout: Checkout, *, readers: Database, writers: Database, operators: Operators
+    config: Config, checkout: Checkout, *, readers: Queryable, writers: Database, operators: Operators
 ) -> list[web.RouteDef]:
     """The routes of the public pages.
 

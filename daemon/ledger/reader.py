@@ -23,7 +23,7 @@ from daemon.ledger.facts import Facts, Family, ObjectFacts, merge, owners
 from daemon.ledger.timeline import BookedEntry, BookedTransaction, Item, booked_ids, timeline
 from sql import load
 from sql.connection import Row
-from sql.database import Database
+from sql.database import Queryable
 
 # One query reads the totals of so many tickets, or pages with so many donations: a few milliseconds of this process's
 # time, in which it answers nothing else.
@@ -48,7 +48,7 @@ SEQ = re.compile(r"\d{1,18}", re.ASCII)  # as PostgreSQL's bigint takes them
 class Ledger:
     """Donations in PostgreSQL, for reading; recorder.py writes them."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Queryable) -> None:
         self._database = database
         self._totals = Coalescer(self._read_totals, QUERY_TICKETS)
         self._pages = Coalescer(self._read_pages, QUERY_DONATIONS, lambda query: query.limit)

@@ -11,7 +11,7 @@ from msgspec import UNSET, Struct, UnsetType, structs
 from daemon.ledger import audit, money
 from daemon.ledger.places import at_microsecond, microseconds
 from sql import load
-from sql.database import Database
+from sql.database import Database, Queryable
 
 PLACE = re.compile(r"(?P<created>[0-9]{1,18}):(?P<id>[A-Za-z0-9._-]{1,64})", re.ASCII)
 ROUNDS = 5  # each reads what another process has just written
@@ -74,7 +74,7 @@ async def tickets(database: Database, limit: int | None = None, after: re.Match[
     return [_ticket(row) for row in await database.fetch(load("list_tickets"), params)]
 
 
-async def find(database: Database, id_: str) -> Ticket | None:
+async def find(database: Queryable, id_: str) -> Ticket | None:
     """The ticket with an id; None if there is none."""
     rows = await database.fetch(load("find_ticket"), {"id": id_})
     return _ticket(rows[0]) if rows else None

@@ -12,7 +12,7 @@ import msgspec
 from daemon.ledger.coalescer import Coalescer
 from daemon.ledger.tickets import State
 from sql import load
-from sql.database import Database
+from sql.database import Queryable
 
 NAMED = 50  # donations by name on a page: with the others in one line it stays under 50 kB
 QUERY_TICKETS = 32  # pages that one query reads: some milliseconds
@@ -111,7 +111,7 @@ _named = msgspec.json.Decoder(list[NamedDonation])
 class Tickets:
     """Reads public tickets by a database of their own; `default_currency` is that of a ticket that names none."""
 
-    def __init__(self, database: Database, default_currency: str) -> None:
+    def __init__(self, database: Queryable, default_currency: str) -> None:
         self._database = database
         self._default_currency = default_currency
         self._reads = Coalescer(self._read, QUERY_TICKETS)

@@ -87,7 +87,7 @@ async def test_a_restart_neither_loses_nor_doubles_a_figure(api: Api) -> None:
                 assert await deliver(api, number) == 200
                 assert api.counted("webhook_events_total") == number
                 assert api.counted("webhook_batch_events_count") == number
-                assert api.counted("db_pool_connections_max") == 15
+                assert api.counted("db_pool_connections_max") == 16
                 process.kill()
         async with api.running() as process:
             await until(process, "listening on")

@@ -88,7 +88,7 @@ def check_killed_process_keeps_its_counts(site: Instance) -> None:
     eventually(
         lambda: counted(site, "supervisord_process_restarts_total", process="api:api_00") == 1, "a restart counted"
     )
-    eventually(lambda: counted(site, "db_pool_connections_max") == 30, "both processes have reported their pools")
+    eventually(lambda: counted(site, "db_pool_connections_max") == 32, "both processes have reported their pools")
     assert counted(site, "webhook_events_total") == before
 
 

@@ -91,6 +91,10 @@ CASES = {
         Case({"ledger_position_lost": "0 0 0 1x10"}),
         Case({"ledger_position_lost": "1 1 0x10"}),
     ),
+    "ReadReplicaUnusable": (
+        Case({'read_replica_state{state="unusable"}': "1x10"}, at="6m"),
+        Case({'read_replica_state{state="unusable"}': "1 1 0 1x10"}, at="6m"),
+    ),
     "WebhookErrorsFast": (
         Case(deliveries("0+98x70", "0+2x70"), at="65m"),
         Case(deliveries("0+98x60 5880+100x20", "0+2x50 100x30"), at="75m"),  # it is over

@@ -116,7 +116,7 @@ def test_the_alerts_words_are_plain() -> None:
 def test_the_log_lines_that_are_quoted_exist(document: Path) -> None:
     """A person who searches a log for a line that a page quotes can find it: the code writes that line."""
     code = "".join(
-        file.read_text() for folder in ("daemon", "health_sidecar") for file in (ROOT / folder).rglob("*.py")
+        file.read_text() for folder in ("daemon", "health_sidecar", "sql") for file in (ROOT / folder).rglob("*.py")
     )
     for line in code_spans(document):
         if line.startswith("["):

@@ -1,0 +1,88 @@
+"""The connections of an API process for reads: to the primary and, with READ_DATABASE_URL, to a replica."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge
+from pydantic import SecretStr
+
+from daemon.api.config import Config
+from sql.database import Database, Queryable
+from sql.replica import ReadDatabase, ReplicaCheck
+
+Connect = Callable[[SecretStr, int, int], Database]  # a URL, the number of connections, a statement's time limit in ms
+REPLICA_STATES = ("none", "usable", "unusable")  # none: READ_DATABASE_URL is not set
+
+
+class ReadPools:
+    """What reads use. Ledger and public pages have connections of their own, so that neither waits for the other.
+
+    Attributes:
+        ledger: for totals, ledger pages and checkouts.
+        pages: for the public pages of tickets.
+        pools: all that are behind them.
+    """
+
+    ledger: Queryable
+    pages: Queryable
+
+    def __init__(self, config: Config, connect: Connect) -> None:
+        sizes = [
+            (config.db_pool_size, config.db_statement_timeout_ms),
+            (config.public_page_connections, config.public_page_timeout_ms),
+        ]
+        primary = [connect(config.database_url, *size) for size in sizes]
+        self.pools = primary
+        self.ledger, self.pages = primary
+        self._check: ReplicaCheck | None = None
+        if config.read_database_url:
+            replica = [connect(config.read_database_url, *size) for size in sizes]
+            self.pools = primary + replica
+            self._check = check = ReplicaCheck(replica[0], primary[0])
+            self.ledger, self.pages = (ReadDatabase(*each, check) for each in zip(replica, primary, strict=True))
+
+    def tasks(self, registry: CollectorRegistry) -> list[Coroutine[Any, Any, None]]:
+        """What must run while the process serves: the comparison of the replica, whose result the metrics show."""
+        metrics = ReplicaMetrics(registry)
+        if self._check is None:
+            metrics.show_state("none")
+            return []
+        return [self._check.run(metrics.show)]
+
+
+class ReplicaMetrics:
+    """What an API process knows of its replica."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._state = Gauge(
+            "read_replica_state",
+            "1 for the state of the replica in READ_DATABASE_URL, else 0",
+            ["state"],
+            multiprocess_mode="mostrecent",
+            registry=registry,
+        )
+        self._seconds = Gauge(
+            "read_replica_lag_seconds",
+            "By how much the replica is behind its primary, at most; 0 without a replica",
+            multiprocess_mode="mostrecent",
+            registry=registry,
+        )
+        self._bytes = Gauge(
+            "read_replica_lag_bytes",
+            "Bytes of the write-ahead log that the replica had not replayed when it was last compared",
+            multiprocess_mode="mostrecent",
+            registry=registry,
+        )
+        self._seconds.set(0)
+        self._bytes.set(0)
+
+    def show_state(self, present: str) -> None:
+        """Show one of REPLICA_STATES."""
+        for state in REPLICA_STATES:
+            self._state.labels(state).set(state == present)
+
+    def show(self, check: ReplicaCheck) -> None:
+        """Show the result of a comparison."""
+        self.show_state("usable" if check.is_readable(check.lag.server) else "unusable")
+        self._seconds.set(check.seconds_behind)
+        self._bytes.set(check.lag.bytes)
