@@ -42,6 +42,19 @@ def check_optional_ticket(context: click.Context, parameter: click.Parameter, va
     return None if value is None else check_ticket(context, parameter, value)
 
 
+def check_charity(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """The name of a charity: that of its schema and of its role."""
+    from daemon.instance.charities import MAX_NAME_CHARS
+    from daemon.runtime.config import SCHEMA
+
+    if not SCHEMA.fullmatch(value) or len(value) > MAX_NAME_CHARS or value in {"public", "none"}:
+        raise click.BadParameter(
+            f"a charity's name is 1 to {MAX_NAME_CHARS} of a-z, 0-9 and _, with no digit first; "
+            "it is not public or none, and does not begin with pg_"
+        )
+    return value
+
+
 def check_payout(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     """The id of a payout; None where none was given."""
     if value is not None and not (value.startswith("po_") and _is_object_id(value)):

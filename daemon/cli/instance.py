@@ -56,8 +56,8 @@ def _refuse_missing_migrations(config: MigrateConfig) -> None:
 
 def migrate(*, as_json: bool) -> None:
     """Applies what is missing, books the rows that the journal does not contain yet, and prints what was done."""
-    ledger = _owners_address()
-    with _one_sentence():
+    ledger = owners_address()
+    with one_sentence():
         applied = migration.apply(ledger.url, lambda line: click.echo(line, err=as_json), schema=ledger.schema)
     booked = _book(ledger)
     ask(audit.chain, timeout_s=LONG_S, ledger=ledger)  # the actions of releases before the chain
@@ -90,8 +90,8 @@ def _book(ledger: LedgerAddress) -> int:
 
 def print_drift(*, as_json: bool) -> int:
     """Prints how the schema differs from this release's migrations; returns the exit status."""
-    ledger = _owners_address()
-    with _one_sentence():
+    ledger = owners_address()
+    with one_sentence():
         drift = migration.drift(ledger.url, schema=ledger.schema)
     is_up_to_date = not (drift.missing or drift.edited)
     if as_json:
@@ -125,7 +125,8 @@ def accept_ledger(*, as_json: bool) -> None:
     click.echo(msgspec.json.encode(position) if as_json else f"accepted: {entry} is the newest of this ledger ({path})")
 
 
-def _owners_address() -> LedgerAddress:
+def owners_address() -> LedgerAddress:
+    """Where the ledger is, as the role that migrates."""
     config = read(MigrateConfig, os.environ)
     if not config.url:
         raise Failure("set MIGRATE_DATABASE_URL or DATABASE_URL to postgresql://user@host/database")
@@ -133,7 +134,7 @@ def _owners_address() -> LedgerAddress:
 
 
 @contextmanager
-def _one_sentence() -> Iterator[None]:
+def one_sentence() -> Iterator[None]:
     """Makes one sentence of an error. Of a failed connection it names only the class: libpq's text may repeat parts of
     the URL.
     """

@@ -180,10 +180,11 @@ def test_the_commands_in_code_blocks_can_be_called(document: Path) -> None:
 
 @documents
 def test_the_commands_in_sentences_can_be_called(document: Path) -> None:
-    """So does every `donationd …` within a line, with a number for N and PID, and one of them for PROGRAM."""
+    """So does every `donationd …` within a line, with a number for N and PID, and examples for PROGRAM and NAME."""
     for span in code_spans(document):
         if span.startswith("donationd ") and "…" not in span:
             example = span.replace("[", "").replace("]", "").replace(" PROGRAM", " hledger")
+            example = example.replace("charities add NAME", "charities add helpers")
             for arguments in calls(re.sub(r"\b(?:N|PID)\b", "30", example)):
                 try:
                     parse(arguments)

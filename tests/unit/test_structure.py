@@ -87,6 +87,8 @@ def test_everything_that_opens_the_database_names_the_schema() -> None:
     """A call without it would work in the schema public, whatever LEDGER_SCHEMA says."""
     found = 0
     for path in sorted([*(ROOT / "daemon").rglob("*.py"), *(ROOT / "health_sidecar").rglob("*.py")]):
+        if path.is_relative_to(ROOT / "daemon" / "restore_check"):
+            continue  # its database is one that it makes for itself
         for call in ast.walk(ast.parse(path.read_text())):
             if isinstance(call, ast.Call) and opens(call.func):
                 found += 1

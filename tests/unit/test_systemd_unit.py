@@ -17,6 +17,7 @@ from health_sidecar.config import Config as SidecarConfig
 from tests.support.instance import SIGNING_SECRET
 
 UNIT = ROOT / "deploy" / "donationd.service"
+CHARITIES = (ROOT / "deploy" / "docs" / "charities.md").read_text()
 MAX_EXPOSURE = 2.0
 
 needs_systemd = pytest.mark.skipif(
@@ -42,6 +43,24 @@ def test_systemd_knows_every_line(tmp_path: Path) -> None:
     installed = tmp_path / UNIT.name
     installed.write_text(re.sub(r"(?<=^ExecStart=)\S+", sys.executable, UNIT.read_text(), flags=re.MULTILINE))
     verified = analyze("verify", str(installed))
+    assert (verified.returncode, verified.stderr) == (0, "")
+
+
+@needs_systemd
+def test_the_unit_of_many_charities_is_one_that_systemd_knows(tmp_path: Path) -> None:
+    """The command of charities.md makes a unit of which each instance has its own file, user and state folder."""
+    [command] = re.findall(
+        r"^# (sed (?:.*\\\n)*.*) > /etc/systemd/system/donationd@\.service$", CHARITIES, re.MULTILINE
+    )
+    command = command.replace("/opt/donationd/deploy/donationd.service", str(UNIT))
+    made = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
+    for line in ("EnvironmentFile=/etc/donationd/%i.env", "StateDirectory=donationd/%i", "User=donationd-%i"):
+        assert line in made.splitlines()
+    assert "DONATIOND_STATE" not in made
+    (tmp_path / "donationd@.service").write_text(
+        re.sub(r"(?<=^ExecStart=)\S+", sys.executable, made, flags=re.MULTILINE)
+    )
+    verified = analyze("verify", str(tmp_path / "donationd@.service"))
     assert (verified.returncode, verified.stderr) == (0, "")
 
 
