@@ -171,19 +171,20 @@ async def _begin(database: Database, operator: str, format_name: str, query: Row
     """A reply whose parts are read from one snapshot, which they close. When all were sent, the manifest is stored."""
     selection = query.selection
     try:
-        last_seq = await find_last(database, selection)
+        last = await find_last(database, selection)
     except MomentInFuture as problem:
         raise web.HTTPBadRequest(text=f"asOf: {problem}") from None
     csv = query if isinstance(query, CsvQuery) else None
     zone = _zone(csv.tz) if csv else None
     async with AsyncExitStack() as opening:
         snapshot = await opening.enter_async_context(database.snapshot(FETCH_S))
-        moment = MomentRow._make((await snapshot.rows(load("export_moment"), {"seq": last_seq}))[0])
+        moment = MomentRow._make((await snapshot.rows(load("export_moment"), last))[0])
         opened = opening.pop_all()
     profile = csv.profile if csv else None
     export = Export(
         table_format(selection.kind, profile, zone or _zone(DEFAULT_ZONE)),
         moment,
+        selection,
         with_head=not (csv and csv.no_header),
     )
 
@@ -198,7 +199,6 @@ async def _begin(database: Database, operator: str, format_name: str, query: Row
                 yield begun
         last = export.last or selection.after
         manifest = export.manifest(
-            selection,
             format_name,
             profile=profile,
             zone=zone,

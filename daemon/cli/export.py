@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 from zoneinfo import ZoneInfo
@@ -32,6 +33,7 @@ from daemon.reports.export import (
     MomentRow,
     Selection,
     audit_detail,
+    continue_fees,
     decode_manifest,
     find_last,
     parse_time,
@@ -98,20 +100,22 @@ def run(kind: str, options: Options) -> None:
     ledger = ledger_address()
     with _opened(options.out) as file:
         try:
-            last_seq = ask(lambda database: _begin(database, selection, options), ledger=ledger)
+            selection, last = ask(partial(_begin, selection=selection, options=options), ledger=ledger)
         except MomentInFuture as problem:
             raise Failure(str(problem)) from None
-        manifest = _write(ledger, selection, options, accounts, file, last_seq=last_seq)
+        manifest = _write(ledger, selection, options, accounts, file, last=last)
     if options.manifest_path:
         files.write(options.manifest_path, manifest.json())
     _report(manifest, options)
 
 
-async def _begin(database: Database, selection: Selection, options: Options) -> int | None:
-    """Records the export, and returns the last entry that belongs to it; None for the newest one."""
-    last_seq = await find_last(database, selection)
+async def _begin(database: Database, selection: Selection, options: Options) -> tuple[Selection, dict[str, int | None]]:
+    """Records the export, and returns where it begins and ends."""
+    if options.program:
+        selection = await continue_fees(database, selection)
+    last = await find_last(database, selection)
     await audit.record(database, options.actor, "export", audit_detail(selection, options.format_name))
-    return last_seq
+    return selection, last
 
 
 def _selection(kind: Kind, options: Options) -> Selection:
@@ -184,7 +188,7 @@ def _write(
     accounts: Accounts | None,
     file: BinaryIO,
     *,
-    last_seq: int | None,
+    last: dict[str, int | None],
 ) -> Manifest:
     """Writes the rows, and returns the manifest."""
     export = None
@@ -196,14 +200,14 @@ def _write(
             statement_timeout_s=FETCH_S,
             idle_timeout_s=READER_S,
         ) as moment:
-            at = MomentRow._make(moment.rows("export_moment", {"seq": last_seq})[0])
+            at = MomentRow._make(moment.rows("export_moment", last)[0])
             format_ = _format(moment, selection, options, accounts)
-            export = Export(format_, at, with_head=not options.no_header)
-            _copy(moment, selection, export, file, at.seq)
+            has_fees = options.program is not None
+            export = Export(format_, at, selection, with_head=not options.no_header, has_fees=has_fees)
+            _copy(_parts(moment, selection, export, at, has_fees=has_fees), export, file)
     except (DatabaseUnavailable, StatementRejected) as error:
         raise Failure(f"{error}{_how_to_continue(export, options)}; `donationd gate` says more") from None
     return export.manifest(
-        selection,
         options.format_name,
         profile=(options.profile or "standard") if options.format_name == "csv" else None,
         zone=options.zone,
@@ -217,16 +221,24 @@ def _format(moment: Snapshot, selection: Selection, options: Options, accounts: 
         return table_format(selection.kind, profile, options.zone)
     declared = None
     if not options.no_header:
-        declared = map(AccountUse._make, moment.stream("export_declared", selection.params(0)))
+        declared = map(AccountUse._make, moment.stream("export_declared", selection.declared_params()))
     return JOURNALS[options.program](accounts, options.zone, declared)
 
 
-def _copy(moment: Snapshot, selection: Selection, export: Export, file: BinaryIO, seq: int) -> None:
-    """Writes the rows, with progress on a terminal."""
+def _parts(moment: Snapshot, selection: Selection, export: Export, at: MomentRow, *, has_fees: bool) -> Iterator[bytes]:
+    yield export.head()
+    for rows in moment.batches(selection.query, selection.params(at.seq)):
+        yield export.batch(rows)
+    if has_fees:
+        for rows in moment.batches("export_fees", selection.fee_params(at.fees_seq)):
+            yield export.fees(rows)
+
+
+def _copy(parts: Iterator[bytes], export: Export, file: BinaryIO) -> None:
+    """Writes the parts of a file, with progress on a terminal."""
     begun_s = shown_s = time.monotonic()
-    file.write(export.head())
-    for rows in moment.batches(selection.query, selection.params(seq)):
-        file.write(export.batch(rows))
+    for part in parts:
+        file.write(part)
         now_s = time.monotonic()
         if now_s - begun_s > TOTAL_S:
             raise Failure(f"the export took longer than an hour; continue with --after {export.last}")

@@ -35,7 +35,8 @@ RULES = {
         "begins with a capital letter or a digit and has only letters, digits and dashes"
     ),
 }
-KINDS = ("payment", "refund", "dispute")  # of the journal's entries
+KINDS = ("payment", "refund", "dispute", "fee")  # of a journal's transactions
+FEE = "fee"
 MONEY, NO_TICKET, TICKETS = "money", "no_ticket", "tickets"
 
 
@@ -61,6 +62,7 @@ class Accounts:
     def __init__(self, program: Program, text: str) -> None:
         self._program = program
         names = _read(text)
+        names.setdefault(FEE, _read(default_file(program))[FEE])  # a file of before there were fees
         tickets = names.pop(TICKETS, {})
         self._names = _checked(program, names, "")
         missing = [name for name in (MONEY, *KINDS, NO_TICKET) if name not in self._names]
@@ -98,11 +100,14 @@ def _read(text: str) -> dict[str, Any]:
 def _checked(program: Program, names: Mapping[str, Any], where: str) -> dict[str, str]:
     """The same names. Raises AccountsError for one that is not known, or not valid."""
     for name, value in names.items():
-        if name not in (MONEY, *KINDS, NO_TICKET) or (where and name == NO_TICKET):
+        if name not in (MONEY, *KINDS, NO_TICKET) or (where and name in (NO_TICKET, FEE)):
             raise AccountsError(f"{where}{name} is not known; known are {', '.join((MONEY, *KINDS))}")
         if not isinstance(value, str):
             raise AccountsError(f"{where}{name} is not a text")
-        if unknown := [each for each in PLACEHOLDER.findall(value) if each not in ("ticket", "currency")]:
+        placeholders = PLACEHOLDER.findall(value)
+        if name == FEE and "ticket" in placeholders:
+            raise AccountsError(f"{where}{name} contains {{ticket}}; some fees are of no ticket")
+        if unknown := [each for each in placeholders if each not in ("ticket", "currency")]:
             raise AccountsError(
                 f"{where}{name} contains {{{unknown[0]}}}; only {{ticket}} and {{currency}} are replaced"
             )

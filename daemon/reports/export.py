@@ -9,7 +9,7 @@ import importlib.metadata
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
@@ -18,15 +18,18 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import Struct
 
+from daemon.ledger.balance import GROUPS, Group
 from daemon.ledger.donation import Status
 from daemon.ledger.facts import ID_PATTERN
 from daemon.ledger.reader import SEQ, Moment
 from daemon.ledger.search import EMAIL_HASH
 from daemon.reports.entry_sums import find_moment
+from daemon.reports.fees import FEE_CATEGORIES
 from daemon.reports.formats import PROFILES, Column, CsvFile, Format, JsonLines, Row, Type
 from sql.database import Database
 
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+PAYMENT_CATEGORIES = [category for category, group in GROUPS.items() if group is Group.PAYMENTS]
 NEVER_PAID = frozenset({Status.CREATED, Status.FAILED, Status.EXPIRED})  # a donation with a paidAt has none of these
 
 
@@ -58,6 +61,10 @@ class DonationRow(NamedTuple):
     charge_id: str | None
     subscription_id: str | None
     account: str | None
+    fee_minor: int | None
+    fee_currency: str | None
+    settled_minor: int | None
+    exchange_rate: str | None
 
 
 COLUMNS: dict[Kind, tuple[Column, ...]] = {
@@ -80,6 +87,10 @@ COLUMNS: dict[Kind, tuple[Column, ...]] = {
         Column("chargeId", Type.TEXT),
         Column("subscriptionId", Type.TEXT),
         Column("account", Type.TEXT),
+        Column("fee", Type.AMOUNT, "feeCurrency"),
+        Column("feeCurrency", Type.TEXT),
+        Column("settledAmount", Type.AMOUNT, "feeCurrency"),
+        Column("exchangeRate", Type.DECIMAL),
     ),
     Kind.ENTRIES: (
         Column("seq", Type.NUMBER),
@@ -110,7 +121,8 @@ class Selection:
         from_s, to_s: the period, in Unix seconds; its end does not belong to it. It counts by the time of the payment
             (if there was none, of creation), and for entries by the time when the money moved.
         unpaid: donations that were never paid too.
-        after: continue after this key: a donation's id, or an entry's number.
+        after: continue after this key: a donation's id, or an entry's number, of a journal with that of a fee
+            (`1377.1290`).
         as_of: entries up to this moment.
     """
 
@@ -131,11 +143,32 @@ class Selection:
 
     def params(self, seq: int) -> dict[str, object]:
         """Its parameters, as of the journal's entry `seq`."""
-        filters = {"ticket": self.ticket, "currency": self.currency, "from_s": self.from_s, "to_s": self.to_s}
         if self.kind is Kind.ENTRIES:
-            return {**filters, "after": int(self.after or 0), "seq": seq}
-        unpaid = self.unpaid or self.status in NEVER_PAID
-        return {**filters, "status": self.status, "unpaid": unpaid, "after": self.after}
+            return {**self._filters, "after": self.after_entry, "seq": seq}
+        unpaid = {"unpaid": self.unpaid or self.status in NEVER_PAID, "payments": PAYMENT_CATEGORIES}
+        return {**self._filters, **unpaid, "status": self.status, "after": self.after}
+
+    def fee_params(self, fees_seq: int) -> dict[str, object]:
+        """The parameters of export_fees.sql, as of the row `fees_seq` of balance_transactions."""
+        return {**self._filters, "after": self.after_fee, "seq": fees_seq, "fees": FEE_CATEGORIES}
+
+    def declared_params(self) -> dict[str, object]:
+        """The parameters of export_declared.sql."""
+        return {**self._filters, "after": self.after_entry, "fees_after": self.after_fee}
+
+    @property
+    def _filters(self) -> dict[str, object]:
+        return {"ticket": self.ticket, "currency": self.currency, "from_s": self.from_s, "to_s": self.to_s}
+
+    @property
+    def after_entry(self) -> int:
+        """The entry after which entries continue."""
+        return int((self.after or "0").partition(".")[0])
+
+    @property
+    def after_fee(self) -> int:
+        """The row of balance_transactions after which fees continue."""
+        return int((self.after or "").partition(".")[2] or 0)
 
     def filters(self) -> dict[str, str | int | bool]:
         """What limits the rows, for people: as the options of the command and the parameters of the API are named."""
@@ -174,6 +207,7 @@ class MomentRow(NamedTuple):
     """The row of export_moment.sql."""
 
     seq: int
+    fees_seq: int
     taken_at: int
 
 
@@ -188,7 +222,7 @@ class Manifest(Struct, frozen=True, rename="camel", omit_defaults=True):
     seq: int  # the journal's last entry in the snapshot
     taken_at: str
     filters: dict[str, str | int | bool]
-    first: str | int | None  # keys: of donations the id, of entries the number
+    first: str | int | None  # keys: of donations the id, of entries the number; the last one of a journal is 1377.1290
     last: str | int | None
     release: str
     profile: str | None = None
@@ -200,12 +234,26 @@ class Manifest(Struct, frozen=True, rename="camel", omit_defaults=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
 
-async def find_last(database: Database, selection: Selection) -> int | None:
-    """The entry that the selection's `as_of` ends with; None for the newest one of the snapshot.
+async def find_last(database: Database, selection: Selection) -> dict[str, int | None]:
+    """The entry and the fee that the selection's `as_of` ends with, as parameters of export_moment.sql; None for the
+    newest ones of the snapshot.
 
     Raises MomentInFuture: what was recorded until then would still change.
     """
-    return None if selection.as_of is None else (await find_moment(database, selection.as_of)).seq
+    found = None if selection.as_of is None else await find_moment(database, selection.as_of)
+    return {"seq": found and found.seq, "fees": found and found.fees_seq}
+
+
+async def continue_fees(database: Database, selection: Selection) -> Selection:
+    """The same selection of a journal, with the fee after which it continues: if none is given, the last one that was
+    recorded until the entry was.
+
+    Raises MomentInFuture: there is no such entry yet.
+    """
+    if selection.after is None or "." in selection.after:
+        return selection
+    found = await find_moment(database, Moment.parse(selection.after))
+    return replace(selection, after=f"{found.seq}.{found.fees_seq}")
 
 
 decode_manifest = msgspec.json.Decoder(Manifest).decode
@@ -217,17 +265,35 @@ class Export:
     Args:
         moment: of the snapshot that the rows are read from.
         with_head: whether the file begins with what comes before the first row.
+        has_fees: whether it is a journal, which has fees after its entries.
     """
 
-    def __init__(self, format_: Format, moment: MomentRow, *, with_head: bool = True) -> None:
+    def __init__(
+        self,
+        format_: Format,
+        moment: MomentRow,
+        selection: Selection,
+        *,
+        with_head: bool = True,
+        has_fees: bool = False,
+    ) -> None:
         self._format = format_
         self._moment = moment
+        self._selection = selection
         self._with_head = with_head
         self._digest = hashlib.sha256()
         self._size = 0
         self._first: str | int | None = None
-        self.last: str | int | None = None  # the key of the last row so far
+        self._last: str | int | None = None
+        self._last_fee = selection.after_fee if has_fees else None
         self.rows = 0
+
+    @property
+    def last(self) -> str | int | None:
+        """The key of the last row so far, after which the next part continues; None before any."""
+        if self._last_fee is None:
+            return self._last
+        return f"{self._last or self._selection.after_entry}.{self._last_fee}"
 
     def head(self) -> bytes:
         """The beginning of the file."""
@@ -237,7 +303,15 @@ class Export:
         """The next rows; at least one."""
         if not self.rows:
             self._first = rows[0][0]
-        self.last = rows[-1][0]
+        self._last = rows[-1][0]
+        return self._write(rows)
+
+    def fees(self, rows: Sequence[Row]) -> bytes:
+        """The next fees, after all entries; at least one."""
+        self._last_fee = rows[-1][0]
+        return self._write(rows)
+
+    def _write(self, rows: Sequence[Row]) -> bytes:
         self.rows += len(rows)
         return self._count(self._format.batch(rows))
 
@@ -248,7 +322,6 @@ class Export:
 
     def manifest(
         self,
-        selection: Selection,
         format_name: str,
         *,
         profile: str | None = None,
@@ -261,14 +334,14 @@ class Export:
             continue_with: the command, or the parameters, of the next part.
         """
         return Manifest(
-            kind=selection.kind,
+            kind=self._selection.kind,
             format=format_name,
             rows=self.rows,
             size=self._size,
             sha256=self._digest.hexdigest(),
             seq=self._moment.seq,
             taken_at=_time_text(self._moment.taken_at) or "",
-            filters=selection.filters(),
+            filters=self._selection.filters(),
             first=self._first,
             last=self.last,
             release=importlib.metadata.version("donationd"),
@@ -296,6 +369,9 @@ def first_second(time: datetime) -> int:
 
 def parse_key(kind: Kind, text: str) -> str:
     """The key of a row. Raises ValueError for any other text."""
-    if not (SEQ.fullmatch(text) if kind is Kind.ENTRIES else re.fullmatch(ID_PATTERN, text)):
-        raise ValueError("an entry's number" if kind is Kind.ENTRIES else "a donation's id")
+    if kind is Kind.DONATIONS:
+        if not re.fullmatch(ID_PATTERN, text):
+            raise ValueError("a donation's id")
+    elif not all(SEQ.fullmatch(part) for part in text.split(".", 1)):
+        raise ValueError("an entry's number")
     return text

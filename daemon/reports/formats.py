@@ -37,20 +37,22 @@ class Format(Protocol):
 
 
 class Type(Enum):
-    """What a column contains. Amounts are in minor units of the currency in the column `currency`."""
+    """What a column contains."""
 
     TEXT = auto()
     NUMBER = auto()
-    AMOUNT = auto()
+    AMOUNT = auto()  # in minor units of the currency in another column
+    DECIMAL = auto()  # as text, such as 1.0832
     SECONDS = auto()  # since 1970
     MICROSECONDS = auto()
 
 
 class Column(NamedTuple):
-    """A column of a file: its name, and what it contains."""
+    """A column of a file: its name, what it contains, and of an amount the name of the column with its currency."""
 
     name: str
     type: Type
+    currency: str = "currency"
 
 
 class Profile(NamedTuple):
@@ -72,13 +74,11 @@ class CsvFile:
     """A CSV file by RFC 4180. Text that a spreadsheet would take for a formula begins with an apostrophe.
 
     Args:
-        columns: one of them is named `currency`.
         zone: of the times in the profiles for Excel, which have no zone of their own; the others are in UTC.
     """
 
     def __init__(self, columns: Sequence[Column], profile: Profile, zone: ZoneInfo) -> None:
         self._columns = columns
-        self._currency = [column.name for column in columns].index("currency")
         self._profile = profile
         self._zone = zone
 
@@ -89,11 +89,7 @@ class CsvFile:
 
     def batch(self, rows: Sequence[Row]) -> bytes:
         """A line for each row."""
-        columns = list(zip(*rows, strict=True))
-        currencies = columns[self._currency]
-        cells = [
-            self._cells(column.type, values, currencies) for column, values in zip(self._columns, columns, strict=True)
-        ]
+        cells = [self._cells(*each) for each in _columns(self._columns, rows)]
         return self._lines(zip(*cells, strict=True))
 
     def _lines(self, rows: Iterable[Row]) -> bytes:
@@ -104,9 +100,9 @@ class CsvFile:
     def _cells(self, type_: Type, values: Sequence[Any], currencies: Sequence[str | None]) -> Sequence[Any]:
         if type_ is Type.TEXT:
             return [f"'{text}" if text and text[0] in FORMULA else text for text in values]
-        if type_ is Type.AMOUNT:
-            amounts = _amounts(values, currencies)
-            return amounts if self._profile.decimal_mark == "." else [a and a.replace(".", ",") for a in amounts]
+        if type_ in (Type.AMOUNT, Type.DECIMAL):
+            decimals = _amounts(values, currencies) if type_ is Type.AMOUNT else values
+            return decimals if self._profile.decimal_mark == "." else [d and d.replace(".", ",") for d in decimals]
         if type_ is Type.NUMBER:
             return values
         if self._profile.for_excel:
@@ -121,7 +117,6 @@ class JsonLines:
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = columns
         self._names = [column.name for column in columns]
-        self._currency = self._names.index("currency")
         self._encode_lines = msgspec.json.Encoder().encode_lines
 
     def head(self) -> bytes:
@@ -130,17 +125,21 @@ class JsonLines:
 
     def batch(self, rows: Sequence[Row]) -> bytes:
         """A line for each row."""
-        columns = list(zip(*rows, strict=True))
-        currencies = columns[self._currency]
-        values = [
-            _json_values(column.type, values, currencies) for column, values in zip(self._columns, columns, strict=True)
-        ]
+        values = [_json_values(*each) for each in _columns(self._columns, rows)]
         return self._encode_lines([dict(zip(self._names, row, strict=True)) for row in zip(*values, strict=True)])
+
+
+def _columns(columns: Sequence[Column], rows: Sequence[Row]) -> Iterable[tuple[Type, Sequence[Any], Sequence[Any]]]:
+    """The type, the values and the currencies of each column of some rows."""
+    values = dict(zip((column.name for column in columns), zip(*rows, strict=True), strict=True))
+    return ((column.type, values[column.name], values[column.currency]) for column in columns)
 
 
 def _json_values(type_: Type, values: Sequence[Any], currencies: Sequence[str | None]) -> Sequence[Any]:
     if type_ is Type.AMOUNT:
         return [amount and msgspec.Raw(amount.encode()) for amount in _amounts(values, currencies)]
+    if type_ is Type.DECIMAL:
+        return [decimal and msgspec.Raw(decimal.encode()) for decimal in values]
     return values if type_ in (Type.TEXT, Type.NUMBER) else _utc_texts(type_, values)
 
 

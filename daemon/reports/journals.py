@@ -1,7 +1,7 @@
-"""Pure: the journal's entries as transactions for hledger and beancount.
+"""Pure: the journal's entries, and Stripe's fees, as transactions for hledger and beancount.
 
-Each entry is a transaction of two postings in one currency, on the day when the money moved. Accounts and commodities
-are declared where they are first used.
+Each entry, and each change of a fee, is a transaction of two postings in one currency, on the day when the money moved.
+Accounts and commodities are declared where they are first used.
 """
 
 from abc import ABC, abstractmethod
@@ -15,19 +15,28 @@ from daemon.reports.formats import Row, local_date
 
 
 class EntryRow(NamedTuple):
-    """A row of export_entries.sql."""
+    """A row of export_entries.sql, or of export_fees.sql, which has the last two values too."""
 
     seq: int
     recorded_us: int
     effective_at: int
     kind: str
-    donation_id: str
+    donation_id: str | None
     ticket_id: str | None
     ticket_title: str | None
     amount_minor: int
     currency: str | None
     object_id: str
     cause: str
+    settled_minor: int | None = None
+    exchange_rate: str | None = None
+
+    @property
+    def settled(self) -> str | None:
+        """What the money of a fee's transaction was converted into, such as `46.00 EUR`."""
+        if self.settled_minor is None or self.currency is None:
+            return None
+        return f"{major(self.settled_minor, self.currency)} {self.currency}"
 
 
 class AccountUse(NamedTuple):
@@ -61,8 +70,8 @@ class Journal(ABC):
         """What comes before the first transaction."""
 
     def batch(self, rows: Sequence[Row]) -> bytes:
-        """A transaction for each row of export_entries.sql."""
-        return "".join(self._parts(map(EntryRow._make, rows))).encode()
+        """A transaction for each row of export_entries.sql or export_fees.sql."""
+        return "".join(self._parts(EntryRow(*row) for row in rows)).encode()
 
     def _parts(self, rows: Iterable[EntryRow]) -> Iterator[str]:
         for row in rows:
@@ -70,7 +79,7 @@ class Journal(ABC):
             if use not in self._uses:
                 yield from self._declarations(use)
             money, other = self._uses[use]
-            # What adds to the figure of payments is money that comes, what adds to the other two is money that goes.
+            # What adds to the figure of payments is money that comes, what adds to the others is money that goes.
             received_minor = row.amount_minor if row.kind == "payment" else -row.amount_minor
             currency = row.currency or NO_CURRENCY
             yield self._transaction(row, local_date(row.effective_at, self._zone))
@@ -110,6 +119,13 @@ class HledgerJournal(Journal):
         return f"account {name}\n\n"
 
     def _transaction(self, row: EntryRow, date: str) -> str:
+        if row.kind == "fee":
+            donation = f", donation:{row.donation_id}" if row.donation_id else ""
+            settled = f", settled:{row.settled}, exchange-rate:{row.exchange_rate}" if row.settled else ""
+            return (
+                f"{date} * fee | {row.donation_id or row.object_id}\n"
+                f"    ; fee:{row.seq}, object:{row.object_id}, category:{row.cause}{donation}{settled}\n"
+            )
         ticket = f", ticket:{row.ticket_id}" if row.ticket_id else ""
         return (
             f"{date} * ({row.seq}) {row.kind} | {row.donation_id}\n"
@@ -132,6 +148,13 @@ class BeancountJournal(Journal):
         return f"1970-01-01 open {name}\n\n"
 
     def _transaction(self, row: EntryRow, date: str) -> str:
+        if row.kind == "fee":
+            link = f" ^{row.donation_id}" if row.donation_id else ""
+            settled = f"  settled: {row.settled}\n  exchange-rate: {row.exchange_rate}\n" if row.settled else ""
+            return (
+                f'{date} * "fee" "{row.donation_id or row.object_id}"{link}\n'
+                f'  fee: {row.seq}\n  object: "{row.object_id}"\n  category: "{row.cause}"\n{settled}'
+            )
         tag = f" #{row.ticket_id}" if row.ticket_id else ""
         return (
             f'{date} * "{row.kind}" "{row.donation_id}"{tag} ^{row.donation_id}\n'

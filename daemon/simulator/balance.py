@@ -16,13 +16,15 @@ from daemon.simulator.collection import Collection
 from daemon.simulator.copies import Copy
 from daemon.simulator.stripe_objects import DAY_S, Charge, Dispute, Json, Refund
 
-CURRENCY = "usd"  # of the account: everything is converted into it
+DOLLARS = "usd"
 RATES = {  # of one unit of each currency, in dollars
+    DOLLARS: "1",
     **{"eur": "1.0832", "cad": "0.7312", "gbp": "1.2745", "jpy": "0.006713", "kwd": "3.2512"},
     **{"isk": "0.007241", "ugx": "0.000272"},
 }
 WITHOUT_DECIMALS = frozenset("bif clp djf gnf jpy kmf krw mga pyg rwf vnd vuv xaf xof xpf".split())
 THREE_DECIMALS = frozenset("bhd jod kwd omr tnd".split())
+RATE_STEP = Decimal("0.000001")  # of rates between two other currencies
 CATEGORIES = {
     **{"charge": "charge", "payment": "charge", "payment_failure_refund": "charge_failure"},
     **{"refund": "refund", "payment_refund": "refund", "refund_failure": "refund_failure"},
@@ -42,6 +44,7 @@ class BalanceTransaction:
     Attributes:
         source: the id of what it is for: a charge, refund, dispute or payout; None for the account's own.
         exchange_rate: what one unit of the source's currency was converted with; None without conversion.
+        currency: the account's, in which Stripe settles.
     """
 
     id: str
@@ -53,6 +56,7 @@ class BalanceTransaction:
     source: str | None = None
     exchange_rate: Decimal | None = None
     description: str | None = None
+    currency: str = DOLLARS
 
     @property
     def net(self) -> int:
@@ -70,7 +74,7 @@ class BalanceTransaction:
         fee = {
             "amount": self.fee,
             "application": None,
-            "currency": CURRENCY,
+            "currency": self.currency,
             "description": "Dispute fee" if self.reporting_category == "dispute" else "Stripe processing fees",
             "type": "stripe_fee",
         }
@@ -81,7 +85,7 @@ class BalanceTransaction:
             "available_on": self.available_on,
             "balance_type": "risk_reserved" if self.type.startswith("reserve_") else "payments",
             "created": self.created,
-            "currency": CURRENCY,
+            "currency": self.currency,
             "description": self.description,
             "exchange_rate": None if self.exchange_rate is None else float(self.exchange_rate),
             "fee": self.fee,
@@ -104,6 +108,7 @@ class Payout:
     automatic: bool
     livemode: bool
     balance_transaction: str
+    currency: str
     status: str = "in_transit"
 
     def render(self, _api: Api) -> Json:
@@ -118,7 +123,7 @@ class Payout:
             "automatic": self.automatic,
             "balance_transaction": self.balance_transaction,
             "created": self.created,
-            "currency": CURRENCY,
+            "currency": self.currency,
             "description": "STRIPE PAYOUT",
             "destination": "ba_1DonationsBankAccount0001",
             "failure_balance_transaction": None,
@@ -139,35 +144,37 @@ class Payout:
         }
 
 
-def _changes(charges: Iterable[Charge | Copy]) -> list[BalanceTransaction]:
+def _changes(charges: Iterable[Charge | Copy], currency: str) -> list[BalanceTransaction]:
     """Every change of the balance: of all payments, and the account's own of each week."""
-    found = [each for charge in charges for each in _of_stored(charge)]
-    return [*found, *_of_weeks(found)]
+    found = [each for charge in charges for each in _of_stored(charge, currency)]
+    return [*found, *(replace(each, currency=currency) for each in _of_weeks(found))]
 
 
-def _of_stored(charge: Charge | Copy) -> Iterator[BalanceTransaction]:
+def _of_stored(charge: Charge | Copy, currency: str) -> Iterator[BalanceTransaction]:
     if not isinstance(charge, Copy):
-        yield from of_charge(charge)
+        yield from of_charge(charge, currency)
     elif isinstance(charge.original, Charge):
-        for each in of_charge(charge.original):
+        for each in of_charge(charge.original, currency):
             yield replace(each, id=charge.named(each.id), source=charge.named(each.source or ""))
 
 
-def of_charge(charge: Charge) -> Iterator[BalanceTransaction]:
-    """A charge that took money, its refunds, disputes and late failure."""
+def of_charge(charge: Charge, currency: str = DOLLARS) -> Iterator[BalanceTransaction]:
+    """A charge that took money, its refunds, disputes and late failure, as an account in this currency has them."""
     if charge.paid_at is None or charge.source_transfer is not None:
         return
     is_debit = charge.method != "card"
     captured = charge.amount_captured or charge.amount  # a late failure can set it to 0
     kind = "payment" if is_debit else "charge"
-    yield _converted(charge, balance_transaction_id(charge) or "", charge.paid_at, kind, captured)
+    yield _converted(charge, balance_transaction_id(charge) or "", charge.paid_at, kind, captured, currency=currency)
     if charge.status == "failed":
         failed_at = _first_second(charge, {"failed"}, charge.paid_at)
-        yield _converted(charge, f"txn_{charge.id[3:]}f", failed_at, "payment_failure_refund", -captured)
+        yield _converted(
+            charge, f"txn_{charge.id[3:]}f", failed_at, "payment_failure_refund", -captured, currency=currency
+        )
     for refund in charge.refunds:
-        yield from _of_refund(refund, "payment_refund" if is_debit else "refund")
+        yield from _of_refund(refund, "payment_refund" if is_debit else "refund", currency)
     for dispute in charge.disputes:
-        yield from of_dispute(dispute)
+        yield from of_dispute(dispute, currency)
 
 
 def balance_transaction_id(charge: Charge) -> str | None:
@@ -183,21 +190,21 @@ def failure_transaction_id(thing: Charge | Refund) -> str | None:
     return f"txn_{thing.id[3:]}f" if failed else None
 
 
-def _of_refund(refund: Refund, kind: str) -> Iterator[BalanceTransaction]:
-    yield _converted(refund, f"txn_{refund.id[3:]}", refund.created, kind, -refund.amount)
+def _of_refund(refund: Refund, kind: str, currency: str) -> Iterator[BalanceTransaction]:
+    yield _converted(refund, f"txn_{refund.id[3:]}", refund.created, kind, -refund.amount, currency=currency)
     if not refund.stands:
         failed_at = _first_second(refund, {"failed", "canceled"}, refund.created)
-        yield _converted(refund, f"txn_{refund.id[3:]}f", failed_at, "refund_failure", refund.amount)
+        yield _converted(refund, f"txn_{refund.id[3:]}f", failed_at, "refund_failure", refund.amount, currency=currency)
 
 
-def of_dispute(dispute: Dispute) -> Iterator[BalanceTransaction]:
+def of_dispute(dispute: Dispute, currency: str = DOLLARS) -> Iterator[BalanceTransaction]:
     """What a dispute took and gave back, each time; the first time with a fee, which Stripe keeps."""
     held, number = 0, 0
     for report in dispute.reports:
         wanted = report.shown["amount"] if report.shown["status"] not in _WITHOUT_MONEY else 0
         if wanted != held:
             id_, fee = f"txn_{dispute.id[3:]}{number}", 0 if number else DISPUTE_FEE_MINOR
-            yield replace(_converted(dispute, id_, report.at, "adjustment", held - wanted), fee=fee)
+            yield replace(_converted(dispute, id_, report.at, "adjustment", held - wanted, currency=currency), fee=fee)
             held, number = wanted, number + 1
 
 
@@ -211,19 +218,30 @@ def _first_second(thing: Charge | Refund, statuses: set[str], default: int) -> i
     return next((report.at for report in thing.reports if report.shown["status"] in statuses), default)
 
 
-def _converted(source: Charge | Refund | Dispute, id_: str, at: int, kind: str, amount: int) -> BalanceTransaction:
-    """A transaction of this type for an amount in the currency of its source."""
-    rate, currency = Decimal(RATES.get(source.currency, "1")), source.currency
-    exponent = 0 if currency in WITHOUT_DECIMALS else 3 if currency in THREE_DECIMALS else 2
-    settled = _whole(Decimal(amount).scaleb(2 - exponent) * rate)
+def _converted(
+    source: Charge | Refund | Dispute, id_: str, at: int, kind: str, amount: int, *, currency: str
+) -> BalanceTransaction:
+    """A transaction of this type for an amount in the currency of its source, in the currency of the account."""
+    rate = _rate(source.currency, currency)
+    settled = _whole(Decimal(amount).scaleb(_exponent(currency) - _exponent(source.currency)) * rate)
     fee = 0
     if kind == "charge":
         fee = _whole(settled * CARD_FEE) + CARD_FEE_MINOR
     elif kind == "payment":
         fee = min(_whole(settled * DEBIT_FEE), LARGEST_DEBIT_FEE_MINOR)
     category = CATEGORIES.get(kind) or ("dispute" if amount < 0 else "dispute_reversal")
-    exchange_rate = None if currency == CURRENCY else rate
-    return BalanceTransaction(id_, at, kind, category, settled, fee, source.id, exchange_rate)
+    exchange_rate = None if source.currency == currency else rate
+    return BalanceTransaction(id_, at, kind, category, settled, fee, source.id, exchange_rate, currency=currency)
+
+
+def _rate(source: str, currency: str) -> Decimal:
+    """What one unit of a currency is in that of an account."""
+    rate = Decimal(RATES.get(source, "1"))
+    return rate if currency == DOLLARS else (rate / Decimal(RATES[currency])).quantize(RATE_STEP, ROUND_HALF_UP)
+
+
+def _exponent(currency: str) -> int:
+    return 0 if currency in WITHOUT_DECIMALS else 3 if currency in THREE_DECIMALS else 2
 
 
 def _whole(amount: Decimal) -> int:
@@ -251,16 +269,24 @@ class Balance:
 
     Args:
         transactions, payouts: where both are added.
+        currency: in which the account settles: everything is converted into it.
 
     Attributes:
+        currency: as given; it can be changed before the first payment.
         automatic: whether Stripe makes the payouts: it then knows what each consists of.
         parts: the transactions of each automatic payout, its own included, by its id.
     """
 
     def __init__(
-        self, transactions: Collection[BalanceTransaction], payouts: Collection[Payout], *, livemode: bool
+        self,
+        transactions: Collection[BalanceTransaction],
+        payouts: Collection[Payout],
+        *,
+        livemode: bool,
+        currency: str = DOLLARS,
     ) -> None:
         self._transactions, self._payouts, self._livemode = transactions, payouts, livemode
+        self.currency = currency
         self.automatic = True
         self.parts: dict[str, Collection[BalanceTransaction]] = {}
         self._waiting: list[BalanceTransaction] = []
@@ -268,7 +294,7 @@ class Balance:
 
     def update(self, charges: Iterable[Charge | Copy], now: int) -> None:
         """Adds what is new, and a payout for each day on which the available money is more than 0."""
-        for each in _changes(charges):
+        for each in _changes(charges, self.currency):
             if self._transactions.get(each.id) is None:
                 self._transactions.add(each)
                 self._waiting.append(each)
@@ -288,10 +314,14 @@ class Balance:
         amount = sum(each.net for each in self._waiting)
         id_ = f"{day // DAY_S}{'Live' if self._livemode else 'Test'}"
         transaction = BalanceTransaction(
-            f"txn_1{id_}", day, "payout", "payout", -amount, source=f"po_1{id_}", description="STRIPE PAYOUT"
+            *(f"txn_1{id_}", day, "payout", "payout", -amount),
+            source=f"po_1{id_}",
+            description="STRIPE PAYOUT",
+            currency=self.currency,
         )
         self._transactions.add(transaction)
-        self._payouts.add(Payout(f"po_1{id_}", day, amount, self.automatic, self._livemode, transaction.id))
+        values = (day, amount, self.automatic, self._livemode, transaction.id, self.currency)
+        self._payouts.add(Payout(f"po_1{id_}", *values))
         parts = Collection[BalanceTransaction]()
         self.parts[f"po_1{id_}"] = parts
         for each in (*(self._waiting if self.automatic else ()), transaction):

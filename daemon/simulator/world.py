@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from daemon.simulator.api_versions import TODAY, Api
-from daemon.simulator.balance import Balance, balance_transaction_id
+from daemon.simulator.balance import DOLLARS, Balance, balance_transaction_id
 from daemon.simulator.collection import Collection, Stored
 from daemon.simulator.copies import Copy
 from daemon.simulator.payment import Payment
@@ -42,6 +42,9 @@ TYPES = (
 class World:
     """One account in one mode.
 
+    Args:
+        currency: in which Stripe settles.
+
     Attributes:
         api: the API version that events have here, and what replies have where a request names no version.
         account: the id of a connected account; None for the platform's own.
@@ -56,12 +59,13 @@ class World:
         livemode: bool = False,
         account: str | None = None,
         api: Api = TODAY,
+        currency: str = DOLLARS,
         on_events: Callable[[list[Json]], None] = lambda _: None,
     ) -> None:
         self.livemode, self.account, self.api = livemode, account, api
         self.collections: dict[str, Collection[Any]] = {name: Collection() for name in TYPES}
         transactions, payouts = self.collections["balance_transaction"], self.collections["payout"]
-        self.balance = Balance(transactions, payouts, livemode=livemode)
+        self.balance = Balance(transactions, payouts, livemode=livemode, currency=currency)
         self.on_events = on_events
         self._rng = random.SystemRandom()  # another run for the same ledger must not make the same ids
         self._states: dict[str, State] = {}  # by the id of each object

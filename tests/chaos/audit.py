@@ -50,10 +50,11 @@ class Incident:
 
 @dataclass
 class Verdict:
-    """Everything that must be zero, by its name in the table, and up to a few examples of each."""
+    """Everything that must be zero, by its name in the table, and up to a few examples of each; and other figures."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
+    figures: Counter[str] = field(default_factory=Counter)
 
     def count(self, name: str, found: Iterable[str]) -> None:
         """Adds what was found; nothing adds a zero."""
@@ -198,7 +199,10 @@ def table(records: Sequence[Record], verdict: Verdict) -> str:
     replies = Counter(reply.status for record in records for reply in record.replies)
     lines += ["", f"{sum(replies.values())} requests: {_said(replies)}", ""]
     lines += [f"{name:<36}{count:>4}" for name, count in verdict.counts.items()]
-    return "\n".join([*lines, *(["", *verdict.examples] if verdict.examples else [])])
+    figures = [f"{count} {name}" for name, count in sorted(verdict.figures.items())]
+    return "\n".join(
+        [*lines, *(["", *figures] if figures else []), *(["", *verdict.examples] if verdict.examples else [])]
+    )
 
 
 def _said(replies: Counter[int]) -> str:

@@ -27,6 +27,19 @@ PASSES = "SELECT job, outcome, detail FROM job_runs WHERE outcome <> 'succeeded'
 WAITING = "SELECT count(*) FROM outbox WHERE state IN ('queued', 'sending')"
 SENT = "SELECT donation_id, kind, seq FROM outbox WHERE state = 'sent'"
 GAPS = "SELECT year FROM receipts GROUP BY year HAVING count(*) <> max(number)"
+# A donation's mail and receipt may be of an id that it had before.
+UNTHANKED = """
+SELECT d.id FROM stripe_attributions d
+WHERE d.paid_at IS NOT NULL AND d.amount_minor > 0
+  AND NOT EXISTS (SELECT FROM outbox o WHERE o.kind = 'thanks' AND o.donation_id IN (d.id, d.session_id, d.charge_id))
+"""
+VALID_TWICE = """
+SELECT d.id FROM stripe_attributions d JOIN receipts r ON r.donation_id IN (d.id, d.session_id, d.charge_id)
+WHERE r.voided_at IS NULL GROUP BY d.id HAVING count(*) > 1
+"""
+FOR_A_PERSON = "SELECT state, reason, count(*) FROM outbox WHERE state IN ('uncertain', 'undelivered') GROUP BY 1, 2"
+# Why a mail is not delivered where Stripe and the mail server accept everything in the end.
+EXPECTED_REASONS = {"perhaps sent", "no e-mail address", "the e-mail address is not usable"}
 
 
 async def _make_due(site: Site, job: str) -> None:
@@ -114,6 +127,9 @@ FAULTS = (
     Fault("jobs hang until they are replaced", hangs("jobs"), is_apart=True),
     Fault("Stripe answers 429", _stripe_fails(status=429, retry_after=1), is_apart=True),
     Fault("Stripe answers 500", _stripe_fails(status=500), is_apart=True),
+    Fault("Stripe answers 401: the key is wrong", _stripe_fails(status=401), is_apart=True),
+    Fault("Stripe answers 403: no permission", _stripe_fails(status=403), is_apart=True),
+    Fault("Stripe's replies are half of their JSON", _stripe_fails(kind="malformed"), is_apart=True),
     Fault("Stripe's replies are cut off", _stripe_fails(kind="truncated"), is_apart=True),
     Fault("Stripe does not answer", _stripe_fails(kind="hang", seconds=60.0), is_apart=True),
 )
@@ -153,6 +169,12 @@ def judge_jobs(url: str, server: MailServer, verdict: Verdict) -> None:
     verdict.count("mails that came twice", (id_ for id_, times in received.items() if times > 1))
     verdict.count("mails that never came", _missing(sent, received))
     verdict.count("gaps in receipt numbers", map(str, execute(url, GAPS)))
+    verdict.count("paid donations without a mail", (id_ for (id_,) in execute(url, UNTHANKED)))
+    verdict.count("donations with two valid receipts", (id_ for (id_,) in execute(url, VALID_TWICE)))
+    for state, reason, mails in execute(url, FOR_A_PERSON):
+        verdict.figures[f"mails {state}: {reason}"] += mails
+        if reason not in EXPECTED_REASONS:
+            verdict.count("mails undelivered without need", [f"{mails}: {reason}"])
     with snapshot(url, "donationd chaos") as seen:
         verdict.count("payouts that do not add up", balance_differences(seen))
 

@@ -110,6 +110,28 @@ def test_each_fault_of_the_jobs_is_counted(database_url: str) -> None:
     assert judged_jobs(database_url, id_) == {"gaps in receipt numbers": 1}
 
 
+PAID = """
+INSERT INTO stripe_attributions (id, root, facts, session_id, status, amount_minor, currency, refunded_minor,
+                                 disputed_minor, created_at, paid_at)
+VALUES ('pi_1', 'pi_1', '{}', 'cs_1', 'PAID', 1, 'USD', 0, 0, now(), now())
+"""
+
+
+def test_paid_donations_are_held_against_mails_and_receipts(database_url: str) -> None:
+    """One without a mail, one with two receipts that are valid, and a mail that was given up for no reason of the
+    donor's; a mail without an address is only a figure."""
+    execute(database_url, PAID)
+    assert judged_jobs(database_url) == {"paid donations without a mail": 1}
+    execute(database_url, "INSERT INTO outbox (donation_id, kind, seq, state, reason) "
+                          "VALUES ('cs_1', 'thanks', 0, 'undelivered', 'no e-mail address')")  # fmt: skip
+    assert judged_jobs(database_url) == {}
+    execute(database_url, RECEIPT, [1, 2])
+    assert judged_jobs(database_url) == {"donations with two valid receipts": 1}
+    execute(database_url, "UPDATE receipts SET voided_at = now() WHERE number = 1")
+    execute(database_url, "UPDATE outbox SET reason = 'its document cannot be made'")
+    assert judged_jobs(database_url) == {"mails undelivered without need": 1}
+
+
 def test_the_gap_is_the_longest_time_without_a_200() -> None:
     """From the fault on: replies before it, after its consequences, and those that are no 200, do not count."""
     at = {19: 200, 20.5: 200, 22: 503, 24.5: 200, 25.5: 200, 90: 200}

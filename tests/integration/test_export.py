@@ -521,6 +521,7 @@ def test_mistakes_are_explained_and_change_nothing(
         'money = "assets"': "it does not set payment, refund, dispute, no_ticket",
         'monney = "assets"': "monney is not known",
         'money = "assets:{donor}"': "only {ticket} and {currency} are replaced",
+        'fee = "expenses:{ticket}"': "some fees are of no ticket",
         'money = "assets  two spaces"': "money is not valid",
         'money = "a;b"': "money is not valid",
         "money = 1": "money is not a text",

@@ -1,19 +1,30 @@
 """Stripe's fees in the report of a period's income: what is known, what is not, and what was filed (SPEC 11)."""
 
+import asyncio
+import csv
 import hashlib
+import json
+import subprocess
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from decimal import Decimal
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
+from beancount import loader
+from beancount.core.data import Transaction
+from click.testing import CliRunner
 
 from daemon.api.endpoints import PREFIX
+from daemon.cli.main import main
 from daemon.jobs.balance import read_balance
 from daemon.ledger.balance import Group, group_of
 from daemon.ledger.operators import Operators
 from daemon.ledger.reader import Ledger, Moment
 from daemon.ledger.recorder import Recorder
+from daemon.reports.accounts import Program
 from daemon.reports.closings import close, restated
 from daemon.reports.entry_sums import Entries, find_moment, no_progress, sum_by_ticket
 from daemon.reports.fees import FEE_FIGURES
@@ -23,7 +34,9 @@ from daemon.simulator.fake_stripe.fake import FakeStripe
 from daemon.stripe_api.client import StripeApi
 from sql.database import Database
 from tests.support.api_application import MakeClient, application, follower
-from tests.support.balance import client_of, later, played, transactions
+from tests.support.balance import TICKETS, client_of, later, played, transactions
+from tests.support.debian import program
+from tests.support.export_files import parsed
 from tests.support.ledger import fill
 from tests.support.operators import READER, TOKENS, bearer
 from tests.support.reports import json_of, text_of
@@ -191,3 +204,99 @@ async def test_a_donation_shows_its_fees(
     assert (await call("donations?q=po_unknown"))["donations"] == []
     items = await Ledger(database).timeline(donation) or []
     assert [item.kind for item in items].count("fee") == len(rows)
+
+
+# --- Exports
+
+
+async def test_exports_have_the_fees_of_the_books(
+    database: Database, database_url: str, fake_stripe: FakeStripe, stripe: StripeApi, tmp_path: Path
+) -> None:
+    """An account in euros has payments in dollars. While no fee is known its columns are empty, and not 0. Then the
+    donations have fee, settled amount and rate of the books; and the journals of hledger and beancount, each in two
+    parts that continue each other, have every fee in euros, also those of no donation."""
+    fake_stripe.world.balance.currency = "eur"
+    await fill(database, FIRST, "story-1", "story-2")
+    export = partial(export_of, database_url)
+    assert {row["fee"] + row["settledAmount"] for row in parsed(await export("donations"))} == {""}
+    await read_balance(stripe, database)
+    first = {each: await export_file(export, each, tmp_path) for each in Program}
+    fake_stripe.add(MORE)
+    await fill(database, MORE)
+    await read_balance(stripe, database)
+    books = expected(fake_stripe)
+    by_ticket = await check_donations(database, fake_stripe, parsed(await export("donations", "--unpaid")))
+    assert sum(by_ticket.values()) == books["fees"] - books["otherFees"]
+    for each, (journal, last) in first.items():
+        with journal.open("ab") as file:
+            file.write(await export("entries", "--format", each, "--after", last))
+    assert fees_in_hledger(first[Program.HLEDGER][0]) == books["fees"]
+    assert fees_in_beancount(first[Program.BEANCOUNT][0]) == books["fees"]
+    for ticket in TICKETS:
+        of_ticket = tmp_path / ticket
+        of_ticket.write_bytes(await export("entries", "--format", "hledger", "--ticket", ticket))
+        assert fees_in_hledger(of_ticket) == by_ticket[ticket]
+
+
+Run = Callable[..., Awaitable[bytes]]
+
+
+async def export_of(url: str, *words: object) -> bytes:
+    """What `donationd export` writes."""
+    arguments = ["export", *map(str, words)]
+    done = await asyncio.to_thread(CliRunner().invoke, main, arguments, env={"DATABASE_URL": url})
+    assert done.exit_code == 0, done.output
+    return done.stdout_bytes
+
+
+async def export_file(export: Run, of: Program, folder: Path) -> tuple[Path, str]:
+    """A journal, and after which row the next part continues."""
+    journal = folder / f"journal.{of}"
+    await export("entries", "--format", of, "--out", journal)
+    return journal, json.loads(journal.with_name(f"{journal.name}.manifest.json").read_bytes())["last"]
+
+
+async def check_donations(database: Database, fake: FakeStripe, rows: list[dict[str, str]]) -> dict[str, Decimal]:
+    """Holds what each donation was settled as against the books, also those whose debit failed in the end. Returns the
+    fees of each ticket, and of none."""
+    settled = {each.source: each for each in transactions(fake).values() if each.reporting_category == "charge"}
+    known = [row for row in rows if row["chargeId"] in settled]
+    assert {row["feeCurrency"] for row in known} == {"EUR"}
+    assert {row["fee"] for row in rows if row not in known} == {""}
+    for row in known:
+        booked = settled[row["chargeId"]]
+        assert row["exchangeRate"] == ("" if row["currency"] == "EUR" else str(booked.exchange_rate))
+        [(is_whole,)] = await database.fetch(
+            "SELECT count(*) = 1 FROM balance_transactions WHERE donation_id = %s", [row["id"]]
+        )
+        if is_whole:
+            assert (row["settledAmount"], row["fee"]) == (f"{booked.amount / 100:.2f}", f"{booked.fee / 100:.2f}")
+    fees: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for row in known:
+        fees[row["ticketId"]] += Decimal(row["fee"])
+    return fees
+
+
+def fees_in_hledger(journal: Path) -> Decimal:
+    """What the account of fees has, in euros; the journal is accepted in hledger's strict mode."""
+    hledger = program("hledger", "hledger")
+    subprocess.run([hledger, "-f", journal, "check", "-s"], check=True)
+    shown = subprocess.run(
+        [hledger, "-f", journal, "balance", "expenses:stripe fees", "-O", "csv", "--no-total", "--flat"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    [_head, (account, amount)] = csv.reader(shown.stdout.splitlines())
+    assert (account, amount[-4:]) == ("expenses:stripe fees", " EUR")
+    return Decimal(amount[:-4])
+
+
+def fees_in_beancount(journal: Path) -> Decimal:
+    """The same of a file without errors."""
+    directives, errors, _ = loader.load_file(str(journal))
+    assert errors == []
+    fees = [each for each in directives if isinstance(each, Transaction) and each.payee == "fee"]
+    postings = [posting.units for each in fees for posting in each.postings if posting.account == "Expenses:StripeFees"]
+    assert {units.currency for units in postings if units} == {"EUR"}
+    return sum((Decimal(str(units.number)) for units in postings if units), Decimal())

@@ -9,6 +9,7 @@ import time
 import click
 
 from daemon.simulator import scenarios
+from daemon.simulator.balance import DOLLARS, RATES
 from daemon.simulator.fake_stripe.fake import TEST_KEY, FakeStripe
 from daemon.simulator.fake_stripe.server import serving
 from daemon.simulator.fake_stripe.webhook_endpoints import WebhookEndpoint
@@ -29,16 +30,23 @@ PORT = 12111  # that of Stripe's own stripe-mock
 @click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0 takes a free one.")
 @click.option("--payments", type=click.IntRange(0), default=0, help="So many payments of the last 30 days exist.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same payments.")
+@click.option(
+    "--currency",
+    type=click.Choice(sorted(RATES)),
+    default=DOLLARS,
+    show_default=True,
+    help="What the account settles in.",
+)
 @click.option("--ticket", "tickets", multiple=True, default=("story-1",), help="What the payments are for; several.")
 @click.option("--webhook", metavar="URL", help="An endpoint that receives every event from now on.")
-def main(port: int, payments: int, seed: int, tickets: tuple[str, ...], webhook: str | None) -> None:
+def main(*, port: int, payments: int, seed: int, currency: str, tickets: tuple[str, ...], webhook: str | None) -> None:
     """Serves a fake of Stripe's API on 127.0.0.1, with a world that lasts as long as the process.
 
     It prints its address on standard output. It accepts the API keys in STRIPE_API_KEY (comma separated), or
     sk_test_fake; events for --webhook are signed with STRIPE_WEBHOOK_SECRET.
     """
     keys = os.environ.get("STRIPE_API_KEY") or TEST_KEY
-    fake = FakeStripe(keys.split(","))
+    fake = FakeStripe(keys.split(","), currency=currency)
     fake.add(scenarios.generate(seed, payments, tickets, now=int(time.time())))
     if webhook is not None:
         secret = os.environ.get("STRIPE_WEBHOOK_SECRET", "").partition(",")[0]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from daemon.simulator.api_versions import TODAY, Api
+from daemon.simulator.balance import DOLLARS
 from daemon.simulator.fake_stripe.delivery import RETRY, Delivery
 from daemon.simulator.fake_stripe.failures import Failures
 from daemon.simulator.scenarios import Scenario
@@ -36,6 +37,7 @@ class FakeStripe:
     Args:
         keys: the API keys that are accepted, of either mode.
         api: the account's own API version: that of events, and of replies to requests that name none.
+        currency: in which the accounts settle, such as eur.
         clock: Unix seconds.
         retry: how events are delivered again.
 
@@ -51,11 +53,12 @@ class FakeStripe:
         keys: Iterable[str] = (TEST_KEY,),
         *,
         api: Api = TODAY,
+        currency: str = DOLLARS,
         clock: Callable[[], float] = time.time,
         retry: Retry = RETRY,
     ) -> None:
         self.keys = set(keys)
-        self.api, self.clock = api, clock
+        self.api, self.currency, self.clock = api, currency, clock
         self.failures = Failures()
         self.calls: deque[Call] = deque(maxlen=CALLS_KEPT)
         self.base_url = ""
@@ -75,7 +78,9 @@ class FakeStripe:
         key = (livemode, account)
         if key not in self._worlds:
             on_events = partial(self._deliver, livemode)
-            self._worlds[key] = World(livemode=livemode, account=account, api=self.api, on_events=on_events)
+            self._worlds[key] = World(
+                livemode=livemode, account=account, api=self.api, currency=self.currency, on_events=on_events
+            )
         return self._worlds[key]
 
     def known_world(self, *, livemode: bool, account: str | None) -> World | None:

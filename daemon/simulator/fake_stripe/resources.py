@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from daemon.simulator.api_versions import Api
-from daemon.simulator.balance import CURRENCY, failure_transaction_id, of_dispute
+from daemon.simulator.balance import failure_transaction_id, of_dispute
 from daemon.simulator.collection import Collection, Stored
 from daemon.simulator.copies import Copy, attribute
 from daemon.simulator.fake_stripe.parameters import StripeError, check_all_known, no_such, take_part
@@ -210,7 +210,8 @@ def _shown(request: Request, thing: Stored) -> Json:
         return thing.of(_shown(request, thing.original))
     shown = thing.render(request.api)
     if isinstance(thing, Dispute):
-        shown["balance_transactions"] = [each.render(request.api) for each in of_dispute(thing)]
+        moved = of_dispute(thing, request.world.balance.currency)
+        shown["balance_transactions"] = [each.render(request.api) for each in moved]
     elif isinstance(thing, Charge | Refund):
         shown["failure_balance_transaction"] = failure_transaction_id(thing)
     return shown
@@ -260,7 +261,7 @@ def get_account(request: Request) -> Json:
         "capabilities": {"card_payments": "active", "transfers": "active"},
         "charges_enabled": True,
         "country": "US",
-        "default_currency": CURRENCY,
+        "default_currency": request.world.balance.currency,
         "details_submitted": True,
         "email": None,
         "metadata": {},
