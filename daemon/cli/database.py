@@ -39,6 +39,7 @@ def ask(
     timeout_s: float = 60,
     *,
     sends_donor_data: bool = False,
+    connections: int = 1,
     ledger: LedgerAddress | None = None,
 ) -> T:
     """Asks the database one question; each statement may take `timeout_s`.
@@ -47,6 +48,7 @@ def ask(
     the role may be another one than the startup gate has checked.
 
     Args:
+        connections: how many the question needs at the same time.
         ledger: another one than the command's.
     """
     ledger = ledger or ledger_address()
@@ -54,7 +56,7 @@ def ask(
     async def answer() -> T:
         database = Database(
             ledger.url,
-            pool_size=1,
+            pool_size=connections,
             statement_timeout_s=timeout_s,
             connect_timeout_s=5,
             application_name="donationd cli",

@@ -23,7 +23,7 @@ def export(file: Path | None, *, as_json: bool) -> None:
     """Appends to the log and prints what was appended."""
     path = file or _configured()
     with _one_sentence(path):
-        found = ask(lambda database: exporting.export(database, path), timeout_s=LONG_S)
+        found = ask(lambda database: exporting.export(database, path), timeout_s=LONG_S, connections=2)
     if as_json:
         click.echo(msgspec.json.encode(found._asdict()))
     else:

@@ -67,6 +67,10 @@ class Outbox:
         """Marks the mails whose sending was interrupted. Returns their number."""
         return len(await self._database.fetch(load("mark_interrupted_mails")))
 
+    async def is_held(self) -> bool:
+        """Whether no mail is due, because the ledger was restored and has not been compared with Stripe's objects."""
+        return bool(await self._database.fetch(load("load_run"), {"kind": "restore"}))
+
     async def due(self) -> list[QueuedMail]:
         """Some of the mails that are due, the first ones first."""
         rows = await self._database.fetch(load("due_mails"), {"limit": AT_ONCE})

@@ -320,9 +320,14 @@ class SendDueMails:
         self._documents: Documents | None = None
 
     async def __call__(self, deps: JobDependencies) -> None:
-        """One pass. Raises ProblemsFound where a template or the mail server must be corrected."""
+        """One pass. Raises ProblemsFound where a template or the mail server must be corrected, or where a restored
+        ledger may still lack what a mail depends on."""
         outbox = Outbox(deps.database)
         await outbox.start()
+        if await outbox.is_held():
+            raise ProblemsFound(
+                ["no mail is sent: the ledger was restored, and was not compared with Stripe yet: donationd reconcile"]
+            )
         if interrupted := await outbox.mark_interrupted():
             log.warning("[Thanks] Mails were interrupted while they were sent: perhaps sent", mails=interrupted)
         transmission = Transmission(deps.config.smtp_server, deps.config.sender.address)

@@ -87,7 +87,7 @@ async def _check(database: Database, path: Path, audit_hash: str | None) -> tupl
     state = LogState._make(row)
     lines, position, is_known = 0, Position(), audit_hash is None
     for batch in read(path):
-        if batch.ledger != state.began_at.isoformat():
+        if batch.ledger != state.ledger:
             raise CannotApply(f"{path} is the log of another ledger, which began at {batch.ledger}")
         places = [msgspec.json.decode(row, type=ChainRow) for row in batch.rows.get("audit_chain", [])]
         hashes = {place.number: place.hash.removeprefix("\\x") for place in places}

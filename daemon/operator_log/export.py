@@ -1,7 +1,7 @@
 """Appends to the operator log what the ledger has and the log has not yet."""
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +37,11 @@ class LogState(NamedTuple):
     actions: int
     now: datetime
 
+    @property
+    def ledger(self) -> str:
+        """What identifies the ledger, whatever time zone the server's sessions have."""
+        return self.began_at.astimezone(UTC).isoformat()
+
 
 class ActionRow(NamedTuple):
     """A row of log_actions.sql: the last five are rows as JSON, of the tables of these names."""
@@ -64,6 +69,9 @@ class Exported(NamedTuple):
 async def export(database: Database, path: Path) -> Exported:
     """Appends to the log at `path`, which is made unless it exists, and returns what was appended.
 
+    Args:
+        database: it needs two connections.
+
     Raises:
         CannotExport: the log is another ledger's, or the ledger lacks what the log has.
         BrokenChain: the end of the log is not as it was written.
@@ -75,25 +83,23 @@ async def export(database: Database, path: Path) -> Exported:
         async with database.snapshot(STATEMENT_S) as snapshot:
             [row] = await snapshot.rows(load("log_state"), {"number": position.actions})
             state = LogState._make(row)
-            ledger = _check(log, position, state, path)
-            export = _Export(log, ledger, position, snapshot, Recorder(database))
+            _check(log, position, state, path)
+            export = _Export(log, state.ledger, position, snapshot, Recorder(database))
             await export.add_actions()
             await export.add_movements()
             await export.add_mail(state.now)
     return Exported(export.rows, export.position, log.last and log.last.hash.hex())
 
 
-def _check(log: Appender, position: Position, state: LogState, path: Path) -> str:
-    """Raises CannotExport unless the log can be continued; returns what identifies the ledger."""
-    ledger = state.began_at.isoformat()
-    if log.last and (other := Batch.decode(log.last).ledger) != ledger:
+def _check(log: Appender, position: Position, state: LogState, path: Path) -> None:
+    """Raises CannotExport unless the log can be continued."""
+    if log.last and (other := Batch.decode(log.last).ledger) != state.ledger:
         raise CannotExport(f"{path} is the log of another ledger, which began at {other}: name another file")
     if position.actions and state.hash != position.actions_hash:
         raise CannotExport(
             f"the ledger lacks operator actions that {path} has, up to number {position.actions}: the database went "
             f"back in time. Run: donationd operator-log apply {path}"
         )
-    return ledger
 
 
 class _Export:
@@ -136,7 +142,7 @@ class _Export:
         async for rows in self._batches("log_mails", since=since):
             self._append({"outbox": [row for (row,) in rows]})
         if self.rows > rows_before:
-            self._append({}, changes=(now - OVERLAP).isoformat())
+            self._append({}, changes=(now - OVERLAP).astimezone(UTC).isoformat())
 
     def _batches(self, query: str, **params: object) -> AsyncIterator[list[Row]]:
         return self._snapshot.batches(load(query), params, size=ROWS)

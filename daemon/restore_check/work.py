@@ -31,7 +31,7 @@ from sql import load
 
 ACTOR = "drill"
 TICKETS = ("well", "school", "library")
-EVENTS_OF_PAYMENT = 5  # about so many on average
+EVENTS_OF_PAYMENT = 7  # about so many on average
 BACKUP_AGE_S = 29 * DAY_S  # Stripe keeps events for 30 days
 DELIVERED_AT_ONCE = 100
 COPIES = 0.05  # the share of events that are delivered twice
@@ -96,9 +96,10 @@ class Work:
         self._to_erase += [self._pay(number, self._now - DAY_S) for number in range(MANY // 2, MANY)]
         self._break_an_event()
         waiting = self._undelivered()
-        await self._deliver(waiting[: len(waiting) // 2])
+        third = len(waiting) // 3
+        await self._deliver(waiting[:third])
         await self._close_month(1)
-        await self._deliver(waiting[len(waiting) // 2 :])
+        await self._deliver(waiting[third:-third])
         await self._act(MANY)
         await self._erase()
         await self._send_mails(2 * MANY)
@@ -106,6 +107,7 @@ class Work:
         await self._dismiss()
         await read_balance(self._deps.stripe, self._database)
         await self._close_month(1)
+        await self._deliver(waiting[-third:])  # no closed report counts these
 
     # --- Payments
 

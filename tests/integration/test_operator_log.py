@@ -234,6 +234,16 @@ def test_a_log_that_was_changed_is_refused(
     assert contents(url, tmp_path / "after") == before
 
 
+def test_another_time_zone_of_the_server(lost: Lost, restored: str, tmp_path: Path) -> None:
+    """Times are the same in each: the log is applied, and applied again."""
+    name = restored.partition("?")[0].rpartition("/")[2]
+    with closing(psycopg2.connect(restored.replace(f"//{ROLE}@", f"//{USER}@"))) as connection, connection:
+        connection.cursor().execute(f"ALTER DATABASE {name} SET timezone = 'Asia/Tokyo'")
+    for _ in range(2):
+        applied = donationd(restored, "operator-log", "apply", str(tmp_path / "operator.log"))
+        assert applied.exit_code == 0, applied.stderr
+
+
 def test_an_incomplete_last_line_is_left_out(lost: Lost, restored: str, tmp_path: Path) -> None:
     """It is what the end of the exporting process leaves; what came before it is applied."""
     path = tmp_path / "operator.log"
@@ -288,6 +298,16 @@ def test_a_log_that_is_older_than_the_ledger(lost: Lost, postgres: str, tmp_path
     path.write_bytes(cut_to_a_line(lost.log))
     refused = donationd(postgres.format(name=lost.name), "operator-log", "apply", str(path))
     assert (refused.exit_code, "use a newer copy of the log" in refused.stderr) == (1, True)
+
+
+def test_the_command_exports_decisions(lost: Lost, postgres: str, tmp_path: Path) -> None:
+    """A whole log that the command makes at once has the same actions as the one that was made in steps."""
+    url, path = postgres.format(name=lost.name), tmp_path / "new.log"
+    exported = donationd(url, "operator-log", "export", str(path), "--json")
+    assert exported.exit_code == 0, exported.stderr
+    before, after = (list(map(Batch.decode, read(log))) for log in (lost.kept / "operator.log", path))
+    assert before[-1].position.actions_hash == after[-1].position.actions_hash
+    assert {id_ for each in before for id_ in each.facts} == {id_ for each in after for id_ in each.facts} != set()
 
 
 async def test_the_job_appends_what_is_new(database: Database, tmp_path: Path) -> None:

@@ -98,6 +98,22 @@ async def test_only_what_is_paid_since_the_start_is_thanked_for(database: Databa
         assert await site.mails() == [QUEUED]
 
 
+async def test_no_mail_is_sent_while_a_restored_ledger_may_lack_something(site: ThanksSite) -> None:
+    """An operator reads why. A comparison with Stripe's objects that began before the restore, or that did not reach 30
+    days back, does not end it."""
+    now, day = int(time.time()), 86_400
+    await site.pay()
+    await site.database.fetch(load("begin_restore"))
+    for begun_at, since in ((now - 60, 0), (now + 1, now - 20 * day)):
+        await site.database.fetch(load("end_restore"), {"begun_at": begun_at, "since": since})
+        with pytest.raises(ProblemsFound, match="donationd reconcile"):
+            await site.run()
+    assert (await site.mails(), site.smtp.received) == ([QUEUED], [])
+    await site.database.fetch(load("end_restore"), {"begun_at": now + 1, "since": now - 40 * day})
+    await site.run()
+    assert await site.mails() == [SENT]
+
+
 async def test_an_api_without_mail_queues_nothing(site: ThanksSite) -> None:
     """Its recorder leaves that part of the statement out, in the short and in the long form."""
     for donor in (ANN, NO_DONOR):
