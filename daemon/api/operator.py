@@ -50,7 +50,7 @@ FEATURES = (
 DOCUMENT_PATH = "/api/openapi.json"
 BODY_BYTES = 16 * 1024  # the longest has some hundred
 STREAM_S = 3600.0  # a million rows at 40 kB/s; an export can be resumed
-NO_STORE: dict[str, str] = {hdrs.CACHE_CONTROL: "no-store"}
+PRIVATE: dict[str, str] = {hdrs.CACHE_CONTROL: "no-store", "X-Content-Type-Options": "nosniff"}
 CONTROL_CHARACTERS = frozenset(map(chr, (*range(32), 127)))
 Authenticate = Callable[[web.Request, Scope], Awaitable[OperatorToken]]
 _decode = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode  # an amount is never a binary float
@@ -141,7 +141,7 @@ class OperatorApi:
 
     async def _send(self, request: web.Request, stream: Stream, media_type: str) -> web.StreamResponse:
         """Sends a reply in parts."""
-        response = web.StreamResponse(headers=dict(stream.headers) | NO_STORE)
+        response = web.StreamResponse(headers=dict(stream.headers) | PRIVATE)
         response.content_type = media_type
         if media_type.startswith("text/"):
             response.charset = "utf-8"
@@ -318,6 +318,6 @@ def _quality(media_type: str, ranges: Mapping[str, float]) -> float:
 
 def _reply(value: object, media_type: str) -> web.Response:
     if media_type == JSON:
-        return web.Response(body=_encode(value), content_type=JSON, headers=NO_STORE)
+        return web.Response(body=_encode(value), content_type=JSON, headers=PRIVATE)
     body = value if isinstance(value, bytes) else str(value).encode()
-    return web.Response(body=body, content_type=media_type, charset="utf-8", headers=NO_STORE)
+    return web.Response(body=body, content_type=media_type, charset="utf-8", headers=PRIVATE)

@@ -235,8 +235,8 @@ def endpoints(deps: Dependencies) -> list[Endpoint]:
             raise _unknown_donation(assignment.id) from None
         except UnknownTicket:
             raise web.HTTPConflict(
-                text=f"there is no ticket {assignment.ticket}: add it first, by PUT /api/operator/tickets/ID or in the "
-                "console under Tickets"
+                text=f"there is no ticket {assignment.ticket}: add it first, in the console under Tickets or by PUT "
+                f"/api/operator/tickets/{assignment.ticket}"
             ) from None
         return ActionDone(action.donation, action.action, action.actor, action.at)
 

@@ -56,7 +56,7 @@ def _waits_to_end(pid: int) -> bool:
 def ignore_stop_signals() -> None:
     """Stopping is bounded; a second Ctrl-C must not cut it short and leave processes running."""
     signal.setitimer(signal.ITIMER_REAL, 0)
-    for number in STOP_SIGNALS:
+    for number in (signal.SIGALRM, *STOP_SIGNALS):  # an alarm may have come just before the timer was stopped
         signal.signal(number, _already_stopping)
 
 

@@ -26,7 +26,7 @@ SIGN_IN, SIGN_IN_CHECK, SIGN_OUT = f"{PATH}/sign-in", f"{PATH}/sign-in/check", f
 FORM = "application/x-www-form-urlencoded"
 FORM_BYTES, FORM_FIELDS = 16 * 1024, 20
 # Where a form may send the operator afterwards: a page of the console.
-OWN_PAGE = re.compile(r"/operator(?:/[\w./-]*)?(?:\?[\w.~%+&=:@-]*)?", re.ASCII)
+OWN_PAGE = re.compile(r"/operator(?:/[\w-][\w.-]*)*(?:\?[\w.~%+&=:@-]*)?", re.ASCII)
 NOT_FROM_HERE = "this form was not sent by a page of this session: open the page again and repeat what you did"
 # No script runs, nothing comes from elsewhere, and no other page may frame this one.
 CONTENT_POLICY = (

@@ -27,16 +27,17 @@ def search_parameters(asked: Mapping[str, str]) -> dict[str, str]:
     parameters = dict(asked)
     if text := parameters.pop("find", "").strip():
         parameters["q" if OF_STRIPE.fullmatch(text) else "ticket"] = text
-    for name, later in (("from", timedelta()), ("to", timedelta(days=1))):
-        if day := _day(parameters.get(name)):
-            parameters[name] = f"{day + later}T00:00:00Z"
+    for name, days in (("from", 0), ("to", 1)):
+        if day := _day(parameters.get(name), days):
+            parameters[name] = f"{day}T00:00:00Z"
     return parameters
 
 
-def _day(text: str | None) -> date | None:
+def _day(text: str | None, days: int) -> date | None:
+    """So many days after a day; None where there is no such day, so that the call says what is wrong."""
     try:
-        return date.fromisoformat(text) if text else None
-    except ValueError:
+        return date.fromisoformat(text) + timedelta(days) if text else None
+    except (ValueError, OverflowError):
         return None
 
 

@@ -19,7 +19,7 @@ READY = {"ready", "lastPingAt", "lastError", "failureCount", "databaseUrl", "mes
 RECEIVED = {"received", "type", "idempotent", "handled"}
 REFUSED = {"success", "error", "message"}
 DOCUMENTED = (PAGE, TOTAL, ALIVE, READY, ALIVE | READY, RECEIVED, RECEIVED | {"reason"})
-NO_BODY = {204, 304}
+NO_BODY = {204, 303, 304}
 
 
 @dataclass(frozen=True)

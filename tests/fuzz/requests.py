@@ -5,14 +5,16 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from urllib.parse import quote
+from dataclasses import dataclass, replace
+from urllib.parse import quote, urlencode
 
 from daemon.ledger.stripe_events import CannotApply, NotAnEvent, read
+from daemon.pages.console import PATH
+from daemon.pages.console_pages import ACTIONS, PAGES
 from daemon.simulator.sender import sign
 from tests.fuzz import mutation
 from tests.fuzz.seeds import TICKETS
-from tests.fuzz.site import SECRET
+from tests.fuzz.site import SECRET, operator_session
 
 IDS = (
     *TICKETS,
@@ -55,6 +57,48 @@ OTHER_PATHS = (
     "/..",
 )
 WEBHOOK = "/webhooks/stripe"
+SESSION, FORM_TOKEN = operator_session()
+OTHER_CONSOLE_PATHS = (
+    *("/operator/", "/operator/sign-in", "/operator/sign-in/check", "/operator/chart.svg", "/operator/x"),
+    "/operator/export.csv/manifest",
+)
+CONSOLE_PARAMETERS = (
+    *("find", "status", "currency", "from", "to", "limit", "cursor", "all", "state", "by", "ticket", "period", "kind"),
+    *("scheme", "next", "done", "tz", "x"),
+)
+FIELDS = (
+    *(
+        "story-1",
+        "USD",
+        "5",
+        "99.50",
+        "open",
+        "true",
+        "day",
+        "2026",
+        "2026-Q4",
+        "9999-12-31",
+        "0001-01-01",
+        "2026-02-30",
+    ),
+    *(
+        "",
+        " ",
+        "\x00",
+        "\ud800",
+        "\u202e",
+        "'; --",
+        "<script>",
+        "{{ 7 * 7 }}",
+        "1e999",
+        "NaN",
+        "-0",
+        "9" * 30,
+        "x" * 4000,
+    ),
+    *("/operator/tickets", "/operator/donations?limit=x", "/operator/donations/pi_1", "//x", "/operator?%ff", "a" * 64),
+    *("issfr_1", "evt_1", "pi_1", "Mars/Phobos", "../../etc/passwd"),
+)
 ODD_HEADERS = (
     *(
         "Expect: 100-continue",
@@ -120,7 +164,7 @@ def get(method: str, target: str, *headers: str) -> Request:
     line = f"{method} {quote(target, safe='/?&=%:;,*+.-_~!$()@')} HTTP/1.1"
     text = "\r\n".join([line, "Host: 127.0.0.1", *headers, "", ""])
     data = text.encode("utf-8", "surrogateescape")
-    return Request(data, no_body=method == "HEAD", page=target.startswith("/tickets/"))
+    return Request(data, no_body=method == "HEAD", page=target.startswith(("/tickets/", PATH)))
 
 
 def query(rng: random.Random) -> Request:
@@ -146,6 +190,32 @@ def _value(name: str, rng: random.Random) -> str:
             place = mutation.splice(place, rng, (b"\x00", b":", b"-", b"9" * 13, b"pi_1", b"\xff", b"_", b" ", b"+"))
         return base64.urlsafe_b64encode(place[:LONGEST]).decode().rstrip("=")
     return rng.choice(VALUES.get(name, ("", "1")))
+
+
+def console(rng: random.Random) -> Request:
+    """A page or a form of the operator console, mostly in a session, with anything in its parameters and fields."""
+    headers = [] if rng.random() < 0.1 else [f"Cookie: {SESSION if rng.random() < 0.9 else SESSION[:-1]}"]
+    if rng.random() < 0.6:
+        path = rng.choice([*(PATH + page.path for page in PAGES), *OTHER_CONSOLE_PATHS])
+        return get(rng.choice(METHODS), f"{_with_id(path, rng)}?{_odd_values(rng)}", *headers)
+    action = rng.choice(ACTIONS)
+    fields = {name: rng.choice(FIELDS) for name in (*action.fields, "back", "form") if rng.random() < 0.8}
+    if rng.random() < 0.9:
+        fields["form_token"] = FORM_TOKEN
+    body = urlencode(fields, errors="surrogatepass") + rng.choice(("", "", "", "&", "&a", "&id=%ff"))
+    own_page = ["Origin: http://127.0.0.1", "Content-Type: application/x-www-form-urlencoded"]
+    form = get("POST", _with_id(PATH + action.path, rng), *headers, *own_page, f"Content-Length: {len(body)}")
+    return replace(form, data=form.data + body.encode())
+
+
+def _with_id(path: str, rng: random.Random) -> str:
+    return path.replace("{id}", quote(rng.choice((*IDS, *FIELDS)), safe="", errors="surrogatepass"))
+
+
+def _odd_values(rng: random.Random) -> str:
+    names = rng.sample(CONSOLE_PARAMETERS, rng.choice((0, 1, 1, 2, 3)))
+    values = {name: rng.choice((*VALUES.get(name, ()), *FIELDS)) for name in names}
+    return urlencode(values, errors="surrogatepass")
 
 
 def delivery(bodies: Sequence[bytes], id_: str, rng: random.Random) -> Request:

@@ -1,5 +1,6 @@
 """The real thing to send to: a whole `donationd up` with its own PostgreSQL, and what must be true of it afterwards."""
 
+import hashlib
 import re
 import urllib.request
 from collections.abc import Iterator
@@ -8,20 +9,29 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import psycopg2
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from daemon.ledger.verification import verify
+from daemon.runtime.http.sessions import COOKIE, Sessions
+from daemon.runtime.operator_tokens import OperatorToken, Scope
 from sql.snapshot import snapshot
 from tests.fuzz.mutation import CANARY
 from tests.fuzz.seeds import TICKETS
 from tests.support.instance import Instance, eventually, get, instance_of_its_own
 
 SECRET = "whsec_" + "fuzz" * 8
+OPERATOR = OperatorToken("fuzz", frozenset({Scope.READ, Scope.ACT}), hashlib.sha256(b"fuzz").hexdigest())
 ENVIRON = {
     "API_PROCESSES": "1",
     "HOST": "127.0.0.1",
     "STRIPE_LIVEMODE": "false",
     "STRIPE_WEBHOOK_SECRET": SECRET,
     "REQUEST_DEADLINE_MS": "5000",
+    "OPERATOR_TOKENS": f"{OPERATOR.name}:read+act:{OPERATOR.sha256}",
+    # As many as there are clients.
+    "OPERATOR_PLACES": "16",
+    "EXPORT_PLACES": "16",
     # No request of a case may be refused for want of room or time: that has tests of its own.
     "WEBHOOK_QUEUE_LIMIT": "10000",
 }
@@ -65,6 +75,16 @@ class Site:
         with snapshot(self.instance.environ["DATABASE_URL"], "donationd fuzz") as moment:
             for difference in verify(moment, lambda _done: None):
                 yield f"the ledger is not what its facts add up to: {difference}"
+
+
+def operator_session() -> tuple[str, str]:
+    """The Cookie header of an operator's session, and the token of its forms; they need no running process."""
+    sessions, response = Sessions([OPERATOR], [SECRET]), web.Response()
+    sessions.begin(OPERATOR, response)
+    cookie = f"{COOKIE}={response.cookies[COOKIE].value}"
+    session = sessions.find(make_mocked_request("GET", "/operator", {"Cookie": cookie}))
+    assert session is not None
+    return cookie, session.form_token
 
 
 @contextmanager

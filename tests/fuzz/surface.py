@@ -27,6 +27,7 @@ PROGRESS_S = 10.0
 NOISE_SHARE = 0.25
 SIDECAR_SHARE = 0.1  # of the noise
 DELIVERIES_SHARE = 0.5  # of the rest
+CONSOLE_SHARE = 0.3  # of what is left then
 
 
 def run(outcome: Outcome, site: Site, seed: int, say: Say) -> None:
@@ -89,7 +90,7 @@ class _Fuzz:
         self.begun += 1
         if rng.random() < DELIVERIES_SHARE:
             return requests.delivery(self.bodies, f"evt_{self.seed}_{self.begun}", rng)
-        return requests.query(rng)
+        return requests.console(rng) if rng.random() < CONSOLE_SHARE else requests.query(rng)
 
     async def _exchange(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, group: Sequence[Request]

@@ -136,7 +136,7 @@ def test_replies_are_told_apart() -> None:
 def test_requests_can_be_made_of_any_dice(seed: int) -> None:
     """Every request is one, and noise is never empty."""
     rng = random.Random(seed)
-    for request in (requests.query(rng), requests.delivery(BODIES, "1", rng)):
+    for request in (requests.query(rng), requests.console(rng), requests.delivery(BODIES, "1", rng)):
         head, found, _ = request.data.partition(b"\r\n\r\n")
         assert found
         assert b" HTTP/1.1\r\nHost: 127.0.0.1" in head

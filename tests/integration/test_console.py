@@ -103,7 +103,15 @@ async def test_without_a_session_every_page_leads_to_the_sign_in_and_back(client
 
 
 @pytest.mark.parametrize(
-    "path", ["https://example.org/", "//example.org", "/operator@example.org", "/operator/\\x", "/a"]
+    "path",
+    [
+        "https://example.org/",
+        "//example.org",
+        "/operator@example.org",
+        "/operator/\\x",
+        "/a",
+        "/operator/..//example.org",
+    ],
 )
 async def test_the_sign_in_leads_to_pages_of_the_console_only(client: Client, path: str) -> None:
     reply = await Visitor(client).post("/operator/sign-in", {"token": READER, "next": path})
@@ -241,6 +249,7 @@ async def test_one_who_may_only_export_gets_files_and_manifests(client: Client, 
     assert (await books.get(f"/operator/export.csv/manifest{asked}")).status == HTTPStatus.NOT_FOUND
     reply = await books.get(f"/operator/export.csv{asked}")
     assert (reply.status, reply.content_type) == (HTTPStatus.OK, "text/csv")
+    assert reply.headers["X-Content-Type-Options"] == "nosniff"
     rows = (await reply.text()).count("\r\n") - 1
     manifest = await (await books.get(f"/operator/export.csv/manifest{asked}")).json()
     assert manifest["rows"] == rows > 0
@@ -433,6 +442,7 @@ def test_the_fields_of_the_search_become_parameters() -> None:
         "ticket": "story-1", "to": "2027-01-01T00:00:00Z", "from": "yesterday",
     }  # fmt: skip
     assert search_parameters({"find": "a" * 64}) == {"q": "a" * 64}
+    assert search_parameters({"to": "9999-12-31"}) == {"to": "9999-12-31"}, "the day after it does not exist"
 
 
 async def test_pages_of_a_list_follow_each_other(anna: Visitor, database: Database) -> None:

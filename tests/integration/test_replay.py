@@ -33,6 +33,7 @@ from sql.connection import Row
 from sql.database import Database
 from tests.simulator.oracle import only_donation
 from tests.support.api_application import MakeClient, application, follower
+from tests.support.console import Visitor
 from tests.support.guard import base_environ
 from tests.support.instance import eventually
 from tests.support.operators import ACTOR, TOKENS, bearer
@@ -253,6 +254,26 @@ async def test_the_endpoint(site: Site, aiohttp_client: MakeClient, database: Da
     actions = "SELECT actor, action, event_id FROM operator_acts ORDER BY id"
     expected = [("anna", "replay", id_) for id_ in (event["id"], "evt_old", "evt_old")]
     assert await database.fetch(actions) == expected
+
+
+async def test_the_button_of_the_console(site: Site, aiohttp_client: MakeClient, database: Database) -> None:
+    """It does the same: the event is applied and leaves the queue; what Stripe does not have stays, with the reason."""
+    replays = EventReplay(site.stripe, database, Recorder(database), livemode=False, hash_key=None)
+    client = await aiohttp_client(application(database, follower(), tokens=TOKENS, event_replay=replays))
+    anna = await Visitor(client).sign_in(ACTOR)
+    event = next(event for event in RECENT if event["type"] == "charge.succeeded")
+    await record_failed(database, event["id"])
+    await record_failed(database, "evt_old")
+    queue = "/operator/failed"
+    reply = await anna.post(f"{queue}/{event['id']}/replay", {"back": queue})
+    assert reply.headers["Location"] == f"{queue}?done=replay_event"
+    page = await anna.page(reply.headers["Location"])
+    assert 'role="status">The event was read from Stripe again.' in page
+    assert event["id"] not in page and "evt_old" in page
+    charge = event["data"]["object"]["id"]
+    assert await database.fetch("SELECT count(*) FROM stripe_attributions WHERE charge_id = %s", [charge]) == [(1,)]
+    reply = await anna.post(f"{queue}/evt_old/replay", {"back": queue})
+    assert reply.status == 410 and "Stripe does not have event evt_old any more" in await reply.text()
 
 
 async def test_the_daily_job(site: Site, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """`donationd up --embedded --with-fake-stripe`: what needs an account at Stripe, without one."""
 
 import json
+import re
 import subprocess
 import sys
 import urllib.request
@@ -11,7 +12,7 @@ import pytest
 from daemon.instance.console import CannotStart
 from daemon.instance.fake_stripe import with_fake_stripe
 from tests.support.guard import base_environ
-from tests.support.instance import Instance, eventually, instance_of_its_own
+from tests.support.instance import Instance, eventually, get, instance_of_its_own
 
 TICKET = "story-1"
 
@@ -40,9 +41,13 @@ def instance() -> Iterator[Instance]:
         yield instance
 
 
-def test_the_fake_has_what_the_ledger_has(instance: Instance) -> None:
-    """Payments of `simulate` are at the fake as well, what happens at the fake is delivered, and nothing is left."""
-    assert "A fake of Stripe's API listens at" in instance.start(fake_stripe=True)
+def test_a_demo_and_its_fake(instance: Instance) -> None:
+    """`donationd demo` shows its pages, and its ledger is what the fake has. The payments of `simulate` are at the fake
+    as well, what happens there is delivered, and nothing is left."""
+    printed = instance.start(demo_payments=10)
+    addresses = re.findall(r"http://\S+", printed)
+    assert [get(address)[0] for address in addresses] == [200] * 4
+    assert donationd(instance, "reconcile", "--dry-run") == ""
     donationd(instance, "tickets", "add", TICKET)
     donationd(instance, "simulate", "--payments", "5", "--seed", "2")
     assert ask(instance, "/v1/payment_intents")["data"]

@@ -70,18 +70,19 @@ class Instance:
         """What it is started with."""
         return dict(self._environ)
 
-    def start(self, *, fake_stripe: bool = False) -> str:
-        """Starts it, with a fake of Stripe's API if wanted, and returns what it printed until it was ready."""
-        if fake_stripe:
-            self._environ.pop("STRIPE_API_BASE")  # the fake is the address
-        arguments = f"embedded={self._embedded}" + (", fake_stripe=True" if fake_stripe else "")
-        code = f"import sys; from daemon.instance.up import up; sys.exit(up({arguments}))"
+    def start(self, *, demo_payments: int = 0) -> str:
+        """Starts it, as `donationd demo` if there are to be payments; returns what it printed until it was ready."""
+        if demo_payments:
+            self._environ.pop("STRIPE_API_BASE")  # a fake of Stripe's API is the address
+            code = f"import os, sys; from daemon.cli.demo import run; sys.exit(run(os.environ, {demo_payments}, None))"
+        else:
+            code = f"import sys; from daemon.instance.up import up; sys.exit(up(embedded={self._embedded}))"
         self.up = Process([sys.executable, "-c", code], None, self._environ, cwd=self.release)
         assert self.up.stdout is not None
         self.printed.clear()
         for line in self.up.stdout:
             self.printed.append(line)
-            if "Ctrl-C stops everything" in line:
+            if "Ctrl-C stops" in line:
                 also_remove(self.run)  # elsewhere where the path to the state folder is long
                 return "".join(self.printed)
         raise AssertionError("it ended before it was ready:\n" + "".join(self.printed))
