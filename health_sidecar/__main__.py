@@ -25,6 +25,7 @@ from health_sidecar.job_runs import JobRuns, state_of
 from health_sidecar.ledger_position import FILE, LedgerPosition
 from health_sidecar.metrics import ApiSums, Metrics, build_registry
 from health_sidecar.publisher import ReadinessServer
+from health_sidecar.read_replica import replica_of
 from health_sidecar.sidecar import GATE_PENDING, Sidecar
 from health_sidecar.supervision import Supervision
 
@@ -54,6 +55,7 @@ async def open_sidecar(config: Config, environ: Mapping[str, str]) -> AsyncItera
             backlog_probe=backlog_probe,
             event_rates=EventRates(lambda: by_outcome(sums) if sums else {}),
             jobs=JobRuns(backlog_probe.fetch, lambda: state_of(sums) if sums else None, lambda: publisher.state.ready),
+            read_replica=lambda: replica_of(sums) if sums else None,
             position=LedgerPosition(beside.with_name(FILE), backlog_probe.fetch),
             processes_file=processes_file,
             supervision=Supervision(environ.get("SUPERVISOR_SERVER_URL", ""), metrics),

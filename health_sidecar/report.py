@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from daemon.runtime.readiness import Readiness, utc_text
 from health_sidecar.history import Run
 from health_sidecar.process_states import Processes
+from health_sidecar.read_replica import ReadReplica
 
 SHOWN_RUNS = 10
 
@@ -50,15 +51,19 @@ def status(
     runs: Sequence[Run],
     *,
     jobs: Mapping[str, object] = {"state": None, "runs": []},
+    replica: ReadReplica | None = None,
     further_problems: Sequence[str] = (),
 ) -> dict[str, object]:
     """The reply of GET /health/status, which `donationd status` shows.
 
     Args:
         jobs: of JobRuns.
+        replica: None without READ_DATABASE_URL.
         further_problems: with supervisord and with jobs, a sentence each.
     """
     problems = [*_problems(readiness, processes, waiting), *further_problems]
+    if replica and replica.problem:
+        problems.append(replica.problem)
     return {
         "ok": not problems,
         "problems": problems,
@@ -70,6 +75,7 @@ def status(
         "events": events,
         "waiting": waiting,
         "jobs": jobs,
+        "replica": replica and replica.to_json(),
         "runs": [as_json(run) for run in runs[-SHOWN_RUNS:]],
     }
 

@@ -6,6 +6,7 @@ result on to the log, the metrics, the API processes and the history.
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -27,6 +28,7 @@ from health_sidecar.ledger_position import LedgerPosition
 from health_sidecar.metrics import Metrics
 from health_sidecar.probe import SLOW_KINDS, Probe
 from health_sidecar.publisher import ReadinessServer
+from health_sidecar.read_replica import ReadReplica
 from health_sidecar.supervision import Supervision
 from health_sidecar.watchdog import Outcome, Rules, Watch, describe, watch_database
 from sql.errors import DatabaseUnavailable, StatementRejected, remedy
@@ -60,6 +62,7 @@ class Sidecar:
     backlog_probe: Probe
     event_rates: EventRates
     jobs: JobRuns
+    read_replica: Callable[[], ReadReplica | None]
     position: LedgerPosition
     processes_file: Path
     supervision: Supervision
@@ -230,6 +233,7 @@ class Sidecar:
             self.metrics.waiting,
             list(self.history.recent),
             jobs=self.jobs.to_json(),
+            replica=await asyncio.to_thread(self.read_replica),
             further_problems=self.jobs.problems(time.time())
             + list(filter(None, [self.supervision.problem, self.position.problem])),
         )

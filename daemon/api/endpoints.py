@@ -58,6 +58,7 @@ from daemon.runtime.http.auth import Scope
 from sql.database import Database
 
 PREFIX = "/api/operator/"
+LEDGER_SEQ = "X-Ledger-Seq"  # the journal's last entry in the snapshot that the reply was read from
 JSON, CSV, PLAIN_TEXT = "application/json", "text/csv", "text/plain"
 
 
@@ -132,6 +133,7 @@ class Endpoint:
         audit: the row that a call leaves in the audit log before the handler runs. An endpoint of scope ACT has none:
             the statement that changes something writes it, so that there is never one without the other.
         is_slow: whether it takes one of the places of exports, which may be worked on for minutes.
+        has_ledger_seq: whether its replies have the header LEDGER_SEQ.
     """
 
     method: Literal["GET", "POST", "PUT"]
@@ -143,6 +145,7 @@ class Endpoint:
     errors: Mapping[int, str] = field(default_factory=dict)
     audit: Callable[[Any], AuditEntry | None] = _nothing_to_audit
     is_slow: bool = False
+    has_ledger_seq: bool = False
 
     def __post_init__(self) -> None:
         if self.scope is Scope.EXPORT and self.audit is _nothing_to_audit:

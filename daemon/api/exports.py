@@ -10,9 +10,8 @@ import msgspec
 from aiohttp import hdrs, web
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from daemon.api.endpoints import CSV, JSON, AuditEntry, Call, Dependencies, Endpoint, Stream
+from daemon.api.endpoints import CSV, JSON, LEDGER_SEQ, AuditEntry, Call, Dependencies, Endpoint, Stream
 from daemon.api.parameters import Currency, TicketId, Time
-from daemon.api.tickets import LEDGER_SEQ
 from daemon.ledger.donation import Status
 from daemon.ledger.reader import Moment
 from daemon.reports.entry_sums import MomentInFuture
@@ -151,6 +150,7 @@ def _export(handler: Any, name: str, query: type[RowsQuery], media_type: str) ->
         {media_type: str},
         audit=lambda asked: AuditEntry("export", audit_detail(asked.selection, name)),
         is_slow=True,
+        has_ledger_seq=True,
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from daemon.api.endpoints import JSON, PREFIX, Endpoint
+from daemon.api.endpoints import JSON, LEDGER_SEQ, PREFIX, Endpoint
 from daemon.runtime.http.errors import PROBLEM_JSON, Problem
 
 REFERENCE = "#/components/schemas/{name}"
@@ -26,6 +26,10 @@ COMMON_ERRORS = {
 }
 BODY_ERRORS = {413: "the body is too large", 415: "the body is not JSON"}
 CHOICE_ERRORS = {406: "the reply has none of the media types that the client accepts"}
+LEDGER_SEQ_HEADER = {
+    "description": "The journal's last entry in the snapshot that the reply was read from.",
+    "schema": {"type": "integer", "minimum": 0},
+}
 Schema = dict[str, Any]
 
 
@@ -124,8 +128,9 @@ def _responses(endpoint: Endpoint, schemas: Schemas, *, has_body: bool) -> dict[
     content = {media_type: {"schema": schemas.of(type_)} for media_type, type_ in endpoint.replies.items()}
     problem = {PROBLEM_JSON: {"schema": schemas.of(Problem)}}
     created = {"201": {"description": "there was none before", "content": content}} if endpoint.method == "PUT" else {}
+    headers = {"headers": {LEDGER_SEQ: LEDGER_SEQ_HEADER}} if endpoint.has_ledger_seq else {}
     return {
-        "200": {"description": "done", "content": content},
+        "200": {"description": "done", "content": content, **headers},
         **created,
         **{str(status): {"description": why, "content": problem} for status, why in sorted(errors.items())},
     }

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from daemon.api.endpoints import CSV, JSON, Call, Dependencies, Endpoint, Stream
+from daemon.api.endpoints import CSV, JSON, LEDGER_SEQ, Call, Dependencies, Endpoint, Stream
 from daemon.api.parameters import Limit, TicketId
 from daemon.ledger.reader import Moment
 from daemon.reports import closings, income, payouts, statistics
@@ -23,7 +23,6 @@ from daemon.runtime.http.auth import Scope
 from sql.database import Database
 
 FORMS = {JSON: as_json, CSV: as_csv}
-LEDGER_SEQ = "X-Ledger-Seq"
 DAY = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
 MAX_VERSION = 1_000_000
 
@@ -128,8 +127,16 @@ def _endpoint(
     name: str, handler: Callable[[Call, Any], Awaitable[Stream]], parameters: type[Any], errors: dict[int, str]
 ) -> Endpoint:
     return Endpoint(
-        "GET", f"reports/{name}", Scope.READ, handler, parameters, REPLIES, errors=errors, is_slow=True
-    )  # fmt: skip
+        "GET",
+        f"reports/{name}",
+        Scope.READ,
+        handler,
+        parameters,
+        REPLIES,
+        errors=errors,
+        is_slow=True,
+        has_ledger_seq=True,
+    )
 
 
 class _Reports:

@@ -44,10 +44,7 @@ class ReadPools:
     def tasks(self, registry: CollectorRegistry) -> list[Coroutine[Any, Any, None]]:
         """What must run while the process serves: the comparison of the replica, whose result the metrics show."""
         metrics = ReplicaMetrics(registry)
-        if self._check is None:
-            metrics.show_state("none")
-            return []
-        return [self._check.run(metrics.show)]
+        return [self._check.run(metrics.show)] if self._check else []
 
 
 class ReplicaMetrics:
@@ -73,6 +70,7 @@ class ReplicaMetrics:
             multiprocess_mode="mostrecent",
             registry=registry,
         )
+        self.show_state("none")
         self._seconds.set(0)
         self._bytes.set(0)
 

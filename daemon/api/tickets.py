@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 from aiohttp import hdrs, web
 
+from daemon.api.endpoints import LEDGER_SEQ
 from daemon.ledger import money
 from daemon.ledger.donation import DonationRow, Status
 from daemon.ledger.facts import TICKET_PATTERN
@@ -23,7 +24,6 @@ PAGE_LIMIT = 1000
 PAGE_PATH = "/api/tickets/{id}/donations"
 TOTAL_PATH = f"{PAGE_PATH}/total"
 TOTAL_HEADERS = {"Cache-Control": "max-age=5"}
-LEDGER_SEQ = "X-Ledger-Seq"  # the journal's last entry when the reply was read
 TICKET = re.compile(TICKET_PATTERN)
 FINGERPRINT = re.compile(r"[0-9a-f]{16}", re.ASCII)
 RENDERED_TOTALS = 1024  # replies that are kept, of 1 kB each
@@ -130,8 +130,10 @@ def page_reply(query: PageQuery, known_tags: frozenset[str], page: Page | None) 
 
 
 def allow_all_sites(reply: web.StreamResponse) -> None:
-    """Let pages of every site read a reply. Errors need this too: otherwise a browser hides them from the page."""
+    """Let pages of every site read a reply, and its LEDGER_SEQ, which a browser hides as it hides most headers. Errors
+    need this too: otherwise a browser hides them from the page."""
     reply.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*"
+    reply.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = LEDGER_SEQ
 
 
 class _Rendered(NamedTuple):

@@ -58,7 +58,11 @@ def _screen(report: Report) -> Iterator[str]:
         return
     now_s = time.time()
     waiting = report["waiting"]
-    yield from ["", f"Database   {_readiness(report['readiness'], now_s)}", ""]
+    yield from ["", f"Database   {_readiness(report['readiness'], now_s)}"]
+    if replica := report.get("replica"):  # a sidecar of the release before has none
+        state, lag_kib = "used for reads" if replica["usable"] else "not used", replica["lagBytes"] / 1024
+        yield f"Replica    {state}; {replica['lagSeconds']:.1f} s and {lag_kib:,.0f} KiB behind, at most"
+    yield ""
     yield from _processes(report["processes"], now_s)
     yield from ["", *_events(report["events"]), ""]
     yield (

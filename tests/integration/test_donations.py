@@ -158,6 +158,7 @@ async def test_the_totals_reply_key_for_key(client: Client, database: Database) 
     await fill(database, scenarios.seed_example(), TICKET)
     reply = await client.get(f"/api/tickets/{TICKET}/donations/total")
     assert reply.headers["Access-Control-Allow-Origin"] == "*"
+    assert reply.headers["Access-Control-Expose-Headers"] == "X-Ledger-Seq"
     assert reply.headers["Cache-Control"] == "max-age=5"
     figures = {
         "total": 250.0,

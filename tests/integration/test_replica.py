@@ -10,7 +10,13 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 
+from daemon.api.config import Config
+from daemon.api.read_pools import ReadPools
+from daemon.ledger.reader import Ledger
+from health_sidecar.read_replica import replica_of
 from sql import migrate
 from sql.database import Database
 from sql.errors import DatabaseUnavailable
@@ -63,7 +69,7 @@ def catch_up(primary: Server, replica: Server) -> None:
 
 
 @contextmanager
-def replica_of(server: Server) -> Iterator[Server]:
+def streaming_replica(server: Server) -> Iterator[Server]:
     """A streaming replica of a server, as operations.md makes it."""
     with tempfile.TemporaryDirectory(prefix="donationd-replica-", dir=server.home.parent) as folder:
         replica = Server(Path(folder), server.programs)
@@ -89,7 +95,7 @@ def primary() -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def lasting_replica(primary: Server) -> Iterator[Server]:
     """A replica that no test breaks."""
-    with replica_of(primary) as replica:
+    with streaming_replica(primary) as replica:
         yield replica
 
 
@@ -104,7 +110,7 @@ def replica(primary: Server, lasting_replica: Server) -> Server:
 @pytest.fixture
 def own_replica(primary: Server) -> Iterator[Server]:
     """A replica of the test's own."""
-    with replica_of(primary) as replica:
+    with streaming_replica(primary) as replica:
         catch_up(primary, replica)
         yield replica
 
@@ -133,6 +139,17 @@ class Reads:
         return await self.database.fetch(WHO)
 
 
+def connect(url: SecretStr, pool_size: int = 2, statement_timeout_ms: int = 5000) -> Database:
+    """A pool of connections."""
+    return Database(
+        url.get_secret_value(),
+        pool_size=pool_size,
+        statement_timeout_s=statement_timeout_ms / 1000,
+        connect_timeout_s=2,
+        application_name="donationd test",
+    )
+
+
 MakeReads = Callable[[str, str], Reads]
 
 
@@ -141,14 +158,13 @@ async def make_reads() -> AsyncIterator[MakeReads]:
     """Makes read databases, with the URLs of replica and primary; they are closed at the end."""
     async with AsyncExitStack() as stack:
 
-        def connect(url: str) -> Database:
-            database = Database(
-                url, pool_size=2, statement_timeout_s=5, connect_timeout_s=2, application_name="donationd test"
-            )
-            stack.push_async_callback(database.close)
-            return database
+        def make(*urls: str) -> Reads:
+            pools = [connect(SecretStr(url)) for url in urls]
+            for pool in pools:
+                stack.push_async_callback(pool.close)
+            return Reads(*pools)
 
-        yield lambda replica, primary: Reads(connect(replica), connect(primary))
+        yield make
 
 
 @pytest.fixture
@@ -186,6 +202,42 @@ async def test_a_paused_replica_is_read_for_five_seconds(primary: Server, replic
     await asyncio.to_thread(ask, replica, "SELECT pg_wal_replay_resume()")
     await reads.compare_until_near()
     assert (await reads.who(), reads.check.seconds_behind) == (REPLICA, 0)
+
+
+async def test_a_reply_says_how_new_it_is(primary: Server, replica: Server, reads_of: ReadsOf) -> None:
+    """`ledger_seq`, which is the header X-Ledger-Seq, is of the server that was read."""
+    await asyncio.to_thread(ask, primary, "INSERT INTO recording_tickets (id) VALUES ('t') ON CONFLICT DO NOTHING")
+    await asyncio.to_thread(ask, primary, ENTRY)
+    reads = reads_of(replica, primary)
+    await reads.compare_until_near()
+    await asyncio.to_thread(ask, replica, "SELECT pg_wal_replay_pause()")
+    await asyncio.to_thread(ask, primary, ENTRY)
+    [newest] = await asyncio.to_thread(ask, primary, "SELECT max(seq) FROM ledger_entries")
+    seen = []
+    for _ in range(2):
+        totals = await Ledger(reads.database).totals("t")
+        assert totals
+        seen.append(totals.ledger_seq)
+        reads.now_s += MAX_LAG_S
+    assert seen == [int(str(newest)) - 1, newest]
+
+
+async def test_the_pools_of_an_api_process(primary: Server, replica: Server) -> None:
+    """With READ_DATABASE_URL both kinds of reads use the replica, and the metrics show it; without it the primary."""
+    settings = {"DATABASE_URL": url_of(primary), "STRIPE_WEBHOOK_SECRET": f"whsec_{'x' * 32}"}
+    for environ, expected in ((settings, PRIMARY), (settings | {"READ_DATABASE_URL": url_of(replica)}, REPLICA)):
+        reads, registry = ReadPools(Config.from_environ(environ), connect), CollectorRegistry()
+        tasks = [asyncio.create_task(task) for task in reads.tasks(registry)]
+        try:
+            async with asyncio.timeout(15):
+                while tasks and not getattr(replica_of(registry), "is_usable", False):  # noqa: ASYNC110 - no event
+                    await asyncio.sleep(0.01)
+            assert [await each.fetch(WHO) for each in (reads.ledger, reads.pages)] == [expected] * 2
+        finally:
+            for task in tasks:
+                task.cancel()
+            for pool in reads.pools:
+                await pool.close()
 
 
 async def test_a_mebibyte_is_too_much(primary: Server, replica: Server, reads_of: ReadsOf) -> None:
@@ -260,7 +312,7 @@ async def test_a_replica_of_a_promoted_replica(primary: Server, own_replica: Ser
     """It contains what the primary lacks. It is not read, nor is it when the primary's positions are beyond its own."""
     await asyncio.to_thread(own_replica.run, "pg_ctl", "-w", "promote")
     await asyncio.to_thread(ask, own_replica, ENTRY)
-    with replica_of(own_replica) as other:
+    with streaming_replica(own_replica) as other:
         await asyncio.to_thread(catch_up, own_replica, other)
         reads = reads_of(other, primary)
         await reads.compare()

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from daemon.api.read_pools import ReplicaMetrics
 from daemon.cli.commands.status import status
 from daemon.runtime.readiness import HEALTHY, Readiness
 from health_sidecar import report
@@ -18,6 +19,7 @@ from health_sidecar.endpoints import build_app, report_routes
 from health_sidecar.event_rates import INTERVAL_S, EventRates
 from health_sidecar.history import History, Run
 from health_sidecar.process_states import Process
+from health_sidecar.read_replica import replica_of
 from sql.database import Database
 from tests.support.api_application import MakeClient
 
@@ -188,6 +190,24 @@ async def test_each_trouble_is_a_sentence_and_exit_status_1(
     status = json.loads(as_json.stdout)
     assert not status["ok"]
     assert problem in status["problems"][0]
+
+
+async def test_the_replica_has_a_line(aiohttp_client: MakeClient) -> None:
+    """It is shown where there is one, as the API processes' metrics have it, and is a problem if it cannot be used."""
+    registry = CollectorRegistry()
+    assert replica_of(registry) is None
+    metrics = ReplicaMetrics(registry)
+    assert replica_of(registry) is None
+    for state, line, code in (
+        ("usable", "Replica    used for reads; 0.0 s and 0 KiB behind, at most\n", 0),
+        ("unusable", "Replica    not used; 0.0 s", 1),
+    ):
+        metrics.show_state(state)
+        whole = report.status(READY, RUNNING, EVENTS, NOTHING_WAITS, [], replica=replica_of(registry))
+        client = await aiohttp_client(app([], whole))
+        result = await ask(client.port)
+        assert (result.exit_code, line in result.output) == (code, True), result.output
+        assert ("the replica in READ_DATABASE_URL cannot be used" in result.output) == bool(code)
 
 
 async def test_a_problem_with_a_long_text_is_one_short_line(aiohttp_client: MakeClient) -> None:
