@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from daemon.ledger.facts import Facts, Family, ObjectFacts, merge, merge_into, object_ids
 from daemon.ledger.projection import redact
+from daemon.ledger.projection import subscriptions as borrowed_from
 from daemon.ledger.recorder import APPLIED, Change, KnownFacts, Outcome, ReadObjects, Recorder
 from sql.database import Database
 
@@ -43,6 +44,13 @@ class DryRunRecorder(Recorder):
         stored: Facts = {Family.SUBSCRIPTION: await super().known_subscriptions(wanted)}
         found = merge(stored, self._kept_subscriptions)[Family.SUBSCRIPTION]
         return {id_: facts for id_, facts in found.items() if id_ in wanted}
+
+    async def known_payments(self, subscriptions: Iterable[str]) -> list[Facts]:
+        """What is stored or kept of the payments of some subscriptions. Raises as `known_facts`."""
+        wanted = set(subscriptions)
+        kept = [facts for facts in self._kept_groups.values() if not wanted.isdisjoint(borrowed_from(facts))]
+        groups = await self.known_facts([*await super().known_payments(wanted), *kept])
+        return [group.stored for group in groups]
 
     def _kept(self, group: KnownFacts) -> list[Facts]:
         ids = object_ids(group.stored) | object_ids(group.stated)

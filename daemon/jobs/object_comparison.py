@@ -88,7 +88,7 @@ class ObjectComparison:
         lent = await self._subscriptions(stated, groups)
         for group in groups:
             await self._compare_group(group, lent, found)
-        self._compare_subscriptions(stated, lent, found)
+        await self._compare_subscriptions(stated, lent, found)
         return found
 
     def _read(self, objects: Iterable[Raw], found: Findings) -> list[Facts]:
@@ -163,8 +163,11 @@ class ObjectComparison:
             merge_into(restored, action.facts)
         return restored
 
-    def _compare_subscriptions(self, stated: Sequence[Facts], lent: projection.Subscriptions, found: Findings) -> None:
-        """Subscriptions by themselves: what changes in one concerns all its payments."""
+    async def _compare_subscriptions(
+        self, stated: Sequence[Facts], lent: projection.Subscriptions, found: Findings
+    ) -> None:
+        """Subscriptions by themselves: what changes in one concerns all its payments. Most have their ticket from their
+        invoices already, and then nothing of them differs."""
         for facts in stated:
             known: Facts = {Family.SUBSCRIPTION: dict(lent)}
             of: Facts = {Family.SUBSCRIPTION: facts.get(Family.SUBSCRIPTION, {})}
@@ -172,9 +175,20 @@ class ObjectComparison:
             if not comparison.has_news(known, news):
                 continue
             found.changes.append(news)
-            differences = list(comparison.subscription_differences(lent, news[Family.SUBSCRIPTION]))
-            found.differences += differences
-            found.invisible += not differences
+            if await self._changes_payments(news):
+                found.differences += comparison.subscription_differences(lent, news[Family.SUBSCRIPTION])
+            else:
+                found.invisible += 1
+
+    async def _changes_payments(self, news: Facts) -> bool:
+        """Whether a payment of these subscriptions shows something else with what is new of them."""
+        for payment in await self.deps.recorder.known_payments(news[Family.SUBSCRIPTION]):
+            lent = await self.deps.recorder.known_subscriptions(projection.subscriptions(payment))
+            lent_then = merge({Family.SUBSCRIPTION: dict(lent)}, news)[Family.SUBSCRIPTION]
+            before, after = journal.derive(payment, lent), journal.derive(payment, lent_then)
+            if any(comparison.differences(before, after, self.reading.at)):
+                return True
+        return False
 
     async def record(self, changes: Sequence[Facts], cause: str) -> list[Failure]:
         """Records facts. Returns those groups that the database does not accept."""

@@ -493,6 +493,11 @@ class Recorder:
         rows = map(FoundSubscription._make, await self._fetch(FIND_SUBSCRIPTIONS, ids))
         return {row.id: msgspec.json.decode(row.facts)[Family.SUBSCRIPTION][row.id] for row in rows}
 
+    async def known_payments(self, subscriptions: Iterable[str]) -> list[Facts]:
+        """What is stored of the payments of some subscriptions. Raises as `known_facts`."""
+        roots = {root for (root,) in await self._fetch(FIND_SUBSCRIPTION_PAYMENTS, subscriptions)}
+        return [row.facts for row in await self._stored_rows(roots)]
+
     async def _isolate(self, changes: Sequence[Change], refusal: StatementRejected, recorded: _Recorded) -> None:
         """Finds the event that the database rejects, by halves, and records it as failed."""
         if len(changes) > 1:

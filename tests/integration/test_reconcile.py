@@ -1,5 +1,6 @@
 """Reconciliation: what the ledger lacks or has wrong is listed, then corrected, and a second run finds nothing."""
 
+import json
 import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -153,6 +154,43 @@ async def test_without_a_loss_nothing_differs(site: Site, database_url: str) -> 
     assert (noted.differences, noted.unknowns, noted.failures) == ([], [], [])
     assert await ledger(site) == before
     await check(site, database_url)
+
+
+async def test_a_subscription_that_changes_no_payment_is_no_difference(site: Site, database_url: str) -> None:
+    """Events of subscriptions were never sent: their payments have their ticket from their invoices. What is added is
+    no difference, and then there is nothing more to add."""
+    await site.deliver(event for event in EVENTS if not event["type"].startswith("customer.subscription."))
+    before = await ledger(site)
+    found, noted = await site.reconcile()
+    subscriptions = len(list(site.fake.world.collections["subscription"]))
+    assert (noted.differences, found.differences) == ([], 0)
+    assert found.completed >= subscriptions > 1
+    assert await ledger(site) == before
+    await check(site, database_url)
+
+
+async def test_a_subscription_that_changes_its_payments_is_a_difference(database: Database) -> None:
+    """It got its ticket after its invoices were made, and the event is lost: the line names the subscription, a dry run
+    prints the same, and all its payments follow."""
+    generated = generate(3, 40, ["story-1"], now=NOW)
+    scenario = next(each for each in generated if each.states[-1].invoice)
+    delivered = json.loads(json.dumps(scenario.events).replace('"ticketId"', '"other"'))
+    invoices = [state.invoice for state in scenario.states if state.invoice]
+    for invoice in invoices:
+        invoice.metadata = invoice.line_metadata = {}
+    subscription = invoices[0].subscription
+    assert subscription is not None
+    subscription.metadata = {"ticketId": "story-9"}
+    fake = FakeStripe(clock=lambda: NEWEST + 1000)
+    fake.add([scenario])
+    async with site_of(fake, database) as site:
+        await site.deliver(delivered)
+        (_, dry), (_, noted) = await site.reconcile(dry_run=True), await site.reconcile()
+        assert listed(dry) == listed(noted)
+        assert f"{subscription.id}: ticket is not known, should be story-9" in listed(noted)
+        tickets = "SELECT DISTINCT ticket_id FROM stripe_attributions WHERE subscription_id = %s"
+        assert await database.fetch(tickets, [subscription.id]) == [("story-9",)]
+        assert (await site.reconcile())[1].differences == []
 
 
 async def test_a_donation_deleted_by_hand(site: Site, database_url: str) -> None:
