@@ -28,8 +28,8 @@ help:
 	@echo 'make fraud-figures   how many signals of fraud are right, and how many attacks they find; DAYS=1000 SEED=7 judges others'
 	@echo 'make chaos   200 faults under load, about half an hour; FAULTS=20 SEED=7 does fewer, and others, SITE=jobs those of'
 	@echo '              the jobs only (or proxies, embedded)'
-	@echo 'make ha      20 faults of hosts done to a cluster of deploy/ha under load, a quarter of an hour; ROUNDS=4 does fewer'
-	@echo '              (as root; needs etcd-server, postgresql-15)'
+	@echo 'make ha      20 faults of hosts done to a cluster of deploy/ha under load, a quarter of an hour; ROUNDS=4 does fewer;'
+	@echo '              THROUGH=haproxy leads through HAProxy (as root; needs etcd-server, postgresql-15, haproxy)'
 	@echo 'make fuzz    20,000 unforeseen inputs, in a minute; N=1000000 SEED=7 tries more, and others'
 	@echo 'make format  puts the code into shape'
 	@echo 'make mutants shows that the suite finds faults put into the code (SAMPLE=n: every nth)'
@@ -90,7 +90,7 @@ chaos: $(TESTS)
 	@FAULTS=$(FAULTS) SEED=$(SEED) $(if $(SITE),SITE=$(SITE)) $(BIN)/python -m tests.chaos
 
 ha: $(TESTS)
-	@ROUNDS=$(ROUNDS) SEED=$(SEED) $(BIN)/python -m tests.ha
+	@ROUNDS=$(ROUNDS) SEED=$(SEED) THROUGH=$(THROUGH) $(BIN)/python -m tests.ha
 
 fuzz: $(TESTS)
 	@N=$(N) SEED=$(SEED) $(BIN)/python -m tests.fuzz

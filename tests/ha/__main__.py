@@ -1,7 +1,8 @@
 """`make ha`: faults of hosts under load, in a cluster as deploy/ha describes it, and the reckoning of `make chaos`.
 
-ROUNDS says how many, SEED varies what is random in them. LOGS names a folder for the logs of etcd and Patroni. It needs
-root, Debian's etcd-server and postgresql-15, and a package registry for Patroni.
+ROUNDS says how many, SEED varies what is random in them. With THROUGH=haproxy DATABASE_URL leads to HAProxy and not to
+the three hosts. LOGS names a folder for the logs of etcd and Patroni. It needs root, and a registry of packages for
+Patroni.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ from tests.support.instance import instance_of_its_own
 NEEDED = {
     "etcd": "etcd-server",
     "/usr/lib/postgresql/15/bin/postgres": "postgresql-15",
+    "haproxy": "haproxy",
     "openssl": "openssl",
     "ip": "iproute2",
     "nsenter": "util-linux",
@@ -34,6 +36,7 @@ NEEDED = {
 ROUNDS = 20
 # About 30 events a second: losses show at any rate, and the hosts share the processors of one machine.
 PAUSE_S = 0.2
+RECOMMENDED = {"RECONNECT_ATTEMPTS": "60", "RECONNECT_DELAY_MS": "1000"}  # by deploy/docs/high-availability.md
 LOST = "The ledger is not the one that this host has seen"
 
 
@@ -64,7 +67,8 @@ def _prepare(folder: Path) -> Cluster:
     say("installing Patroni")
     install_patroni(folder / "patroni")
     enter_own_network()
-    return Cluster(folder, Path(os.environ.get("LOGS") or folder))
+    logs = Path(os.environ.get("LOGS") or folder)
+    return Cluster(folder, logs, through_haproxy=os.environ.get("THROUGH") == "haproxy")
 
 
 @asynccontextmanager
@@ -76,6 +80,7 @@ async def _site(cluster: Cluster, verdict: Verdict) -> AsyncIterator[Site]:
         await asyncio.to_thread(cluster.make_database, await cluster.leader())
         environ = {
             **SETTINGS,
+            **RECOMMENDED,
             "DATABASE_URL": cluster.url("donationd"),
             "STRIPE_WEBHOOK_SECRET": "whsec_" + "trial" * 8,
         }

@@ -5,11 +5,12 @@ import base64
 import contextlib
 import json
 import shutil
+import signal
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -22,11 +23,14 @@ from daemon.instance.installation import ROOT
 from sql import migrate
 from tests.chaos.site import NotReady
 from tests.ha.host import USER, Host
+from tests.support.debian import find
 from tests.support.locked_programs import install_locked
+from tests.support.process import Process
 from tests.support.tls import certificate
 
 FILES = ROOT / "deploy" / "ha"
 HOSTS = {"db1": "10.0.0.1", "db2": "10.0.0.2", "db3": "10.0.0.3"}
+HAPROXY = "127.0.0.1:5000"
 PASSWORD = "trial"
 OWNER = "donationd_owner"
 SYSTEM_PYTHON = Path("/usr/bin/python3")  # the interpreter of these tests may be in a folder of root's
@@ -121,10 +125,13 @@ class Cluster:
     Args:
         folder: contains Patroni, in `patroni`, and gets the hosts' files.
         logs: where the logs of their programs are written.
+        through_haproxy: whether HAProxy leads to the database.
     """
 
-    def __init__(self, folder: Path, logs: Path) -> None:
+    def __init__(self, folder: Path, logs: Path, *, through_haproxy: bool) -> None:
         self.authorities = folder / "ca.crt"
+        self._logs = logs
+        self._entrances = [HAPROXY] if through_haproxy else [f"{address}:5432" for address in HOSTS.values()]
         self.nodes = [Node(Host(name, at, logs), folder / name, folder / "patroni") for name, at in HOSTS.items()]
 
     @contextlib.contextmanager
@@ -136,25 +143,27 @@ class Cluster:
                 node.prepare(self.authorities)
             for node in self.nodes:
                 node.start()
+            if self._entrances == [HAPROXY]:
+                command = [find("haproxy") or "haproxy", "-db", "-f", str(FILES / "haproxy.cfg")]
+                stack.enter_context(Process(command, self._logs / "haproxy.log", stop=signal.SIGKILL))
             yield
 
-    def url(self, user: str, database: str = "donationd", addresses: Iterable[str] = HOSTS.values()) -> str:
-        """The address of the database, as an operator writes it."""
-        hosts = ",".join(f"{address}:5432" for address in addresses)
+    def url(self, user: str, database: str = "donationd", at: Node | None = None) -> str:
+        """The address of the database, as an operator writes it; or of the database at one host."""
+        hosts = f"{at.host.address}:5432" if at else ",".join(self._entrances)
         options = f"target_session_attrs=read-write&sslmode=verify-full&sslrootcert={self.authorities}"
         return f"postgresql://{user}:{PASSWORD}@{hosts}/{database}?{options}"
 
     def make_database(self, leader: Node) -> None:
         """The ledger's database and roles, as deploy/docs/operations.md says."""
-        at = [leader.host.address]
         _execute(
-            self.url("postgres", "postgres", at),
+            self.url("postgres", "postgres", leader),
             f"CREATE ROLE {OWNER} LOGIN PASSWORD '{PASSWORD}'",
             f"CREATE DATABASE donationd OWNER {OWNER}",
         )
         roles = (ROOT / "deploy" / "roles.sql").read_text()
-        _execute(self.url("postgres", addresses=at), roles, f"ALTER ROLE donationd PASSWORD '{PASSWORD}'")
-        migrate.apply(self.url(OWNER, addresses=at))
+        _execute(self.url("postgres", at=leader), roles, f"ALTER ROLE donationd PASSWORD '{PASSWORD}'")
+        migrate.apply(self.url(OWNER, at=leader))
 
     async def leader(self, other_than: Node | None = None) -> Node:
         """The leader, as soon as there is one. Raises NotReady: it takes too long."""
@@ -164,6 +173,10 @@ class Cluster:
             return next((node for node in candidates if node.leads), None)
 
         return await _eventually(find, "no leader")
+
+    def addresses_besides(self, node: Node) -> list[str]:
+        """The addresses of the other hosts."""
+        return [other.host.address for other in self.nodes if other is not node]
 
     async def standbys(self) -> list[Node]:
         """The hosts that do not lead."""

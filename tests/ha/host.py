@@ -115,6 +115,16 @@ class Host:
         """Ends `cut`."""
         _ip("link", "set", self.name, "up")
 
+    def cut_from(self, addresses: Sequence[str]) -> None:
+        """It has no way to these addresses any more, and what they send is not answered."""
+        for address in addresses:
+            _ip("route", "add", "blackhole", address, inside=self._inside())
+
+    def reconnect_to(self, addresses: Sequence[str]) -> None:
+        """Ends `cut_from`."""
+        for address in addresses:
+            _ip("route", "delete", "blackhole", address, inside=self._inside())
+
     def _inside(self, *options: str) -> list[str]:
         return ["nsenter", f"--target={self._holder}", "--net", *options]
 
