@@ -23,6 +23,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "audit_chain": ("number",),
     "recording_tickets": ("id",),
     "stripe_events": ("id",),
+    "dismissed_warnings": ("id",),
     "closed_reports": ("period", "time_zone", "version"),
     "ledger_entries": ("seq",),
     "balance_transactions": ("seq",),

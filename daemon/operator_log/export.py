@@ -44,7 +44,7 @@ class LogState(NamedTuple):
 
 
 class ActionRow(NamedTuple):
-    """A row of log_actions.sql: the last five are rows as JSON, of the tables of these names."""
+    """A row of log_actions.sql: the last six are rows as JSON, of the tables of these names."""
 
     number: int
     hash: str
@@ -55,6 +55,7 @@ class ActionRow(NamedTuple):
     audit_chain: str
     recording_tickets: str | None
     stripe_events: str | None
+    dismissed_warnings: str | None
     closed_reports: str | None
 
 

@@ -1,6 +1,8 @@
 """Compares the rows of two ledgers byte for byte, by kind of row, without keeping them in memory."""
 
 from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,15 +32,9 @@ def keep(url: str, of: str, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with snapshot(url, "donationd restore-check") as moment:
-        kind, file = "", None
-        for found, row in moment.stream(QUERIES[of]):
-            if found != kind or file is None:
-                if file is not None:
-                    file.close()
-                kind, file = found, (folder / found).open("w", encoding="utf-8")
-            file.write(f"{row}\n")
-        if file is not None:
-            file.close()
+        for kind, rows in groupby(moment.stream(QUERIES[of]), itemgetter(0)):
+            with (folder / kind).open("w", encoding="utf-8") as file:
+                file.writelines(f"{row}\n" for _, row in rows)
 
 
 def compare(lost: Path, restored: Path) -> list[Compared]:

@@ -18,7 +18,9 @@ from daemon.receipts import register
 from daemon.receipts.donation import PaidDonation
 from daemon.receipts.register import Receipt, Serial
 from daemon.reports import closings
+from daemon.reports.early_warnings import dismiss_warning, read_warnings
 from daemon.reports.periods import Period
+from daemon.simulator import early_warnings
 from daemon.simulator.fake_stripe import checkout_sessions
 from daemon.simulator.fake_stripe.fake import FakeStripe
 from daemon.simulator.payment import Payment
@@ -104,10 +106,10 @@ class Work:
         await self._erase()
         await self._send_mails(2 * MANY)
         await self._decide_mails()
-        await self._dismiss()
         await read_balance(self._deps.stripe, self._database)
         await self._close_month(1)
         await self._deliver(waiting[-third:])  # no closed report counts these
+        await self._dismiss()
 
     # --- Payments
 
@@ -144,6 +146,8 @@ class Work:
                     payment.change_refund(payment.refund(charge, charge.amount // 2), "failed")
                 else:
                     payment.change_dispute(payment.dispute(charge, charge.amount), "lost")
+        with world.step(world.resume(paid[-1].id), at) as payment:
+            early_warnings.warn(payment.state, paid[-1])
         monthly = [each.states[1].subscription for each in self._scenarios if each.kind == "monthly"]
         for subscription in filter(None, monthly[:MANY]):
             checkout_sessions.bill(world, subscription.id, at)
@@ -198,9 +202,12 @@ class Work:
             await self._operators.erase({id_: await self._operators.facts_of(id_)}, actor=ACTOR)
 
     async def _dismiss(self) -> None:
+        """An event that cannot be applied is read again and dismissed; so is an early fraud warning."""
         first, *_ = await queues.failed_events(self._database, 2)
         await self._operators.begin_replay(first.id, actor=ACTOR)
         await self._operators.dismiss(first.id, actor=ACTOR)
+        for warning in await read_warnings(self._database):
+            await dismiss_warning(self._database, warning, actor=ACTOR)
 
     async def _close_month(self, ago: int) -> None:
         """Closes the report of a month that has ended."""

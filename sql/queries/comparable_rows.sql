@@ -20,6 +20,8 @@ FROM (
     UNION ALL
     SELECT 'events', to_jsonb(e) - 'processed_at' FROM stripe_events e
     UNION ALL
+    SELECT 'dismissed warnings', to_jsonb(w) FROM dismissed_warnings w
+    UNION ALL
     SELECT 'tickets', to_jsonb(t) FROM recording_tickets t
     UNION ALL
     SELECT 'operator actions', to_jsonb(a) FROM operator_acts a

@@ -15,7 +15,8 @@ from daemon.jobs.reconcile import Reconciled
 from daemon.restore_check import drill
 
 KINDS = {
-    *("audit chain", "closed reports", "donations", "events", "facts", "fees", "filed entries", "keys", "mails"),
+    *("audit chain", "closed reports", "dismissed warnings", "donations", "events", "facts", "fees", "filed entries"),
+    *("keys", "mails"),
     *("objects", "operator actions", "payouts", "receipts", "sums by time", "tickets", "totals"),
 }
 _numbers = itertools.count(1)
