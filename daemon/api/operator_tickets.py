@@ -63,7 +63,7 @@ def endpoints(deps: Dependencies) -> list[Endpoint]:
 
     async def put_ticket(call: Call, given: TicketPut) -> TicketRecord | Created:
         """Adds a ticket, or changes one that exists; what is left out stays as it is."""
-        if given.title and not given.title.isprintable():
+        if given.title and not tickets.is_title(given.title):
             raise web.HTTPBadRequest(text="title: at most 200 characters, all of them printable")
         change = TicketChange(title=given.title, currency=given.currency, goal=given.goal, state=given.state)
         try:

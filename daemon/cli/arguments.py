@@ -140,7 +140,9 @@ def check_hash(_context: click.Context, _parameter: click.Parameter, value: str 
 
 def check_title(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     """What people see of a ticket; None where none was given."""
-    if value is not None and (len(value) > 200 or not value.isprintable()):
+    from daemon.ledger.tickets import is_title
+
+    if value is not None and not is_title(value):
         raise click.BadParameter("a title has at most 200 characters, and none of them is a control character")
     return value
 

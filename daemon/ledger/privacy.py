@@ -31,7 +31,7 @@ OPENING, CLOSING = (
 HYPHENS = "-\u2010\u2011\u058a\u05be"  # the last two are Armenian and Hebrew
 APOSTROPHES = "'\u2018\u2019\u05f3"  # the last one is Hebrew; others are letters to Unicode
 TYPED_AS_APOSTROPHES = "`\u00b4"  # accents that keyboards have where an apostrophe is meant
-JOINERS = "\u200c\u200d"  # invisible, but Persian and Indic names need them
+JOINERS = "\u200c\u200d"  # invisible, but Persian and Indic words need them, and joined emoji
 SUFFIXES = frozenset({"jr", "sr", "phd", "md", "esq"})
 NUMERALS = frozenset({"II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X"})  # "Vi" and "Xi" are names
 

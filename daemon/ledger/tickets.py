@@ -10,11 +10,13 @@ from msgspec import UNSET, Struct, UnsetType, structs
 
 from daemon.ledger import audit, money
 from daemon.ledger.places import at_microsecond, microseconds
+from daemon.ledger.privacy import JOINERS
 from sql import load
 from sql.database import Database, Queryable
 
 PLACE = re.compile(r"(?P<created>[0-9]{1,18}):(?P<id>[A-Za-z0-9._-]{1,64})", re.ASCII)
 ROUNDS = 5  # each reads what another process has just written
+TITLE_LENGTH = 200
 
 
 class State(StrEnum):
@@ -65,6 +67,11 @@ class TicketExists(Exception):
 
 class ChangedMeanwhile(Exception):
     """Other processes changed the ticket again and again."""
+
+
+def is_title(text: str) -> bool:
+    """Whether a text can be a title: its characters are printable, or join those beside them."""
+    return len(text) <= TITLE_LENGTH and "".join(c for c in text if c not in JOINERS).isprintable()
 
 
 async def tickets(database: Database, limit: int | None = None, after: re.Match[str] | None = None) -> list[Ticket]:

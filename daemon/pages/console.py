@@ -81,6 +81,7 @@ class Console:
             web.post(SIGN_OUT, self._sign_out),
             web.get(f"{PATH}/chart.svg", self._chart),
             *(web.get(PATH + page.path, self._page(page)) for page in PAGES),
+            web.get(f"{PATH}/", self._page(PAGES[0])),
             *(web.post(PATH + action.path, self._action(action)) for action in ACTIONS),
         ]
 

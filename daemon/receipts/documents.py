@@ -1,7 +1,8 @@
 """What the templates show: receipts, statements and mails, with amounts and dates as the donor's language has them."""
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
@@ -14,6 +15,9 @@ from daemon.receipts.register import Receipt, Serial
 from daemon.receipts.templates import MailText, TemplateError, Templates
 from daemon.reports.time_zones import load_time_zone
 
+# A name that mail programs would show as a link. A payer can enter the address of any person, who would then be sent
+# this link in the charity's name.
+LINK = re.compile(r"//|@|\w\.\w{2}")
 MAILS = ("thanks", "replacement", "void")
 
 
@@ -101,7 +105,7 @@ class Documents:
         shown = self._receipt(receipt, language)
         values = {
             "charity": self._charity(language),
-            "donor": _shown(donor, language),
+            "donor": _shown(replace(donor, name=None) if LINK.search(donor.name or "") else donor, language),
             "receipt": shown,
             "withdrawal_link": withdrawal_link,
         }

@@ -13,7 +13,7 @@ class PaidDonation(NamedTuple):
     Attributes:
         ids: its id, and those that it had before more of it was known.
         kept_minor: what the charity has of it, in minor units: the amount less what was refunded and what disputes have
-            taken, as in the ticket's net figure; 0 while nothing is paid.
+            taken, as in the ticket's net figure; 0 while nothing is paid, and while the currency is not known.
         has_consent: whether the donor's name is shown.
         is_erased: whether an operator has erased the donor, who is sent nothing then.
     """
@@ -37,7 +37,8 @@ class PaidDonation(NamedTuple):
         found = next((each for each in projection.donations(facts) if each.id == owner.get(id_)), None)
         if found is None:
             return None
-        kept_minor = 0 if found.paid_at is None else (found.amount or 0) - found.refunded - found.disputed
+        is_kept = found.paid_at is not None and found.currency is not None
+        kept_minor = (found.amount or 0) - found.refunded - found.disputed if is_kept else 0
         objects = projection.donor_objects(facts).get(found.id, [])
         return cls(
             found.id,

@@ -12,13 +12,13 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Struct
 
+from daemon.ledger.privacy import JOINERS
 from daemon.receipts.donation import PaidDonation
 from daemon.stripe_api.client import StripeApi, StripeRejected
 
 LENGTH = 200  # of a line; Stripe's own limits are longer, and no receipt needs more
 # Pictures that some people write into their name: few fonts have them, and a receipt needs none.
 PICTURES = re.compile("[\u2600-\u27bf\ufe0f\U0001f000-\U0001faff]\u200d?")
-JOINERS = "\u200c\u200d"  # invisible characters that some scripts are written with
 
 T = TypeVar("T")
 

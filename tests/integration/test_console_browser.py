@@ -133,6 +133,11 @@ def test_axe_finds_nothing_on_any_page_in_any_view(browser: Browser, api: Site, 
             path = each.path.replace("{id}", donation(database, "refunded_minor > 0"))
             page.goto(f"/operator{path}{EXAMPLES.get(each.name, '')}")
             found[each.name] = problems(page)
+        page.goto("/operator/unassigned")
+        page.get_by_role("textbox").or_(page.get_by_role("combobox")).first.fill("nowhere")
+        page.get_by_role("button", name="Assign").first.click()
+        assert page.locator("[aria-invalid]").get_attribute("value") == "nowhere"
+        found["a form again"] = problems(page)
     assert {name: each for name, each in found.items() if each} == {}
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.ledger.stripe_events import read
 from daemon.receipts.donation import PaidDonation
 from daemon.receipts.donor import LENGTH, Donor, DonorUnreadable, fetch_donor
 from daemon.stripe_api.client import Reply, StripeApi, StripeRejected
@@ -107,6 +108,18 @@ def test_an_object_that_cannot_be_read_is_not_repeated(body: object) -> None:
         fetched({"/v1/payment_intents/pi_1": body})
     assert "canary" not in str(caught.value)
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+
+
+@pytest.mark.parametrize(("currency", "kept"), [({"currency": "usd"}, 5000), ({}, 0)])
+def test_nothing_can_be_receipted_before_its_currency_is_known(currency: dict[str, str], kept: int) -> None:
+    """The statement that issues a receipt would fail, and with it the pass, again and again, before other mails."""
+    charge = {"id": "ch_1", "payment_intent": "pi_1", "amount": 5000, "amount_captured": 5000, "paid": True}
+    shown = {**charge, "status": "succeeded", "created": 1, **currency}
+    event = {"id": "evt_1", "type": "charge.succeeded", "created": 1, "livemode": False, "data": {"object": shown}}
+    facts = read(json.dumps(event).encode(), livemode=False, hash_key=None).facts
+    assert facts is not None
+    donation = PaidDonation.of(facts, "pi_1")
+    assert donation is not None and donation.kept_minor == kept
 
 
 def test_a_donor_is_not_shown() -> None:

@@ -245,6 +245,20 @@ def test_a_charity_changes_one_text(tmp_path: Path) -> None:
     assert made().version(made().language("en")) != made(tmp_path).version(made(tmp_path).language("en"))
 
 
+@pytest.mark.parametrize(
+    ("name", "is_used"),
+    [
+        *(("J. R. R. Tolkien", True), ("J.R.R. Tolkien", True), ("Ann O'Hara", True)),
+        *(("You have won: https://evil.example", False), ("evil.example/win", False), ("call me@evil.example", False)),
+    ],
+)
+def test_no_link_in_a_name_is_sent_to_another_person(name: str, is_used: bool) -> None:
+    """The mail then has no name; the receipt has it all the same."""
+    mail = made().mail("thanks", receipt_in(), Donor(name))
+    assert [("Dear donor," in text, "evil" in text) for text in (mail.text, mail.html)] == [(not is_used, False)] * 2
+    assert letters(name) in letters(text_of(pdf(Donor(name))))
+
+
 def test_a_charity_adds_its_logo(tmp_path: Path) -> None:
     """A picture in the folder of its templates is in the PDF; what is outside of the folder cannot be read."""
     (tmp_path / "logo.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>')
