@@ -1,5 +1,7 @@
 """A real PostgreSQL for the whole run, and a fresh, migrated database per test by cloning a template.
 
+A module whose tests begin with the same ledger replaces the fixture `template` by one of `make_template`.
+
 The binaries are those of the embedded package; TEST_PG_BIN names another installation's folder.
 """
 
@@ -8,7 +10,7 @@ import gc
 import itertools
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from sql.database import Database
 from tests.support.guard import guarded
 from tests.support.instance import SECRETS, Instance, instance_of_its_own
 from tests.support.order import place
-from tests.support.postgres import Server, running_server
+from tests.support.postgres import MakeTemplate, Server, running_server
 
 # Of new objects, after which Python looks for cycles that nothing refers to any more. At its default of 700 it spends a
 # tenth of the processor time of these tests on that, because the worlds that they make have millions of objects.
@@ -96,11 +98,30 @@ def administrator(postgres: str) -> Iterator[Connection]:
 
 
 @pytest.fixture(scope="session")
-def template(postgres: str, administrator: Connection) -> str:
-    """The name of a migrated database that tests are cloned from."""
+def migrated(postgres: str, administrator: Connection) -> str:
+    """The name of a migrated database without rows."""
     administrator.cursor().execute(f"CREATE DATABASE {TEMPLATE}")
     migrate.apply(postgres.format(name=TEMPLATE))
     return TEMPLATE
+
+
+@pytest.fixture(scope="session")
+def make_template(postgres: str, administrator: Connection, migrated: str) -> MakeTemplate:
+    """Returns the name of a new database, migrated and then filled by a function of its URL."""
+
+    def make(fill: Callable[[str], None]) -> str:
+        name = f"filled_{next(_numbers)}"
+        administrator.cursor().execute(f"CREATE DATABASE {name} TEMPLATE {migrated} STRATEGY FILE_COPY")
+        fill(postgres.format(name=name))
+        return name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def template(migrated: str) -> str:
+    """The name of the database that the test's own is cloned from."""
+    return migrated
 
 
 @pytest.fixture
@@ -143,7 +164,7 @@ async def fake_stripe() -> AsyncIterator[FakeStripe]:
 
 @pytest.fixture
 def instance(monkeypatch: pytest.MonkeyPatch) -> Iterator[Instance]:
-    """A whole instance, not yet started."""
-    with instance_of_its_own(SECRETS) as instance:
+    """A whole instance with one API process, not yet started."""
+    with instance_of_its_own(SECRETS | {"API_PROCESSES": "1"}) as instance:
         monkeypatch.setenv("DONATIOND_STATE", str(instance.state))
         yield instance

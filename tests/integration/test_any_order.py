@@ -75,10 +75,10 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(postgres: str, template: str) -> Iterator[World]:
+def world(postgres: str, migrated: str) -> Iterator[World]:
     with closing(psycopg2.connect(postgres.format(name="postgres"))) as admin:
         admin.autocommit = True
-        admin.cursor().execute(f"CREATE DATABASE any_order TEMPLATE {template}")
+        admin.cursor().execute(f"CREATE DATABASE any_order TEMPLATE {migrated}")
     with closing(World(postgres.format(name="any_order"))) as world:
         yield world
 

@@ -55,12 +55,12 @@ def test_python_and_postgresql_make_the_same_hash(database_url: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def chain(postgres: str, template: str) -> list[ChainedAction]:
+def chain(postgres: str, migrated: str) -> list[ChainedAction]:
     """A chain of some actions, as it is stored."""
     name = "test_audit_chain"
     with closing(psycopg2.connect(postgres.format(name="postgres"))) as admin:
         admin.autocommit = True
-        admin.cursor().execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        admin.cursor().execute(f"CREATE DATABASE {name} TEMPLATE {migrated}")
     record_searches(postgres.format(name=name), [f"{n}" for n in range(12)])
     return stored(postgres.format(name=name))
 

@@ -26,11 +26,11 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def site(postgres: str, template: str) -> Iterator[Site]:
+def site(postgres: str, migrated: str) -> Iterator[Site]:
     """A ticket with donations, an open one without, a closed one, and one with long texts."""
     with closing(psycopg2.connect(postgres.format(name="postgres"))) as admin:
         admin.autocommit = True
-        admin.cursor().execute(f"CREATE DATABASE browser_pages TEMPLATE {template}")
+        admin.cursor().execute(f"CREATE DATABASE browser_pages TEMPLATE {migrated}")
     with Site(postgres.format(name="browser_pages")).running(begin=begin) as site:
         for id_, title, state in (
             ("story-1", "A new roof for the village school", "open"),

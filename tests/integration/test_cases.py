@@ -142,7 +142,7 @@ def plays(count: int) -> Iterator[Play]:
     """The plays of a case with so many events, each of them once."""
     given = list(range(count))
     orders = {"in the given order": given, "in reverse": given[::-1]}
-    for seed in (1, 2, 3):
+    for seed in (1, 2):
         rng = random.Random(seed)
         delivered = [n for n in given for _ in range(rng.choice((1, 2, 3)))]
         rng.shuffle(delivered)
@@ -199,12 +199,12 @@ class Site:
             self._complete.set()
 
     async def clear(self) -> None:
-        """Empties every table, and adds the known tickets."""
-        [(tables,)] = await self._database.fetch(
-            "SELECT string_agg(relname, ', ') FROM pg_class WHERE relnamespace = 'public'::regnamespace "
-            "AND relkind = 'r' AND relname <> 'schema_migrations'"
+        """Empties every table, and adds the known tickets. To truncate so few rows would take twenty times as long."""
+        [(statements,)] = await self._database.fetch(
+            "SELECT string_agg('DELETE FROM ' || relname, ';') FROM pg_class "
+            "WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> 'schema_migrations'"
         )
-        await self._database.fetch(f"TRUNCATE {tables}")
+        await self._database.fetch(statements)
         await self._database.fetch("INSERT INTO recording_tickets (id) SELECT unnest(%s)", [list(TICKETS)])
 
     async def play(self, events: Sequence[Json], play: Play) -> Result:
@@ -263,11 +263,11 @@ async def serving(url: str) -> AsyncIterator[Site]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def site(postgres: str, template: str) -> AsyncIterator[Site]:
+async def site(postgres: str, migrated: str) -> AsyncIterator[Site]:
     """One site for all cases."""
     with closing(psycopg2.connect(postgres.format(name="postgres"))) as admin:
         admin.autocommit = True
-        admin.cursor().execute(f"CREATE DATABASE cases TEMPLATE {template}")
+        admin.cursor().execute(f"CREATE DATABASE cases TEMPLATE {migrated}")
     async with serving(postgres.format(name="cases")) as site:
         yield site
 

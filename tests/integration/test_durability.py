@@ -42,12 +42,19 @@ def own(request: pytest.FixtureRequest) -> Iterator[Server]:
             yield server
 
 
+@pytest.fixture(scope="module")
+def own_template(own: Server) -> str:
+    """The name of a migrated database of that server, to clone from."""
+    ask(own.url.format(name="postgres"), "CREATE DATABASE template_ledger")
+    migrate.apply(own.url.format(name="template_ledger"))
+    return "template_ledger"
+
+
 @pytest.fixture
-def url(own: Server) -> Iterator[str]:
+def url(own: Server, own_template: str) -> Iterator[str]:
     """A migrated database; afterwards the server waits for no standby any more."""
     postgres, url = own.url.format(name="postgres"), own.url.format(name="ledger")
-    ask(postgres, "CREATE DATABASE ledger")
-    migrate.apply(url)
+    ask(postgres, f"CREATE DATABASE ledger TEMPLATE {own_template}")
     yield url
     wait_for_standby("", url)
     ask(postgres, "DROP DATABASE ledger WITH (FORCE)")

@@ -38,6 +38,7 @@ from tests.support.export_files import FIGURE_OF, FIGURES, figures, json_rows, m
 from tests.support.export_world import TICKETS, Totals, build, nonzero, totals
 from tests.support.guard import base_environ
 from tests.support.ledger import NOW, record, rows, scenario
+from tests.support.postgres import MakeTemplate
 
 AMOUNTS = set(FIGURES)
 FORMULA = tuple("=+-@\t\r")  # what a spreadsheet takes a formula to begin with
@@ -64,10 +65,21 @@ def export(donationd: Callable[..., Result]) -> Export:
     return run
 
 
+@pytest.fixture(scope="module")
+def world_template(make_template: MakeTemplate) -> str:
+    return make_template(build)
+
+
+@pytest.fixture
+def template(request: pytest.FixtureRequest, migrated: str) -> str:
+    """A test that asks for `world` begins with it."""
+    name: str = request.getfixturevalue("world_template") if "world" in request.fixturenames else migrated
+    return name
+
+
 @pytest.fixture
 def world(database_url: str) -> str:
     """The URL of a ledger with payments of every kind."""
-    build(database_url)
     return database_url
 
 

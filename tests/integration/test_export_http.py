@@ -21,6 +21,7 @@ from tests.support.api_application import Client, MakeClient, application, follo
 from tests.support.export_files import figures, json_rows, movements, parsed
 from tests.support.ledger import record, scenario
 from tests.support.operators import EXPORTER, READER, bearer, entry
+from tests.support.postgres import MakeTemplate
 
 CSV, JSONL = f"{PREFIX}export.csv", f"{PREFIX}export.jsonl"
 OTHER = "other-token"
@@ -38,10 +39,21 @@ async def client(database: Database, aiohttp_client: MakeClient) -> Client:
     return await aiohttp_client(application(database, follower(), tokens=TOKENS, limits=limits))
 
 
+@pytest.fixture(scope="module")
+def world_template(make_template: MakeTemplate) -> str:
+    return make_template(export_world.build)
+
+
 @pytest.fixture
-async def world(database_url: str) -> str:
+def template(request: pytest.FixtureRequest, migrated: str) -> str:
+    """A test that asks for `world` begins with it."""
+    name: str = request.getfixturevalue("world_template") if "world" in request.fixturenames else migrated
+    return name
+
+
+@pytest.fixture
+def world(database_url: str) -> str:
     """The URL of a ledger with payments of every kind."""
-    await asyncio.to_thread(export_world.build, database_url)
     return database_url
 
 

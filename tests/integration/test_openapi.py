@@ -20,7 +20,7 @@ from tests.support.ledger import fill
 from tests.support.operators import bearer, entry
 
 TOKEN = "a-token-of-every-scope"
-EXAMPLES = 12  # of each kind, of each endpoint: half a minute
+EXAMPLES = 6  # of each kind, of each endpoint
 LIMIT_S = 100
 
 

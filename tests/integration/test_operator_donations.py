@@ -15,18 +15,23 @@ from daemon.simulator import scenarios
 from daemon.simulator.stripe_objects import Json
 from sql.database import Database
 from tests.support.api_application import NOW, Client, MakeClient, application, follower
-from tests.support.ledger import fill, put_ticket
+from tests.support.ledger import ask, fill, put_ticket
 from tests.support.operators import ACTOR, READER, TOKENS, bearer
+from tests.support.postgres import MakeTemplate
 
 TICKETS = ("story-1", "story-2")
 SEVERAL = scenarios.generate(3, 80, [*TICKETS, "nowhere"], now=NOW)
 ALL = "SELECT id, ticket_id, status, currency, donor_email_hash FROM stripe_attributions"
 
 
+@pytest.fixture(scope="module")
+def template(make_template: MakeTemplate) -> str:
+    """Every test begins with the payments of a simulation."""
+    return make_template(lambda url: ask(url, lambda database: fill(database, SEVERAL, *TICKETS)))
+
+
 @pytest.fixture
 async def client(database: Database, aiohttp_client: MakeClient) -> Client:
-    """An API whose ledger has the payments of a simulation."""
-    await fill(database, SEVERAL, *TICKETS)
     return await aiohttp_client(application(database, follower(), tokens=TOKENS))
 
 

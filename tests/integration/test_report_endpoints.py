@@ -14,7 +14,9 @@ from daemon.reports.presentation import Report, as_csv, as_json
 from daemon.reports.statistics import Selection
 from sql.database import Database
 from tests.support.api_application import Client, MakeClient, application, follower
+from tests.support.ledger import ask
 from tests.support.operators import ACTOR, EXPORTER, READER, TOKENS, bearer
+from tests.support.postgres import MakeTemplate
 from tests.support.reports import random_events, record, text_of
 
 BERLIN, APIA = "Europe/Berlin", "Pacific/Apia"
@@ -23,13 +25,22 @@ QUARTER = Period.parse("2024-Q4", BERLIN)
 WRITE_S = 0.5  # for which a client of these tests may not read
 
 
-@pytest.fixture
-async def client(database: Database, aiohttp_client: MakeClient) -> Client:
-    """An API with one place for reports, whose days begin in Berlin, and a ledger of which a quarter is closed."""
+async def fill(database: Database) -> None:
     events = random_events(12, 80)
     await record(database, events[:200])
     await closings.close(database, QUARTER, "alex")
     await record(database, events[200:])
+
+
+@pytest.fixture(scope="module")
+def template(make_template: MakeTemplate) -> str:
+    """Every test begins with a ledger of which a quarter is closed."""
+    return make_template(lambda url: ask(url, fill))
+
+
+@pytest.fixture
+async def client(database: Database, aiohttp_client: MakeClient) -> Client:
+    """An API with one place for reports, whose days begin in Berlin."""
     limits = OperatorLimits(calls=2, exports=1, write_s=WRITE_S)
     return await aiohttp_client(
         application(database, follower(), tokens=TOKENS, limits=limits, report_time_zone=BERLIN)

@@ -28,7 +28,7 @@ NEEDED["jobs"] = {"DATABASE_URL", "DONOR_EMAIL_HASH_KEY", "STRIPE_API_KEY"}
 def test_a_whole_life(instance: Instance) -> None:
     """A process that dies is started again, an outage is reported and ends by itself, the data stays, and a stop leaves
     nothing behind."""
-    printed = instance.start()
+    printed = instance.start(API_PROCESSES="2")
     assert f"{instance.api}/health" in printed
     assert "stripe listen --forward-to" in printed
     assert get(f"{instance.api}/health/db")[0] == 200

@@ -38,7 +38,10 @@ def run(url: str, *statements: str) -> None:
 @contextmanager
 def waiting_instance(url: str) -> Iterator[Instance]:
     """`up` with this database, while it waits."""
-    environ = {"DATABASE_URL": url, "STRIPE_WEBHOOK_SECRET": SIGNING_SECRET, "HOST": "127.0.0.1"}
+    environ = {
+        **{"DATABASE_URL": url, "STRIPE_WEBHOOK_SECRET": SIGNING_SECRET, "HOST": "127.0.0.1"},
+        "API_PROCESSES": "1",
+    }
     with instance_of_its_own(environ) as instance, ThreadPoolExecutor(1) as beside:
         starting = beside.submit(instance.start)
         try:

@@ -70,8 +70,11 @@ class Instance:
         """What it is started with."""
         return dict(self._environ)
 
-    def start(self, *, demo_payments: int = 0) -> str:
-        """Starts it, as `donationd demo` if there are to be payments; returns what it printed until it was ready."""
+    def start(self, *, demo_payments: int = 0, **environ: str) -> str:
+        """Starts it, as `donationd demo` if there are to be payments and from now on with these variables too; returns
+        what it printed until it was ready.
+        """
+        self._environ |= environ
         if demo_payments:
             self._environ.pop("STRIPE_API_BASE")  # a fake of Stripe's API is the address
             code = f"import os, sys; from daemon.cli.demo import run; sys.exit(run(os.environ, {demo_payments}, None))"

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from daemon.instance.postgres_programs import can_run, copy_programs, find_progr
 from tests.support.guard import also_remove
 
 USER = "donationd_owner"
+MakeTemplate = Callable[[Callable[[str], None]], str]
 # What the startup gate asks of a server, for all roles of it.
 PRIVATE_LOG = {"log_min_error_statement": "panic", "log_error_verbosity": "terse"}
 
