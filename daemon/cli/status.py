@@ -81,7 +81,7 @@ def _processes(processes: Sequence[Report], now_s: float) -> Iterator[str]:
         runs = "-" if process["startedAt"] is None else _span(now_s - process["startedAt"])
         yield f"  {process['name']:<18} {process['state']:<10} {runs:>12} {process['restarts']:>9}"
     if not processes:
-        yield "  none: supervisord's listener has not written them yet"
+        yield "  none known: supervisord's listener has not written them yet, or they run in containers"
 
 
 JOBS = {
