@@ -162,6 +162,8 @@ class Delivery:
             await self._attempt(mail)
         except _Undeliverable as problem:
             await self._settle(mail, State.UNDELIVERED, str(problem))
+        except register.CannotIssue:
+            await self._settle(mail, State.UNDELIVERED, "its receipt cannot be issued")
         except (TemplateError, CannotTypeset) as problem:
             log.warning("[Thanks] A document cannot be made", mail=mail.id, problem=str(problem))
             await self._settle(mail, State.UNDELIVERED, "its document cannot be made")

@@ -15,10 +15,13 @@ from daemon.receipts.donation import PaidDonation
 from sql import load
 from sql.connection import Row
 from sql.database import Database
-from sql.errors import DatabaseUnavailable
 
 ROUNDS = 20  # more processes than that issue no receipts at the same time
 SERIAL = re.compile(r"(?P<year>[0-9]{4})-(?P<number>[0-9]{6,9})", re.ASCII)
+
+
+class CannotIssue(Exception):
+    """No receipt was issued: the donation has another valid one, or other processes took each number."""
 
 
 class Serial(NamedTuple):
@@ -119,6 +122,7 @@ async def issue(
         The receipt and its PDF.
 
     Raises:
+        CannotIssue.
         DatabaseUnavailable: nothing is known to be issued.
     """
     for _ in range(ROUNDS):
@@ -129,7 +133,7 @@ async def issue(
         [(done,)] = await database.fetch(load("issue_receipt"), _row(receipt, donation, mail))
         if done:
             return receipt, pdf
-    raise DatabaseUnavailable("too much contention")
+    raise CannotIssue
 
 
 def _row(receipt: Receipt, donation: PaidDonation, mail: int | None) -> dict[str, object]:

@@ -307,6 +307,19 @@ async def test_a_refused_address_waits_for_a_person(site: ThanksSite) -> None:
     assert await site.mails() == [("thanks", "undelivered", "address refused", "550 5.1.1")]
 
 
+async def test_a_receipt_that_cannot_be_issued_keeps_no_other_mail_waiting(site: ThanksSite) -> None:
+    """A donation with two valid receipts, as where two donations with a receipt each turn out to be one."""
+    payment = await site.pay()
+    await site.run()
+    columns = "donation_id, amount_minor, currency, paid_at, issued_at, language, template, pdf_sha256"
+    await site.database.fetch(f"INSERT INTO receipts (year, number, {columns}) SELECT year, 2, {columns} FROM receipts")  # noqa: S608
+    await site.refund(payment, 1500)
+    await site.pay()
+    await site.run()
+    assert await site.mails() == [SENT, ("correction", "undelivered", "its receipt cannot be issued", None), SENT]
+    assert [number for number, *_ in await site.receipts()] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("step", ["rcpt", "data"])
 async def test_a_temporary_refusal_is_tried_again(site: ThanksSite, step: str) -> None:
     """Later, with the same receipt; after some days it waits for a person."""
