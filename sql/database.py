@@ -60,7 +60,6 @@ class Database:
     Attributes:
         generation: changes when connections broke, or a new one led to another server. Those of an earlier one are
             closed, not kept.
-        server: when the server that they lead to was started; None while there are none.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class Database:
         self._idle: list[Connection] = []
         self._used: set[Connection] = set()
         self.generation = 0
-        self.server: datetime | None = None
+        self._server: datetime | None = None  # that they lead to
         self._closed = False
 
     @property
@@ -198,17 +197,16 @@ class Database:
     def _drop(self) -> None:
         """Closes idle connections now, and those in use when they are returned."""
         self.generation += 1
-        self.server = None
         while self._idle:
             self._idle.pop().close()
 
     async def _connect(self, connect_by: float) -> Connection:
         generation = self.generation
         connection = await self._connector.connect(connect_by)
-        if self.server not in {None, connection.server}:
+        if self._server not in {None, connection.server}:
             self._drop()
             generation = self.generation
-        self.server = connection.server
+        self._server = connection.server
         connection.generation = generation
         return connection
 

@@ -21,6 +21,7 @@ MOMENTS = 600
 
 NOT_COMPARED = "it has not been compared with the primary yet"
 FAILED = "a read of it failed"
+CONNECTIONS_CHANGED = "its connections broke, or lead to another server now"
 TOO_FAR = "it is too far behind the primary"
 PRIMARY_IS_STANDBY = "DATABASE_URL leads to a standby, with which no replica can be compared"
 OTHER_DATABASE = "READ_DATABASE_URL leads to another database than DATABASE_URL, or to another cluster"
@@ -33,14 +34,12 @@ class Position(NamedTuple):
 
     Attributes:
         identity: of the database, and of the cluster that all copies come from.
-        server: when the server was started: no two servers have the same.
         wal_bytes: the position in the write-ahead log: what the primary has made durable, or a standby has replayed.
         seq, recorded_at: of the newest entry of the journal; 0 and None without one.
         has_entry: whether the entry is there that the server was asked about.
     """
 
     identity: str
-    server: datetime
     is_standby: bool
     wal_bytes: int
     seq: int
@@ -64,8 +63,7 @@ class ReplicaLag:
     """What is known of one replica.
 
     Attributes:
-        problem: why it may not be read, as it was last compared; empty if it may.
-        server: the server that was compared.
+        problem: why it may not be read; empty if it may.
         bytes: by which it was behind; 0 if it cannot be compared.
     """
 
@@ -75,12 +73,10 @@ class ReplicaLag:
         self._contains_s = -math.inf  # it contains everything that was committed until then
         self._readable_until_s = -math.inf
         self.problem = NOT_COMPARED
-        self.server: datetime | None = None
         self.bytes = 0
 
     def compare(self, replica: Position, primary: Position, at_s: float) -> None:
         """Take in two positions: the replica's, and the primary's, which was asked afterwards, at `at_s`."""
-        self.server = replica.server
         if difference := _difference(replica, primary):
             self._moments.clear()
             self.bytes = 0
@@ -103,9 +99,9 @@ class ReplicaLag:
         self._contains_s = self._readable_until_s = -math.inf
         self.problem = problem
 
-    def is_readable(self, server: datetime | None, now_s: float) -> bool:
-        """Whether connections to this server may be used for reading; None: there is none yet."""
-        return now_s < self._readable_until_s and server in {None, self.server}
+    def is_readable(self, now_s: float) -> bool:
+        """Whether it may be read."""
+        return now_s < self._readable_until_s
 
     def seconds(self, now_s: float) -> float:
         """By how much it is behind, at most: the age of the newest moment that it is known to contain; since the first

@@ -8,9 +8,12 @@ from pydantic import SecretStr
 
 from daemon.api.config import Config
 from sql.database import Database, Queryable
-from sql.replica import ReadDatabase, ReplicaCheck
+from sql.replica import ReadDatabase
 
 Connect = Callable[[SecretStr, int, int], Database]  # a URL, the number of connections, a statement's time limit in ms
+# A read takes milliseconds. One that a replica does not answer in this time is repeated on the primary, and both have
+# to end within the request's deadline.
+REPLICA_TIMEOUT_MS = 1000
 REPLICA_STATES = ("none", "usable", "unusable")  # none: READ_DATABASE_URL is not set
 
 
@@ -34,17 +37,23 @@ class ReadPools:
         primary = [connect(config.database_url, *size) for size in sizes]
         self.pools = primary
         self.ledger, self.pages = primary
-        self._check: ReplicaCheck | None = None
+        self._replicated: list[ReadDatabase] = []
         if config.read_database_url:
-            replica = [connect(config.read_database_url, *size) for size in sizes]
+            replica = [
+                connect(config.read_database_url, connections, min(timeout_ms, REPLICA_TIMEOUT_MS))
+                for connections, timeout_ms in sizes
+            ]
             self.pools = primary + replica
-            self._check = check = ReplicaCheck(replica[0], primary[0])
-            self.ledger, self.pages = (ReadDatabase(*each, check) for each in zip(replica, primary, strict=True))
+            pairs = zip(replica, primary, ("ledger", "public pages"), strict=True)
+            self.ledger, self.pages = self._replicated = [ReadDatabase(*pair) for pair in pairs]
 
     def tasks(self, registry: CollectorRegistry) -> list[Coroutine[Any, Any, None]]:
-        """What must run while the process serves: the comparison of the replica, whose result the metrics show."""
+        """What must run while the process serves: the comparisons of the replica. Metrics show that of the ledger."""
         metrics = ReplicaMetrics(registry)
-        return [self._check.run(metrics.show)] if self._check else []
+        if not self._replicated:
+            return []
+        ledger, pages = self._replicated
+        return [ledger.run(metrics.show), pages.run()]
 
 
 class ReplicaMetrics:
@@ -79,8 +88,8 @@ class ReplicaMetrics:
         for state in REPLICA_STATES:
             self._state.labels(state).set(state == present)
 
-    def show(self, check: ReplicaCheck) -> None:
+    def show(self, database: ReadDatabase) -> None:
         """Show the result of a comparison."""
-        self.show_state("usable" if check.is_readable(check.lag.server) else "unusable")
-        self._seconds.set(check.seconds_behind)
-        self._bytes.set(check.lag.bytes)
+        self.show_state("usable" if database.is_readable() else "unusable")
+        self._seconds.set(database.seconds_behind)
+        self._bytes.set(database.lag.bytes)

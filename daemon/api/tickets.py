@@ -23,6 +23,7 @@ PAGE = 100
 PAGE_LIMIT = 1000
 PAGE_PATH = "/api/tickets/{id}/donations"
 TOTAL_PATH = f"{PAGE_PATH}/total"
+ALL_SITES = {hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: "*", hdrs.ACCESS_CONTROL_EXPOSE_HEADERS: LEDGER_SEQ}
 TOTAL_HEADERS = {"Cache-Control": "max-age=5"}
 TICKET = re.compile(TICKET_PATTERN)
 FINGERPRINT = re.compile(r"[0-9a-f]{16}", re.ASCII)
@@ -132,8 +133,7 @@ def page_reply(query: PageQuery, known_tags: frozenset[str], page: Page | None) 
 def allow_all_sites(reply: web.StreamResponse) -> None:
     """Let pages of every site read a reply, and its LEDGER_SEQ, which a browser hides as it hides most headers. Errors
     need this too: otherwise a browser hides them from the page."""
-    reply.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*"
-    reply.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = LEDGER_SEQ
+    reply.headers.update(ALL_SITES)
 
 
 class _Rendered(NamedTuple):

@@ -1,8 +1,7 @@
 -- Where a server is in the write-ahead log, what identifies it, the newest entry of its journal, and whether it has the
 -- entry `seq` of `recorded_at` (0: no entry, which every server has). What a primary has acknowledged is before its
--- position. The identity is the same in all copies of a cluster, and the server's start is not.
+-- position. The identity is the same in all copies of a cluster.
 SELECT control.system_identifier || '/' || db.oid AS identity,
-       pg_postmaster_start_time() AS server,
        pg_is_in_recovery() AS is_standby,
        (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END - '0/0')::bigint
            AS wal_bytes,

@@ -20,7 +20,7 @@ from health_sidecar.read_replica import replica_of
 from sql import migrate
 from sql.database import Database
 from sql.errors import DatabaseUnavailable
-from sql.replica import ReadDatabase, ReplicaCheck
+from sql.replica import ReadDatabase
 from sql.replica_lag import (
     MAX_LAG_BYTES,
     MAX_LAG_S,
@@ -60,6 +60,15 @@ def ask(server: Server, sql: str) -> list[object]:
 def url_of(server: Server) -> str:
     """Its URL for a role that may only read the ledger's tables."""
     return server.url.format(name="postgres").replace(USER, ROLE)
+
+
+def accepts_connections(server: Server) -> bool:
+    """Whether a new connection can be opened."""
+    try:
+        ask(server, "SELECT 1")
+    except psycopg2.OperationalError:
+        return False
+    return True
 
 
 def catch_up(primary: Server, replica: Server) -> None:
@@ -120,18 +129,17 @@ class Reads:
 
     def __init__(self, replica: Database, primary: Database) -> None:
         self.now_s = 0.0
-        self.check = ReplicaCheck(replica, primary, lambda: self.now_s)
-        self.database = ReadDatabase(replica, primary, self.check)
+        self.database = ReadDatabase(replica, primary, "test", lambda: self.now_s)
 
     async def compare(self, *, after_s: float = 1.0) -> None:
         """Compares the servers some time later."""
         self.now_s += after_s
-        await self.check.compare()
+        await self.database.compare()
 
     async def compare_until_near(self) -> None:
         """Compares them until the replica has replayed what PostgreSQL writes by itself too."""
         async with asyncio.timeout(15):
-            while self.check.lag.bytes or not self.check.is_readable(None):
+            while self.database.lag.bytes or not self.database.is_readable():
                 await self.compare(after_s=0)
 
     async def who(self) -> object:
@@ -181,8 +189,8 @@ async def test_a_near_replica_is_read(primary: Server, replica: Server, reads_of
     reads = reads_of(replica, primary)
     assert await reads.who() == PRIMARY
     await reads.compare_until_near()
-    assert (await reads.who(), reads.check.lag.problem) == (REPLICA, "")
-    assert (reads.check.seconds_behind, reads.check.lag.bytes) == (0, 0)
+    assert (await reads.who(), reads.database.lag.problem) == (REPLICA, "")
+    assert (reads.database.seconds_behind, reads.database.lag.bytes) == (0, 0)
 
 
 async def test_a_paused_replica_is_read_for_five_seconds(primary: Server, replica: Server, reads_of: ReadsOf) -> None:
@@ -197,11 +205,11 @@ async def test_a_paused_replica_is_read_for_five_seconds(primary: Server, replic
         await reads.compare()
         read.append(await reads.who())
     assert read == [REPLICA] * 4 + [PRIMARY] * 2
-    assert (reads.check.lag.problem, reads.check.seconds_behind) == (TOO_FAR, 6)
-    assert reads.check.lag.bytes > 0
+    assert (reads.database.lag.problem, reads.database.seconds_behind) == (TOO_FAR, 6)
+    assert reads.database.lag.bytes > 0
     await asyncio.to_thread(ask, replica, "SELECT pg_wal_replay_resume()")
     await reads.compare_until_near()
-    assert (await reads.who(), reads.check.seconds_behind) == (REPLICA, 0)
+    assert (await reads.who(), reads.database.seconds_behind) == (REPLICA, 0)
 
 
 async def test_a_reply_says_how_new_it_is(primary: Server, replica: Server, reads_of: ReadsOf) -> None:
@@ -251,7 +259,7 @@ async def test_a_mebibyte_is_too_much(primary: Server, replica: Server, reads_of
         f"SELECT pg_logical_emit_message(true, 'test', repeat('x', {MAX_LAG_BYTES}))::text",
     )
     await reads.compare()
-    assert (await reads.who(), reads.check.lag.problem) == (PRIMARY, TOO_FAR)
+    assert (await reads.who(), reads.database.lag.problem) == (PRIMARY, TOO_FAR)
 
 
 async def test_a_killed_replica(primary: Server, own_replica: Server, reads_of: ReadsOf) -> None:
@@ -276,16 +284,32 @@ async def test_a_restarted_replica_is_compared_first(primary: Server, own_replic
     await reads.compare_until_near()
     await asyncio.to_thread(own_replica.stop, "fast")
     await asyncio.to_thread(own_replica.start, FAST)
-    assert reads.check.is_readable(None)
+    assert reads.database.is_readable()
     assert await reads.who() == PRIMARY
 
 
-async def test_a_replica_that_hangs(
-    primary: Server, own_replica: Server, reads_of: ReadsOf, monkeypatch: pytest.MonkeyPatch
+async def test_a_replica_is_compared_first_after_a_crash(
+    primary: Server, own_replica: Server, reads_of: ReadsOf
 ) -> None:
-    """A read waits for it for a limited time, then the primary answers, and the next read does not wait."""
-    monkeypatch.setattr("sql.replica.REPLICA_TIMEOUT_S", 0.2)
+    """The same holds after a crash. A comparison over which its connections changed does not count."""
     reads = reads_of(own_replica, primary)
+    await reads.compare_until_near()
+    assert await reads.who() == REPLICA
+    with psycopg2.connect(url_of(own_replica)) as victim:
+        os.kill(victim.info.backend_pid, signal.SIGKILL)
+    await asyncio.to_thread(eventually, lambda: accepts_connections(own_replica), "it accepts connections again")
+    assert reads.database.is_readable()
+    await reads.compare(after_s=0)
+    assert await reads.who() == PRIMARY
+    await reads.compare_until_near()
+    assert await reads.who() == REPLICA
+
+
+async def test_a_replica_that_hangs(primary: Server, own_replica: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read waits as long as a statement may take, then the primary answers, and the next read does not wait."""
+    monkeypatch.setattr("sql.database.CLIENT_GRACE_S", 0.2)
+    pools = [connect(SecretStr(url_of(server)), 2, 200) for server in (own_replica, primary)]
+    reads = Reads(*pools)
     await reads.compare_until_near()
     assert await reads.who() == REPLICA
     backends = ask(own_replica, "SELECT pid FROM pg_stat_activity WHERE application_name = 'donationd test'")
@@ -293,10 +317,32 @@ async def test_a_replica_that_hangs(
         os.kill(int(str(pid)), signal.SIGSTOP)
     try:
         assert await reads.who() == PRIMARY
-        assert not reads.check.is_readable(None)
+        assert not reads.database.is_readable()
     finally:
         for pid in backends:
             os.kill(int(str(pid)), signal.SIGCONT)
+        for pool in pools:
+            await pool.close()
+
+
+async def test_a_connection_to_another_replica(
+    primary: Server, replica: Server, own_replica: Server, make_reads: MakeReads, tmp_path: Path
+) -> None:
+    """Where a new connection leads to another server, as through a balancer, that one is compared before it is read."""
+    socket = tmp_path / ".s.PGSQL.5432"
+    socket.symlink_to(replica.home / socket.name)
+    reads = make_reads(f"postgresql://{ROLE}@/postgres?host={tmp_path}", url_of(primary))
+    await reads.compare_until_near()
+    assert await reads.who() == REPLICA
+    socket.unlink()
+    socket.symlink_to(own_replica.home / socket.name)
+    busy = asyncio.create_task(reads.database.fetch("SELECT pg_sleep(0.2)"))
+    await asyncio.sleep(0)
+    assert await reads.who() == PRIMARY
+    await busy
+    assert await reads.who() == PRIMARY
+    await reads.compare_until_near()
+    assert await reads.who() == REPLICA
 
 
 async def test_a_promoted_replica(primary: Server, own_replica: Server, reads_of: ReadsOf) -> None:
@@ -305,7 +351,7 @@ async def test_a_promoted_replica(primary: Server, own_replica: Server, reads_of
     await reads.compare_until_near()
     await asyncio.to_thread(own_replica.run, "pg_ctl", "-w", "promote")
     await reads.compare()
-    assert (await reads.who(), reads.check.lag.problem) == (PRIMARY, NO_REPLICA)
+    assert (await reads.who(), reads.database.lag.problem) == (PRIMARY, NO_REPLICA)
 
 
 async def test_a_replica_of_a_promoted_replica(primary: Server, own_replica: Server, reads_of: ReadsOf) -> None:
@@ -316,11 +362,11 @@ async def test_a_replica_of_a_promoted_replica(primary: Server, own_replica: Ser
         await asyncio.to_thread(catch_up, own_replica, other)
         reads = reads_of(other, primary)
         await reads.compare()
-        assert (await reads.who(), reads.check.lag.problem) == (PRIMARY, OTHER_HISTORY)
+        assert (await reads.who(), reads.database.lag.problem) == (PRIMARY, OTHER_HISTORY)
         await asyncio.to_thread(ask, primary, "SELECT pg_switch_wal()")
         await asyncio.to_thread(ask, primary, ENTRY)
         await reads.compare()
-        assert (await reads.who(), reads.check.lag.problem) == (PRIMARY, OTHER_HISTORY)
+        assert (await reads.who(), reads.database.lag.problem) == (PRIMARY, OTHER_HISTORY)
 
 
 async def test_another_cluster_or_database(primary: Server, replica: Server, make_reads: MakeReads) -> None:
@@ -330,30 +376,30 @@ async def test_another_cluster_or_database(primary: Server, replica: Server, mak
         await asyncio.to_thread(migrate.apply, stranger.url.format(name="postgres"))
         reads = make_reads(stranger.url.format(name="postgres"), postgres)
         await reads.compare()
-        assert (await reads.who(), reads.check.lag.problem) == (PRIMARY, OTHER_DATABASE)
+        assert (await reads.who(), reads.database.lag.problem) == (PRIMARY, OTHER_DATABASE)
     await asyncio.to_thread(ask, primary, "CREATE DATABASE other")
     await asyncio.to_thread(migrate.apply, other)
     await asyncio.to_thread(catch_up, primary, replica)
     reads = make_reads(replica.url.format(name="other"), postgres)
     await reads.compare()
-    assert (await reads.who(), reads.check.lag.problem) == (PRIMARY, OTHER_DATABASE)
+    assert (await reads.who(), reads.database.lag.problem) == (PRIMARY, OTHER_DATABASE)
 
 
 async def test_database_url_leads_to_the_replica(replica: Server, reads_of: ReadsOf) -> None:
     """Nothing proves how old the replica is; reads use DATABASE_URL, as without READ_DATABASE_URL."""
     reads = reads_of(replica, replica)
     await reads.compare()
-    assert (await reads.who(), reads.check.lag.problem) == (REPLICA, PRIMARY_IS_STANDBY)
-    assert not reads.check.is_readable(None)
+    assert (await reads.who(), reads.database.lag.problem) == (REPLICA, PRIMARY_IS_STANDBY)
+    assert not reads.database.is_readable()
 
 
 async def test_a_primary_that_does_not_answer(primary: Server, replica: Server, reads_of: ReadsOf) -> None:
     """The replica is read for five seconds after the last proof. Then the primary is asked, and fails."""
     reads = reads_of(replica, primary)
     await reads.compare_until_near()
-    await reads.check._primary.close()
+    await reads.database._primary.close()
     await reads.compare(after_s=MAX_LAG_S - 0.1)
-    assert "the primary does not answer" in reads.check.lag.problem
+    assert "the primary does not answer" in reads.database.lag.problem
     assert await reads.who() == REPLICA
     reads.now_s += 0.1
     with pytest.raises(DatabaseUnavailable):

@@ -1,7 +1,7 @@
 """When a replica may be read: never while it may lack what was committed more than MAX_LAG_S ago."""
 
 import math
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -22,9 +22,9 @@ from sql.replica_lag import (
     ReplicaLag,
 )
 
-STARTED = datetime(2026, 1, 1, tzinfo=UTC)
-PRIMARY = Position("cluster/1", STARTED, False, 1000, 7, STARTED, True)
-REPLICA = PRIMARY._replace(server=STARTED + timedelta(hours=1), is_standby=True)
+RECORDED = datetime(2026, 1, 1, tzinfo=UTC)
+PRIMARY = Position("cluster/1", False, 1000, 7, RECORDED, True)
+REPLICA = PRIMARY._replace(is_standby=True)
 
 
 def compared(replica: Position = REPLICA, primary: Position = PRIMARY) -> ReplicaLag:
@@ -37,25 +37,18 @@ def compared(replica: Position = REPLICA, primary: Position = PRIMARY) -> Replic
 def test_an_idle_replica_is_not_behind() -> None:
     """While nothing is written a replica that has everything is readable, and not behind, however long that lasts."""
     lag = ReplicaLag(0)
-    assert (lag.is_readable(None, 0), lag.problem) == (False, NOT_COMPARED)
+    assert (lag.is_readable(0), lag.problem) == (False, NOT_COMPARED)
     for now_s in range(1000):
         lag.compare(REPLICA, PRIMARY, now_s)
-        assert (lag.is_readable(REPLICA.server, now_s), lag.seconds(now_s), lag.bytes) == (True, 0, 0)
+        assert (lag.is_readable(now_s), lag.seconds(now_s), lag.bytes) == (True, 0, 0)
 
 
 def test_the_bound_counts_from_the_last_proof() -> None:
     """Without a further comparison the replica is readable for MAX_LAG_S after the last one, and no longer."""
     lag = compared()
-    assert lag.is_readable(REPLICA.server, math.nextafter(MAX_LAG_S, 0))
-    assert not lag.is_readable(REPLICA.server, MAX_LAG_S)
+    assert lag.is_readable(math.nextafter(MAX_LAG_S, 0))
+    assert not lag.is_readable(MAX_LAG_S)
     assert lag.seconds(60) == 60
-
-
-def test_only_the_compared_server_is_readable() -> None:
-    """A connection to another server, or to the same one after a restart, may not be used; a new one may be opened."""
-    lag = compared()
-    assert lag.is_readable(None, 0)
-    assert not lag.is_readable(STARTED, 0)
 
 
 @given(st.lists(st.tuples(st.integers(0, MAX_LAG_BYTES), st.floats(0, 1), st.floats(0, 3)), max_size=30))
@@ -73,9 +66,9 @@ def test_never_older_than_the_bound(steps: list[tuple[int, float, float]]) -> No
         for later_s in (now_s, now_s + pause_s):
             missing = min((at_s for at_s, position in commits if position > replayed), default=later_s)
             assert lag.seconds(later_s) >= later_s - missing
-            if lag.is_readable(replica.server, later_s):
+            if lag.is_readable(later_s):
                 assert later_s - missing < MAX_LAG_S
-        if lag.is_readable(replica.server, now_s):
+        if lag.is_readable(now_s):
             assert written - replayed < MAX_LAG_BYTES
         now_s += pause_s
 
@@ -88,7 +81,7 @@ def test_a_paused_replica() -> None:
         replayed = 1000 if now_s < 3 or now_s >= 10 else 1002
         primary = PRIMARY._replace(wal_bytes=1000 + now_s if now_s < 10 else 1000)
         lag.compare(REPLICA._replace(wal_bytes=min(replayed, primary.wal_bytes)), primary, now_s)
-        seen.append((lag.seconds(now_s), lag.is_readable(None, now_s)))
+        seen.append((lag.seconds(now_s), lag.is_readable(now_s)))
     assert [usable for _, usable in seen] == [True] * 7 + [False] * 3 + [True] * 2
 
 
@@ -99,7 +92,7 @@ def test_a_constant_delay_is_shown() -> None:
         for now_s in range(100):
             replica = REPLICA._replace(wal_bytes=1000 + max(0, now_s - delay_s))
             lag.compare(replica, PRIMARY._replace(wal_bytes=1000 + now_s), now_s)
-        assert (lag.seconds(99), lag.is_readable(None, 99)) == (delay_s, readable)
+        assert (lag.seconds(99), lag.is_readable(99)) == (delay_s, readable)
 
 
 def test_a_long_lag_takes_no_more_memory() -> None:
@@ -115,9 +108,9 @@ def test_too_many_bytes() -> None:
     """A replica that is a mebibyte behind is not readable, however short ago that was written."""
     lag = compared()
     lag.compare(REPLICA, PRIMARY._replace(wal_bytes=1000 + MAX_LAG_BYTES - 1), 1)
-    assert lag.is_readable(None, 1)
+    assert lag.is_readable(1)
     lag.compare(REPLICA, PRIMARY._replace(wal_bytes=1000 + MAX_LAG_BYTES), 2)
-    assert (lag.is_readable(None, 2), lag.problem) == (False, TOO_FAR)
+    assert (lag.is_readable(2), lag.problem) == (False, TOO_FAR)
 
 
 @pytest.mark.parametrize(
@@ -134,30 +127,30 @@ def test_servers_that_cannot_be_compared(replica: Position, primary: Position, p
     """The replica is unreadable at once, and an earlier proof does not count any more when all is well again."""
     lag = compared()
     lag.compare(replica, primary, 1)
-    assert (lag.is_readable(None, 1), lag.problem) == (False, problem)
+    assert (lag.is_readable(1), lag.problem) == (False, problem)
     lag.compare(REPLICA._replace(wal_bytes=999), PRIMARY, 2)
-    assert (lag.is_readable(None, 2), lag.problem, lag.seconds(2)) == (False, TOO_FAR, 2)
+    assert (lag.is_readable(2), lag.problem, lag.seconds(2)) == (False, TOO_FAR, 2)
     lag.compare(REPLICA, PRIMARY, 3)
-    assert (lag.is_readable(None, 3), lag.problem) == (True, "")
+    assert (lag.is_readable(3), lag.problem) == (True, "")
 
 
 def test_a_replica_without_the_primary_s_entries() -> None:
     """A position alone proves nothing: a server whose journal is shorter does not contain what the primary had."""
     lag = compared(REPLICA._replace(seq=6))
-    assert not lag.is_readable(None, 0)
+    assert not lag.is_readable(0)
 
 
 def test_a_failed_read() -> None:
     """After it the replica must be compared again, because it may have been restarted, and then have gone back."""
     lag = compared()
     lag.distrust(FAILED)
-    assert not lag.is_readable(None, 0)
+    assert not lag.is_readable(0)
     lag.compare(REPLICA._replace(wal_bytes=500), PRIMARY, 1)
-    assert not lag.is_readable(None, 1)
+    assert not lag.is_readable(1)
 
 
 def test_a_new_primary_behind_the_former_one() -> None:
     """After a failover that lost the newest transactions, the positions of the former primary are not waited for."""
     lag = compared(primary=PRIMARY._replace(wal_bytes=5000))
     lag.compare(REPLICA, PRIMARY, 1)
-    assert lag.is_readable(None, 1)
+    assert lag.is_readable(1)
