@@ -6,7 +6,11 @@ BIN := $(VENV)/bin
 MADE := $(VENV)/.made
 RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
-JOBS ?= 4
+JOBS ?= 5
+
+# What is compiled once serves every process. Some containers tell Python to keep nothing, and then each start of a
+# process compiles all of it again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run demo test check bench bench-export bench-jobs bench-pages bench-recovery fraud-figures ha overload upgrade-trial image-test chaos fuzz mutants format diagram dashboards picture screenshots lock sbom clean
 

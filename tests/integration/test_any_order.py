@@ -22,6 +22,7 @@ from sql.snapshot import snapshot
 from tests.simulator.oracle import FAMILIES, expected_donations
 from tests.simulator.random_payments import RandomScenario, random_scenario
 from tests.support.journal_model import BOOKED, booked_rows
+from tests.support.ledger import EMPTY_LEDGER
 from tests.support.model_ledger import SHOWN, TOTALS, as_row, totals_of
 
 WRITERS = 3
@@ -63,10 +64,7 @@ class World:
         return self.runner.run(self.databases[0].fetch(sql))
 
     def clear(self) -> None:
-        self.rows(
-            "TRUNCATE stripe_events, stripe_attributions, stripe_objects, stripe_billing, stripe_failed_charges,"
-            " ticket_totals, ledger_entries"
-        )
+        self.runner.run(self.databases[0].fetch(EMPTY_LEDGER))
 
     def close(self) -> None:
         for database in self.databases:

@@ -15,6 +15,7 @@ from daemon.simulator import scenarios
 from sql.connection import Row
 from sql.snapshot import Snapshot, snapshot
 from tests.support.ledger import NOW, add_ticket, record
+from tests.support.postgres import MakeTemplate
 
 WRONG: tuple[Any, ...] = (
     None,
@@ -33,13 +34,22 @@ WRONG: tuple[Any, ...] = (
 )
 
 
-@pytest.fixture
-def connection(database_url: str) -> Iterator[Any]:
-    """The database of a ledger with one payment of each kind and a subscription's donations."""
-    add_ticket(database_url, "story-1")
+def fill(url: str) -> None:
+    """Records one payment of each kind and a subscription's donations."""
+    add_ticket(url, "story-1")
     kinds = {life.kind: life for life in scenarios.generate(3, 200, ["story-1"], now=NOW)}
     for life in kinds.values():
-        record(database_url, life.events)
+        record(url, life.events)
+
+
+@pytest.fixture(scope="module")
+def template(make_template: MakeTemplate) -> str:
+    """Every test begins with the same ledger."""
+    return make_template(fill)
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[Any]:
     with closing(psycopg2.connect(database_url)) as connection:
         connection.autocommit = True
         yield connection

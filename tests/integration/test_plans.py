@@ -8,7 +8,7 @@ from sql.database import Database
 from tests.bench.fill import batches, entry
 from tests.bench.stream import Pool, Stream
 
-EVENTS, OBSERVED = 10_000, 1_000
+EVENTS, OBSERVED = 5_000, 500
 BATCH = 50
 CURRENCIES = 10  # more than the stream has
 TICKETS = [f"story-{number}" for number in range(20)]
@@ -23,7 +23,7 @@ SELECT relname, seq_scan, seq_tup_read FROM pg_stat_user_tables
 
 
 async def test_tables_that_were_analysed_while_empty_are_read_by_their_keys(database_url: str) -> None:
-    """After 10,000 events one connection that served from the first event finds each row by a key: no statement reads
+    """After 5,000 events one connection that served from the first event finds each row by a key: no statement reads
     a table, or the whole of an index.
     """
     connection = psycopg2.connect(database_url)
@@ -50,7 +50,7 @@ async def test_tables_that_were_analysed_while_empty_are_read_by_their_keys(data
 
 
 async def test_pages_and_totals_are_read_by_their_keys(database_url: str) -> None:
-    """After 10,000 events one connection that served from the first event reads a page in the ledger's order, from the
+    """After 5,000 events one connection that served from the first event reads a page in the ledger's order, from the
     cursor on, and nothing else of the ledger; for totals it reads one donation of each ticket.
     """
     connection = psycopg2.connect(database_url)

@@ -13,6 +13,7 @@ from daemon.simulator.sender import encode
 from sql.connection import Row
 from sql.database import Database
 from sql.snapshot import snapshot
+from tests.support.ledger import EMPTY_LEDGER
 
 START = 1_793_000_000
 MONTH_S = 30 * 86_400
@@ -106,14 +107,6 @@ def assert_right(url: str) -> None:
         assert list(verify(moment, lambda _done: None)) == []
 
 
-async def clear(database: Database) -> None:
-    """Empties the ledger."""
-    await database.fetch(
-        "TRUNCATE stripe_events, stripe_attributions, stripe_objects, ticket_totals, stripe_billing,"
-        " stripe_failed_charges, ledger_entries"
-    )
-
-
 @pytest.mark.parametrize("old", [True, False], ids=["before 2025-03", "since 2025-03"])
 @pytest.mark.parametrize(
     "source", [lambda: subscription("story-1"), lambda: session("story-1")], ids=["own", "session"]
@@ -124,7 +117,7 @@ async def test_the_five_events_of_a_month_in_every_order(
     """In all 120 orders the donation reaches the ticket that only its subscription, or that one's session, names."""
     events = [source(), *month(1, old=old)]
     for order in itertools.permutations(events):
-        await clear(database)
+        await database.fetch(EMPTY_LEDGER)
         for entry in order:
             await Recorder(database).record([entry])
         assert await database.fetch(MONTHLY) == [monthly(1, "story-1")]
@@ -241,7 +234,7 @@ async def test_a_failed_charge_kept_apart_still_counts_in_full(database: Databas
     ]
     seen = set()
     for order in itertools.permutations(events):
-        await clear(database)
+        await database.fetch(EMPTY_LEDGER)
         for entry in order:
             await Recorder(database).record([entry])
         seen |= set(await database.fetch("SELECT status, amount_minor, paid_at, charge_id FROM stripe_attributions"))

@@ -259,8 +259,8 @@ def at_random(rng: random.Random, key: str = "1") -> RandomScenario:
 
 @pytest.fixture(scope="module")
 def random_scenarios() -> list[RandomScenario]:
-    """Three thousand scenarios of one database."""
-    return [at_random(random.Random(index), f"w{index}") for index in range(3000)]
+    """Two thousand scenarios of one database."""
+    return [at_random(random.Random(index), f"w{index}") for index in range(2000)]
 
 
 def assert_told(scenario: RandomScenario, events: Sequence[Json]) -> None:
