@@ -16,6 +16,7 @@ from aiosmtplib import SMTPException, SMTPResponseException, SMTPServerDisconnec
 from daemon.receipts.config import SmtpServer
 
 COMMAND_S = 30.0  # for connecting, and for each command
+QUIT_S = 2.0  # for the last command, on which no mail depends: a process that is to end does not wait longer for it
 DATA_S = 120.0  # for the whole mail; after it, it is not known whether the server has it
 ENHANCED = re.compile(r"(?P<code>[245]\.[0-9]{1,3}\.[0-9]{1,3})(?![0-9.])", re.ASCII)  # RFC 3463
 
@@ -106,7 +107,7 @@ class Transmission:
         """Ends the connection."""
         if self._client.is_connected:
             with suppress(SMTPException, OSError):
-                await self._client.quit(timeout=COMMAND_S)
+                await self._client.quit(timeout=QUIT_S)
         self._client.close()
 
     async def _reply(self, command: Callable[[], Awaitable[T]], refusal: str) -> None:

@@ -1,5 +1,6 @@
 """How mails are handed to a real SMTP server: TLS, login, refusals, and nothing of what the server says."""
 
+import asyncio
 import ssl
 from pathlib import Path
 
@@ -106,3 +107,22 @@ async def test_a_lost_connection_leaves_it_unknown_whether_the_mail_arrived() ->
         await transmission.send(MAIL)
         await transmission.close()
         assert len(server.received) == 2
+
+
+async def test_a_server_that_does_not_answer_the_last_command_delays_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every mail is settled by then: the connection is closed after a moment."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.example\r\n")
+        while line := await reader.readline():
+            if not line.startswith(b"QUIT"):
+                writer.write(b"250 OK\r\n")
+        writer.close()
+
+    monkeypatch.setattr("daemon.receipts.smtp.QUIT_S", 0.05)
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        transmission = Transmission(parse_server(f"smtp://127.0.0.1:{port}"), SENDER)
+        await transmission.offer(RECIPIENT)
+        async with asyncio.timeout(5):
+            await transmission.close()
