@@ -15,7 +15,7 @@ from sql import load
 from sql.connection import Params, Row
 from sql.database import Database
 from sql.errors import DatabaseUnavailable, StatementRejected
-from sql.replica_lag import CONNECTIONS_CHANGED, FAILED, Position, ReplicaLag
+from sql.replica_lag import CONNECTIONS_CHANGED, FAILED, NOT_COMPARED, Position, ReplicaLag
 
 # Over the standard library's logger: a command that has not configured any logging prints none of this.
 log = structlog.wrap_logger(logging.getLogger(__name__))
@@ -116,7 +116,7 @@ class ReadDatabase:
     def _report(self) -> None:
         """Write a line about which server is read, and why, when that changes."""
         problem = "" if self.is_readable() else self.lag.problem
-        if problem == self._reported:
+        if problem in {self._reported, NOT_COMPARED}:
             return
         self._reported = problem
         if problem:

@@ -19,7 +19,7 @@ MAX_LAG_BYTES = 1024 * 1024
 # Of the primary's positions so many are kept. With one a second a lag of up to ten minutes is known exactly.
 MOMENTS = 600
 
-NOT_COMPARED = "it has not been compared with the primary yet"
+NOT_COMPARED = "it has not been compared with the primary often enough yet"
 FAILED = "a read of it failed"
 CONNECTIONS_CHANGED = "its connections broke, or lead to another server now"
 TOO_FAR = "it is too far behind the primary"
@@ -91,7 +91,8 @@ class ReplicaLag:
         until_s = self._contains_s + MAX_LAG_S
         is_near = self.bytes < MAX_LAG_BYTES and at_s < until_s
         self._readable_until_s = until_s if is_near else -math.inf
-        self.problem = "" if is_near else TOO_FAR
+        is_known = self.bytes >= MAX_LAG_BYTES or self.seconds(at_s) >= MAX_LAG_S
+        self.problem = "" if is_near else TOO_FAR if is_known else NOT_COMPARED
 
     def distrust(self, problem: str) -> None:
         """It may not be read before it has been compared again: it may be another server, or one that was restarted."""

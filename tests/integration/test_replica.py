@@ -238,9 +238,10 @@ async def test_the_pools_of_an_api_process(primary: Server, replica: Server) -> 
         tasks = [asyncio.create_task(task) for task in reads.tasks(registry)]
         try:
             async with asyncio.timeout(15):
-                while tasks and not getattr(replica_of(registry), "is_usable", False):  # noqa: ASYNC110 - no event
+                while [await each.fetch(WHO) for each in (reads.ledger, reads.pages)] != [expected] * 2:  # noqa: ASYNC110 - it has no event
                     await asyncio.sleep(0.01)
-            assert [await each.fetch(WHO) for each in (reads.ledger, reads.pages)] == [expected] * 2
+            shown = replica_of(registry)
+            assert (shown is not None and shown.is_usable) == (expected == REPLICA)
         finally:
             for task in tasks:
                 task.cancel()
