@@ -4,7 +4,8 @@
 -- A group is what must be written together; `n` is the number of the group that a row belongs to. A group was derived
 -- from bases: rows and their versions, version 0 for a row that did not exist, null for one whose version does not matter.
 -- If the ledger's rows have other versions by now, or if another row contains one of the objects that were new, the group is
--- conflicting: nothing of it is written, and its number is returned.
+-- conflicting: nothing of it is written, and its number is returned. Where a row was deleted by hand, its objects still name it:
+-- they are new to a base that was written again without them, and in no other row.
 --
 -- The journal gets the difference between the entries that the facts make ($7) and what is booked of the donations $6, as
 -- sums, whatever release wrote the rows last: so a donation that gets another id is booked out. It is computed here because
@@ -40,7 +41,9 @@ WITH bases AS MATERIALIZED (
     SELECT n FROM objects
     WHERE is_new AND (SELECT coalesce((SELECT true FROM stripe_attributions a WHERE a.id = o.root),
                                       (SELECT true FROM stripe_billing s WHERE s.id = o.root))
-                      FROM stripe_objects o WHERE o.id = objects.id)
+                      FROM stripe_objects o
+                      WHERE o.id = objects.id
+                        AND o.root <> ALL (ARRAY(SELECT b.id FROM bases b WHERE b.n = objects.n AND b.expected > 0)))
 ), recorded AS (
     INSERT INTO stripe_events AS known (id, type, stripe_created, livemode, error)
     SELECT DISTINCT ON (e.id) e.id, e.type, to_timestamp(e.created), e.livemode, e.error

@@ -213,6 +213,15 @@ async def test_a_donation_deleted_by_hand(site: Site, database_url: str) -> None
     assert verified(database_url) == []
 
 
+async def test_every_donation_deleted_by_hand(site: Site, database_url: str) -> None:
+    """All come back, also what other lists say of them: refunds, disputes, sessions and invoices."""
+    await site.deliver(EVENTS)
+    await site.database.fetch("DELETE FROM stripe_attributions")
+    found, _ = await site.reconcile()
+    assert found.failed == 0
+    await check(site, database_url)
+
+
 async def test_a_refund_during_31_days_of_downtime(database: Database, database_url: str) -> None:
     """A donation of long ago is refunded while the ledger is down, and its event is too old to be read: the refund is
     found among the objects of these days, and booked at the time at which it was made."""
