@@ -18,6 +18,7 @@ from daemon.simulator import sender
 from sql.database import Database
 from sql.snapshot import snapshot
 from tests.support.api_application import MakeClient, application, follower
+from tests.support.console import Visitor
 from tests.support.operators import ACTOR, READER, TOKENS, bearer
 
 AT = 1_760_000_000
@@ -168,6 +169,19 @@ async def test_an_operator_dismisses_a_warning_that_needs_no_refund(
     assert (warning.state, open_warnings([warning], None)) == (State.DISMISSED, [])
     await Recorder(database).record([received(99, "charge.dispute.closed", DISPUTE)])
     assert [each.state for each in await read_warnings(database)] == [State.DISPUTED]
+
+
+async def test_the_console_dismisses_a_warning(database: Database, aiohttp_client: MakeClient) -> None:
+    """One that waits has a button, for operators who may act; afterwards it is shown without one."""
+    await warnings_after(database, PAID, CREATED)
+    client = await aiohttp_client(application(database, follower(), tokens=TOKENS))
+    rita, anna = [await Visitor(client).sign_in(token) for token in (READER, ACTOR)]
+    button, queue = 'aria-label="Dismiss the warning of pi_1"', "/operator/warnings"
+    assert button not in await rita.page(queue) and button in await anna.page(queue)
+    reply = await anna.post(f"{queue}/issfr_1/dismiss", {"back": queue})
+    assert "The warning was dismissed." in await anna.page(reply.headers["Location"])
+    shown = await anna.page(f"{queue}?state=all")
+    assert ">dismissed<" in shown and button not in shown and "pi_1" not in await anna.page(queue)
 
 
 @pytest.mark.parametrize(("field", "value"), [("id", "ch_2"), ("id", "issfr_"), ("charge", 7), ("actionable", "yes")])
