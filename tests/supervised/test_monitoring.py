@@ -52,7 +52,7 @@ def test_an_outage_is_seen_alerted_and_cleared(
     monkeypatch.delenv("DATABASE_URL", raising=False)
     monitoring = Monitoring(tmp_path, instance.sidecar.removeprefix("http://"))
     with monitoring.running():
-        instance.start()
+        instance.start(API_PROCESSES="2")
         assert donationd("tickets", "add", TICKET).returncode == 0
         assert donationd("simulate", "--payments", "10", "--seed", "1").returncode == 0
         check_metrics_page(instance)
