@@ -48,6 +48,7 @@ TEST = [
     "aiosmtpd",  # a real SMTP server for the mails
     "playwright",  # drives a real browser through the pages
     "axe-playwright-python",  # the rules of accessibility, in that browser
+    "pgparse",  # PostgreSQL's own parser, for the rules that our SQL follows
     "pypdf",  # reads receipts: their text, tags and metadata
     "hypothesis",  # properties that hold for all inputs
     # inputs guided by coverage; 3.1 has wheels from Python 3.12 on, nothing has others than these

@@ -19,6 +19,7 @@ from psycopg2.sql import SQL, Identifier
 
 from sql import load
 from sql.schemas import PUBLIC, SET_SEARCH_PATH
+from sql.statements import statements
 
 NAME = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
 CONNECT_TIMEOUT_S = 5
@@ -143,7 +144,8 @@ def _apply_next(cursor: Cursor, known: tuple[Migration, ...]) -> str | None:
         )
     for migration in known:
         if migration.name in state.missing:
-            cursor.execute(migration.sql)
+            for statement in statements(migration.sql):
+                cursor.execute(statement)
             cursor.execute(
                 "INSERT INTO schema_migrations (name, sha256) VALUES (%s, %s)", (migration.name, migration.sha256)
             )

@@ -34,7 +34,7 @@ QUERY_TICKETS, QUERY_DONATIONS = 256, 1000
 # it is made again when the journal has grown by GROWTH.
 FIRST_GROWTH, GROWTH = 1000, 10
 PREPARE = """
-SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off;
+SET enable_seqscan = off; SET enable_bitmapscan = off;
 PREPARE ticket_totals_{seq} AS {ticket_totals};
 PREPARE ledger_pages_{seq} AS {ledger_pages}
 """

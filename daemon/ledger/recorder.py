@@ -64,7 +64,7 @@ RECORD = load("record_events")
 PREPARE = f"""
 DEALLOCATE ALL;
 SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
-SET enable_memoize = off; SET plan_cache_mode = force_generic_plan;
+SET enable_memoize = off;
 PREPARE find_stored AS {load("find_stored")};
 PREPARE find_subscriptions AS {load("find_subscriptions")};
 PREPARE find_subscription_payments AS {load("find_subscription_payments")};

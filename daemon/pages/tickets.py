@@ -19,7 +19,7 @@ QUERY_TICKETS = 32  # pages that one query reads: some milliseconds
 
 # Planned once per connection, by the indexes, also where PostgreSQL believes that a table is still small.
 PREPARE = f"""
-SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off;
+SET enable_seqscan = off; SET enable_bitmapscan = off;
 PREPARE ticket_pages AS {load("ticket_pages")}
 """
 

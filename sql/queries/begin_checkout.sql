@@ -13,10 +13,12 @@ WITH limits AS MATERIALIZED (
     WHERE NOT EXISTS (SELECT FROM limits WHERE reached_until > at)
     ORDER BY source DESC  -- each locks its own row, and then the one that all need
     ON CONFLICT (source) DO UPDATE
-    SET started_at = s.started_at[cardinality(s.started_at) + 2 - (SELECT most FROM limits l WHERE l.source = s.source):]
-                     || EXCLUDED.started_at
-    WHERE (SELECT coalesce(s.started_at[cardinality(s.started_at) - l.most + 1] + l.span <= l.at, true)
-           FROM limits l WHERE l.source = s.source)
+    SET started_at = s.started_at[cardinality(s.started_at) + 2
+                                  - CASE s.source WHEN -1 THEN %(in_total)s ELSE %(per_address)s END:] || EXCLUDED.started_at
+    WHERE coalesce(EXCLUDED.started_at[1]
+                   - s.started_at[cardinality(s.started_at) + 1
+                                  - CASE s.source WHEN -1 THEN %(in_total)s ELSE %(per_address)s END]
+                   >= CASE s.source WHEN -1 THEN interval '1 minute' ELSE interval '1 hour' END, true)
     RETURNING source
 )
 SELECT (SELECT count(*) FROM counted) = 2 AS is_counted,

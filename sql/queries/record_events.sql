@@ -134,7 +134,7 @@ WITH bases AS MATERIALIZED (
     UNION ALL
     SELECT -1, coalesce(ticket_id, ''), coalesce(currency, ''), amount_minor, refunded_minor, disputed_minor, status
     FROM before WHERE paid_at IS NOT NULL
-), changed AS (
+), changed AS MATERIALIZED (
     SELECT donation, ticket, currency, kind, object, at, sum(amount)::bigint AS amount, cause, action_on
     FROM (
         SELECT donation, ticket, currency, kind, object, to_timestamp(at) AS at, amount, cause, action_on
