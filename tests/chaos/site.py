@@ -124,8 +124,17 @@ class Site:
     pause_s: float = PAUSE_S
 
     async def pid(self, name: str) -> int:
-        """The pid of a program, by supervisor's name. Raises KeyError while it does not run."""
-        return (await asyncio.to_thread(self.instance.pids))[name]
+        """The pid of a program, by supervisor's name; one that has just ended is started again soon.
+
+        Raises:
+            NotReady: it takes too long.
+        """
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if pid := (await asyncio.to_thread(self.instance.pids)).get(name):
+                return pid
+            await asyncio.sleep(POLL_S)
+        raise NotReady(f"{name} does not run after {READY_TIMEOUT_S:.0f} s")
 
     async def postmaster(self) -> int:
         """The pid of the one PostgreSQL."""
