@@ -2,4 +2,4 @@
 -- be as old.
 DELETE FROM stripe_runs
 WHERE kind = 'restore' AND saved_at <= to_timestamp(%(begun_at)s + 1)
-  AND %(since)s <= extract(epoch FROM saved_at - interval '30 days')
+  AND saved_at >= to_timestamp(%(since)s) + interval '30 days'

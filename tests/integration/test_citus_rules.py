@@ -128,6 +128,17 @@ def test_the_time_is_in_no_case_and_no_result_of_an_update(volatility: dict[str,
             )
 
 
+def test_an_update_gives_no_column_to_a_stable_function(volatility: dict[str, str]) -> None:
+    """In an UPDATE or DELETE, what depends on the session, such as extract() from a timestamptz, has no column's value.
+    (The same holds for operators, such as timestamptz - interval, which only a server knows the types of.)
+    """
+    for name, found in everything().items():
+        for change in changes(found):
+            for call in find(change, "FuncCall"):
+                if any(True for _ in find(call, "ColumnRef")):
+                    assert volatility.get(call["funcname"][-1]["String"]["sval"]) == "i", name
+
+
 def test_an_insert_reads_tables_in_a_step_of_its_own() -> None:
     """For `INSERT … SELECT … FROM table` with values that it must know, Citus 13.2 makes a statement with a syntax
     error (a condition without operand, added in RebuildQueryStrings). It does not where the rows come from a
