@@ -1,11 +1,13 @@
 """Applies the operator log to a restored ledger, before it is served (SPEC 14).
 
-The file is read three times: to check it and compare it with the ledger, then for its rows, then for what operators
-decided about donations. Every step can be repeated, so that a run that was interrupted is run again.
+The file is read four times: to check it and compare it with the ledger, for its rows, for what operators decided about
+donations, and for their actions, with which the startup gate opens. Every step can be repeated, so that a run that was
+interrupted is run again.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
@@ -19,8 +21,6 @@ from sql.database import Database
 
 # What identifies a row of each table, in an order in which rows refer to earlier ones only.
 KEYS: dict[str, tuple[str, ...]] = {
-    "operator_acts": ("id",),
-    "audit_chain": ("number",),
     "recording_tickets": ("id",),
     "stripe_events": ("id",),
     "dismissed_warnings": ("id",),
@@ -31,6 +31,9 @@ KEYS: dict[str, tuple[str, ...]] = {
     "receipts": ("year", "number"),
     "outbox": ("id",),
 }
+ACTIONS = ("operator_acts", "audit_chain")
+# Of these a number that the ledger has must be of the same row.
+NUMBERED = ("ledger_entries", "balance_transactions", "receipts", "outbox")
 FACTS_AT_ONCE = 100  # actions
 
 Progress = Callable[[str], None]
@@ -71,27 +74,40 @@ async def apply(
     """
     await audit.chain(database)
     progress("checking the log")
-    lines, position, lacking = await _check(database, path, audit_hash)
+    log = await _check(database, path, audit_hash)
+    await database.fetch(load("begin_restore"))
     progress("adding rows")
     for batch in read(path):
         await _add_rows(database, batch)
-    await database.fetch(load("continue_numbers"))
     progress("erasing, withdrawing and assigning")
     decisions = await _decide(database, path)
-    await database.fetch(load("begin_restore"))
-    return Applied(lines, lacking, decisions, position)
+    await database.fetch(load("continue_numbers"), {"action": log.newest_action})
+    for batch in read(path):
+        if batch.rows.get("audit_chain"):
+            await database.fetch(load("apply_actions"), _arrays(batch, ACTIONS))
+    return Applied(log.lines, log.lacking, decisions, log.position)
 
 
-async def _check(database: Database, path: Path, audit_hash: str | None) -> tuple[int, Position, int]:
-    """How many lines the log has, where it ends, and how many actions the ledger lacks. Raises CannotApply."""
+class Checked(NamedTuple):
+    """A log: how many lines it has, where it ends, how many actions the ledger lacks, the greatest id of an action."""
+
+    lines: int
+    position: Position
+    lacking: int
+    newest_action: int
+
+
+async def _check(database: Database, path: Path, audit_hash: str | None) -> Checked:
+    """Compares the whole log with the ledger. Raises CannotApply."""
     [row] = await database.fetch(load("log_state"), {"number": 0})
     state = LogState._make(row)
-    lines, position, is_known = 0, Position(), audit_hash is None
+    lines, position, is_known, newest = 0, Position(), audit_hash is None, 0
     for batch in read(path):
         if batch.ledger != state.ledger:
             raise CannotApply(f"{path} is the log of another ledger, which began at {batch.ledger}")
         places = [msgspec.json.decode(row, type=ChainRow) for row in batch.rows.get("audit_chain", [])]
         hashes = {place.number: place.hash.removeprefix("\\x") for place in places}
+        newest = max([newest, *(place.act_id for place in places)])
         is_known = is_known or (audit_hash or "").lower() in hashes.values()
         await _compare(database, batch, hashes)
         decided_facts(batch)
@@ -103,28 +119,27 @@ async def _check(database: Database, path: Path, audit_hash: str | None) -> tupl
             f"{path} ends at action {position.actions}, and the ledger has {state.actions}: use a newer copy of the "
             "log. If this ledger is in use, run donationd operator-log export first"
         )
-    return lines, position, position.actions - state.actions
+    return Checked(lines, position, position.actions - state.actions, newest)
 
 
 class ChainRow(Struct):
     """A row of audit_chain, as PostgreSQL prints it."""
 
     number: int
+    act_id: int
     hash: str
 
 
 async def _compare(database: Database, batch: Batch, hashes: dict[int, str]) -> None:
-    """Raises CannotApply if the ledger has other actions, entries or transactions under the same numbers."""
+    """Raises CannotApply if the ledger has other actions or other rows of NUMBERED under the same numbers."""
     rows = await database.fetch(load("log_hashes"), {"numbers": list(hashes)}) if hashes else []
     for number, found in rows:
         if hashes[number] != found:
             raise CannotApply(f"the ledger has another operator action with the number {number}: {ADVICE}")
-    entries, transactions = (batch.rows.get(name, []) for name in ("ledger_entries", "balance_transactions"))
-    if entries or transactions:
-        given = {"entries": _array(entries), "transactions": _array(transactions)}
-        for name, seq, is_same in await database.fetch(load("log_common_rows"), given):
+    if any(map(batch.rows.get, NUMBERED)):
+        for name, number, is_same in await database.fetch(load("log_common_rows"), _arrays(batch, NUMBERED)):
             if not is_same:
-                raise CannotApply(f"the ledger has another row {seq} in {name}: {ADVICE}")
+                raise CannotApply(f"the ledger has another row {number} in {name}: {ADVICE}")
 
 
 ADVICE = (
@@ -134,7 +149,7 @@ ADVICE = (
 
 
 async def _add_rows(database: Database, batch: Batch) -> None:
-    """Adds and changes the rows of one line."""
+    """Adds and changes the rows of one line, but for the actions."""
     for table, keys in KEYS.items():
         if rows := batch.rows.get(table):
             await database.fetch(load(f"apply_{table}"), {"rows": _array(_newest(rows, keys))})
@@ -159,6 +174,11 @@ async def _decide(database: Database, path: Path) -> int:
             await recorder.record(decided[begin : begin + FACTS_AT_ONCE])
         count += len(decided)
     return count
+
+
+def _arrays(batch: Batch, tables: Iterable[str]) -> dict[str, str]:
+    """The rows of these tables in a line, by table, each as a JSON array."""
+    return {table: _array(batch.rows.get(table, [])) for table in tables}
 
 
 def _array(rows: Iterable[Raw]) -> str:

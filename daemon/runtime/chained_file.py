@@ -9,6 +9,7 @@ is found by comparison with a hash that was noted elsewhere.
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import BinaryIO, NamedTuple
 
 FIRST = bytes(32)  # the hash before the first line
 HASH_DIGITS = 64
+FIRST_LINE = re.compile(rb"[0-9a-f]{0,64}\Z|[0-9a-f]{64} ")  # as far as it was written
 BLOCK_BYTES = 1 << 16
 
 
@@ -105,6 +107,8 @@ def _last(path: Path, file: BinaryIO) -> tuple[Line | None, int]:
     tail, begin = _tail(file)
     end = tail.rfind(b"\n") + 1
     if not end:
+        if not FIRST_LINE.match(tail):
+            raise BrokenChain(f"{path} is another file: it does not begin as a chained file does")
         return None, 0
     lines = [_parsed(text) for text in tail[: end - 1].split(b"\n")[-2:]]
     last, before = lines[-1], lines[0] if len(lines) > 1 else Line(FIRST, b"")

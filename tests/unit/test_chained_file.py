@@ -90,6 +90,16 @@ def test_the_end_of_a_long_file(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("text", [b"sk_test_1", b"{}", b"sk_test_1\n", b"A=1\nB=2"])
+def test_another_file_is_left_as_it_is(text: bytes, tmp_path: Path) -> None:
+    """Nothing is appended to it, and nothing is cut off, also where it is one line without an end."""
+    path = tmp_path / "secret"
+    path.write_bytes(text)
+    with pytest.raises(BrokenChain), appending(path):
+        pass
+    assert path.read_bytes() == text
+
+
 def test_one_process_appends_at_a_time(tmp_path: Path) -> None:
     """Another one fails at once; the file can be read by its owner only."""
     path = tmp_path / "log"
