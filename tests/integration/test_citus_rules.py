@@ -95,8 +95,8 @@ def test_no_name_leads_out_of_the_schema() -> None:
 
 
 def test_a_conflict_changes_rows_by_their_values_only(volatility: dict[str, str]) -> None:
-    """ON CONFLICT DO UPDATE calls immutable functions only, so never now(): the new row's own column has that. It has no
-    query of its own: the result of a step of WITH is read by a function that is not immutable.
+    """ON CONFLICT DO UPDATE calls immutable functions only, so never now(): the new row's own column has that. It has
+    no query of its own: the result of a step of WITH is read by a function that is not immutable.
     """
     for name, found in everything().items():
         for conflict in find(found, "onConflictClause"):
