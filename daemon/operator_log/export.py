@@ -19,8 +19,8 @@ from sql.database import Database, DatabaseSnapshot
 
 ROWS = 500  # in a line
 STATEMENT_S = 600.0
-# A mail is changed at the time at which the statement began, and seen when that has ended. No statement that changes
-# one takes longer, so what changed so recently is exported once more the next time.
+# A mail is changed at the time at which the statement began, and seen when that has ended. What changed so recently is
+# exported once more the next time, and what changed since a statement began that waits for longer (oldest_write.sql).
 OVERLAP = timedelta(seconds=60)
 FACTS_OF = frozenset({"assign", "erase", "withdraw"})
 
@@ -81,6 +81,7 @@ async def export(database: Database, path: Path) -> Exported:
     await audit.chain(database)
     with appending(path) as log:
         position = Batch.decode(log.last).position if log.last else Position()
+        [(oldest_write,)] = await database.fetch(load("oldest_write"))  # before the snapshot, in which it is missing
         async with database.snapshot(STATEMENT_S) as snapshot:
             [row] = await snapshot.rows(load("log_state"), {"number": position.actions})
             state = LogState._make(row)
@@ -88,7 +89,7 @@ async def export(database: Database, path: Path) -> Exported:
             export = _Export(log, state.ledger, position, snapshot, Recorder(database))
             await export.add_actions()
             await export.add_movements()
-            await export.add_mail(state.now)
+            await export.add_mail(min(state.now - OVERLAP, oldest_write))
     return Exported(export.rows, export.position, log.last and log.last.hash.hex())
 
 
@@ -133,8 +134,9 @@ class _Export:
         async for rows in self._batches("log_transactions", after=self.position.transactions):
             self._append({"balance_transactions": [row for _, row in rows]}, transactions=rows[-1][0])
 
-    async def add_mail(self, now: datetime) -> None:
-        """The mails and receipts that were changed, so that no mail is sent twice and no number is given twice."""
+    async def add_mail(self, seen_until: datetime) -> None:
+        """The mails and receipts that were changed, so that no mail is sent twice and no number is given twice. All
+        that were changed before `seen_until` are in the snapshot."""
         since, rows_before = self.position.changes, self.rows
         if since == BEGINNING and (start := await self._snapshot.rows(load("log_mail_start"))):
             self._append({"mail_start": [row for (row,) in start]})
@@ -143,7 +145,7 @@ class _Export:
         async for rows in self._batches("log_mails", since=since):
             self._append({"outbox": [row for (row,) in rows]})
         if self.rows > rows_before:
-            self._append({}, changes=(now - OVERLAP).astimezone(UTC).isoformat())
+            self._append({}, changes=seen_until.astimezone(UTC).isoformat())
 
     def _batches(self, query: str, **params: object) -> AsyncIterator[list[Row]]:
         return self._snapshot.batches(load(query), params, size=ROWS)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -28,6 +29,7 @@ from daemon.jobs.replay import replay
 from daemon.jobs.schedule import JobDependencies, ProblemsFound
 from daemon.ledger import audit
 from daemon.ledger.facts import DONOR_FIELDS
+from daemon.operator_log import export as exporting
 from daemon.operator_log.apply import ACTIONS, KEYS, apply
 from daemon.operator_log.batches import Batch
 from daemon.operator_log.export import export
@@ -375,3 +377,20 @@ async def test_the_job_appends_what_is_new(database: Database, tmp_path: Path) -
     await database.fetch("DELETE FROM audit_chain WHERE number = 2; DELETE FROM operator_acts WHERE id = 2")
     with pytest.raises(ProblemsFound, match="operator-log apply"):
         await run_job(deps)
+
+
+async def test_a_mail_that_is_changed_for_a_long_time(
+    database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is exported once its statement has ended, as after a wait for a synchronous standby, although others that were
+    changed later are in the log."""
+    path = tmp_path / "operator.log"
+    monkeypatch.setattr(exporting, "OVERLAP", timedelta(0))
+    queue = "INSERT INTO outbox (donation_id, kind, seq) VALUES (%(id)s, 'thanks', 0)"
+    with closing(psycopg2.connect(database_url)) as connection, connection:
+        connection.cursor().execute(queue, {"id": "pi_waits"})
+        await database.fetch(queue, {"id": "pi_later"})
+        await export(database, path)
+    await export(database, path)
+    mails = [json.loads(bytes(row)) for batch in map(Batch.decode, read(path)) for row in batch.rows.get("outbox", [])]
+    assert [mail["donation_id"] for mail in mails] == ["pi_later", "pi_waits", "pi_later"]
