@@ -10,7 +10,9 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -68,65 +70,76 @@ CONNECT_TIMEOUT_S = 3.0  # for a connection to PostgreSQL; a server that needs l
 async def serve(config: Config, process: ProcessRun) -> int:
     """Create the parts of the process, serve until it is to stop, and return the exit status."""
     metrics = open_metrics(config.prometheus_multiproc_dir, str(config.api_slot))
-    refusals = Refusals(metrics)
     readiness = ReadinessClient(config.readiness_socket)
-    # Each batch in flight has a connection; reads have other connections and never wait for a batch.
-    writer = _database(config, config.database_url, BATCHES)
-    reads = ReadPools(config, partial(_database, config))
-    # Each call of operators, the signals of fraud, the daily sums and the limits have a connection of their own.
-    operators = _database(
-        config, config.database_url, config.operator_places + config.export_places + CONSENT_PLACES + 3
-    )
-    fraud = FraudWatch(operators, metrics, config.fraud_thresholds, config.shown_dispute_fee)
-    recorder = Recorder(writer, queues_mail=config.sends_mail)
-    batcher = Batcher(recorder, config.webhook_queue_limit, metrics.batch_written, fraud.count)
-    metrics.begin()
     draining = asyncio.Event()
-    stripe = _stripe(config, operators, metrics) if config.stripe_api_key else None
-    deps = Dependencies(
-        operators,
-        Operators(operators, recorder),
-        config.default_currency,
-        config.report_time_zone,
-        config.fraud_thresholds,
-        config.shown_dispute_fee,
-        EventReplay(stripe, operators, recorder, config.stripe_livemode, config.hash_key) if stripe else None,
-    )
     parts = ReplyParts(readiness, metrics, ErrorReplies(readiness), draining, config.request_deadline_ms / 1000)
     replies = ReplyQueue(parts)
-    tokens = OperatorAuthentication(config.operator_tokens)
-    limits = _checkout_limits(config, operators)
-    checkout = _checkout(config, reads.ledger, stripe, limits)
-    public = public_routes(config, checkout, readers=reads.pages, writers=operators, operators=deps.operators)
-    features = [*_operator_routes(config, deps, tokens), *checkout.routes(), *public]
-    donations = Donations(Ledger(reads.ledger), config.default_currency, tokens)
-    find_handler, runner = _paths(config, batcher, donations, replies, tokens=tokens, feature_routes=features)
-    gc.freeze()  # what exists now is never freed, so no search needs to look at it
-    gc.set_threshold(GC_THRESHOLD)
-    pools = [writer, operators, *reads.pools]
-    replica_tasks = reads.tasks(metrics.registry)
-    sampling = metrics.sample(lambda: batcher.waiting, [pool.stats for pool in pools])
-    try:
+    async with _connections(config, metrics) as connected:
+        fraud = FraudWatch(connected.operators, metrics, config.fraud_thresholds, config.shown_dispute_fee)
+        recorder = Recorder(connected.writer, queues_mail=config.sends_mail)
+        batcher = Batcher(recorder, config.webhook_queue_limit, metrics.batch_written, fraud.count)
+        limits = _checkout_limits(config, connected.operators)
+        find_handler, runner = _paths(config, batcher, replies, connected=connected, recorder=recorder, limits=limits)
+        metrics.begin()
+        gc.freeze()  # what exists now is never freed, so no search needs to look at it
+        gc.set_threshold(GC_THRESHOLD)
         async with (
-            process.running(readiness.run(), sampling, fraud.run(), replies.watch_deadline()),
-            process.running(keep_daily_sums(operators, config.report_time_zone), limits.forget(), *replica_tasks),
-            HttpServer(
-                runner,
-                _limits(config),
-                on_closed=refusals.connection_closed,
-                on_bad_request=refusals.bad_request,
-                short_path=find_handler,
-            ) as server,
+            process.running(
+                readiness.run(),
+                metrics.sample(lambda: batcher.waiting, [pool.stats for pool in connected.pools]),
+                fraud.run(),
+                replies.watch_deadline(),
+                keep_daily_sums(connected.operators, config.report_time_zone),
+                limits.forget(),
+                *connected.reads.tasks(metrics.registry),
+            ),
+            _server(config, runner, find_handler, Refusals(metrics)) as server,
             process.running(server.sweep()),
         ):
             await _serve_until_stopped(config, process, server, readiness, draining)
-    finally:
-        for pool in pools:
-            await pool.close()
-        if stripe:
-            await stripe.close()
     log.info("API stopped", pid=os.getpid())
     return int(process.failed)
+
+
+@dataclass(frozen=True)
+class _Connections:
+    """What the process is connected to.
+
+    Attributes:
+        writer: each batch in flight has a connection.
+        reads: other connections, so that no read waits for a batch.
+        operators: each call of operators, the signals of fraud, the daily sums and the limits have one of their own.
+        stripe: None without STRIPE_API_KEY.
+    """
+
+    writer: Database
+    reads: ReadPools
+    operators: Database
+    stripe: StripeApi | None
+
+    @property
+    def pools(self) -> list[Database]:
+        return [self.writer, self.operators, *self.reads.pools]
+
+
+@asynccontextmanager
+async def _connections(config: Config, metrics: ApiMetrics) -> AsyncIterator[_Connections]:
+    operators = _database(
+        config, config.database_url, config.operator_places + config.export_places + CONSENT_PLACES + 3
+    )
+    connected = _Connections(
+        writer=_database(config, config.database_url, BATCHES),
+        reads=ReadPools(config, partial(_database, config)),
+        operators=operators,
+        stripe=_stripe(config, operators, metrics) if config.stripe_api_key else None,
+    )
+    try:
+        yield connected
+    finally:
+        for pool in connected.pools:
+            await pool.close()
+        if connected.stripe:
+            await connected.stripe.close()
 
 
 def _database(config: Config, url: SecretStr, pool_size: int, statement_timeout_ms: int | None = None) -> Database:
@@ -143,13 +156,15 @@ def _database(config: Config, url: SecretStr, pool_size: int, statement_timeout_
 def _paths(
     config: Config,
     batcher: Batcher,
-    donations: Donations,
     replies: ReplyQueue,
     *,
-    tokens: OperatorAuthentication,
-    feature_routes: Iterable[web.RouteDef],
+    connected: _Connections,
+    recorder: Recorder,
+    limits: CheckoutLimits,
 ) -> tuple[FindHandler, web.AppRunner]:
     """The short path, and what answers every request that does not take it."""
+    tokens = OperatorAuthentication(config.operator_tokens)
+    donations = Donations(Ledger(connected.reads.ledger), config.default_currency, tokens)
     places = Places("deliveries", config.webhook_places)
     read_places = ReadPlaces(
         Places("ledger pages", config.page_places),
@@ -167,7 +182,7 @@ def _paths(
         health=health,
         read_places=read_places,
         ledger_access=None if config.public_ledger else tokens,
-        feature_routes=feature_routes,
+        feature_routes=_feature_routes(config, connected, recorder, limits, tokens),
         trusted_proxies=config.trusted_proxies,
     )
     runner = web.AppRunner(app, shutdown_timeout=config.shutdown_grace_ms / 1000)
@@ -186,6 +201,29 @@ def _webhook(config: Config, batcher: Batcher, places: Places, metrics: ApiMetri
         livemode=config.stripe_livemode,
         hash_key=config.hash_key,
     )
+
+
+def _feature_routes(
+    config: Config,
+    connected: _Connections,
+    recorder: Recorder,
+    limits: CheckoutLimits,
+    tokens: OperatorAuthentication,
+) -> list[web.RouteDef]:
+    """The endpoints and pages of operators, of donors and of a payment's begin."""
+    database, stripe = connected.operators, connected.stripe
+    deps = Dependencies(
+        database,
+        Operators(database, recorder),
+        config.default_currency,
+        config.report_time_zone,
+        config.fraud_thresholds,
+        config.shown_dispute_fee,
+        EventReplay(stripe, database, recorder, config.stripe_livemode, config.hash_key) if stripe else None,
+    )
+    checkout = _checkout(config, connected.reads.ledger, stripe, limits)
+    public = public_routes(config, checkout, readers=connected.reads.pages, writers=database, operators=deps.operators)
+    return [*_operator_routes(config, deps, tokens), *checkout.routes(), *public]
 
 
 def _operator_routes(config: Config, deps: Dependencies, tokens: OperatorAuthentication) -> list[web.RouteDef]:
@@ -216,8 +254,8 @@ def _checkout(config: Config, database: Queryable, stripe: StripeApi | None, lim
     return Checkout(database, stripe, settings, limits, Places("checkouts", config.checkout_places))
 
 
-def _limits(config: Config) -> Limits:
-    return Limits(
+def _server(config: Config, runner: web.AppRunner, short_path: FindHandler, refusals: Refusals) -> HttpServer:
+    limits = Limits(
         connections=config.max_connections,
         memory_bytes=config.body_memory_limit,
         head_s=config.header_timeout_ms / 1000,
@@ -225,6 +263,13 @@ def _limits(config: Config) -> Limits:
         reply_s=config.write_timeout_ms / 1000,
         idle_s=config.idle_timeout_ms / 1000,
         accepts=ACCEPTS_ALONE if config.api_processes == 1 else ACCEPTS_SHARED,
+    )
+    return HttpServer(
+        runner,
+        limits,
+        on_closed=refusals.connection_closed,
+        on_bad_request=refusals.bad_request,
+        short_path=short_path,
     )
 
 
