@@ -39,7 +39,7 @@ OUT_OF_SYNC = "schema out of sync"
 SCHEMA_REFUSED = "schema check refused"
 UNSAFE_SETTINGS = "unsafe server settings"
 WRONG_CONFIGURATION = "wrong configuration"
-LACKS_ACTIONS = "operator log not applied"
+NOT_APPLIED = "operator log not applied"
 # Doubling stops here, so that no longer than this passes after the database is available again.
 MAX_RETRY_DELAY_S = 60.0
 # The sidecar runs one check at a time; the second connection is for the history of its runs.
@@ -263,7 +263,8 @@ async def _check_pooler(probe: Probe, log: FilteringBoundLogger) -> None:
 
 
 async def _check_operator_log(probe: Probe, path: Path | None, log: FilteringBoundLogger) -> None:
-    """Whether the ledger has the operators' actions that the operator log has. Raises GateClosed if it lacks some.
+    """Whether the ledger has the operators' actions and the mails that the operator log has. Raises GateClosed if it
+    lacks some.
 
     A log that cannot be read is only reported: it shows nothing about the ledger.
     """
@@ -275,28 +276,31 @@ async def _check_operator_log(probe: Probe, path: Path | None, log: FilteringBou
     except (OSError, chained_file.BrokenChain, msgspec.MsgspecError) as error:
         log.warning("[DB Startup] ⚠️ OPERATOR_LOG cannot be read", path=str(path), reason=str(error))
         return
-    if known is None or not known.actions:
+    if known is None:
         return
     headline = "❌ Operator log check failed"
     try:
-        [(hash_,)] = await probe.fetch(load("action_hash"), {"number": known.actions})
+        [(hash_, mails)] = await probe.fetch(load("logged_rows"), {"number": known.actions})
     except DatabaseUnavailable as down:
         raise GateClosed(headline, down.kind, down.kind) from None
     except StatementRejected as refusal:
         raise GateClosed(headline, f"Operator log check failed: {refusal}", SCHEMA_REFUSED, reached=True) from None
-    if hash_ != known.actions_hash:
-        reason = (
-            f"the database lacks operators' actions that OPERATOR_LOG has, up to number {known.actions}, such as "
-            "erasures of donors. Run: donationd operator-log apply"
-        )
-        raise GateClosed(headline, reason, LACKS_ACTIONS, reached=True)
+    if known.actions and hash_ != known.actions_hash:
+        lacking = f"operators' actions up to number {known.actions}, such as erasures of donors"
+    elif mails < known.mails:
+        lacking = "mails, which donors would get again, with receipts whose numbers were given before"
+    else:
+        return
+    reason = f"the database lacks what OPERATOR_LOG has: {lacking}. Run: donationd operator-log apply"
+    raise GateClosed(headline, reason, NOT_APPLIED, reached=True)
 
 
 class LoggedPosition(msgspec.Struct):
-    """The last action in the operator log: its number and hash in the audit chain."""
+    """The last action in the operator log, by its number and hash in the audit chain, and the greatest id of a mail."""
 
     actions: int
     actions_hash: str
+    mails: int = 0
 
 
 class LoggedActions(msgspec.Struct):

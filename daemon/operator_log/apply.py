@@ -117,7 +117,7 @@ async def _check(database: Database, path: Path, audit_hash: str | None) -> Chec
     if position.actions < state.actions:
         raise CannotApply(
             f"{path} ends at action {position.actions}, and the ledger has {state.actions}: use a newer copy of the "
-            "log. If this ledger is in use, run donationd operator-log export first"
+            f"log. If there is none, or this ledger is in use, first run: donationd operator-log export {path}"
         )
     return Checked(lines, position, position.actions - state.actions, newest)
 

@@ -25,6 +25,7 @@ class Position(Struct, frozen=True, kw_only=True):
         actions, actions_hash: the last action, by its number and hash in the audit chain.
         entries, transactions: the last entry of the journal, and the last row of balance transactions, by `seq`.
         changes: mails and receipts that were changed before this time are in the log.
+        mails: the greatest id of a mail in it.
     """
 
     actions: int = 0
@@ -32,6 +33,7 @@ class Position(Struct, frozen=True, kw_only=True):
     entries: int = 0
     transactions: int = 0
     changes: str = BEGINNING
+    mails: int = 0
 
 
 class Batch(Struct, kw_only=True, omit_defaults=True):

@@ -143,7 +143,8 @@ class _Export:
         async for rows in self._batches("log_receipts", since=since):
             self._append({"receipts": [row for (row,) in rows]})
         async for rows in self._batches("log_mails", since=since):
-            self._append({"outbox": [row for (row,) in rows]})
+            mails = max(self.position.mails, *(id_ for id_, _ in rows))
+            self._append({"outbox": [row for _, row in rows]}, mails=mails)
         if self.rows > rows_before:
             self._append({}, changes=seen_until.astimezone(UTC).isoformat())
 

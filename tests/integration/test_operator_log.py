@@ -39,7 +39,7 @@ from daemon.restore_check.work import Work
 from daemon.runtime.chained_file import read
 from daemon.simulator.fake_stripe.fake import FakeStripe
 from daemon.simulator.fake_stripe.server import serving
-from health_sidecar.gate import LACKS_ACTIONS
+from health_sidecar.gate import NOT_APPLIED
 from sql import load
 from sql.database import Database
 from sql.schemas import PUBLIC
@@ -167,7 +167,7 @@ def test_a_restore_that_is_interrupted_and_repeated(
         return await original(self, *arguments, **named)  # type: ignore[arg-type]
 
     for limit in (*range(6, 35, 4), 10_000):
-        assert gate(restored, path) == (1, LACKS_ACTIONS)
+        assert gate(restored, path) == (1, NOT_APPLIED)
         calls = 0
         with monkeypatch.context() as patched:
             patched.setattr(Database, "fetch", fetch)
@@ -325,10 +325,22 @@ def test_the_gate_refuses_a_ledger_to_which_the_log_was_not_applied(restored: st
     """So no donor who was erased is shown; a log that does not exist yet, or cannot be read, refuses nothing."""
     path = tmp_path / "operator.log"
     (tmp_path / "damaged.log").write_bytes(b"0123\n")
-    assert gate(restored, path) == (1, LACKS_ACTIONS)
+    assert gate(restored, path) == (1, NOT_APPLIED)
     assert [gate(restored, tmp_path / name) for name in ("none.log", "damaged.log")] == [(0, None)] * 2
     assert donationd(restored, "operator-log", "apply", OPERATOR_LOG=str(path)).exit_code == 0
     assert gate(restored, path) == (0, None)
+
+
+async def test_the_gate_refuses_a_ledger_that_lacks_mails(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    """Also if operators did nothing since the backup: the mails would be sent again."""
+    path = tmp_path / "operator.log"
+    await database.fetch("INSERT INTO outbox (donation_id, kind, seq) VALUES ('pi_1', 'thanks', 0)")
+    await export(database, path)
+    assert await asyncio.to_thread(gate, database_url, path) == (0, None)
+    await database.fetch("DELETE FROM outbox")
+    assert await asyncio.to_thread(gate, database_url, path) == (1, NOT_APPLIED)
 
 
 def test_the_log_of_an_earlier_release_is_applied(database_url: str) -> None:
