@@ -6,14 +6,16 @@ that is changed, removed or inserted later is found by whoever reads the whole f
 is found by comparison with a hash that was noted elsewhere.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 FIRST = bytes(32)  # the hash before the first line
 HASH_DIGITS = 64
@@ -41,7 +43,7 @@ def read(path: Path) -> Iterator[Line]:
         OSError: the file cannot be read.
     """
     previous = FIRST
-    with path.open("rb") as file:
+    with _open(path, os.O_RDONLY, "rb") as file:
         for number, text in enumerate(file, 1):
             if not text.endswith(b"\n"):
                 return
@@ -81,7 +83,7 @@ def read_last(path: Path) -> Line | None:
         BrokenChain: it is not the one that was written.
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
+    with _open(path, os.O_RDONLY, "rb") as file:
         return _last(path, file)[0]
 
 
@@ -94,12 +96,21 @@ def appending(path: Path) -> Iterator[Appender]:
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
+    with _open(path, os.O_RDWR | os.O_CREAT, "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BlockingIOError(error.errno, "another process appends to it at this moment") from None
         yield Appender(path, file)
+
+
+def _open(path: Path, flags: int, mode: Literal["rb", "r+b"]) -> BinaryIO:
+    """Opens a regular file, and waits for no other process, as the ordinary opening of a FIFO does. Raises OSError."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return os.fdopen(descriptor, mode)
 
 
 def _last(path: Path, file: BinaryIO) -> tuple[Line | None, int]:

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -98,6 +99,18 @@ def test_another_file_is_left_as_it_is(text: bytes, tmp_path: Path) -> None:
     with pytest.raises(BrokenChain), appending(path):
         pass
     assert path.read_bytes() == text
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_refused_at_once(make: Callable[[Path], None], tmp_path: Path) -> None:
+    """Also a FIFO, on which an ordinary reader, such as the startup gate, would wait for ever."""
+    path = tmp_path / "log"
+    make(path)
+    with pytest.raises(OSError, match=r"directory|regular"), appending(path):
+        pass
+    for opened in (read_last, contents):
+        with pytest.raises(OSError, match="regular"):
+            opened(path)
 
 
 def test_one_process_appends_at_a_time(tmp_path: Path) -> None:
