@@ -280,7 +280,7 @@ async def _check_operator_log(probe: Probe, path: Path | None, log: FilteringBou
         return
     headline = "❌ Operator log check failed"
     try:
-        [(hash_, mails)] = await probe.fetch(load("logged_rows"), {"number": known.actions})
+        [(_, hash_, _, mails, _)] = await probe.fetch(load("log_state"), {"number": known.actions})
     except DatabaseUnavailable as down:
         raise GateClosed(headline, down.kind, down.kind) from None
     except StatementRejected as refusal:

@@ -35,6 +35,7 @@ class LogState(NamedTuple):
     began_at: datetime
     hash: str | None
     actions: int
+    mails: int
     now: datetime
 
     @property
@@ -97,10 +98,12 @@ def _check(log: Appender, position: Position, state: LogState, path: Path) -> No
     """Raises CannotExport unless the log can be continued."""
     if log.last and (other := Batch.decode(log.last).ledger) != state.ledger:
         raise CannotExport(f"{path} is the log of another ledger, which began at {other}: name another file")
-    if position.actions and state.hash != position.actions_hash:
+    lacks_actions = position.actions and state.hash != position.actions_hash
+    if lacks_actions or state.mails < position.mails:
+        lacking = f"operator actions, up to number {position.actions}," if lacks_actions else "mails"
         raise CannotExport(
-            f"the ledger lacks operator actions that {path} has, up to number {position.actions}: the database went "
-            f"back in time. Run: donationd operator-log apply {path}"
+            f"the ledger lacks {lacking} that {path} has: the database went back in time. "
+            f"Run: donationd operator-log apply {path}"
         )
 
 

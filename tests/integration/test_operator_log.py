@@ -331,16 +331,17 @@ def test_the_gate_refuses_a_ledger_to_which_the_log_was_not_applied(restored: st
     assert gate(restored, path) == (0, None)
 
 
-async def test_the_gate_refuses_a_ledger_that_lacks_mails(
-    database: Database, database_url: str, tmp_path: Path
-) -> None:
-    """Also if operators did nothing since the backup: the mails would be sent again."""
+async def test_a_ledger_that_lacks_mails(database: Database, database_url: str, tmp_path: Path) -> None:
+    """The gate refuses it, and the log is not continued, also if operators did nothing since the backup: mails would be
+    sent again."""
     path = tmp_path / "operator.log"
     await database.fetch("INSERT INTO outbox (donation_id, kind, seq) VALUES ('pi_1', 'thanks', 0)")
     await export(database, path)
     assert await asyncio.to_thread(gate, database_url, path) == (0, None)
     await database.fetch("DELETE FROM outbox")
     assert await asyncio.to_thread(gate, database_url, path) == (1, NOT_APPLIED)
+    with pytest.raises(exporting.CannotExport, match="lacks mails"):
+        await export(database, path)
 
 
 def test_the_log_of_an_earlier_release_is_applied(database_url: str) -> None:
