@@ -180,8 +180,14 @@ def test_up_refuses_before_it_starts_anything(tmp_path: Path) -> None:
     assert not (tmp_path / "state" / "logs" / "supervisord.log").exists()
 
 
-# These read or print a file, or make a token: they have no settings.
-WITHOUT_SETTINGS = {("export", "accounts"), ("export", "check"), ("tokens", "new")}
+# These read or print a file, make a token, or bring a database of their own: they have no settings.
+WITHOUT_SETTINGS = {
+    ("export", "accounts"),
+    ("export", "check"),
+    ("operator-log", "verify"),
+    ("restore-check",),
+    ("tokens", "new"),
+}
 
 
 def command_lines(group: click.Group, *path: str) -> Iterator[list[str]]:

@@ -31,7 +31,10 @@ def _without_digest(statement: str) -> str:
 def _without_journal(statement: str) -> str:
     """The statements without the part that books entries, and without the digest."""
     statement, count = re.subn(
-        r"\), changed AS \(.*?\), counted AS \(", "), counted AS (", _without_digest(statement), flags=re.DOTALL
+        r"\), changed AS MATERIALIZED \(.*?\), counted AS \(",
+        "), counted AS (",
+        _without_digest(statement),
+        flags=re.DOTALL,
     )
     assert count, "record_events.sql does not have the parts that are taken out here"
     return statement

@@ -9,7 +9,7 @@ from daemon.cli.arguments import check_charity, json_lines_option, json_option
 
 @click.group()
 def charities() -> None:
-    """Add the ledger of a further charity to a database, or list the ledgers there.
+    """Add another charity's ledger to a database, or list the ledgers.
 
     \b
     Examples:
