@@ -9,7 +9,7 @@ from daemon.cli.arguments import check_charity, json_lines_option, json_option
 
 @click.group()
 def charities() -> None:
-    """Add another charity's ledger to a database, or list the ledgers.
+    """Add a charity with a ledger of its own, or list charities.
 
     \b
     Examples:
