@@ -111,6 +111,7 @@ async def test_a_lost_connection_leaves_it_unknown_whether_the_mail_arrived() ->
 
 async def test_a_server_that_does_not_answer_the_last_command_delays_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every mail is settled by then: the connection is closed after a moment."""
+    ended = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail.example\r\n")
@@ -118,6 +119,8 @@ async def test_a_server_that_does_not_answer_the_last_command_delays_no_stop(mon
             if not line.startswith(b"QUIT"):
                 writer.write(b"250 OK\r\n")
         writer.close()
+        await writer.wait_closed()
+        ended.set()
 
     monkeypatch.setattr("daemon.receipts.smtp.QUIT_S", 0.05)
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
@@ -126,3 +129,4 @@ async def test_a_server_that_does_not_answer_the_last_command_delays_no_stop(mon
         await transmission.offer(RECIPIENT)
         async with asyncio.timeout(5):
             await transmission.close()
+            await ended.wait()
