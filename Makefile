@@ -8,7 +8,7 @@ RUNTIME := $(VENV)/.runtime
 TESTS := $(VENV)/.tests
 JOBS ?= 5
 
-# What is compiled once serves every process. Some containers tell Python to keep nothing, and then each start of a
+# What is compiled once serves every process. In some containers Python is set to keep nothing, and then each start of a
 # process compiles all of it again.
 unexport PYTHONDONTWRITEBYTECODE
 

@@ -2,7 +2,7 @@
 
 A line is the hash in hexadecimal digits, a space and the JSON, so that `cut -d ' ' -f 2-` leaves what other programs
 read. The hash is the SHA-256 of the previous line's hash (32 bytes; zeros before the first line) and the JSON: a line
-that is changed, removed or inserted later is found by whoever reads the whole file. That the newest lines are missing
+that is changed, removed or inserted later is found when the whole file is read. That the newest lines are missing
 is found by comparison with a hash that was noted elsewhere.
 """
 

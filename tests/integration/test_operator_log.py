@@ -213,7 +213,7 @@ NOT_RESTORED = {
 
 
 def test_everything_is_compared_and_every_action_happens(lost: Lost, postgres: str) -> None:
-    """Whoever adds a table, or an action of operators, decides how it comes back after a restore."""
+    """For each table and each action of operators it is decided how it comes back after a restore."""
     url = postgres.format(name=lost.name)
     tables = {name for (name,) in rows(url, "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'")}
     compared = load("comparable_rows") + load("comparable_facts")

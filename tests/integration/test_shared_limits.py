@@ -149,7 +149,7 @@ async def test_calls_of_two_processes_are_reserved_as_those_of_one(
 
 
 async def test_without_the_table_the_rate_is_not_shared(former: Database) -> None:
-    """The process is told so, and why, and then uses its own part of the rate."""
+    """The process is informed, with the reason, and then uses its own part of the rate."""
     reasons: list[str] = []
     shared = SharedRateLimit(former, reasons.append)
     assert await shared.reserve("stripe", 1.0, rate_per_s=20, burst=5) is None

@@ -202,7 +202,7 @@ async def test_a_pause_that_is_too_long_is_reported_at_once() -> None:
 
 @dataclass
 class Shared:
-    """A limit of all processes together that answers as it is told to."""
+    """A limit of all processes together whose answers the test sets."""
 
     answer: tuple[bool, float, bool] | None
     asked: list[float] = field(default_factory=list)
