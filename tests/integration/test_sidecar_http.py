@@ -29,9 +29,10 @@ from daemon.runtime import lifecycle
 from daemon.runtime import logging as logs
 from daemon.runtime import supervisor_rpc as rpc
 from daemon.runtime.http.connection import Connection
+from daemon.runtime.http.errors import NoMemory
 from daemon.runtime.http.health_routes import HealthChecks
 from daemon.runtime.http.limits import read_body
-from daemon.runtime.http.server import HttpServer
+from daemon.runtime.http.server import TURN_BODIES, HttpServer
 from daemon.runtime.readiness import HEALTHY, Readiness, ReadinessClient
 from health_sidecar.__main__ import LIMITS
 from health_sidecar.endpoints import build_app
@@ -235,6 +236,36 @@ async def test_a_connection_that_ends_before_its_body_leaves_no_reference_cycle(
                     await asyncio.sleep(0.01)
         finally:
             gc.enable()
+
+
+async def test_nothing_is_received_of_a_request_that_was_rejected_before_its_turn() -> None:
+    """Its body was to be received further in a later iteration of the event loop, and was rejected before that."""
+    is_reading = asyncio.get_running_loop().create_future()
+
+    async def rejects(request: web.Request) -> web.Response:
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        assert request.transport
+        while request.transport.is_reading():  # noqa: ASYNC110 - until more of the body has arrived than is kept
+            await asyncio.sleep(0.01)
+        for _ in range(TURN_BODIES):
+            server.body_turns.call(lambda: None)
+        connection.reject(NoMemory())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        is_reading.set_result(request.transport.is_reading())
+        return web.Response()
+
+    app = web.Application()
+    app.add_routes([web.post("/", rejects)])
+    async with HttpServer(web.AppRunner(app), LIMITS) as server:
+        await server.listen(host="127.0.0.1", port=0)
+        _, writer = await asyncio.open_connection(*server.addresses[0][:2])
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n" + b"x" * 200_000)
+        async with asyncio.timeout(WAIT_S):
+            assert not await is_reading
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_metrics_page_is_served(aiohttp_client: MakeClient) -> None:

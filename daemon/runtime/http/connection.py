@@ -195,7 +195,11 @@ class Connection(web.RequestHandler):
         """Continue to receive the body, in turn: however many large bodies are sent, they delay nothing else."""
         if self._is_paused:
             self._is_paused = False
-            self._server.body_turns.call(partial(super().resume_reading, resume_parser))
+            self._server.body_turns.call(partial(self._resume_reading, resume_parser))
+
+    def _resume_reading(self, resume_parser: bool) -> None:
+        if not self._rejected:  # perhaps while it waited for its turn
+            super().resume_reading(resume_parser)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
