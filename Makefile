@@ -12,7 +12,7 @@ JOBS ?= 5
 # process compiles all of it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run demo test check bench bench-export bench-jobs bench-pages bench-recovery fraud-figures ha overload upgrade-trial image-test chaos fuzz mutants format diagram dashboards picture screenshots lock sbom clean
+.PHONY: help run demo test check bench bench-cpu bench-export bench-jobs bench-pages bench-recovery fraud-figures ha overload upgrade-trial image-test chaos fuzz mutants format diagram dashboards picture screenshots lock sbom clean
 
 help:
 	@echo 'make run     everything on this machine, with a PostgreSQL of its own; Ctrl-C stops it'
@@ -21,6 +21,7 @@ help:
 	@echo 'make check   format, lint, strict types and the rules of who may import whom'
 	@echo 'make bench   figures of this machine, about a quarter of an hour; ROUNDS=1 takes minutes, SHORT=1 one (needs wrk);'
 	@echo '              PEERS=1 adds the rows of programs of others, which come from npm (needs node, npm)'
+	@echo 'make bench-cpu shows the CPU time of an event by process, three minutes; ROUNDS=1 takes one (needs wrk)'
 	@echo 'make bench-export exports a million rows, by command and beside webhooks, three minutes; ROWS=100000 does less'
 	@echo 'make bench-recovery replays and reconciles an account with 100,000 objects, five minutes; OBJECTS=20000 does less'
 	@echo 'make bench-pages measures the public pages and those of the console with a million donations, three minutes; ROWS=100000 fills less'
@@ -65,6 +66,9 @@ check: $(TESTS)
 
 bench: $(TESTS)
 	@$(BIN)/python -m tests.bench
+
+bench-cpu: $(TESTS)
+	@ROUNDS=$(ROUNDS) $(BIN)/python -m tests.bench.cpu
 
 bench-export: $(TESTS)
 	@$(BIN)/python -m tests.bench.export

@@ -40,9 +40,10 @@ from daemon.api.short_reads import ShortReads
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.batcher import BATCHES, Batcher
+from daemon.ledger.changes import Outcome, ReceivedEvent
 from daemon.ledger.operators import Operators
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
+from daemon.ledger.recorder import Recorder
 from daemon.runtime.config import STOP_SPARE_S
 from daemon.runtime.http.auth import OperatorAuthentication
 from daemon.runtime.http.health_routes import HealthChecks

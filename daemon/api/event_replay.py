@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
+from daemon.ledger.changes import Outcome, ReceivedEvent
+from daemon.ledger.recorder import Recorder
 from daemon.stripe_api.client import StripeApi
 from daemon.stripe_api.events import find_event
 from sql import load

@@ -8,9 +8,9 @@ from msgspec import UNSET, Struct, UnsetType
 from daemon.api.endpoints import JSON, Call, Dependencies, Endpoint
 from daemon.api.parameters import PAGE, Cursor, EventId, Limit, opaque, place
 from daemon.ledger import queues
+from daemon.ledger.changes import Result
 from daemon.ledger.operators import Dismissal
 from daemon.ledger.queues import FAILED_PLACE
-from daemon.ledger.recorder import Result
 from daemon.ledger.stripe_events import NotAnEvent
 from daemon.runtime.http.auth import Scope
 from daemon.stripe_api.client import StripeRejected, StripeUnavailable

@@ -12,7 +12,7 @@ from daemon.api.metrics import WEBHOOK_ROUTE
 from daemon.api.reply_queue import PendingRequest, ReplyQueue
 from daemon.api.webhook import JSON, Webhook
 from daemon.ledger.batcher import Batcher, Overloaded
-from daemon.ledger.recorder import Outcome, ReceivedEvent
+from daemon.ledger.changes import Outcome, ReceivedEvent
 from daemon.ledger.stripe_events import StripeEvent
 from daemon.runtime.http.health_routes import HealthChecks
 from daemon.runtime.http.limits import Places
@@ -76,16 +76,13 @@ class ShortPath:
 
     def _record(self, delivery: PendingRequest, received: ReceivedEvent) -> None:
         try:
-            outcome = self._batcher.submit(received, len(delivery.request.body))
+            self._batcher.submit(received, len(delivery.request.body), partial(self._recorded, delivery))
         except Overloaded as error:
-            self._places.release()
-            self._replies.finish(delivery, error)
-            return
-        outcome.add_done_callback(partial(self._recorded, delivery))
+            self._recorded(delivery, error)
 
-    def _recorded(self, delivery: PendingRequest, outcome: asyncio.Future[Outcome]) -> None:
+    def _recorded(self, delivery: PendingRequest, result: Outcome | Exception) -> None:
         self._places.release()
-        self._replies.finish(delivery, outcome.exception() or outcome.result())
+        self._replies.finish(delivery, result)
 
     def _recorded_reply(self, event: StripeEvent, outcome: Outcome, took_s: float) -> PreparedReply:
         return _accepted(self._webhook.recorded(event, outcome, took_s))

@@ -10,7 +10,7 @@ from aiohttp import web
 from daemon.api.metrics import SAMPLE_INTERVAL_S, ApiMetrics
 from daemon.api.request_context import event_log_context, log_context, set_event_id
 from daemon.api.signature import BadSignature, signing_state, verify
-from daemon.ledger.recorder import Outcome, ReceivedEvent, Result
+from daemon.ledger.changes import Outcome, ReceivedEvent, Result
 from daemon.ledger.stripe_events import CannotApply, NotAnEvent, StripeEvent, read
 from daemon.runtime.http.limits import read_body
 from daemon.runtime.rate_limited_log import CountingLog, RateLimitedLog

@@ -6,10 +6,11 @@ a dry run finds it here, so that both list the same differences.
 
 from collections.abc import Iterable, Sequence
 
+from daemon.ledger.changes import APPLIED, Change, Outcome, ReadObjects
 from daemon.ledger.facts import Facts, Family, ObjectFacts, merge, merge_into, object_ids
-from daemon.ledger.projection import redact
+from daemon.ledger.kept_facts import redact
 from daemon.ledger.projection import subscriptions as borrowed_from
-from daemon.ledger.recorder import APPLIED, Change, KnownFacts, Outcome, ReadObjects, Recorder
+from daemon.ledger.recorder import KnownFacts, Recorder
 from sql.database import Database
 
 

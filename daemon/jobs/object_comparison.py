@@ -8,10 +8,11 @@ import msgspec
 from msgspec import Raw
 
 from daemon.jobs.runs import RunDependencies
-from daemon.ledger import comparison, journal, operator_actions, projection
+from daemon.ledger import comparison, donation_objects, journal, kept_facts, operator_actions, projection
+from daemon.ledger.changes import ReadObjects
 from daemon.ledger.comparison import Difference
 from daemon.ledger.facts import Facts, Family, merge, merge_into, object_ids, owners
-from daemon.ledger.recorder import KnownFacts, ReadObjects
+from daemon.ledger.recorder import KnownFacts
 from daemon.ledger.stripe_events import CannotApply, Id
 from daemon.ledger.stripe_objects import Reading, facts_of
 from daemon.stripe_api.client import StripeRejected
@@ -128,20 +129,22 @@ class ObjectComparison:
             return []
         return [Raw(reply.body)]
 
-    async def _subscriptions(self, stated: Sequence[Facts], groups: Sequence[KnownFacts]) -> projection.Subscriptions:
+    async def _subscriptions(
+        self, stated: Sequence[Facts], groups: Sequence[KnownFacts]
+    ) -> donation_objects.Subscriptions:
         """What is stored of the subscriptions that are compared, or from which a payment takes its ticket."""
         named = {id_ for facts in stated for id_ in facts.get(Family.SUBSCRIPTION, {})}
         for group in groups:
             named |= projection.subscriptions(merge(group.stored, group.stated))
         return await self.deps.recorder.known_subscriptions(named)
 
-    async def _compare_group(self, group: KnownFacts, lent: projection.Subscriptions, found: Findings) -> None:
+    async def _compare_group(self, group: KnownFacts, lent: donation_objects.Subscriptions, found: Findings) -> None:
         news = comparison.news(group.stored, group.stated, with_hashes=self.rehash)
         if not comparison.has_news(group.stored, news):
             return
         if not group.stored:
             merge_into(news, await self._operator_facts(news))
-        merged = projection.redact(merge(group.stored, news))
+        merged = kept_facts.redact(merge(group.stored, news))
         before, after = journal.derive(group.stored, lent), journal.derive(merged, lent)
         differences = list(comparison.differences(before, after, self.reading.at))
         found.differences += differences
@@ -164,7 +167,7 @@ class ObjectComparison:
         return restored
 
     async def _compare_subscriptions(
-        self, stated: Sequence[Facts], lent: projection.Subscriptions, found: Findings
+        self, stated: Sequence[Facts], lent: donation_objects.Subscriptions, found: Findings
     ) -> None:
         """Subscriptions by themselves: what changes in one concerns all its payments. Most have their ticket from their
         invoices already, and then nothing of them differs."""

@@ -12,8 +12,8 @@ from msgspec import Struct
 from daemon.jobs.list_walk import Position, walk
 from daemon.jobs.runs import RunDependencies, load_state, save_state
 from daemon.ledger import queues
+from daemon.ledger.changes import ReceivedEvent, Result
 from daemon.ledger.queues import FAILED_PLACE
-from daemon.ledger.recorder import ReceivedEvent, Result
 from daemon.ledger.stripe_events import NotAnEvent
 from daemon.stripe_api.events import PATH, find_event
 

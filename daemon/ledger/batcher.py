@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from daemon.ledger.recorder import Outcome, ReceivedEvent, Result
+from daemon.ledger.changes import Outcome, ReceivedEvent, Result
 from daemon.ledger.stripe_events import Attempt
 
 # A statement takes time in proportion to its batch, and each request in it waits for all of it; beyond some hundred
@@ -35,12 +35,16 @@ class Writer(Protocol):
     async def record(self, changes: Sequence[ReceivedEvent]) -> Sequence[Outcome]: ...
 
 
+# Called once with the outcome of an event, or with the error that its batch ended with. It must not raise.
+OnRecorded = Callable[[Outcome | Exception], None]
+
+
 @dataclass(slots=True)
 class _WaitingEvent:
     received: ReceivedEvent
     size: int
     ids: set[str]  # its own, and those of its objects
-    outcome: asyncio.Future[Outcome]
+    on_recorded: OnRecorded
 
 
 class Batcher:
@@ -76,29 +80,36 @@ class Batcher:
         return len(self._waiting)
 
     async def record(self, received: ReceivedEvent, size: int) -> Outcome:
-        """As `submit`, but returns the outcome itself."""
-        return await self.submit(received, size)
+        """As `submit`, but returns the outcome, or raises the error."""
+        recorded: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
-    def submit(self, received: ReceivedEvent, size: int) -> asyncio.Future[Outcome]:
-        """Records one event, in one batch with other waiting events. Returns the future outcome of this event.
+        def on_recorded(result: Outcome | Exception) -> None:
+            if recorded.done():  # the request was cancelled meanwhile
+                return
+            if isinstance(result, Exception):
+                recorded.set_exception(result)
+            else:
+                recorded.set_result(result)
 
-        The future fails with DatabaseUnavailable or StatementRejected, as Recorder.record, for the whole batch.
+        self.submit(received, size, on_recorded)
+        return await recorded
+
+    def submit(self, received: ReceivedEvent, size: int, on_recorded: OnRecorded) -> None:
+        """Records one event, in one batch with other waiting events.
 
         Args:
             size: of the event's body, in bytes.
+            on_recorded: gets DatabaseUnavailable or StatementRejected, as Recorder.record, for the whole batch.
 
         Raises:
             Overloaded: the maximum number of events is waiting.
         """
         if len(self._waiting) >= self._limit:
             raise Overloaded
-        ids = {received.event.id, *received.ids}
-        event = _WaitingEvent(received, size, ids, asyncio.get_running_loop().create_future())
-        self._waiting.append(event)
+        self._waiting.append(_WaitingEvent(received, size, {received.event.id, *received.ids}, on_recorded))
         if len(self._writing) < BATCHES and self._is_due(beside=len(self._writing)):
             # The task takes its batch after all requests that arrived together with this one.
             self._writing.add(asyncio.create_task(self._write()))
-        return event.outcome
 
     def _is_due(self, *, beside: int) -> bool:
         """Whether a batch begins now, beside so many others."""
@@ -145,13 +156,11 @@ class Batcher:
             outcomes = await self._writer.record([event.received for event in batch])
         except Exception as error:
             for event in batch:
-                if not event.outcome.done():  # it is done if the request was cancelled meanwhile
-                    event.outcome.set_exception(error)
+                event.on_recorded(error)
             return
         newest_s = 0
         for event, outcome in zip(batch, outcomes, strict=True):
-            if not event.outcome.done():
-                event.outcome.set_result(outcome)
+            event.on_recorded(outcome)
             if outcome.result is Result.APPLIED:
                 newest_s = max(newest_s, event.received.event.created)
                 if (attempt := event.received.event.attempt) is not None:

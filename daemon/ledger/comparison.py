@@ -13,9 +13,9 @@ from msgspec import Struct
 
 from daemon.ledger import money
 from daemon.ledger.donation import Donation
+from daemon.ledger.donation_objects import Subscriptions
 from daemon.ledger.facts import DONOR_FIELDS, NEWEST, RULES, FactName, Facts, Family, ObjectFacts, PerKey, value
 from daemon.ledger.journal import DonationEntries, JournalEntry
-from daemon.ledger.projection import Subscriptions
 
 # Maps whose entries have the time of the reading. They say something new only together with this other fact.
 RECORDS_OF = {

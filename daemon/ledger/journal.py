@@ -12,10 +12,12 @@ from typing import Any
 
 import msgspec
 
-from daemon.ledger import projection
+from daemon.ledger import donation_objects, payment_times, projection
 from daemon.ledger.donation import Donation
+from daemon.ledger.donation_objects import Objects, Subscriptions
 from daemon.ledger.facts import RANKS, STAGE_OF_UNKNOWN, FactName, Facts, Family, ObjectFacts, value
-from daemon.ledger.projection import LateFailure, Objects, Refunds, Subscriptions
+from daemon.ledger.payment_times import LateFailure
+from daemon.ledger.refunds import Refunds
 
 KINDS = ("payment", "refund", "dispute")  # the figure that an entry adds to
 
@@ -84,7 +86,7 @@ class _Sums:
 
 def derive(facts: Facts, lent: Subscriptions) -> list[tuple[Donation, list[JournalEntry]]]:
     """Every donation in these facts, by id, with its entries. Arguments as projection.donations."""
-    found = [(projection.derive(id_, of), of) for id_, of in sorted(projection.by_donation(facts, lent).items())]
+    found = [(projection.derive(id_, of), of) for id_, of in sorted(donation_objects.by_donation(facts, lent).items())]
     return [(donation, entries(donation, of)) for donation, of in found]
 
 
@@ -96,7 +98,7 @@ def digest(derived: DonationEntries) -> int:
 
 def entries(donation: Donation, objects: Objects) -> list[JournalEntry]:
     """The entries of one donation, one per kind, object and time; none if it was never paid."""
-    failures = projection.late_failures(objects)
+    failures = payment_times.late_failures(objects)
     if donation.paid_at is None and not failures:
         return []
     if not failures and (payment := _only_payment(donation, objects)):  # nearly always
@@ -174,7 +176,7 @@ def _reached_since(since: int, objects: Objects, most: int) -> Iterator[tuple[in
     for known, name in projection.amount_sources(objects):
         if name == FactName.RECEIVED:
             yield from (each for each in _reached(known, name, most) if each[0] >= since)
-        elif projection.holds_money(known):
+        elif donation_objects.holds_money(known):
             yield from _reached(known, name, most)
 
 
@@ -204,7 +206,7 @@ def _reached(known: ObjectFacts, name: FactName, most: int) -> list[tuple[int, i
 def _paying_charge(donation: Donation, objects: Objects) -> str:
     """The charge that took the money; the donation's own id while none is known."""
     charges = objects.members[Family.CHARGE]
-    return charges[0][0] if charges and projection.holds_money(charges[0][1]) else donation.id
+    return charges[0][0] if charges and donation_objects.holds_money(charges[0][1]) else donation.id
 
 
 def _refunds(objects: Objects, refunds: Refunds) -> Iterator[Movement]:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from daemon.ledger import projection
+from daemon.ledger import kept_facts, projection
 from daemon.ledger.facts import FactName, Facts, Family, ObjectFacts, object_ids, owners, value
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -61,7 +61,7 @@ def erase(facts: Facts, donation: str, *, actor: str, at_us: int) -> OperatorAct
 
     Arguments and errors as `assign`; `donation` may also be an invoice that nothing has paid yet.
     """
-    objects = projection.donor_objects(facts)
+    objects = kept_facts.donor_objects(facts)
     id_ = donation if donation in objects else owners(facts)[donation]
     marks: Facts = {}
     for family, object_, _ in objects.get(id_, []):
@@ -87,7 +87,7 @@ def donations_with(facts: Facts, email_hashes: Collection[str]) -> set[str]:
     """The ids of the donations (and unpaid invoices) among these whose objects contain one of the e-mail hashes."""
     return {
         donation
-        for donation, objects in projection.donor_objects(facts).items()
+        for donation, objects in kept_facts.donor_objects(facts).items()
         if any(value(known, FactName.EMAIL_HASH) in email_hashes for _, _, known in objects)
     }
 

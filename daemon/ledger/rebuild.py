@@ -12,7 +12,8 @@ the ledger's lock, one ticket at a time, to the sums of the rows: a second run a
 from collections.abc import Callable
 
 from daemon.ledger import projection
-from daemon.ledger.recorder import Derivation, Recorder
+from daemon.ledger.changes import Derivation
+from daemon.ledger.recorder import Recorder
 from sql import load
 from sql.database import Database
 

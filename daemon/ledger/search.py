@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from daemon.ledger import projection
+from daemon.ledger import donation_objects
 from daemon.ledger.donation import Status
 from daemon.ledger.facts import Family, owners
 from daemon.ledger.places import at_second
@@ -135,7 +135,7 @@ async def _ids(ledger: Ledger, object_id: str) -> list[str]:
     if facts is None:
         return []
     if object_id in facts.get(Family.INVOICE, {}):
-        found = projection.by_donation(facts, {})
+        found = donation_objects.by_donation(facts, {})
         return [id_ for id_, objects in found.items() if object_id in dict(objects.members[Family.INVOICE])]
     donation = owners(facts).get(object_id)
     return [donation] if donation else []

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from daemon.ledger import journal, projection
+from daemon.ledger import donation_objects, journal, projection
 from daemon.ledger.donation import Donation
 from daemon.ledger.facts import FactName, Facts, Family, ObjectFacts, owners
 from daemon.ledger.journal import JournalEntry
@@ -86,7 +86,7 @@ class Item(Struct, frozen=True, omit_defaults=True):
 def timeline(
     donation: str,
     facts: Facts,
-    lent: projection.Subscriptions,
+    lent: donation_objects.Subscriptions,
     entries: Iterable[BookedEntry],
     transactions: Iterable[BookedTransaction] = (),
 ) -> list[Item]:
@@ -110,10 +110,10 @@ def booked_ids(donation: str, facts: Facts) -> set[str]:
     return {id_ for id_ in projection.donation_ids(facts) if owner[id_] == donation}
 
 
-def _own_facts(donation: str, facts: Facts, lent: projection.Subscriptions) -> Facts:
+def _own_facts(donation: str, facts: Facts, lent: donation_objects.Subscriptions) -> Facts:
     """The facts of the donation's objects, of the invoice that it pays, and of its subscription."""
     owner = owners(facts)
-    objects = projection.by_donation(facts, lent)[donation]
+    objects = donation_objects.by_donation(facts, lent)[donation]
     own: Facts = {}
     for family, known in facts.items():
         if mine := {id_: each for id_, each in known.items() if owner.get(id_) == donation}:
@@ -154,14 +154,14 @@ def _statements(name: FactName, fact: Any) -> Iterator[tuple[int, str, Any]]:
         yield at // (1_000_000 if name in IN_MICROSECONDS else 1), "", shown
 
 
-def _statuses(donation: str, lent: projection.Subscriptions, own: Facts) -> Iterator[Item]:
+def _statuses(donation: str, lent: donation_objects.Subscriptions, own: Facts) -> Iterator[Item]:
     """The donation's status at each second in which a fact was stated or money moved, where it is another than
     before."""
     [(_, entries)] = [found for found in journal.derive(_without_subscription(own), lent) if found[0].id == donation]
     before = None
     for at in sorted({item.at for item in _facts(own)} | {entry.at for entry in entries}):
         known = _without_subscription({family: _known_at(objects, at) for family, objects in own.items()})
-        objects = projection.by_donation(known, lent).get(donation, projection.Objects())
+        objects = donation_objects.by_donation(known, lent).get(donation, donation_objects.Objects())
         if not objects.every and all(entry.at > at for entry in entries):
             continue  # only its subscription or its invoice was known
         status = projection.status_of(objects, _money_at(projection.derive(donation, objects), entries, at))

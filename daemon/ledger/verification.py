@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from daemon.ledger import journal, projection
+from daemon.ledger import donation_objects, journal, projection
 from daemon.ledger.balance_verification import balance_differences
 from daemon.ledger.donation import Donation, Status
 from daemon.ledger.facts import DONOR_FIELDS, Facts, Family, ObjectFacts, checked, object_ids, upgrade
@@ -200,7 +200,7 @@ def _facts_of(batch: Iterable[StoredDonation]) -> tuple[dict[str, Facts], list[s
     return facts_of, malformed
 
 
-def _derive(facts: Facts, lent: projection.Subscriptions) -> Entries:
+def _derive(facts: Facts, lent: donation_objects.Subscriptions) -> Entries:
     """The donations that facts add up to, with their entries. Raises one of MALFORMED, also for a field of a wrong
     type."""
     derived = [(msgspec.structs.asdict(donation), entries) for donation, entries in journal.derive(facts, lent)]

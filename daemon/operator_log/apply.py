@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from daemon.ledger import audit
-from daemon.ledger.recorder import ReadObjects, Recorder
+from daemon.ledger.changes import ReadObjects
+from daemon.ledger.recorder import Recorder
 from daemon.operator_log.batches import Batch, Position, decided_facts, read
 from daemon.operator_log.export import LogState
 from sql import load

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from daemon.ledger import projection
+from daemon.ledger import kept_facts, projection
 from daemon.ledger.facts import FactName, Facts, Family, owners
 
 
@@ -39,7 +39,7 @@ class PaidDonation(NamedTuple):
             return None
         is_kept = found.paid_at is not None and found.currency is not None
         kept_minor = (found.amount or 0) - found.refunded - found.disputed if is_kept else 0
-        objects = projection.donor_objects(facts).get(found.id, [])
+        objects = kept_facts.donor_objects(facts).get(found.id, [])
         return cls(
             found.id,
             frozenset(each for each in projection.donation_ids(facts) if owner.get(each) == found.id),

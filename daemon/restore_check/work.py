@@ -10,9 +10,9 @@ from daemon.jobs.balance import read_balance
 from daemon.jobs.outbox import Outbox, QueuedMail, State
 from daemon.jobs.runs import RunDependencies
 from daemon.ledger import audit, queues, tickets
+from daemon.ledger.changes import ReceivedEvent
 from daemon.ledger.operators import MailDecision, Operators
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import ReceivedEvent
 from daemon.ledger.tickets import TicketChange
 from daemon.receipts import register
 from daemon.receipts.donation import PaidDonation

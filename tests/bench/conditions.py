@@ -4,9 +4,9 @@ import os
 import platform
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 OPTIMISED = "--enable-optimizations"
@@ -29,10 +29,14 @@ class Conditions:
     Args:
         idle: they had nothing to do.
         foreign: they worked for processes that are not the benchmark's, or the hypervisor took them away.
+        used: the clock ticks of each process of the benchmark, by its id, with those of its children that have ended.
+        total: the ticks of all cores.
     """
 
     idle: float
     foreign: float
+    used: Mapping[int, int] = field(default_factory=dict)
+    total: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,17 +81,20 @@ class Watch:
 
     def conditions(self) -> Conditions:
         """What the cores did since the watch began."""
-        return between(self._cores, _core_ticks(), _our_ticks() - self._ours)
+        cores, ours = _core_ticks(), _our_ticks()
+        # One that has ended meanwhile counts less than nothing, because its parent has all of its ticks now.
+        used = {pid: ours.get(pid, 0) - self._ours.get(pid, 0) for pid in ours.keys() | self._ours.keys()}
+        return between(self._cores, cores, used)
 
 
-def between(earlier: CoreTicks, later: CoreTicks, ours: int) -> Conditions:
-    """The conditions between two readings, of which our own processes used `ours` ticks.
+def between(earlier: CoreTicks, later: CoreTicks, used: Mapping[int, int]) -> Conditions:
+    """The conditions between two readings, with the ticks that our own processes used.
 
     Both counts are rounded to ticks at different moments, so that a difference of few ticks may be below zero.
     """
     total = max(1, later.total - earlier.total)
-    foreign = later.working - earlier.working - ours + later.stolen - earlier.stolen
-    return Conditions((later.idle - earlier.idle) / total, max(0, foreign) / total)
+    foreign = later.working - earlier.working - sum(used.values()) + later.stolen - earlier.stolen
+    return Conditions((later.idle - earlier.idle) / total, max(0, foreign) / total, used, total)
 
 
 def family(processes: dict[int, ProcessTicks], first: set[int]) -> set[int]:
@@ -104,11 +111,11 @@ def _core_ticks() -> CoreTicks:
         return CoreTicks.read(lines.readline())
 
 
-def _our_ticks() -> int:
+def _our_ticks() -> dict[int, int]:
     """Those of this process, of PostgreSQL (which is no child of it) and of all that they have started."""
     processes = dict(_processes())
     ours = family(processes, {os.getpid(), *_servers()})
-    return sum(processes[pid].used for pid in ours & processes.keys())
+    return {pid: processes[pid].used for pid in ours & processes.keys()}
 
 
 def _processes() -> Iterator[tuple[int, ProcessTicks]]:

@@ -13,7 +13,8 @@ import msgspec
 import psycopg2
 from psycopg2.extras import execute_values
 
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.changes import ReceivedEvent
+from daemon.ledger.recorder import Recorder
 from tests.bench.fill import batches, entry, open_database
 from tests.bench.machine import Stored, query
 

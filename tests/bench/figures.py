@@ -146,7 +146,11 @@ def as_json(figures: Sequence[Figure], samples: Samples, meanwhile: Meanwhile) -
             "verdict": figure.verdict(median(figure.values(samples))),
             "unit": figure.unit,
             "measured": {name: list(samples[name]) for name in (figure.over, figure.under) if name},
-            "meanwhile": {name: list(meanwhile[name]) for name in (figure.over, figure.under) if name},
+            "meanwhile": {
+                name: [{"idle": at.idle, "foreign": at.foreign} for at in meanwhile[name]]
+                for name in (figure.over, figure.under)
+                if name
+            },
         }
         for figure in figures
     ]

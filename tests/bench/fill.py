@@ -5,7 +5,8 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 from daemon.ledger import stripe_events
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.changes import ReceivedEvent
+from daemon.ledger.recorder import Recorder
 from sql.database import Database
 from tests.bench.machine import SHARE, Stored, query
 

@@ -15,8 +15,9 @@ from daemon.api.metrics import open_metrics
 from daemon.api.reply_queue import ReplyParts
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
+from daemon.ledger.changes import Outcome, ReceivedEvent
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
+from daemon.ledger.recorder import Recorder
 from daemon.runtime import logging as logs
 from daemon.runtime.readiness import ReadinessClient
 from sql.database import Database

@@ -91,8 +91,9 @@ def test_what_other_processes_use_is_foreign() -> None:
     """
     earlier = CoreTicks.read("cpu  100 10 50 1000 40 5 5 7 0 0")
     later = CoreTicks.read("cpu  160 20 80 1060 60 10 10 17 0 0")
-    assert between(earlier, later, ours=70) == Conditions(idle=80 / 200, foreign=40 / 200)
-    assert between(earlier, later, ours=150).foreign == 0
+    ours = {1: 60, 2: 10}
+    assert between(earlier, later, ours) == Conditions(idle=80 / 200, foreign=40 / 200, used=ours, total=200)
+    assert between(earlier, later, {1: 150}).foreign == 0
 
 
 def test_the_work_of_children_that_have_ended_is_ours() -> None:

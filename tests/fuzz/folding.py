@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from daemon.ledger import journal, operator_actions, projection
+from daemon.ledger import donation_objects, journal, kept_facts, operator_actions, projection
 from daemon.ledger.donation import Donation
 from daemon.ledger.facts import DONOR_FIELDS, FactName, Facts, Family, merge, merge_into, object_ids, owners
 from daemon.ledger.stripe_events import CannotApply, NotAnEvent, read
@@ -41,7 +41,7 @@ def _acts(parts: list[Facts], rng: random.Random) -> list[Facts]:
     """What an operator does: nothing, mostly; an assignment, an erasure, or both."""
     merged = merge({}, *parts)
     assignable = sorted(owners(merged))
-    erasable = sorted({*assignable, *projection.donor_objects(merged)})
+    erasable = sorted({*assignable, *kept_facts.donor_objects(merged)})
     done = []
     if assignable and rng.random() < 0.3:
         done.append(operator_actions.assign(merged, rng.choice(assignable), "story-2", actor="fuzz", at_us=AT_US))
@@ -105,9 +105,9 @@ def check_donation(donation: Donation) -> None:
     assert ID(donation.id)
 
 
-def _check_journal(merged: Facts, lent: projection.Subscriptions) -> None:
+def _check_journal(merged: Facts, lent: donation_objects.Subscriptions) -> None:
     """The entries of each donation add up to its figures."""
-    for id_, objects in projection.by_donation(merged, lent).items():
+    for id_, objects in donation_objects.by_donation(merged, lent).items():
         donation = projection.derive(id_, objects)
         entries = journal.entries(donation, objects)
         sums = tuple(sum(entry.amount for entry in entries if entry.kind == kind) for kind in journal.KINDS)
@@ -115,7 +115,7 @@ def _check_journal(merged: Facts, lent: projection.Subscriptions) -> None:
         assert sums == (paid if donation.paid_at is not None else (0, 0, 0)), "entries that are not the figures"
 
 
-def _check_apart(parts: list[Facts], lent: projection.Subscriptions, shown: list[Donation]) -> None:
+def _check_apart(parts: list[Facts], lent: donation_objects.Subscriptions, shown: list[Donation]) -> None:
     """What shares no id has nothing to do with each other: each group by itself gives the same donations."""
     groups: list[tuple[set[str], list[Facts]]] = []
     for part in parts:
@@ -130,10 +130,10 @@ def _check_apart(parts: list[Facts], lent: projection.Subscriptions, shown: list
         assert sorted(apart, key=lambda donation: donation.id) == shown, "strangers speak for each other"
 
 
-def _check_forgetting(merged: Facts, lent: projection.Subscriptions, shown: list[Donation]) -> None:
+def _check_forgetting(merged: Facts, lent: donation_objects.Subscriptions, shown: list[Donation]) -> None:
     """An erased donor is gone, stays gone when everything is delivered again, and takes no money along."""
-    forgotten = projection.redact(merged)
-    again = projection.redact(merge(forgotten, merged))
+    forgotten = kept_facts.redact(merged)
+    again = kept_facts.redact(merge(forgotten, merged))
     for known in (known for objects in again.values() for known in objects.values() if FactName.ERASED in known):
         assert not DONOR_FIELDS & known.keys(), "an erased donor came back"
     assert again == forgotten, "a redelivery changes what was forgotten"

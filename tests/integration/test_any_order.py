@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.changes import ReceivedEvent
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import read
 from daemon.ledger.verification import verify
 from daemon.simulator.scenarios import Scenario, shuffled

@@ -16,8 +16,9 @@ from daemon.api.metrics import ApiMetrics
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.cli.main import main
+from daemon.ledger.changes import ReceivedEvent
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import read
 from daemon.runtime.http.auth import OperatorAuthentication, parse_tokens
 from daemon.simulator import scenarios, sender

@@ -33,8 +33,9 @@ from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger import money
 from daemon.ledger.batcher import Batcher
+from daemon.ledger.changes import Outcome, ReceivedEvent
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.verification import verify
 from daemon.simulator import sender
 from sql.database import Database

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.cli.main import main
-from daemon.ledger import operator_actions, projection
+from daemon.ledger import kept_facts, operator_actions, projection
+from daemon.ledger.changes import ReceivedEvent
 from daemon.ledger.consent import is_signed, signature, withdrawal_key, withdrawal_link
 from daemon.ledger.facts import FactName, Facts, Family, merge
 from daemon.ledger.operators import Operators, UnknownDonation
 from daemon.ledger.rebuild import rebuild
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import read
 from daemon.ledger.verification import verify
 from daemon.simulator.sender import encode
@@ -74,7 +75,7 @@ def consents(facts: Sequence[Facts]) -> set[bool]:
     """Whether the one donation of these facts shows its name, in every order of the facts."""
     found = set()
     for order in itertools.permutations(facts):
-        [donation] = projection.donations(projection.redact(merge({}, *order)))
+        [donation] = projection.donations(kept_facts.redact(merge({}, *order)))
         found.add(donation.consent)
     return found
 
@@ -130,7 +131,7 @@ def test_a_withdrawal_wins_in_any_order(order: list[int], erased: bool) -> None:
     stated = [session([field("yes")]).facts, charge().facts, session([field("yes")], AT + 9).facts]
     act = operator_actions.erase if erased else operator_actions.withdraw_consent
     stated.append(act(stated[1], "pi_1", actor="anna", at_us=1).facts)
-    [donation] = projection.donations(projection.redact(merge({}, *(stated[n] for n in order), *stated)))
+    [donation] = projection.donations(kept_facts.redact(merge({}, *(stated[n] for n in order), *stated)))
     assert not donation.consent
     [before] = projection.donations(merge({}, *stated[:3]))
     assert before.consent
@@ -144,8 +145,8 @@ def test_a_withdrawal_stays_with_a_failed_charge() -> None:
     direct = charge(payment_intent=None, **failed).facts
     act = operator_actions.withdraw_consent(direct, "ch_pi_1", actor="anna", at_us=1)
     attempts = [charge(**failed).facts, charge("pi_1", AT + 9, id="ch_later", **failed).facts]
-    assert projection.split_attempts(merge({}, direct, *attempts))[1].keys() == {"ch_pi_1"}
-    facts, apart = projection.split_attempts(merge({}, direct, act.facts, *attempts))
+    assert kept_facts.split_attempts(merge({}, direct, *attempts))[1].keys() == {"ch_pi_1"}
+    facts, apart = kept_facts.split_attempts(merge({}, direct, act.facts, *attempts))
     assert apart == {}
     [donation] = projection.donations(merge(facts, session([field("yes")]).facts))
     assert not donation.consent

@@ -13,7 +13,8 @@ from aiohttp import hdrs
 from yarl import URL
 
 from daemon.ledger.audit import actions
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.changes import ReceivedEvent
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import read
 from daemon.ledger.tickets import tickets
 from daemon.pages.console_pages import ACTIONS, PAGES, search_parameters

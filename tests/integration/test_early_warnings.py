@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from daemon.ledger.audit import actions
+from daemon.ledger.changes import ReceivedEvent
 from daemon.ledger.facts import object_ids, owners
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import CannotApply, read
 from daemon.ledger.verification import verify
 from daemon.reports.early_warnings import EarlyWarning, State, read_warnings

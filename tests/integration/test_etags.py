@@ -8,9 +8,10 @@ import pytest
 
 from daemon.api import tickets
 from daemon.ledger import operator_actions
+from daemon.ledger.changes import Derivation, ReceivedEvent
 from daemon.ledger.donation import DonationRow
 from daemon.ledger.reader import Cursor, Ledger
-from daemon.ledger.recorder import Derivation, ReceivedEvent, Recorder
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import read
 from daemon.simulator import scenarios, sender
 from sql.connection import Params, Row

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from daemon.cli.main import main
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.changes import ReceivedEvent
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import StripeEvent
 from sql import load
 from tests.support.instance import eventually

@@ -14,7 +14,8 @@ from daemon.api.fraud import TURN_S, FraudWatch
 from daemon.api.metrics import ApiMetrics
 from daemon.cli.main import main
 from daemon.ledger.batcher import Batcher
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.changes import ReceivedEvent
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import Attempt, read
 from daemon.reports import attempts
 from daemon.reports.attempts import MAX_ROWS, AttemptCounter

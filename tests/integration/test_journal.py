@@ -14,9 +14,10 @@ from click.testing import CliRunner
 
 from daemon.cli.main import main
 from daemon.ledger import operator_actions, projection
+from daemon.ledger.changes import ReceivedEvent
 from daemon.ledger.reader import Ledger
 from daemon.ledger.rebuild import count_rows, rebuild
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import read
 from daemon.ledger.verification import verify
 from daemon.simulator import sender

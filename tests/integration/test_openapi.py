@@ -8,7 +8,8 @@ from pathlib import Path
 import aiohttp
 
 from daemon.api.operator import DOCUMENT_PATH
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.changes import ReceivedEvent
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import StripeEvent
 from daemon.runtime.readiness import Readiness
 from daemon.simulator import scenarios

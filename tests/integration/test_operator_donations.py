@@ -8,7 +8,8 @@ from urllib.parse import quote
 import pytest
 
 from daemon.api.endpoints import PREFIX
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.changes import ReceivedEvent
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.search import SCAN
 from daemon.ledger.stripe_events import StripeEvent
 from daemon.simulator import scenarios

@@ -14,8 +14,9 @@ import pytest
 
 from daemon.api.endpoints import PREFIX
 from daemon.ledger import audit, queues, search, tickets
+from daemon.ledger.changes import ReceivedEvent
 from daemon.ledger.donation import Status
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.search import SCAN, Search
 from daemon.ledger.stripe_events import read
 from daemon.reports import daily_sums, overview

@@ -19,7 +19,8 @@ from daemon.jobs.balance import read_balance
 from daemon.jobs.schedule import ProblemsFound
 from daemon.ledger.balance import Group, group_of
 from daemon.ledger.balance_verification import balance_differences
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.changes import ReceivedEvent
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import read
 from daemon.ledger.verification import verify
 from daemon.reports.payouts import UnknownPayout, payouts

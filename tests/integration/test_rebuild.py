@@ -11,10 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 from daemon.cli.main import main
-from daemon.ledger import projection
+from daemon.ledger import donation_objects, projection
+from daemon.ledger.changes import ReceivedEvent
 from daemon.ledger.donation import Donation, Status
 from daemon.ledger.rebuild import count_rows, rebuild, set_wrong_totals
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import read
 from daemon.ledger.verification import verify
 from daemon.simulator import scenarios, sender
@@ -47,7 +48,7 @@ def use_former_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rules of an earlier release: half of what is lost in a dispute, and no refunds at all."""
     derive = projection.derive
 
-    def former(id_: str, objects: projection.Objects) -> Donation:
+    def former(id_: str, objects: donation_objects.Objects) -> Donation:
         donation = derive(id_, objects)
         return msgspec.structs.replace(
             donation,

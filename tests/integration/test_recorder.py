@@ -5,8 +5,9 @@ import random
 
 import pytest
 
+from daemon.ledger.changes import Outcome, ReceivedEvent, Result
 from daemon.ledger.facts import FactName, Facts, Family, ObjectFacts
-from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder, Result
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import StripeEvent, read
 from daemon.ledger.verification import verify
 from daemon.ledger.written_rows import WrittenRows

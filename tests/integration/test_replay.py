@@ -21,7 +21,8 @@ from daemon.jobs.reconcile import RunState
 from daemon.jobs.replay import Failed, Replayed, ReplayState, replay
 from daemon.jobs.runs import load_state
 from daemon.jobs.schedule import JobDependencies, ProblemsFound
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.changes import ReceivedEvent
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import StripeEvent
 from daemon.simulator.fake_stripe.failures import Failure
 from daemon.simulator.fake_stripe.fake import TEST_KEY, FakeStripe

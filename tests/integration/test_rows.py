@@ -15,6 +15,7 @@ from daemon.ledger import (
     reader,
     recorder,
     search,
+    stored_rows,
     tickets,
     timeline,
     verification,
@@ -92,8 +93,8 @@ ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
 }
 PAGE = reader.PageRow._fields
 PREPARED = {
-    "find_stored": (recorder.FoundRow._fields, "'{}'"),
-    "find_subscriptions": (recorder.FoundSubscription._fields, "'{}'"),
+    "find_stored": (stored_rows.FoundRow._fields, "'{}'"),
+    "find_subscriptions": (stored_rows.FoundSubscription._fields, "'{}'"),
     "ledger_pages": ((*PAGE[:3], *DonationRow._fields, *PAGE[4:]), "'[]'"),
     "ticket_totals": (reader.TotalsRow._fields, "'{}'"),
     "record_events": (recorder.RecordedRow._fields, ", ".join(["'[]'"] * 4 + ["''"] + ["'[]'"] * 6)),

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from daemon.ledger import operator_actions, projection
+from daemon.ledger import kept_facts, operator_actions, projection
+from daemon.ledger.changes import ReceivedEvent
 from daemon.ledger.donation import Donation
 from daemon.ledger.facts import DISPUTE_STAGES, merge
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import StripeEvent, read
 from daemon.simulator.sender import encode
 from sql.database import Database
@@ -36,7 +37,7 @@ def event(event_type: str, created: int, stripe_object: Json) -> StripeEvent:
 def derived(events: Sequence[StripeEvent]) -> Donation:
     """The one donation that these events add up to, the same in every order."""
     found = {
-        tuple(projection.donations(projection.redact(merge({}, *(each.facts or {} for each in order)))))
+        tuple(projection.donations(kept_facts.redact(merge({}, *(each.facts or {} for each in order)))))
         for order in itertools.permutations(events)
     }
     [[donation]] = found

@@ -20,7 +20,7 @@ from daemon.api.short_path import ShortPath
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.batcher import Batcher
-from daemon.ledger.recorder import APPLIED, DUPLICATE, IGNORED, Outcome, ReceivedEvent, Result
+from daemon.ledger.changes import APPLIED, DUPLICATE, IGNORED, Outcome, ReceivedEvent, Result
 from daemon.runtime.http import limits
 from daemon.runtime.http.health_routes import HealthChecks
 from daemon.runtime.http.limits import Limits, Places

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.changes import ReceivedEvent
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import read
 from daemon.ledger.verification import verify
 from daemon.simulator.sender import encode

@@ -12,8 +12,9 @@ import pytest
 
 from daemon.jobs.schedule import ProblemsFound
 from daemon.ledger import operator_actions
+from daemon.ledger.changes import ReceivedEvent
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import read
 from daemon.receipts import register
 from daemon.receipts.donation import PaidDonation

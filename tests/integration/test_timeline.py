@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from daemon.cli.main import main
+from daemon.ledger.changes import ReceivedEvent
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import read
 from daemon.ledger.timeline import Item
 from daemon.simulator import sender

@@ -8,7 +8,8 @@ import psycopg2
 import pytest
 
 from daemon.ledger.batcher import BATCHES, SECOND_BATCH_EVENTS, Batcher
-from daemon.ledger.recorder import Outcome, ReceivedEvent, Recorder, Result
+from daemon.ledger.changes import Outcome, ReceivedEvent, Result
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import read
 from daemon.ledger.verification import verify
 from daemon.simulator import sender

@@ -12,8 +12,8 @@ from daemon.api.app import build
 from daemon.api.metrics import ApiMetrics
 from daemon.api.tickets import Donations
 from daemon.api.webhook import BODY_LIMIT, Webhook
+from daemon.ledger.changes import Outcome, ReceivedEvent
 from daemon.ledger.reader import Ledger
-from daemon.ledger.recorder import Outcome, ReceivedEvent
 from daemon.simulator import scenarios, sender
 from sql.database import Database
 from sql.errors import DatabaseUnavailable

@@ -2,7 +2,8 @@
 
 import re
 
-from daemon.ledger.projection import SOURCES, STATUSES
+from daemon.ledger.donation_objects import SOURCES
+from daemon.ledger.projection import STATUSES
 from tests.support.docs import EXPLANATION
 
 PLACE = re.compile(r"(?<=<!-- drawn by make diagram -->\n).*?(?=<!-- end of the drawing -->)", re.DOTALL)

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import msgspec
 
 from daemon.ledger import journal, projection
-from daemon.ledger.recorder import EXECUTE, EXECUTE_SHORT
+from daemon.ledger.prepared_statements import EXECUTE, EXECUTE_SHORT
 from sql.connection import Params, Row
 from sql.database import Database
 

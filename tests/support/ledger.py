@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.changes import ReceivedEvent
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import read
 from daemon.simulator import scenarios, sender
 from daemon.simulator.stripe_objects import Json

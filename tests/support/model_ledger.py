@@ -8,7 +8,8 @@ from itertools import accumulate
 
 from daemon.ledger.donation import Donation
 from daemon.ledger.facts import Facts, Family, merge
-from daemon.ledger.projection import donations, redact
+from daemon.ledger.kept_facts import redact
+from daemon.ledger.projection import donations
 from daemon.ledger.stripe_events import read
 from daemon.simulator.sender import encode
 from daemon.simulator.stripe_objects import Json

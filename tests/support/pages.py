@@ -9,8 +9,9 @@ from zoneinfo import ZoneInfo
 
 from aiohttp import web
 
+from daemon.ledger.changes import ReceivedEvent
 from daemon.ledger.operators import Operators
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import read
 from daemon.pages.consent_page import ConsentPage
 from daemon.pages.public import BeginPayment, PageSettings, PublicPages

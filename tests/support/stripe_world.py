@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from daemon.jobs.object_comparison import Failure
 from daemon.jobs.reconcile import Options, Reconciled, Reports, reconcile
 from daemon.jobs.runs import RunDependencies
+from daemon.ledger.changes import ReceivedEvent
 from daemon.ledger.comparison import Difference
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.recorder import Recorder
 from daemon.simulator import sender
 from daemon.simulator.fake_stripe.fake import TEST_KEY, FakeStripe
 from daemon.simulator.fake_stripe.server import serving

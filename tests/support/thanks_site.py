@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 from daemon.jobs.config import JobsConfig
 from daemon.jobs.schedule import JobDependencies, not_reported
 from daemon.jobs.thanks import SendDueMails
-from daemon.ledger.recorder import ReceivedEvent, Recorder
+from daemon.ledger.changes import ReceivedEvent
+from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import read
 from daemon.simulator import sender
 from daemon.simulator.fake_stripe.fake import TEST_KEY, FakeStripe

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from daemon.api.metrics import ApiMetrics
 from daemon.ledger import batcher as batcher_module
 from daemon.ledger.batcher import BATCH_BYTES, BATCH_EVENTS, BATCHES, SECOND_BATCH_EVENTS, Batcher, Overloaded
+from daemon.ledger.changes import Outcome, ReceivedEvent, Result
 from daemon.ledger.facts import Facts, Family
-from daemon.ledger.recorder import Outcome, ReceivedEvent, Result
 from daemon.ledger.stripe_events import StripeEvent
 from sql.errors import DatabaseUnavailable
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.ledger.donation_objects import SOURCES
 from daemon.ledger.facts import NEWEST, RULES, FactName, Facts, Family, ObjectFacts, checked, merge, owners
-from daemon.ledger.projection import SOURCES, donations
+from daemon.ledger.projection import donations
 from daemon.ledger.stripe_events import HANDLERS, CannotApply, NotAnEvent, read
 from daemon.simulator import scenarios
 from daemon.simulator.sender import encode

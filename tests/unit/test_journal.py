@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daemon.ledger import journal, projection
+from daemon.ledger import donation_objects, journal, kept_facts, payment_times, projection
 from daemon.ledger.donation import Donation
 from daemon.ledger.facts import FactName, Facts, Family, merge
 from daemon.ledger.stripe_events import read
@@ -32,11 +32,11 @@ def merged(events: Iterable[Json]) -> Facts:
 def booked(facts: Facts) -> dict[str, tuple[Donation, Sums]]:
     """Each donation with the sums of its entries, by id."""
     lent = facts.get(Family.SUBSCRIPTION, {})
-    own, _ = projection.split_attempts(
-        projection.redact({family: of for family, of in facts.items() if family != Family.SUBSCRIPTION})
+    own, _ = kept_facts.split_attempts(
+        kept_facts.redact({family: of for family, of in facts.items() if family != Family.SUBSCRIPTION})
     )
     result = {}
-    for id_, objects in projection.by_donation(own, lent).items():
+    for id_, objects in donation_objects.by_donation(own, lent).items():
         donation = projection.derive(id_, objects)
         entries = journal.entries(donation, objects)
         result[id_] = donation, {(e.kind, e.object, e.at): e.amount for e in entries}
@@ -81,9 +81,9 @@ def test_the_short_cut_for_one_payment_finds_the_same_entries(
         if is_older:
             for known in (known for objects in facts.values() for known in objects.values()):
                 known.pop(FactName.CAPTURES, None)
-        for id_, objects in projection.by_donation(facts, {}).items():
+        for id_, objects in donation_objects.by_donation(facts, {}).items():
             donation = projection.derive(id_, objects)
-            every = journal.every_entry(donation, objects, projection.late_failures(objects))
+            every = journal.every_entry(donation, objects, payment_times.late_failures(objects))
             assert journal.entries(donation, objects) == every
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from daemon.ledger import comparison, journal, projection
+from daemon.ledger import comparison, journal, kept_facts
 from daemon.ledger.comparison import Difference, differences
 from daemon.ledger.facts import Facts, Family, merge, merge_into
 from daemon.ledger.journal import DonationEntries
@@ -87,7 +87,7 @@ def from_events(events: Iterable[Json]) -> Facts:
     facts: Facts = {}
     for event in events:
         merge_into(facts, read(encode(event), livemode=False, hash_key=None).facts or {})
-    return projection.redact(facts)
+    return kept_facts.redact(facts)
 
 
 def from_objects(scenario: RandomScenario) -> tuple[Facts, int]:
@@ -98,7 +98,7 @@ def from_objects(scenario: RandomScenario) -> tuple[Facts, int]:
     for state in scenario.states:
         for shown in objects_of(state):
             merge_into(facts, facts_of(Raw(encode(shown)), reading))
-    return projection.redact(facts), reading.at
+    return kept_facts.redact(facts), reading.at
 
 
 def derived(facts: Facts) -> DonationEntries:
@@ -140,7 +140,7 @@ def test_objects_complete_what_events_have_left_out(rng: random.Random) -> None:
         return
     known = from_events([event for event in scenario.events if rng.random() > 0.4])
     stated, at = from_objects(scenario)
-    completed = projection.redact(merge(known, comparison.news(known, stated, with_hashes=True)))
+    completed = kept_facts.redact(merge(known, comparison.news(known, stated, with_hashes=True)))
     again = comparison.news(completed, stated, with_hashes=True)
     assert not comparison.has_news(completed, again)
     figures = [
@@ -158,6 +158,6 @@ def test_nothing_is_new_where_all_events_were_received(rng: random.Random) -> No
     if is_comparable(scenario):
         known = from_events(scenario.events)
         stated, at = from_objects(scenario)
-        completed = projection.redact(merge(known, comparison.news(known, stated, with_hashes=True)))
+        completed = kept_facts.redact(merge(known, comparison.news(known, stated, with_hashes=True)))
         found = list(differences(derived(known), derived(completed), at))
         assert unexpected(iter(found), scenario) == []
