@@ -37,6 +37,8 @@ DECLARE
     commands_left text := '';
     messages text := current_setting('client_min_messages');
 BEGIN
+    -- A superuser runs this: no function that another role has made, in `public` for example, takes the place of PostgreSQL's.
+    PERFORM set_config('search_path', 'pg_catalog', true);
     IF to_regnamespace(quote_ident(ledger)) IS NULL THEN
         RAISE EXCEPTION 'the schema % does not exist', ledger
             USING HINT = format('Run first: CREATE SCHEMA %I AUTHORIZATION <the role that migrates>', ledger);

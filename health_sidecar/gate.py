@@ -264,30 +264,37 @@ async def _check_pooler(probe: Probe, log: FilteringBoundLogger) -> None:
 
 async def _check_operator_log(probe: Probe, path: Path | None, log: FilteringBoundLogger) -> None:
     """Whether the ledger has the operators' actions and the mails that the operator log has. Raises GateClosed if it
-    lacks some.
+    lacks some, or if this process may not read the file, as after a restore in which root has put it in its place.
 
-    A log that cannot be read is only reported: it shows nothing about the ledger.
+    A damaged log is only reported: it shows nothing about the ledger.
     """
+    headline = "❌ Operator log check failed"
     try:
         line = chained_file.read_last(path) if path else None
         known = None if line is None else msgspec.json.decode(line.content, type=LoggedActions).position
     except FileNotFoundError:
         return  # it is made by the first export
+    except PermissionError:
+        reason = (
+            "OPERATOR_LOG cannot be read: permission denied. It may have erasures of donors that a restored database "
+            "lacks. Give the file to the user of donationd; after a restore run: donationd operator-log apply"
+        )
+        raise GateClosed(headline, reason, NOT_APPLIED, reached=True) from None
     except (OSError, chained_file.BrokenChain, msgspec.MsgspecError) as error:
         log.warning("[DB Startup] ⚠️ OPERATOR_LOG cannot be read", path=str(path), reason=str(error))
         return
     if known is None:
         return
-    headline = "❌ Operator log check failed"
     try:
-        [(_, hash_, _, mails, _)] = await probe.fetch(load("log_state"), {"number": known.actions})
+        asked_about = {"number": known.actions, "mail": known.mails}
+        [(_, hash_, _, mails, mail, _)] = await probe.fetch(load("log_state"), asked_about)
     except DatabaseUnavailable as down:
         raise GateClosed(headline, down.kind, down.kind) from None
     except StatementRejected as refusal:
         raise GateClosed(headline, f"Operator log check failed: {refusal}", SCHEMA_REFUSED, reached=True) from None
     if known.actions and hash_ != known.actions_hash:
         lacking = f"operators' actions up to number {known.actions}, such as erasures of donors"
-    elif mails < known.mails:
+    elif mails < known.mails or known.newest_mail not in {"", mail}:
         lacking = "mails, which donors would get again, with receipts whose numbers were given before"
     else:
         return
@@ -296,11 +303,12 @@ async def _check_operator_log(probe: Probe, path: Path | None, log: FilteringBou
 
 
 class LoggedPosition(msgspec.Struct):
-    """The last action in the operator log, by its number and hash in the audit chain, and the greatest id of a mail."""
+    """The last action in the operator log, by its number and hash in the audit chain, and the newest mail."""
 
     actions: int
     actions_hash: str
     mails: int = 0
+    newest_mail: str = ""
 
 
 class LoggedActions(msgspec.Struct):

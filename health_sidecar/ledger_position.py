@@ -32,6 +32,7 @@ INTERVAL_S = 1.0
 # Stripe delivers an event again for so long (https://docs.stripe.com/webhooks#automatic-retries): one that was recorded
 # just before the loss may be as old.
 DELIVERED_AGAIN = timedelta(days=3)
+COMPARED = timedelta(days=30)  # as far back a restored ledger is compared before mails are sent (end_restore.sql)
 TIME = "%Y-%m-%d %H:%M:%S UTC"
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -89,11 +90,13 @@ def find_loss(seen: Position, found: Reading) -> str:
         return ""
     rows = ", ".join(f"{kind} {mark.key} of {mark.at:{TIME}}" for kind, mark in lost.items())
     known_until = found.common_at or min(mark.at for mark in lost.values())
-    since = f"--since {known_until - DELIVERED_AGAIN:%Y-%m-%d}"
+    replayed = known_until - DELIVERED_AGAIN
+    compared = min(replayed, max(mark.at for mark in seen.marks().values()) - COMPARED)
     return (
         f"the database went back in time: it lacks what this host has seen ({rows}). "
         f"After the restore of a backup run, before it is used: donationd operator-log apply (without that log, repeat "
-        f"what operators did after {known_until:{TIME}}). Then: donationd replay {since}; donationd reconcile {since}; "
+        f"what operators did after {known_until:{TIME}}). Then: donationd replay --since {replayed:%Y-%m-%d}; "
+        f"donationd reconcile --since {compared:%Y-%m-%d}; "
         "on each host: donationd accept-ledger"
     )
 

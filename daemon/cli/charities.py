@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ from daemon.cli.arguments import Failure
 from daemon.cli.database import ask
 from daemon.cli.instance import one_sentence, owners_address
 from daemon.instance import charities
+from daemon.runtime.config import set_variables
 from sql import load, migrate
 
 NEXT_STEPS = """\
@@ -50,8 +52,9 @@ def _migrate(added: charities.Added) -> None:
 
 
 def print_all(*, as_json: bool) -> None:
-    """Prints each ledger of the database."""
-    found = ask(lambda database: database.fetch(load("list_ledgers")))
+    """Prints each ledger of the database, which is that of `add` where MIGRATE_DATABASE_URL is set."""
+    ledger = owners_address() if set_variables(os.environ).get("MIGRATE_DATABASE_URL") else None
+    found = ask(lambda database: database.fetch(load("list_ledgers")), ledger=ledger)
     for schema, owner, donations in found:
         if as_json:
             click.echo(json.dumps({"schema": schema, "owner": owner, "donations": donations}))

@@ -31,15 +31,18 @@ def export(file: Path | None, *, as_json: bool) -> None:
         click.echo(f"the hash of its last line: {found.hash}")
 
 
-def verify(file: Path | None, *, as_json: bool) -> None:
-    """Checks every line and prints what the log contains."""
+def verify(file: Path | None, known_hash: str | None, *, as_json: bool) -> None:
+    """Checks every line and prints what the log contains; fails if no line has the hash that is known."""
     path = file or _configured()
-    lines, rows, last = 0, 0, None
+    lines, rows, hash_, is_known = 0, 0, None, known_hash is None
     with _one_sentence(path):
-        for last in chained_file.read(path):
+        for line in chained_file.read(path):
             lines += 1
-            rows += sum(map(len, Batch.decode(last).rows.values()))
-    hash_ = last and last.hash.hex()
+            rows += sum(map(len, Batch.decode(line).rows.values()))
+            hash_ = line.hash.hex()
+            is_known = is_known or hash_ == (known_hash or "").lower()
+    if not is_known:
+        raise Failure(f"no line of {path} has the hash {known_hash}: its newest lines are missing")
     if as_json:
         click.echo(msgspec.json.encode({"lines": lines, "rows": rows, "hash": hash_}))
     else:

@@ -3,6 +3,7 @@
 The second has the password of the schema's owner, which no process needs. A shell and systemd read both.
 """
 
+import errno
 import os
 import shlex
 from collections.abc import Mapping
@@ -13,7 +14,9 @@ from daemon.instance.environment import DEFAULTS
 from daemon.instance.installation import home_folder
 from daemon.runtime import files
 
-STATE_FOLDERS = Path("/var/lib/donationd")  # of services, which root starts
+# Of services, which root starts. None is below another one's, such as that of a ledger in `public`: systemd links each
+# to a folder that only the service's own user can enter.
+STATE_FOLDERS = Path("/var/lib")
 READ = {"DATABASE_URL", "MIGRATE_DATABASE_URL", "PORT", "METRICS_PORT"}
 HEAD = "# The charity {name} (deploy/docs/charities.md). Special characters in a password are percent-encoded.\n"
 OWNER_HEAD = "# For `donationd migrate` and `charities add` only: this role owns the schema {name}.\n"
@@ -77,7 +80,9 @@ class CharityFiles:
         }
 
     def _state_folder(self) -> Path:
-        return STATE_FOLDERS / self.name if os.geteuid() == 0 else home_folder() / f".donationd-{self.name}"
+        if os.geteuid() == 0:
+            return STATE_FOLDERS / f"donationd-{self.name}"
+        return home_folder() / f".donationd-{self.name}"
 
     def _free_port(self, variable: str) -> str:
         """The number after the greatest in the folder's files; the default one is for a charity without such a file."""
@@ -98,5 +103,9 @@ def _text(settings: Mapping[str, str]) -> str:
 def _read(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
-    pairs = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line and not line.startswith("#"))
-    return {name: "".join(shlex.split(value)) for name, value in pairs if name in READ}
+    try:
+        lines = path.read_text().splitlines()
+        pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+        return {name: "".join(shlex.split(value)) for name, value in pairs if name in READ}
+    except ValueError:
+        raise OSError(errno.EINVAL, "it cannot be read as a shell reads it", str(path)) from None

@@ -100,7 +100,7 @@ class Checked(NamedTuple):
 
 async def _check(database: Database, path: Path, audit_hash: str | None) -> Checked:
     """Compares the whole log with the ledger. Raises CannotApply."""
-    [row] = await database.fetch(load("log_state"), {"number": 0})
+    [row] = await database.fetch(load("log_state"), {"number": 0, "mail": 0})
     state = LogState._make(row)
     lines, position, is_known, newest = 0, Position(), audit_hash is None, 0
     for batch in read(path):

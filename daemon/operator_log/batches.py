@@ -25,7 +25,8 @@ class Position(Struct, frozen=True, kw_only=True):
         actions, actions_hash: the last action, by its number and hash in the audit chain.
         entries, transactions: the last entry of the journal, and the last row of balance transactions, by `seq`.
         changes: mails and receipts that were changed before this time are in the log.
-        mails: the greatest id of a mail in it.
+        mails, newest_mail: the greatest id of a mail in it, and which mail that is: a database that went back in time
+            gives the id again. Logs of earlier releases do not say which.
     """
 
     actions: int = 0
@@ -34,6 +35,7 @@ class Position(Struct, frozen=True, kw_only=True):
     transactions: int = 0
     changes: str = BEGINNING
     mails: int = 0
+    newest_mail: str = ""
 
 
 class Batch(Struct, kw_only=True, omit_defaults=True):

@@ -36,6 +36,7 @@ class LogState(NamedTuple):
     hash: str | None
     actions: int
     mails: int
+    mail: str | None
     now: datetime
 
     @property
@@ -84,7 +85,7 @@ async def export(database: Database, path: Path) -> Exported:
         position = Batch.decode(log.last).position if log.last else Position()
         [(oldest_write,)] = await database.fetch(load("oldest_write"))  # before the snapshot, in which it is missing
         async with database.snapshot(STATEMENT_S) as snapshot:
-            [row] = await snapshot.rows(load("log_state"), {"number": position.actions})
+            [row] = await snapshot.rows(load("log_state"), {"number": position.actions, "mail": position.mails})
             state = LogState._make(row)
             _check(log, position, state, path)
             export = _Export(log, state.ledger, position, snapshot, Recorder(database))
@@ -99,7 +100,7 @@ def _check(log: Appender, position: Position, state: LogState, path: Path) -> No
     if log.last and (other := Batch.decode(log.last).ledger) != state.ledger:
         raise CannotExport(f"{path} is the log of another ledger, which began at {other}: name another file")
     lacks_actions = position.actions and state.hash != position.actions_hash
-    if lacks_actions or state.mails < position.mails:
+    if lacks_actions or state.mails < position.mails or position.newest_mail not in {"", state.mail}:
         lacking = f"operator actions, up to number {position.actions}," if lacks_actions else "mails"
         raise CannotExport(
             f"the ledger lacks {lacking} that {path} has: the database went back in time. "
@@ -146,8 +147,9 @@ class _Export:
         async for rows in self._batches("log_receipts", since=since):
             self._append({"receipts": [row for (row,) in rows]})
         async for rows in self._batches("log_mails", since=since):
-            mails = max(self.position.mails, *(id_ for id_, _ in rows))
-            self._append({"outbox": [row for _, row in rows]}, mails=mails)
+            known = (self.position.mails, self.position.newest_mail)
+            mails, newest_mail = max(known, *((id_, mail) for id_, mail, _ in rows))
+            self._append({"outbox": [row for *_, row in rows]}, mails=mails, newest_mail=newest_mail)
         if self.rows > rows_before:
             self._append({}, changes=seen_until.astimezone(UTC).isoformat())
 

@@ -165,7 +165,7 @@ class PublicPages:
         """`POST /tickets/{id}/give`: sends the donor to the page on which to pay, or shows the form again with what is
         wrong. While it waits for Stripe it has none of the places."""
         async with self._places:
-            ticket = (await self._found(request)).ticket
+            ticket, ledger_seq = await self._found(request)
         read_in, _headers = reader_language(request)
         entered = Entered.of(await _form_fields(request), ticket.currency, read_in)
         try:
@@ -175,7 +175,9 @@ class PublicPages:
                 raise CannotGive("error_amount", HTTPStatus.BAD_REQUEST)
             address = await self._begin_payment(request, ticket.id, entered)
         except CannotGive as problem:
-            return self._form_again(request, ticket, entered, problem)
+            reply = self._form_again(request, ticket, entered, problem)
+            reply.headers[LEDGER_SEQ] = str(ledger_seq)
+            return reply
         return web.Response(status=HTTPStatus.SEE_OTHER, headers={**NOT_CACHED, hdrs.LOCATION: address})
 
     def _form_again(

@@ -114,6 +114,8 @@ class Drill:
             found = await reconcile(deps, Options(), Reports())
         if found.differences or found.unknown or found.failed:
             self.outcome.problems.append(f"after the replay the ledger differed from Stripe's objects: {found}")
+        if not await Outbox(deps.database).due():
+            self.outcome.problems.append("mails still wait after the ledger was compared with Stripe's objects")
         await read_balance(deps.stripe, deps.database)
         with self._step("comparison"):
             self._look_for_erased(ledger, work, "reconciled")

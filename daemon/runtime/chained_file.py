@@ -13,7 +13,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -89,19 +89,30 @@ def read_last(path: Path) -> Line | None:
 
 @contextmanager
 def appending(path: Path) -> Iterator[Appender]:
-    """Opens the file, which is made unless it exists (mode 0600), and lets no other process append to it meanwhile.
+    """Opens the file, which is made unless it exists, and lets no other process append to it meanwhile.
 
     Raises:
         BrokenChain: its last line is not the one that was written.
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _open(path, os.O_RDWR | os.O_CREAT, "r+b") as file:
+    with suppress(FileExistsError):
+        _make(path)
+    with _open(path, os.O_RDWR, "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BlockingIOError(error.errno, "another process appends to it at this moment") from None
         yield Appender(path, file)
+
+
+def _make(path: Path) -> None:
+    """Makes an empty file that only its owner can read. What root makes belongs to the owner of the folder: that is the
+    user whose processes append later. Raises OSError."""
+    with _open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, "r+b") as file:
+        if os.geteuid() == 0:
+            folder = path.parent.stat()
+            os.fchown(file.fileno(), folder.st_uid, folder.st_gid)
 
 
 def _open(path: Path, flags: int, mode: Literal["rb", "r+b"]) -> BinaryIO:

@@ -39,6 +39,8 @@ FROM (
     SELECT 'fees', to_jsonb(b) - ARRAY['seq', 'recorded_at']
     FROM (SELECT DISTINCT ON (id) * FROM balance_transactions ORDER BY id, seq DESC) b
     UNION ALL
+    SELECT 'filed fees', to_jsonb(b) FROM balance_transactions b WHERE seq <= (SELECT max(fees_seq) FROM closed_reports)
+    UNION ALL
     SELECT 'payouts', to_jsonb(p) - ARRAY['seq', 'recorded_at']
     FROM (SELECT DISTINCT ON (id) * FROM payouts ORDER BY id, seq DESC) p
 ) compared

@@ -117,8 +117,9 @@ def test_two_charities_share_the_database_and_nothing_else(charities: Callable[.
         assert is_refused(cursor, "SELECT FROM shelter.stripe_attributions")
         assert is_refused(cursor, "SET ROLE shelter")
         assert is_refused(cursor, "SET ROLE helpers_owner")
-    listed = CliRunner().invoke(main, ["charities", "list", "--json"], env={"DATABASE_URL": first["DATABASE_URL"]})
-    assert [json.loads(line)["schema"] for line in listed.stdout.splitlines()] == [HELPERS, SHELTER]
+    as_helpers = CliRunner().invoke(main, ["charities", "list", "--json"], env={"DATABASE_URL": first["DATABASE_URL"]})
+    for listed in (as_helpers, charities("list", "--json")):
+        assert [json.loads(line)["schema"] for line in listed.stdout.splitlines()] == [HELPERS, SHELTER]
 
 
 def test_who_may_create_roles_needs_no_superuser(charities: Callable[..., Result], url: str, tmp_path: Path) -> None:
@@ -166,6 +167,17 @@ def test_what_is_not_this_charitys_is_not_taken(charities: Callable[..., Result]
     assert charities("add", "kitchen").exit_code == 0
     elsewhere = charities("add", "kitchen", as_url=url.replace("/ledgers", "/postgres"))
     assert (elsewhere.exit_code, "is of another database" in elsewhere.output) == (1, True)
+
+
+@pytest.mark.parametrize("content", [b"PORT='3005\n", b"PORT=\xff\n"])
+def test_a_file_that_no_shell_can_read_is_named(
+    content: bytes, charities: Callable[..., Result], tmp_path: Path
+) -> None:
+    """It may be that of another charity, whose port is taken. Nothing is made."""
+    (tmp_path / "shelter.env").write_bytes(content)
+    done = charities("add", HELPERS)
+    assert (done.exit_code, "shelter.env: it cannot be read" in done.output) == (1, True)
+    assert [*tmp_path.iterdir()] == [tmp_path / "shelter.env"]
 
 
 def test_a_migration_that_fails_can_be_repeated(

@@ -215,6 +215,17 @@ def test_a_role_reaches_its_own_ledger_only(url: str, roles: dict[str, str]) -> 
         migrate.apply(roles[HELPERS], schema="third")
 
 
+def test_a_superuser_calls_no_function_that_another_role_has_made(url: str) -> None:
+    """Who may create functions in public, as the owner of a database may, does not get a superuser's rights by it."""
+    trap = "CREATE FUNCTION public.{}({}) RETURNS text LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'called'; END$$"
+    with attempting(url) as owner:
+        owner.execute(trap.format("format", "text, name"))
+        owner.execute(trap.format("format", "text, name, name"))
+        set_rights(owner, schema=HELPERS, role=HELPERS)
+        owner.execute(f"DROP OWNED BY {HELPERS}")
+        owner.execute(f"DROP ROLE {HELPERS}")
+
+
 def test_roles_of_a_schema_that_does_not_exist_are_refused(url: str) -> None:
     """The error says how to make the schema first."""
     with attempting(url) as owner, pytest.raises(errors.RaiseException, match="CREATE SCHEMA nowhere AUTHORIZATION"):

@@ -6,7 +6,7 @@ import re
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from psycopg2.extensions import connection as Connection
 from daemon.cli.main import main
 from daemon.instance.installation import ROOT
 from daemon.instance.postgres import ROLE
-from health_sidecar.ledger_position import FILE, LedgerPosition, Mark, Position, advance
+from health_sidecar.ledger_position import FILE, LedgerPosition, Mark, Position, Reading, advance, find_loss
 from sql.database import Database
 from tests.support.instance import eventually
 from tests.support.ledger import add_ticket, record, scenario
@@ -144,6 +144,20 @@ def test_a_ledger_that_lacks_something_is_reported_until_it_is_accepted(
     accepted = donationd(tmp_path, copies.url, "accept-ledger", "--json")
     assert json.loads(accepted.stdout)["entry"]["key"] == "3"
     assert check(copies.url, path) == ""
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_the_comparison_that_is_advised_lets_mails_be_sent_again(common_day: int, lost_day: int) -> None:
+    """It reaches 30 days back from any restore, and includes all that is replayed."""
+    began_at = datetime(2024, 1, 1, tzinfo=UTC)
+    lost_at, common_at = (began_at + timedelta(days=100 + day) for day in (lost_day, common_day))
+    seen = Position(began_at=began_at, entry=Mark("1", lost_at))
+    problem = find_loss(seen, Reading(seen, False, frozenset(), common_at))
+    replayed, compared = (
+        datetime.fromisoformat(f"{day}T00:00:00+00:00") for day in re.findall(r"--since (\S{10})", problem)
+    )
+    assert compared <= min(replayed, lost_at - timedelta(days=30))
+    assert replayed <= common_at - timedelta(days=3)
 
 
 async def test_on_a_standby_and_without_an_answer_nothing_is_found_or_kept(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from daemon.operator_log.export import export
 from daemon.restore_check.comparison import compare, keep
 from daemon.restore_check.drill import connected
 from daemon.restore_check.work import Work
+from daemon.runtime import chained_file
 from daemon.runtime.chained_file import read
 from daemon.simulator.fake_stripe.fake import FakeStripe
 from daemon.simulator.fake_stripe.server import serving
@@ -331,6 +332,18 @@ def test_the_gate_refuses_a_ledger_to_which_the_log_was_not_applied(restored: st
     assert gate(restored, path) == (0, None)
 
 
+def test_the_gate_refuses_a_log_that_it_may_not_read(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that root has put in its place after a restore: the ledger may lack what it has."""
+
+    def read_last(_path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(chained_file, "read_last", read_last)
+    assert gate(database_url, tmp_path / "operator.log") == (1, NOT_APPLIED)
+
+
 async def test_a_ledger_that_lacks_mails(database: Database, database_url: str, tmp_path: Path) -> None:
     """The gate refuses it, and the log is not continued, also if operators did nothing since the backup: mails would be
     sent again."""
@@ -342,6 +355,22 @@ async def test_a_ledger_that_lacks_mails(database: Database, database_url: str, 
     assert await asyncio.to_thread(gate, database_url, path) == (1, NOT_APPLIED)
     with pytest.raises(exporting.CannotExport, match="lacks mails"):
         await export(database, path)
+
+
+async def test_a_mail_whose_id_was_given_again(database: Database, database_url: str, tmp_path: Path) -> None:
+    """A database that went back gives the id of a lost mail to another one, perhaps before the next export."""
+    path = tmp_path / "operator.log"
+    queue = (
+        "INSERT INTO outbox (id, donation_id, kind, seq) OVERRIDING SYSTEM VALUE VALUES (%(id)s, %(of)s, 'thanks', 0)"
+    )
+    await database.fetch(queue, {"id": 1, "of": "pi_lost"})
+    await export(database, path)
+    await database.fetch("DELETE FROM outbox")
+    for id_ in (1, 2):
+        await database.fetch(queue, {"id": id_, "of": f"pi_{id_}"})
+    with pytest.raises(exporting.CannotExport, match="lacks mails"):
+        await export(database, path)
+    assert await asyncio.to_thread(gate, database_url, path) == (1, NOT_APPLIED)
 
 
 def test_the_log_of_an_earlier_release_is_applied(database_url: str) -> None:
@@ -372,6 +401,10 @@ def test_the_command_exports_decisions(lost: Lost, postgres: str, tmp_path: Path
     url, path = postgres.format(name=lost.name), tmp_path / "new.log"
     exported = donationd(url, "operator-log", "export", str(path), "--json")
     assert exported.exit_code == 0, exported.stderr
+    noted = json.loads(exported.stdout)["hash"]
+    assert donationd(url, "operator-log", "verify", str(path), "--hash", noted.upper()).exit_code == 0
+    older = donationd(url, "operator-log", "verify", str(lost.kept / "operator.log"), "--hash", noted)
+    assert (older.exit_code, "its newest lines are missing" in older.stderr) == (1, True)
     before, after = (list(map(Batch.decode, read(log))) for log in (lost.kept / "operator.log", path))
     assert before[-1].position.actions_hash == after[-1].position.actions_hash
     assert {id_ for each in before for id_ in each.facts} == {id_ for each in after for id_ in each.facts} != set()

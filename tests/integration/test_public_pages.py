@@ -46,6 +46,13 @@ ON CONFLICT (ticket_id, currency) DO UPDATE SET paid_minor = excluded.paid_minor
 """
 
 
+ADD_ENTRY = """
+INSERT INTO ledger_entries
+    (seq, recorded_at, donation_id, ticket_id, currency, kind, object_id, effective_at, amount_minor, cause)
+VALUES (7, now(), 'pi_1', 'story-1', 'USD', 'payment', 'pi_1', now(), 1, 'evt_1')
+"""
+
+
 async def add_ticket(database: Database, title: str = "A new roof", **values: object) -> None:
     row = {"id": "story-1", "title": title, "currency": "USD", "goal": 2_000_00, "state": "open"} | values
     await database.fetch(
@@ -169,6 +176,17 @@ async def test_without_a_stripe_key_the_page_says_how_to_give(database: Database
     page = await text_of(client)
     assert ("<form" in page, "ask the charity" in page) == (False, True)
     assert (await client.post("/tickets/story-1/give", data={"preset": "10"})).status == 409
+
+
+async def test_each_page_says_how_new_its_figures_are(client: Client, database: Database) -> None:
+    """Also where nothing has changed, and where the form is shown again: each may have been read from a replica."""
+    await database.fetch(ADD_ENTRY)
+    for path in PAGES:
+        reply = await client.get(path)
+        same = await client.get(path, headers={"If-None-Match": reply.headers["ETag"]})
+        assert (reply.headers["X-Ledger-Seq"], same.status, same.headers["X-Ledger-Seq"]) == ("7", 304, "7")
+    again = await client.post("/tickets/story-1/give", data={"other": "ten"})
+    assert (again.status, again.headers["X-Ledger-Seq"]) == (400, "7")
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/tickets/story-1/picture.png"])

@@ -16,7 +16,7 @@ from daemon.restore_check import drill
 
 KINDS = {
     *("audit chain", "closed reports", "dismissed warnings", "donations", "events", "facts", "fees", "filed entries"),
-    *("keys", "mails"),
+    *("filed fees", "keys", "mails"),
     *("objects", "operator actions", "payouts", "receipts", "sums by time", "tickets", "totals"),
 }
 _numbers = itertools.count(1)
@@ -81,9 +81,19 @@ BROKEN = {
         {"donations", "events", "facts", "objects", "sums by time", "totals"},
         "",
     ),
+    "no reconciliation": ({"reconcile": no_reconciliation}, set(), "mails still wait"),
     "no operator log": (
         {"apply": nothing},
-        {"operator actions", "audit chain", "closed reports", "tickets", "receipts", "mails", "donations"},
+        {
+            "operator actions",
+            "audit chain",
+            "closed reports",
+            "filed fees",
+            "tickets",
+            "receipts",
+            "mails",
+            "donations",
+        },
         "contain data of erased donors",
     ),
 }

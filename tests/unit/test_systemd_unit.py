@@ -1,5 +1,6 @@
 """What systemd itself says of deploy/donationd.service, and that the example of its environment works."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from daemon.api.config import Config
+from daemon.instance.charity_files import CharityFiles
 from daemon.instance.environment import DEFAULTS
 from daemon.instance.installation import ROOT
 from daemon.instance.supervisord import stop_limits
@@ -54,7 +56,7 @@ def test_the_unit_of_many_charities_is_one_that_systemd_knows(tmp_path: Path) ->
     )
     command = command.replace("/opt/donationd/deploy/donationd.service", str(UNIT))
     made = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
-    for line in ("EnvironmentFile=/etc/donationd/%i.env", "StateDirectory=donationd/%i", "User=donationd-%i"):
+    for line in ("EnvironmentFile=/etc/donationd/%i.env", "StateDirectory=donationd-%i", "User=donationd-%i"):
         assert line in made.splitlines()
     assert "DONATIOND_STATE" not in made
     (tmp_path / "donationd@.service").write_text(
@@ -62,6 +64,15 @@ def test_the_unit_of_many_charities_is_one_that_systemd_knows(tmp_path: Path) ->
     )
     verified = analyze("verify", str(tmp_path / "donationd@.service"))
     assert (verified.returncode, verified.stderr) == (0, "")
+
+
+def test_the_state_folder_of_a_charity_is_that_of_its_unit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is not below that of another unit: systemd could not make it there."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    [environment, _owner] = CharityFiles(tmp_path, "helpers").write(url="postgresql:///x", owner_url="postgresql:///x")
+    [folder] = re.findall(r"\|StateDirectory=([^|]+)\|", CHARITIES)
+    assert f"DONATIOND_STATE=/var/lib/{folder.replace('%i', 'helpers')}\n" in environment.read_text()
+    assert "/" not in folder
 
 
 def test_the_service_writes_no_core_dumps() -> None:

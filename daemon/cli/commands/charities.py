@@ -53,7 +53,7 @@ def _add(name: str, folder: Path, as_json: bool) -> None:
 def _list(as_json: bool) -> None:
     """List the ledgers of the database, with their schemas and owners.
 
-    The number of donations is PostgreSQL's own estimate.
+    It uses MIGRATE_DATABASE_URL or DATABASE_URL. The number of donations is PostgreSQL's own estimate.
 
     \b
     Examples:

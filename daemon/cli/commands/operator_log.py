@@ -41,17 +41,25 @@ def _export(file: Path | None, as_json: bool) -> None:
 
 @operator_log.command("verify")
 @log_argument
+@click.option(
+    "--hash",
+    "known_hash",
+    callback=check_hash,
+    metavar="HASH",
+    help="The hash of a line that you noted before: the log must contain it.",
+)
 @json_option
-def _verify(file: Path | None, as_json: bool) -> None:
+def _verify(file: Path | None, known_hash: str | None, as_json: bool) -> None:
     """Check every line of the log; needs no database.
 
     \b
-    Example:
+    Examples:
       donationd operator-log verify /mnt/backup/operator.log
+      donationd operator-log verify --hash "$NOTED"
     """
     from daemon.cli import operator_log
 
-    operator_log.verify(file, as_json=as_json)
+    operator_log.verify(file, known_hash, as_json=as_json)
 
 
 @operator_log.command("apply")
