@@ -28,7 +28,7 @@ help:
 	@echo 'make bench-jobs shows what deliveries notice while the jobs process works, two minutes; OBJECTS=2000 less'
 	@echo 'make overload shows what too many deliveries and 1,000 hostile clients of each kind do to a process, eight minutes;'
 	@echo '              KIND=slow-heads,cut-bodies THROUGH=haproxy measures a part, SHORT=1 takes three (needs wrk, haproxy)'
-	@echo 'make upgrade-trial  upgrades the previous release under 300 events a second, a minute'
+	@echo 'make upgrade-trial  upgrades former releases under 300 events a second, two minutes'
 	@echo 'make image-test  builds the image and runs its containers, three minutes (needs root, mmdebstrap, buildah, podman, runc)'
 	@echo 'make fraud-figures   how many signals of fraud are right, and how many attacks they find; DAYS=1000 SEED=7 judges others'
 	@echo 'make chaos   200 faults under load, about half an hour; FAULTS=20 SEED=7 does fewer, and others, SITE=jobs those of'

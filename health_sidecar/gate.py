@@ -140,7 +140,7 @@ async def run_gate(
         check_url(url)
         log.info("[DB Startup] ✅ DATABASE_URL format valid")
         await _connect(probe, attempts, retry_delay_s, failed_attempt=failed_attempt, sleep=sleep, log=log)
-        await _check_schema(probe, log, schema)
+        late = await _check_schema(probe, log, schema)
         await _check_server(probe, log, allow_logged_statements=allow_logged_statements)
         await _check_pooler(probe, log)
         await _check_operator_log(probe, operator_log, log)
@@ -150,7 +150,7 @@ async def run_gate(
         headline = closed.headline
     else:
         _banner(log, "✅ DATABASE STARTUP GATE: PASSED")
-        return Verdict(passed=True, detail=loss or "all checks passed", reached=True)
+        return Verdict(passed=True, detail="; ".join(filter(None, (late, loss))) or "all checks passed", reached=True)
     log.error(headline, reason=verdict.detail)
     log.error(GATE_FAILED_LINE)
     return verdict
@@ -189,8 +189,8 @@ async def _connect(
     log.info("[DB Startup] ✅ Connection successful")
 
 
-async def _check_schema(probe: Probe, log: FilteringBoundLogger, name: str) -> None:
-    """Tables and migrations. Raises GateClosed."""
+async def _check_schema(probe: Probe, log: FilteringBoundLogger, name: str) -> str:
+    """Tables and migrations. Returns a sentence about missing migrations that can wait, or "". Raises GateClosed."""
     log.info("[DB Startup] Verifying schema integrity...")
     headline = "❌ Schema integrity check failed"
     try:
@@ -212,11 +212,15 @@ async def _check_schema(probe: Probe, log: FilteringBoundLogger, name: str) -> N
     if problems:
         raise GateClosed(headline, f"{finding}: " + "; ".join(problems), OUT_OF_SYNC, reached=True)
     log.info("[DB Startup] ✅ Schema integrity verified")
+    late = schema.drift.warning()
+    if late:
+        log.warning(f"[DB Startup] ⚠️ Schema not up to date: {late}")
     if await probe.has_older_rows():
         log.warning(
             "[DB Startup] ⚠️ An older release derived rows by other rules. "
             "When all processes run this release, run: donationd rebuild"
         )
+    return late
 
 
 async def _check_server(probe: Probe, log: FilteringBoundLogger, *, allow_logged_statements: bool) -> None:

@@ -37,6 +37,7 @@ BACKLOG = {
     "donations_unassigned": "Paid donations without a ticket, or with an unknown one",
     "webhook_events_failed_waiting": "Events that could not be applied and wait for a fix",
     "mails_undelivered": "Mails to donors that were not delivered, or were perhaps sent, and wait for a person",
+    "schema_migrations_missing": "Migrations of this release that are not applied",
 }
 
 
@@ -101,12 +102,16 @@ class Metrics(Collector):
 
     def backlog(self, *, unassigned: int, failed: int, undelivered: int, mail_delay_s: int) -> None:
         """This many donations, events and mails wait for a person; the oldest mail that is due has waited so long."""
-        self.waiting = {
+        self.waiting |= {
             "donations_unassigned": unassigned,
             "webhook_events_failed_waiting": failed,
             "mails_undelivered": undelivered,
         }
         self.mail_delay_s = mail_delay_s
+
+    def migrations(self, *, missing: int) -> None:
+        """So many migrations of this release are not applied."""
+        self.waiting["schema_migrations_missing"] = missing
 
     def collect(self) -> Iterator[Metric]:
         """All metrics of the sidecar itself."""

@@ -56,12 +56,12 @@ class Schema:
         found = []
         if self.missing_tables:
             # Tables that were created and are lost are not created again by migrating.
-            remedy = "Run: donationd migrate" if self.drift.missing else "Restore them from a backup"
+            remedy = "Run: donationd migrate" if self.drift.required else "Restore them from a backup"
             found.append(f"missing tables: {', '.join(self.missing_tables)}. {remedy}")
         if self.unreadable_tables:
             names = ", ".join(self.unreadable_tables)
             found.append(f"no permission to read: {names}. Run deploy/roles.sql again as the tables' owner")
-        if self.drift.missing:
+        if self.drift.required:
             found.append(f"migrations not applied: {', '.join(self.drift.missing)}. Run: donationd migrate")
         if self.drift.edited:
             found.append(
@@ -74,7 +74,7 @@ class Schema:
     def serves(self) -> bool:
         """Whether requests can be answered from it."""
         return not {*self.missing_tables, *self.unreadable_tables} - {HISTORY_TABLE} and not (
-            self.drift.missing or self.drift.edited
+            self.drift.required or self.drift.edited
         )
 
 

@@ -97,6 +97,7 @@ WAITING = {
     "webhook_events_failed_waiting": "failed events wait for a fix: donationd failed list",
     "mails_undelivered": "mails to donors were not delivered: donationd receipts undelivered",
     "donations_unassigned": "paid donations belong to no known ticket: donationd unassigned",
+    "schema_migrations_missing": "migrations of this release are not applied: donationd migrate",
 }
 
 

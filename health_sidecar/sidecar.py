@@ -72,6 +72,9 @@ class Sidecar:
     schema_problems: OnChangeLog = field(
         default_factory=lambda: OnChangeLog("error", "[DB Watchdog] ❌ Schema out of sync")
     )
+    late_migrations: OnChangeLog = field(
+        default_factory=lambda: OnChangeLog("warning", "[DB Watchdog] ⚠️ Schema not up to date")
+    )
     newer_schema: OnChangeLog = field(
         default_factory=lambda: OnChangeLog("warning", "[DB Watchdog] ⚠️ The database has migrations of a newer version")
     )
@@ -198,6 +201,8 @@ class Sidecar:
         except StatementRejected as rejection:
             self.schema_problems.report(str(rejection))
             raise DatabaseUnavailable(SCHEMA_REFUSED) from None
+        self.metrics.migrations(missing=len(schema.drift.missing))
+        self.late_migrations.set(schema.drift.warning())
         self.newer_schema.set(", ".join(schema.drift.unknown))
         self.schema_problems.set("; ".join(schema.problems()))
         if not schema.serves:

@@ -1,6 +1,9 @@
 """The schema's history: which migrations there are, which are applied, and applying the rest.
 
 A migration is `migrations/NNNN_name.sql`; its SHA-256 is stored when it is applied, so that an edited file is detected.
+
+Upgrades expand the schema first and use it later (SPEC 14): a migration that is newer than NEEDED only adds what no
+statement of this release names, so that this release also runs on the schema of the release before it.
 """
 
 import hashlib
@@ -22,6 +25,9 @@ from sql.schemas import PUBLIC, SET_SEARCH_PATH
 from sql.statements import statements
 
 NAME = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
+# The number of the newest migration that this release cannot do without: the newest one of the release before it. The
+# next release raises it (CONTRIBUTING.md).
+NEEDED = 30
 CONNECT_TIMEOUT_S = 5
 # A session that needs a table queues behind a statement that waits to alter it. After a second (deadlock_timeout)
 # PostgreSQL looks for a deadlock, and would perhaps end a writer: a migration gives up before that.
@@ -57,6 +63,23 @@ class Drift:
     missing: tuple[str, ...]
     edited: tuple[str, ...]
     unknown: tuple[str, ...]
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The missing migrations that this release cannot do without."""
+        return tuple(name for name in self.missing if number(name) <= NEEDED)
+
+    def warning(self) -> str:
+        """A sentence about missing migrations, if this release can do without all of them; else empty."""
+        if self.required or not self.missing:
+            return ""
+        names = ", ".join(self.missing)
+        return f"migrations not applied that only the next release needs: {names}. Run: donationd migrate"
+
+
+def number(name: str) -> int:
+    """The number of a migration, from its name."""
+    return int(name.partition("_")[0])
 
 
 def discover() -> tuple[Migration, ...]:

@@ -1,6 +1,7 @@
 """A real PostgreSQL for the whole run, and a fresh, migrated database per test by cloning a template.
 
-A module whose tests begin with the same ledger replaces the fixture `template` by one of `make_template`.
+Modules that `oldest_schema` lists begin with the schema of the release before, all others with today's. A module whose
+tests begin with the same ledger replaces the fixture `template` by one of `make_template`.
 
 The binaries are those of the embedded package; TEST_PG_BIN names another installation's folder.
 """
@@ -25,6 +26,7 @@ from daemon.simulator.fake_stripe.fake import FakeStripe
 from daemon.simulator.fake_stripe.server import serving
 from sql import migrate
 from sql.database import Database
+from tests.support import oldest_schema
 from tests.support.guard import guarded
 from tests.support.instance import SECRETS, Instance, instance_of_its_own
 from tests.support.order import place
@@ -33,7 +35,7 @@ from tests.support.postgres import MakeTemplate, Server, running_server
 # Of new objects, after which Python looks for cycles that nothing refers to any more. At its default of 700 it spends a
 # tenth of the processor time of these tests on that, because the worlds that they make have millions of objects.
 GC_THRESHOLD = 50_000
-TEMPLATE = "template_ledger"
+TODAYS, OLDEST = "template_ledger", "template_oldest"
 EMBEDDED = "deploy/embedded.conf"
 _numbers = itertools.count(1)
 
@@ -98,14 +100,28 @@ def administrator(postgres: str) -> Iterator[Connection]:
 
 
 @pytest.fixture(scope="session")
-def migrated(postgres: str, administrator: Connection) -> str:
-    """The name of a migrated database without rows."""
-    administrator.cursor().execute(f"CREATE DATABASE {TEMPLATE}")
-    migrate.apply(postgres.format(name=TEMPLATE))
-    return TEMPLATE
+def oldest(postgres: str, administrator: Connection) -> str:
+    """The name of a database without rows, with the oldest schema that this release works on."""
+    administrator.cursor().execute(f"CREATE DATABASE {OLDEST}")
+    oldest_schema.make(postgres.format(name=OLDEST))
+    return OLDEST
 
 
 @pytest.fixture(scope="session")
+def todays(postgres: str, administrator: Connection, oldest: str) -> str:
+    """The name of a database without rows, with today's schema."""
+    administrator.cursor().execute(f"CREATE DATABASE {TODAYS} TEMPLATE {oldest} STRATEGY FILE_COPY")
+    migrate.apply(postgres.format(name=TODAYS))
+    return TODAYS
+
+
+@pytest.fixture(scope="module")
+def migrated(request: pytest.FixtureRequest, oldest: str, todays: str) -> str:
+    """The name of a migrated database without rows, with the schema that the module's tests begin with."""
+    return oldest if request.path.name in oldest_schema.MODULES else todays
+
+
+@pytest.fixture(scope="module")
 def make_template(postgres: str, administrator: Connection, migrated: str) -> MakeTemplate:
     """Returns the name of a new database, migrated and then filled by a function of its URL."""
 
@@ -118,7 +134,7 @@ def make_template(postgres: str, administrator: Connection, migrated: str) -> Ma
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def template(migrated: str) -> str:
     """The name of the database that the test's own is cloned from."""
     return migrated

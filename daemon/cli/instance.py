@@ -32,26 +32,29 @@ def reload() -> None:
     environ = environment.running_environ()
     if environ is None:
         raise Failure("no instance runs in this folder: start one with `donationd up`")
-    _refuse_missing_migrations(read(MigrateConfig, {**environ, **set_variables(os.environ)}))
+    _check_migrations(read(MigrateConfig, {**environ, **set_variables(os.environ)}))
     try:
         reloading.reload(environ, click.echo)
     except reloading.CannotReload as error:
         raise Failure(str(error)) from None
 
 
-def _refuse_missing_migrations(config: MigrateConfig) -> None:
-    """Raises Failure if the database lacks migrations of this release: its processes would fail on every event, while
-    those of the previous release work. Without a URL nothing is checked.
+def _check_migrations(config: MigrateConfig) -> None:
+    """Raises Failure if the database lacks migrations that this release cannot do without: its processes would fail on
+    every event, while those of the previous release work. Warns of others. Without a URL nothing is checked.
     """
     url = config.database_url.get_secret_value() if config.database_url else ""
+    if not url:
+        return
     try:
-        missing = migration.drift(url, schema=config.ledger_schema).missing if url else ()
+        drift = migration.drift(url, schema=config.ledger_schema)
     except psycopg2.Error:
         return  # without its database no new process becomes ready, which ends the reload
-    if missing:
-        raise Failure(
-            f"migrations not applied: {', '.join(missing)}. Run `donationd migrate` first. No process was restarted"
-        )
+    if drift.required:
+        missing = ", ".join(drift.missing)
+        raise Failure(f"migrations not applied: {missing}. Run `donationd migrate` first. No process was restarted")
+    if warning := drift.warning():
+        click.echo(warning, err=True)
 
 
 def migrate(*, as_json: bool) -> None:
@@ -95,11 +98,13 @@ def print_drift(*, as_json: bool) -> int:
         drift = migration.drift(ledger.url, schema=ledger.schema)
     is_up_to_date = not (drift.missing or drift.edited)
     if as_json:
-        click.echo(json.dumps({"upToDate": is_up_to_date, **dataclasses.asdict(drift)}))
+        click.echo(json.dumps({"upToDate": is_up_to_date, **dataclasses.asdict(drift), "required": drift.required}))
         return 0 if is_up_to_date else 1
     for what, names in (("missing", drift.missing), ("edited", drift.edited), ("unknown", drift.unknown)):
         for name in names:
             click.echo(f"{what}: {name}")
+    if warning := drift.warning():
+        click.echo(warning)
     if is_up_to_date:
         click.echo("the schema is up to date")
     return 0 if is_up_to_date else 1

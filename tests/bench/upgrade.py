@@ -1,4 +1,5 @@
-"""A rolling upgrade under load: the previous release serves, today's files replace its own, each process restarts.
+"""Rolling upgrades under load: a release serves, today's files replace its own, and each process restarts before the
+schema is migrated or after it.
 
 `make upgrade-trial`. Exit status 1 if a reply was no 2xx, an event is missing, or `donationd verify` finds a
 difference.
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -27,7 +28,7 @@ from tests.chaos.load import KEEP_ALIVE_S, NO_REPLY
 from tests.support.guard import guarded
 from tests.support.instance import Instance, instance_of_its_own
 from tests.support.postgres import running_server
-from tests.support.previous_release import replace_by_todays, unpack
+from tests.support.previous_release import PREVIOUS, PUBLISHED, replace_by_todays, unpack
 
 EVENTS_PER_S = 300
 READS_PER_S = 20
@@ -37,39 +38,52 @@ LONGEST_S = 120  # of the whole load
 TIMEOUT_S = 20.0
 TICKET = "story-1"
 
+# From which release, and the commands of today's files: an older schema is migrated first.
+UPGRADES = (
+    (PUBLISHED, ("migrate", "reload", "rebuild")),
+    (PREVIOUS, ("reload", "migrate", "rebuild")),
+)
+
 Request = Callable[[aiohttp.ClientSession, float], Coroutine[Any, Any, None]]
 
 
 def main() -> int:
-    """Prints how requests were answered during each step. Returns the exit status."""
-    with guarded(), tempfile.TemporaryDirectory() as name, running_server({}) as server:
-        release = unpack(Path(name) / "release")
+    """Prints how requests were answered during each step of each upgrade. Returns the exit status."""
+    with guarded():
+        return max([trial(commit, commands) for commit, commands in UPGRADES])
+
+
+def trial(commit: str, commands: Sequence[str]) -> int:
+    """Upgrades an instance of a release, with a new database, by these commands. Returns the exit status."""
+    print(f"from {commit[:7]}: {', '.join(commands)}", flush=True)
+    with tempfile.TemporaryDirectory() as name, running_server({}) as server:
+        release = unpack(commit, Path(name) / "release")
         url = server.url.format(name="postgres")
         environ = {
             "DATABASE_URL": url,
             "STRIPE_WEBHOOK_SECRET": SECRET,
             "STRIPE_LIVEMODE": "false",
             "HOST": "127.0.0.1",
-            "STRIPE_API_BASE": "",  # the previous release refuses it
+            "STRIPE_API_BASE": "",  # the published release refuses it
         }
         with instance_of_its_own(environ, release) as instance:
             run(instance, "migrate")
             run(instance, "tickets", "add", TICKET)
             instance.start()
-            return asyncio.run(upgrade(instance, url))
+            return asyncio.run(upgrade(instance, url, commands))
 
 
-async def upgrade(instance: Instance, url: str) -> int:
+async def upgrade(instance: Instance, url: str, commands: Sequence[str]) -> int:
     """Upgrades the instance under load, then verifies the ledger. Returns the exit status."""
     before = count_events(url)
     load = Load(instance.api, iter(Stream(Pool(), [TICKET]).take(LONGEST_S * EVENTS_PER_S)))
     async with asyncio.TaskGroup() as group:
         group.create_task(load.deliver())
         group.create_task(load.read())
-        await step(load, "the previous release serves")
+        await step(load, "the former release serves")
         await asyncio.to_thread(replace_by_todays, instance.release)
-        for words in ("migrate", "reload", "rebuild"):
-            await step(load, f"donationd {words}", instance, words)
+        for command in commands:
+            await step(load, f"donationd {command}", instance, command)
         await step(load, "the new release serves")
         load.stopped = True
     recorded = count_events(url) - before

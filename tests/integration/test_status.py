@@ -170,6 +170,12 @@ async def test_status_exits_0_only_if_all_is_well(aiohttp_client: MakeClient) ->
         (READY, RUNNING, {"webhook_events_failed_waiting": 2}, "2 failed events"),
         (READY, RUNNING, {"donations_unassigned": 1}, "1 paid donations"),
         (READY, RUNNING, {"mails_undelivered": 1}, "1 mails to donors"),
+        (
+            READY,
+            RUNNING,
+            {"schema_migrations_missing": 1},
+            "1 migrations of this release are not applied: donationd migrate",
+        ),
     ],
 )
 async def test_each_trouble_is_a_sentence_and_exit_status_1(
