@@ -165,7 +165,8 @@ def _paths(
 ) -> tuple[FindHandler, web.AppRunner]:
     """The short path, and what answers every request that does not take it."""
     tokens = OperatorAuthentication(config.operator_tokens)
-    donations = Donations(Ledger(connected.reads.ledger), config.default_currency, tokens)
+    reads = connected.reads
+    donations = Donations(Ledger(reads.ledger), config.default_currency, tokens, reads.primary)
     places = Places("deliveries", config.webhook_places)
     read_places = ReadPlaces(
         Places("ledger pages", config.page_places),
@@ -175,7 +176,7 @@ def _paths(
     webhook = _webhook(config, batcher, places, replies.parts.metrics)
     health = HealthChecks(lambda: replies.parts.readiness.state)
     handlers = ShortPath(webhook, batcher, places, health, replies).handlers()
-    reads = ShortReads(donations, read_places, replies, has_public_pages=config.public_ledger)
+    short_reads = ShortReads(donations, read_places, replies, has_public_pages=config.public_ledger)
     app = build(
         webhook,
         donations,
@@ -187,7 +188,7 @@ def _paths(
         trusted_proxies=config.trusted_proxies,
     )
     runner = web.AppRunner(app, shutdown_timeout=config.shutdown_grace_ms / 1000)
-    return lambda line: handlers.get(line) or reads.handler(line), runner
+    return lambda line: handlers.get(line) or short_reads.handler(line), runner
 
 
 def _webhook(config: Config, batcher: Batcher, places: Places, metrics: ApiMetrics) -> Webhook:

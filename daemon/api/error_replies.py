@@ -1,5 +1,6 @@
 """The one table from errors to replies, for every request of an API process."""
 
+import re
 from collections.abc import Callable, Mapping
 
 from aiohttp import web
@@ -20,6 +21,7 @@ FAULTS = {
     "unexpected": ("error", "[API] Unexpected error"),
 }
 
+REPORT = re.compile(r"/(?:api/)?operator/reports(?:/(?P<name>[a-z]+))?(?:\.csv)?")  # as a route
 NOT_READY = "Database connection is currently unavailable"
 
 
@@ -48,6 +50,10 @@ class ErrorReplies:
                 return error_reply(web.HTTPRequestTimeout())
             case web.RequestPayloadError() | ConnectionError():
                 return error_reply(web.HTTPBadRequest(text="the body is not complete"))
+            case DatabaseUnavailable(kind="timeout") | TimeoutError() if report := REPORT.fullmatch(route):
+                self._readiness.report_failure()  # perhaps it is not the report that is slow
+                self._faults["slow"].report(route, **context())
+                return error_reply(web.HTTPServiceUnavailable(text=_slow_report(report["name"])))
             case DatabaseUnavailable():
                 self._readiness.report_failure()
                 self._faults["down"].report(error.kind, **remedy(error.kind), **context())
@@ -64,6 +70,11 @@ class ErrorReplies:
         # The error's text and trace may hold anything; its type and place are enough to find it.
         self._faults["unexpected"].report(f"{type(error).__name__} at {_place(error)}", route=route, **context())
         return error_reply(web.HTTPInternalServerError(text="unexpected error; the log contains the details"))
+
+
+def _slow_report(name: str | None) -> str:
+    command = f"donationd report {name}" if name else "donationd report"
+    return f"this report takes longer than a reply may (DB_STATEMENT_TIMEOUT_MS, REQUEST_DEADLINE_MS): run `{command}`"
 
 
 def _place(error: BaseException) -> str:

@@ -28,6 +28,7 @@ from daemon.reports.export import (
     parse_key,
     table_format,
 )
+from daemon.reports.tickets import UnknownTicket, check_ticket
 from daemon.reports.time_zones import UnknownTimeZone, load_time_zone
 from daemon.runtime.http.auth import Scope
 from sql import load
@@ -37,6 +38,7 @@ JSON_LINES = "application/x-ndjson"
 FETCH_ROWS = 200  # some 60 kB; they delay what else the process does by two milliseconds
 FETCH_S = 60.0  # the first fetch may have to sort all rows
 DEFAULT_ZONE = "UTC"
+NO_TICKET = "there is no such ticket"
 NO_MANIFEST = "no export with these parameters was sent completely in the last 30 days"
 
 Key = Annotated[
@@ -148,6 +150,7 @@ def _export(handler: Any, name: str, query: type[RowsQuery], media_type: str) ->
         handler,
         query,
         {media_type: str},
+        {404: NO_TICKET},
         audit=lambda asked: AuditEntry("export", audit_detail(asked.selection, name)),
         is_slow=True,
         has_ledger_seq=True,
@@ -171,7 +174,10 @@ async def _begin(database: Database, operator: str, format_name: str, query: Row
     """A reply whose parts are read from one snapshot, which they close. When all were sent, the manifest is stored."""
     selection = query.selection
     try:
+        await check_ticket(database, selection.ticket)
         last = await find_last(database, selection)
+    except UnknownTicket as problem:
+        raise web.HTTPNotFound(text=str(problem)) from None
     except MomentInFuture as problem:
         raise web.HTTPBadRequest(text=f"asOf: {problem}") from None
     csv = query if isinstance(query, CsvQuery) else None

@@ -23,6 +23,7 @@ class ReadPools:
     Attributes:
         ledger: for totals, ledger pages and checkouts.
         pages: for the public pages of tickets.
+        primary: the connections behind `ledger` that lead to the primary, for reads that no replica may answer.
         pools: all that are behind them.
     """
 
@@ -36,6 +37,7 @@ class ReadPools:
         ]
         primary = [connect(config.database_url, *size) for size in sizes]
         self.pools = primary
+        self.primary = primary[0]
         self.ledger, self.pages = primary
         self._replicated: list[ReadDatabase] = []
         if config.read_database_url:

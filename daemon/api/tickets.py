@@ -17,7 +17,9 @@ from daemon.ledger import money
 from daemon.ledger.donation import DonationRow, Status
 from daemon.ledger.facts import TICKET_PATTERN
 from daemon.ledger.reader import Cursor, Figures, LastDonation, Ledger, Moment, Page, PageQuery, TicketFigures, Totals
+from daemon.reports.entry_sums import MomentInFuture, find_moment
 from daemon.runtime.http.auth import OperatorAuthentication, Scope
+from sql.database import Database
 
 PAGE = 100
 PAGE_LIMIT = 1000
@@ -37,11 +39,19 @@ class Donations:
     Args:
         default_currency: of tickets that name none.
         operators: who may read totals as they were known at an earlier moment.
+        primary: where these are read: a replica does not know yet which moments have passed.
     """
 
-    def __init__(self, ledger: Ledger, default_currency: str, operators: OperatorAuthentication | None = None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        default_currency: str,
+        operators: OperatorAuthentication | None = None,
+        primary: Database | None = None,
+    ) -> None:
         self._ledger = ledger
         self._default_currency = default_currency
+        self._primary = primary
         self._operators_total_as_of = (operators or OperatorAuthentication(())).require(Scope.READ, self._total_as_of)
 
     async def page(self, request: web.Request) -> web.Response:
@@ -97,21 +107,25 @@ class Donations:
         query = _query(request, "asOf", "currency")
         moment, wanted = _moment(query["asOf"]), _currency(query.get("currency"))
         ticket = ticket_id(request)
-        rows = await self._ledger.totals_as_of(ticket, moment)
+        assert self._primary is not None  # noqa: S101 - given with the operators
+        try:
+            found = await find_moment(self._primary, moment)
+        except MomentInFuture as problem:
+            raise web.HTTPBadRequest(text=f"asOf: {problem}") from None
+        rows = await Ledger(self._primary).totals_as_of(ticket, found.seq)
         if not rows:
             raise _unknown(ticket)
-        recorded = rows[0].recorded_at
         top = wanted or rows[0].ticket_currency or self._default_currency
         by_currency = {row.currency: _amounts(row.currency, row.figures) for row in rows if row.currency}
         body = msgspec.json.encode(
             {
                 "success": True,
-                "asOf": {"seq": rows[0].seq, "recordedAt": recorded and recorded.astimezone(UTC)},
+                "asOf": {"seq": found.seq, "recordedAt": found.recorded_at and found.recorded_at.astimezone(UTC)},
                 **by_currency.get(top, _amounts(top, Figures())),
                 "byCurrency": by_currency,
             }
         )
-        tag, headers = _tag(body), {LEDGER_SEQ: str(rows[0].seq)}
+        tag, headers = _tag(body), {LEDGER_SEQ: str(found.seq)}
         return _not_modified(tag, headers) if _is_known(tag, _known_tags(request)) else _reply(body, tag, headers)
 
 

@@ -41,6 +41,7 @@ from daemon.reports.export import (
 )
 from daemon.reports.formats import Format
 from daemon.reports.journals import JOURNALS, AccountUse
+from daemon.reports.tickets import UnknownTicket, check_ticket
 from daemon.reports.time_zones import load_time_zone
 from daemon.runtime import files
 from sql.database import Database
@@ -101,7 +102,7 @@ def run(kind: str, options: Options) -> None:
     with _opened(options.out) as file:
         try:
             selection, last = ask(partial(_begin, selection=selection, options=options), ledger=ledger)
-        except MomentInFuture as problem:
+        except (MomentInFuture, UnknownTicket) as problem:
             raise Failure(str(problem)) from None
         manifest = _write(ledger, selection, options, accounts, file, last=last)
     if options.manifest_path:
@@ -111,6 +112,7 @@ def run(kind: str, options: Options) -> None:
 
 async def _begin(database: Database, selection: Selection, options: Options) -> tuple[Selection, dict[str, int | None]]:
     """Records the export, and returns where it begins and ends."""
+    await check_ticket(database, selection.ticket)
     if options.program:
         selection = await continue_fees(database, selection)
     last = await find_last(database, selection)

@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from daemon.api.config import CommandConfig
-from daemon.cli.arguments import Failure
+from daemon.cli.arguments import WHERE_IDS_ARE, Failure
 from daemon.cli.database import ask
 from daemon.cli.emails import read_email_hashes
 from daemon.cli.settings import settings
@@ -31,7 +31,9 @@ def print_found(query: str | None, actor: str, limit: int, *, as_json: bool) -> 
         sends_donor_data=is_by_hash,
     )
     if not found:
-        raise Failure("no donation has this e-mail" if is_by_hash else "no donation has this id")
+        raise Failure(
+            "no donation has this e-mail" if is_by_hash else f"no donation has the id {query}; {WHERE_IDS_ARE}"
+        )
     for donation in found[:limit]:
         shown = _shown(donation, default_currency)
         click.echo(_json(donation, shown) if as_json else _line(donation, shown))

@@ -1,5 +1,6 @@
 """`donationd`: the console command (SPEC 8). Exit status 0: done; 1: the work failed; 2: wrong usage."""
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 from daemon.cli import commands
+from daemon.instance.console import os_problem
 from daemon.runtime.core_dumps import forbid_core_dumps
 
 
@@ -27,9 +29,7 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         with _reader_gone():
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-            return result
+            return super().invoke(ctx)
 
 
 @contextmanager
@@ -70,20 +70,47 @@ _add_commands()
 
 
 def run() -> None:
-    """The console command: Ctrl-C ends it with 130, and a reader that has read enough (`| head`) with 0."""
+    """The console command: Ctrl-C ends it with 130, and a reader that has read enough (`| head`) with 0.
+
+    An error of a file, or of the output such as a full disk, is one sentence and status 1.
+    """
     forbid_core_dumps()
+    if sys.stdout is None:
+        sys.exit("Error: standard output is closed; nothing was done")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file may be anything
     try:
-        status = main(standalone_mode=False)
+        with _reader_gone():
+            status = _run_command()
+            sys.stdout.flush()
+    except ReaderGone:
+        _discard_output()
+        status = 0
+    except OSError as error:
+        _discard_output()
+        click.echo(f"Error: {os_problem(error)}", err=True)
+        status = 1
+    sys.exit(status)
+
+
+def _run_command() -> Any:
+    """Runs the command that was given, and returns its exit status."""
+    try:
+        return main(standalone_mode=False)
+    except SystemExit as end:
+        return end.code
     except click.ClickException as error:
         error.show()
-        status = error.exit_code
+        return error.exit_code
     except click.Abort as abort:
-        click.echo("interrupted" if isinstance(abort.__cause__, KeyboardInterrupt) else "nothing was done", err=True)
-        status = 130 if isinstance(abort.__cause__, KeyboardInterrupt) else 1
-    except ReaderGone:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
-    sys.exit(status)
+        is_interrupted = isinstance(abort.__cause__, KeyboardInterrupt)
+        click.echo("interrupted" if is_interrupted else "nothing was done", err=True)
+        return 130 if is_interrupted else 1
+
+
+def _discard_output() -> None:
+    """What is still to be written would fail again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

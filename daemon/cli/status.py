@@ -87,6 +87,8 @@ def _processes(processes: Sequence[Report], now_s: float) -> Iterator[str]:
 JOBS = {
     None: "the jobs process has not started yet",
     "idle": "none: STRIPE_API_KEY is not set",
+    "running_without_stripe": "this host runs those below; STRIPE_API_KEY is not set, so fees, payouts, mails, replay, "
+    "reconciliation and the check of the account wait for it",
     "waiting": "another host runs them, or this one cannot yet",
     "running": "this host runs them",
 }

@@ -23,6 +23,7 @@ from daemon.stripe_api.webhook_endpoint import set_up as set_up_endpoint
 T = TypeVar("T")
 
 NO_KEY = "STRIPE_API_KEY: not set; use a key from Stripe's dashboard, under Developers, API keys"
+CALL_S = 15.0  # for one call, while a person waits; Stripe usually answers within a second
 SECRET = "STRIPE_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
 
 
@@ -92,7 +93,7 @@ def _ask(config: StripeAccount, question: Callable[[StripeApi], Awaitable[T]]) -
         raise Failure(NO_KEY)
 
     async def answer() -> T:
-        stripe = StripeApi(config)
+        stripe = StripeApi(config, deadline_s=CALL_S)
         try:
             return await question(stripe)
         finally:
@@ -101,7 +102,9 @@ def _ask(config: StripeAccount, question: Callable[[StripeApi], Awaitable[T]]) -
     try:
         return asyncio.run(answer())
     except StripeUnavailable as error:
-        raise Failure(f"{error}; try again later") from None
+        raise Failure(
+            f"{error}; check that this machine reaches {config.stripe_api_base}, and try again later"
+        ) from None
     except StripeRejected as rejection:
         raise Failure(f"{rejection}; `donationd stripe check` says more") from None
 

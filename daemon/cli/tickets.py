@@ -20,6 +20,8 @@ from daemon.ledger.reader import (
     TicketFigures,
 )
 from daemon.ledger.tickets import ChangedMeanwhile, ImpossibleGoal, State, Ticket, TicketChange, put, tickets
+from daemon.reports.entry_sums import JournalMoment, MomentInFuture, find_moment
+from sql.database import Database
 
 PAGE = 1000
 NO_TICKETS = 'there are no tickets yet; add one: donationd tickets add story-1 --title "A new roof"'
@@ -81,14 +83,16 @@ def print_ledger(ticket: str, *, with_ids: bool, as_json: bool) -> None:
 
 def print_ledger_as_of(ticket: str, moment: Moment, *, as_json: bool) -> None:
     """Prints what the journal's entries up to a moment add up to: each donation, and the totals."""
-    totals, donations = ask(lambda database: _read_ledger_as_of(Ledger(database), ticket, moment))
+    try:
+        found, totals, donations = ask(lambda database: _read_ledger_as_of(database, ticket, moment))
+    except MomentInFuture as problem:
+        raise Failure(str(problem)) from None
     if as_json:
         for donation in donations:
             click.echo(msgspec.json.encode(_as_json(donation)))
         return
-    recorded_at = totals[0].recorded_at
-    time = f", recorded {recorded_at.isoformat()}" if recorded_at else ""
-    click.echo(f"Ticket: {ticket}\nEntry: {totals[0].seq}{time}\n\nDonations:")
+    time = f", recorded {found.recorded_at.isoformat()}" if found.recorded_at else ""
+    click.echo(f"Ticket: {ticket}\nEntry: {found.seq}{time}\n\nDonations:")
     for donation in donations:
         paid_at = f"[{minute(donation.paid_at)}] " if donation.paid_at else ""
         click.echo(f"{paid_at}{_amounts(donation, donation.currency)} - {donation.donation_id}")
@@ -100,12 +104,13 @@ def print_ledger_as_of(ticket: str, moment: Moment, *, as_json: bool) -> None:
 
 
 async def _read_ledger_as_of(
-    ledger: Ledger, ticket: str, moment: Moment
-) -> tuple[list[PastTotalsRow], list[PastDonation]]:
-    totals = await ledger.totals_as_of(ticket, moment)
+    database: Database, ticket: str, moment: Moment
+) -> tuple[JournalMoment, list[PastTotalsRow], list[PastDonation]]:
+    ledger, found = Ledger(database), await find_moment(database, moment)
+    totals = await ledger.totals_as_of(ticket, found.seq)
     if not totals:
         raise Failure(f"there is no ticket {ticket}; add it: donationd tickets add {ticket}")
-    return totals, await ledger.donations_as_of(ticket, totals[0].seq)
+    return found, totals, await ledger.donations_as_of(ticket, found.seq)
 
 
 def _amounts(row: PastTotalsRow | PastDonation, currency: str) -> str:

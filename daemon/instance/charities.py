@@ -13,7 +13,7 @@ from psycopg2 import errors
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import parse_dsn
 
-from daemon.instance.charity_files import CharityFiles, remove
+from daemon.instance.charity_files import CharityFiles, locked, remove
 from daemon.instance.environment import new_password
 from daemon.instance.roles import set_rights
 from sql.schemas import SchemaTaken, has_role, make_role, make_schema
@@ -54,7 +54,8 @@ class Added:
 def add(url: str, name: str, folder: Path) -> Added:
     """Adds the charity `name`, or what it lacks. Its schema is then to be migrated.
 
-    Schema and roles are made in one transaction, and the files of a run that fails before its end are removed.
+    Schema and roles are made in one transaction, and the files of a run that fails before its end are removed. Runs
+    with the same folder wait for each other: no two charities get the same ports, and no file another run's password.
 
     Args:
         url: the database, as a role that may create roles and schemas.
@@ -66,7 +67,7 @@ def add(url: str, name: str, folder: Path) -> Added:
         psycopg2.Error: the database cannot be reached.
     """
     charity = CharityFiles(folder, name)
-    with closing(psycopg2.connect(url, connect_timeout=CONNECT_TIMEOUT_S)) as connection:
+    with closing(psycopg2.connect(url, connect_timeout=CONNECT_TIMEOUT_S)) as connection, locked(folder):
         database = connection.info.dbname
         owner, known = f"{name}_owner", charity.read()
         passwords = {name: _password(known, "DATABASE_URL"), owner: _password(known, "MIGRATE_DATABASE_URL")}

@@ -6,7 +6,8 @@ The second has the password of the schema's owner, which no process needs. A she
 import errno
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,28 @@ from daemon.instance.environment import DEFAULTS
 from daemon.instance.installation import home_folder
 from daemon.runtime import files
 
+LOCK_WAIT_S = 10.0  # adding a charity takes a second
 # Of services, which root starts. None is below another one's, such as that of a ledger in `public`: systemd links each
 # to a folder that only the service's own user can enter.
 STATE_FOLDERS = Path("/var/lib")
 READ = {"DATABASE_URL", "MIGRATE_DATABASE_URL", "PORT", "METRICS_PORT"}
 HEAD = "# The charity {name} (deploy/docs/charities.md). Special characters in a password are percent-encoded.\n"
 OWNER_HEAD = "# For `donationd migrate` and `charities add` only: this role owns the schema {name}.\n"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Lets no other process add a charity to the folder, which is made unless it exists. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if not files.lock(descriptor, LOCK_WAIT_S):
+            raise BlockingIOError(
+                errno.EWOULDBLOCK, "another `donationd charities add` writes there: try again", str(folder)
+            )
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True)

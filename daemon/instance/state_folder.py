@@ -1,22 +1,20 @@
 """The folder in which an instance keeps everything: it is made, checked, locked and cleared here."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import stat
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from daemon.instance.console import CannotStart, say
 from daemon.instance.installation import home_folder
+from daemon.runtime import files
 
 LOCK_WAIT_S = 2.0  # a command that checks whether an instance runs holds the lock for a moment
-POLL_S = 0.1
 MAX_SOCKET_FOLDER_BYTES = 76  # a Unix address is kept below 100; `/postgres/.s.PGSQL.5432` takes 23 of them
 
 
@@ -96,17 +94,8 @@ def lock(state: Path) -> Iterator[int]:
     """Holds the instance's lock; yields its descriptor. It is held while this process or supervisord runs."""
     descriptor = os.open(state / "lock", os.O_RDWR)
     try:
-        deadline = time.monotonic() + LOCK_WAIT_S
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise CannotStart(
-                        f"an instance is already running with the state folder {state}: stop it first"
-                    ) from None
-                time.sleep(POLL_S)
+        if not files.lock(descriptor, LOCK_WAIT_S):
+            raise CannotStart(f"an instance is already running with the state folder {state}: stop it first")
         yield descriptor
     finally:
         os.close(descriptor)

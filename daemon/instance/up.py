@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from daemon.instance import postgres, preflight, state_folder, supervisord
-from daemon.instance.console import CannotStart, say
+from daemon.instance.console import CannotStart, os_problem, say
 from daemon.instance.environment import api_stop_s, complete_environ, shared_environ
 from daemon.instance.fake_stripe import with_fake_stripe
 from daemon.instance.startup import wait_until_ready
@@ -65,7 +65,7 @@ def up(
             status = supervisord.collect(process, until_it_ends=True)
             raise CannotStart(f"supervisord ended by itself (status {status}); {state}/logs/supervisord.log says why")
     except (CannotStart, OSError) as error:  # OSError: the disk is full, or a file cannot be read
-        for line in str(error).splitlines():
+        for line in (os_problem(error) if isinstance(error, OSError) else str(error)).splitlines():
             say(f"donationd: {line}", sys.stderr.fileno())
         return 1
     except Stop:

@@ -1,4 +1,4 @@
-"""The jobs process: what asks Stripe's API regularly, until SIGTERM."""
+"""The jobs process: what is done regularly, most of it by Stripe's API, until SIGTERM."""
 
 import os
 import sys
@@ -16,12 +16,11 @@ log = structlog.get_logger()
 
 async def serve(config: JobsConfig, process: ProcessRun) -> int:
     """Run the jobs until the process is to stop, and return the exit status."""
-    is_idle = config.stripe_api_key is None
     metrics = open_metrics(config.prometheus_multiproc_dir)
-    metrics.show_state("idle" if is_idle else "waiting")
+    metrics.show_state("waiting" if config.has_jobs else "idle")
     readiness = ReadinessClient(config.readiness_socket)
     async with process.running(metrics.keep(), readiness.run()):
-        if is_idle:
+        if not config.has_jobs:
             log.info("[Jobs] STRIPE_API_KEY is not set: no job runs")
             await process.stop.wait()
         elif await process.wait(readiness.wait_gate()):

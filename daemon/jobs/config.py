@@ -11,3 +11,8 @@ class JobsConfig(ReceiptConfig):
 
     prometheus_multiproc_dir: Path | None = None  # set by supervisord.conf
     db_statement_timeout_ms: Milliseconds = 5000
+
+    @property
+    def has_jobs(self) -> bool:
+        """Whether a job can run: all but the export of the operator log call Stripe."""
+        return self.stripe_api_key is not None or self.operator_log is not None

@@ -11,8 +11,9 @@ from daemon.stripe_api.metrics import count_calls
 
 SLOT = "jobs"
 SAMPLE_INTERVAL_S = 1.0
-# idle: no STRIPE_API_KEY; waiting: another host runs the jobs, or the database cannot be used; running: they run here.
-STATES = ("idle", "waiting", "running")
+# idle: no job can run; waiting: another host runs the jobs, or the database cannot be used; running: they run here;
+# running_without_stripe: those that need no STRIPE_API_KEY do.
+STATES = ("idle", "waiting", "running", "running_without_stripe")
 OUTCOMES = ("succeeded", "failed")
 
 

@@ -10,7 +10,7 @@ EVERY_S = 60
 
 def job(config: JobsConfig) -> Job | None:
     """It runs where OPERATOR_LOG names a file."""
-    return Job("export_operator_log", EVERY_S, run) if config.operator_log else None
+    return Job("export_operator_log", EVERY_S, run, calls_stripe=False) if config.operator_log else None
 
 
 async def run(deps: JobDependencies) -> None:

@@ -77,7 +77,8 @@ class Runner:
         while True:
             self._metrics.show_state("waiting")
             if await self._acquire():
-                self._metrics.show_state("running")
+                calls_stripe = any(job.calls_stripe for job in self._jobs)
+                self._metrics.show_state("running" if calls_stripe else "running_without_stripe")
                 log.info("[Jobs] ✅ This host runs the jobs", jobs=", ".join(job.name for job in self._jobs))
                 reason = await self._run_while_locked()
                 log.warning("[Jobs] ❌ The lock of the jobs is lost: passes that ran were stopped", reason=reason)

@@ -23,6 +23,7 @@ class JobDependencies:
     """What the passes of all jobs share.
 
     Attributes:
+        stripe_api: None without STRIPE_API_KEY; then no job runs that calls Stripe.
         database: a few connections that no webhook waits for.
         recorder: writes events and facts as the API does, over other connections.
         metrics: what the sidecar serves. A feature creates its metrics by one function of the registry, with
@@ -34,9 +35,15 @@ class JobDependencies:
     config: JobsConfig
     database: Database
     recorder: Recorder
-    stripe: StripeApi
+    stripe_api: StripeApi | None
     metrics: CollectorRegistry
     report: Callable[[str], Awaitable[None]] = not_reported
+
+    @property
+    def stripe(self) -> StripeApi:
+        """The client of a job that calls Stripe."""
+        assert self.stripe_api is not None  # noqa: S101 - such a job does not run without it
+        return self.stripe_api
 
 
 @dataclass(frozen=True)
@@ -50,12 +57,14 @@ class Job:
             DatabaseUnavailable to be tried again with backoff, and ProblemsFound if an operator must do something.
         recheck_s: as `every_s`, after a pass that found problems, so that what an operator corrects is soon known; None
             if it is no different.
+        calls_stripe: whether it needs STRIPE_API_KEY.
     """
 
     name: str
     every_s: int
     run: Callable[[JobDependencies], Awaitable[None]]
     recheck_s: int | None = None
+    calls_stripe: bool = True
 
     def pause_s(self, problems: int) -> float:
         """Seconds from the end of a pass that succeeded, and found so many problems, until the next one."""

@@ -1,4 +1,4 @@
-"""Every job, and what they work with. It is imported only where STRIPE_API_KEY is set: an idle process stays small.
+"""Every job, and what they work with. It is imported only where a job can run: an idle process stays small.
 
 The jobs have connections of their own. They wait for nothing that the API processes wait for, and delay nothing there,
 except that a statement that writes to the ledger takes the ledger's lock for its milliseconds.
@@ -7,6 +7,8 @@ except that a statement that writes to the ledger takes the ledger's lock for it
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+
+import structlog
 
 from daemon.jobs import balance, check_account, operator_log, recovery, thanks
 from daemon.jobs.config import JobsConfig
@@ -20,6 +22,8 @@ from daemon.stripe_api.client import StripeApi
 from sql.database import Database
 from sql.rate_limit import SharedRateLimit
 from sql.session_lock import SessionLock
+
+log = structlog.get_logger()
 
 # Every job, by the function that makes it from the configuration; None if the configuration does not ask for it.
 JOBS: tuple[Callable[[JobsConfig], Job | None], ...] = (
@@ -38,7 +42,10 @@ APPLICATION_NAME = "donationd jobs"
 
 async def run_jobs(config: JobsConfig, process: ProcessRun, metrics: JobMetrics) -> None:
     """Run the jobs, whenever this process has their lock, until the process is to stop."""
-    jobs = [job for make in JOBS if (job := make(config))]
+    configured = [job for make in JOBS if (job := make(config))]
+    jobs = [job for job in configured if config.stripe_api_key or not job.calls_stripe]
+    if others := [job.name for job in configured if job not in jobs]:
+        log.info("[Jobs] STRIPE_API_KEY is not set: these jobs do not run", jobs=", ".join(others))
     thanks.mail_counter(metrics.registry)
     metrics.begin([job.name for job in jobs])
     lock = SessionLock(
@@ -60,17 +67,20 @@ async def open_dependencies(config: JobsConfig, metrics: JobMetrics) -> AsyncIte
     """What the jobs need, closed at the end."""
     database, writer = _database(config, POOL_SIZE), _database(config, 1)
     alone = IncidentLog("warning", "[Jobs] The rate of calls to Stripe is this process's own part of it")
-    stripe = StripeApi(config, shared=SharedRateLimit(database, alone.report), count=metrics.call_ended)
+    stripe = None
+    if config.stripe_api_key:
+        stripe = StripeApi(config, shared=SharedRateLimit(database, alone.report), count=metrics.call_ended)
     try:
         yield JobDependencies(
             config=config,
             database=database,
             recorder=Recorder(writer),
-            stripe=stripe,
+            stripe_api=stripe,
             metrics=metrics.registry,
         )
     finally:
-        await asyncio.gather(stripe.close(), writer.close(), database.close())
+        closings = [writer.close(), database.close(), *([stripe.close()] if stripe else [])]
+        await asyncio.gather(*closings)
 
 
 def _database(config: JobsConfig, pool_size: int) -> Database:

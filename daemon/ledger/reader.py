@@ -119,9 +119,9 @@ class Ledger:
             self._planned_at = rows[0][-1]
         return rows
 
-    async def totals_as_of(self, ticket: str, moment: "Moment") -> "list[PastTotalsRow]":
-        """As `totals`, as they were known at an earlier moment."""
-        rows = await self._database.fetch(load("totals_as_of"), {"ticket": ticket, **moment._asdict()})
+    async def totals_as_of(self, ticket: str, seq: int) -> "list[PastTotalsRow]":
+        """As `totals`, as they were known after an entry; empty for an unknown ticket."""
+        rows = await self._database.fetch(load("totals_as_of"), {"ticket": ticket, "seq": seq})
         return list(map(PastTotalsRow._make, rows))
 
     async def donations_as_of(self, ticket: str, seq: int) -> "list[PastDonation]":
@@ -227,11 +227,9 @@ class Totals(NamedTuple):
 
 
 class PastTotalsRow(NamedTuple):
-    """A row of totals_as_of.sql: the last entry that counts, and one currency's figures; None as in TotalsRow."""
+    """A row of totals_as_of.sql: one currency's figures; None as in TotalsRow."""
 
     ticket_currency: str | None
-    seq: int
-    recorded_at: datetime | None
     currency: str | None
     paid_minor: int
     refunded_minor: int

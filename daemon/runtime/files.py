@@ -4,9 +4,11 @@ A file may have been damaged, emptied, made unreadable, or replaced by a folder 
 would wait for ever). None of that may cost more than the content of that file.
 """
 
+import fcntl
 import os
 import stat
 import threading
+import time
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +18,9 @@ import structlog
 log = structlog.get_logger()
 
 T = TypeVar("T")
+
+
+LOCK_POLL_S = 0.05
 
 
 class DamagedFile(Exception):
@@ -70,10 +75,28 @@ def write(path: Path, content: bytes | bytearray) -> None:
         if path.is_dir():
             path.rename(path.with_name(path.name + ".damaged"))
         new.replace(path)
-    except OSError:
+    except OSError as error:
         new.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)  # a full disk names no file
         raise
     report(path, None)
+
+
+def lock(descriptor: int, within_s: float) -> bool:
+    """Take the lock of an open file or folder as soon as no other process has it; False if that takes longer.
+
+    It ends when the descriptor is closed.
+    """
+    deadline_s = time.monotonic() + within_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline_s:
+                return False
+            time.sleep(LOCK_POLL_S)
+        else:
+            return True
 
 
 # --- Which files cannot be used ---------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ def configure(fmt: Format, level: str, *, timestamps: bool = True, stream: TextI
     `stream` is where lines go, standard output by default.
     """
     stream = stream or sys.stdout
+    logging.raiseExceptions = False  # a line that cannot be written is lost; its traceback could not be read either
     if isinstance(stream, io.TextIOWrapper):
         # A terminal that cannot show a symbol must not end a process that reports something worse.
         stream.reconfigure(errors="backslashreplace", line_buffering=True)

@@ -1,5 +1,7 @@
 """The account's balance: what each payment, refund and dispute changed it by, and the payouts to the bank.
 
+There are no events of payouts: SPEC 3 handles none, and donationd reads payouts from their list (SPEC 11).
+
 All of it is derived from the objects of a world: the same objects give the same transactions and payouts.
 Sources: https://docs.stripe.com/api/balance_transactions/object, https://docs.stripe.com/reports/balance-transaction-types
 and https://docs.stripe.com/payouts/reconciliation

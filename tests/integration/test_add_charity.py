@@ -14,6 +14,7 @@ from psycopg2.extensions import parse_dsn
 
 from daemon.api.config import Config as ApiConfig
 from daemon.cli.main import main
+from daemon.instance import charity_files
 from daemon.instance.charities import of_role
 from daemon.instance.charity_files import CharityFiles
 from health_sidecar.gate import run_once
@@ -120,6 +121,18 @@ def test_two_charities_share_the_database_and_nothing_else(charities: Callable[.
     as_helpers = CliRunner().invoke(main, ["charities", "list", "--json"], env={"DATABASE_URL": first["DATABASE_URL"]})
     for listed in (as_helpers, charities("list", "--json")):
         assert [json.loads(line)["schema"] for line in listed.stdout.splitlines()] == [HELPERS, SHELTER]
+
+
+def test_charities_are_added_to_a_folder_one_after_the_other(
+    charities: Callable[..., Result], url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at the same time would choose the same ports. Who waits too long has changed nothing."""
+    monkeypatch.setattr(charity_files, "LOCK_WAIT_S", 0.0)
+    with charity_files.locked(tmp_path):
+        done = charities("add", HELPERS)
+    assert (done.exit_code, "another `donationd charities add` writes there" in done.output) == (1, True)
+    assert list(tmp_path.iterdir()) == []
+    assert HELPERS not in roles(url)
 
 
 def test_who_may_create_roles_needs_no_superuser(charities: Callable[..., Result], url: str, tmp_path: Path) -> None:

@@ -214,6 +214,13 @@ async def test_wrong_parameters_are_explained(client: Client, path: str, problem
     assert (reply.status, problem in await reply.text()) == (400, True), await reply.text()
 
 
+async def test_a_ticket_that_does_not_exist_is_an_error(client: Client) -> None:
+    """Not an empty file, which would look complete."""
+    for path in (f"{CSV}?ticket=nosuch", f"{JSONL}?kind=entries&ticket=nosuch"):
+        reply = await client.get(path, headers=bearer(EXPORTER))
+        assert (reply.status, "there is no ticket nosuch" in await reply.text()) == (404, True)
+
+
 async def test_exports_need_their_scope(database: Database, aiohttp_client: MakeClient) -> None:
     """A token that may read may not export, and may not read manifests."""
     readers = parse_tokens(entry("rita", "read", READER))

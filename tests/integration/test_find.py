@@ -82,8 +82,8 @@ def test_what_is_not_found_is_a_sentence(donationd: Donationd, database_url: str
     """Exit status 1 where nothing has the id or the hash; 2 for what cannot be searched for, an e-mail among it."""
     record(database_url, named_scenario().events)
     for words, stdin, sentence in (
-        (["pi_unknown"], "", "no donation has this id"),
-        (["evt_1"], "", "no donation has this id"),
+        (["pi_unknown"], "", "no donation has the id"),
+        (["evt_1"], "", "no donation has the id"),
         (["f" * 64], "", "no donation has this e-mail"),
         (["--email"], "nobody@example.com", "no donation has this e-mail"),
     ):

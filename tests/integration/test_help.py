@@ -1,5 +1,6 @@
 """`donationd --help` and the help of each command: complete, and at once."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from daemon.cli.main import main
+from daemon.reports.export import Kind, Manifest
 from tests.support.guard import base_environ
 
 MAX_CPU_S = 0.2
@@ -95,3 +97,45 @@ def test_a_reader_that_has_read_enough_is_no_failure(arguments: str) -> None:
     finally:
         os.close(writer)
     assert (done.returncode, "Error" in done.stderr, "Traceback" in done.stderr) == (0, False, False), done.stderr
+
+
+def run_donationd(*arguments: str | bytes, stdout: str = "") -> "subprocess.CompletedProcess[str]":
+    """A command, with its output led elsewhere by the shell."""
+    words = [sys.executable, "-m", "daemon.cli.main", *arguments]
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {stdout}', "sh", *words],
+        env=base_environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--help", "export --help", "export accounts hledger", "tokens new a --scopes read"]
+)
+def test_an_output_that_cannot_be_written_is_a_failure(arguments: str) -> None:
+    """A full disk is one sentence, and status 1."""
+    done = run_donationd(*arguments.split(), stdout="> /dev/full")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "Error: No space left on device")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_output_is_a_failure() -> None:
+    """What a command prints would be lost, and the next file that it opens would take the place of the output."""
+    done = run_donationd("tokens", "new", "a", "--scopes", "read", stdout=">&-")
+    assert (done.returncode, done.stderr) == (1, "Error: standard output is closed; nothing was done\n")
+
+
+def test_a_name_of_a_file_may_be_anything(tmp_path: Path) -> None:
+    """One that is no UTF-8 is shown with its bytes; one that cannot be read is one sentence."""
+    path = os.fsencode(tmp_path) + b"/caf\xe9.csv"
+    Path(os.fsdecode(path)).write_bytes(b"")
+    empty = Manifest(
+        *(Kind.DONATIONS, "csv", 0, 0, hashlib.sha256().hexdigest(), 0, "", {}), first=None, last=None, release="1"
+    )
+    Path(os.fsdecode(path) + ".manifest.json").write_bytes(empty.json())
+    done = run_donationd("export", "check", path)
+    assert (done.returncode, "\\udce9.csv is complete" in done.stdout) == (0, True), done.stderr
+    done = run_donationd("export", "check", path + b"\xff")
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)

@@ -96,3 +96,21 @@ async def test_without_a_key_the_process_is_idle(start: Start, tmp_path: Path, d
         assert await database.fetch(sessions) == [(0,)]
         process.send_signal(signal.SIGTERM)
         assert await ended(process) == 0
+
+
+async def test_without_a_key_the_operator_log_is_exported(start: Start, tmp_path: Path, database: Database) -> None:
+    """That job calls no Stripe. The log names those that do not run, and the metric says so."""
+    metrics, operator_log = tmp_path / "metrics", tmp_path / "operator.log"
+    metrics.mkdir()
+    given = {"OPERATOR_LOG": str(operator_log), "PROMETHEUS_MULTIPROC_DIR": str(metrics)}
+    await database.fetch("INSERT INTO recording_tickets (id) VALUES ('story-1')")
+    with start("log", STRIPE_API_KEY="", **given) as process:
+        line = await asyncio.to_thread(process.wait_for, "STRIPE_API_KEY is not set: these jobs do not run")
+        assert "check_account, read_balance, reconcile, reconcile_all" in line
+        await until(process, RUNS)
+        async with asyncio.timeout(30):
+            while state_of(ApiSums(metrics)) != "running_without_stripe":  # noqa: ASYNC110 - of another process
+                await asyncio.sleep(0.02)
+            while await database.fetch("SELECT job, outcome FROM job_runs") != [("export_operator_log", "succeeded")]:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    assert operator_log.exists()

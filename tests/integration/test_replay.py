@@ -291,7 +291,7 @@ async def test_the_daily_job(site: Site, database_url: str, monkeypatch: pytest.
         config=JobsConfig.from_environ(settings),
         database=site.database,
         recorder=Recorder(site.database),
-        stripe=site.stripe,
+        stripe_api=site.stripe,
         metrics=CollectorRegistry(),
         report=report,
     )

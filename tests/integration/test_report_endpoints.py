@@ -1,7 +1,7 @@
 """Reports over HTTP: what the commands print, for programs with a token (SPEC 10, 11)."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -134,6 +134,27 @@ async def test_what_is_wrong_is_named(client: Client, *, address: str, status: i
     reply = await client.get(f"{REPORTS}{address}", headers=bearer(READER))
     assert reply.status == status, await reply.text()
     assert words in (await reply.json(content_type="application/problem+json"))["detail"]
+
+
+async def time_out_in_the_database(database: Database, *_: object, **__: object) -> Report:
+    await database.fetch("SET statement_timeout = 50; SELECT pg_sleep(60)")
+    raise AssertionError
+
+
+async def time_out_here(*_: object, **__: object) -> Report:
+    raise TimeoutError  # as REQUEST_DEADLINE_MS does
+
+
+@pytest.mark.parametrize("report", [time_out_in_the_database, time_out_here])
+async def test_a_report_that_takes_too_long_names_its_command(
+    client: Client, monkeypatch: pytest.MonkeyPatch, report: Callable[..., Awaitable[Report]]
+) -> None:
+    """The command has no such limits."""
+    monkeypatch.setattr(statistics, "donors", report)
+    reply = await client.get(f"{REPORTS}donors", headers=bearer(READER))
+    problem = await reply.json(content_type="application/problem+json")
+    assert (reply.status, problem["status"]) == (503, 503)
+    assert problem["detail"].endswith("run `donationd report donors`")
 
 
 async def test_there_is_one_place(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,26 @@ async def test_no_address_is_stored_and_its_number_only_for_an_hour(database: Da
         assert len(await database.fetch("SELECT source FROM checkout_starts")) == rows
 
 
+async def test_what_is_deleted_waits_for_no_payment(database: Database, database_url: str) -> None:
+    """A payment holds its own row and waits for that of all together: a deletion that holds this one and waits for the
+    other would be a deadlock. It leaves the row that is locked, and the next one deletes it.
+    """
+    clock = Clock()
+    limits = limits_of(database, clock)
+    await limits.count("192.0.2.1")
+    own = {"source": limits.source("192.0.2.1")}
+    clock.seconds = 3600
+    with attempting(database_url) as payment:
+        payment.execute("BEGIN; SELECT FROM checkout_starts WHERE source = %(source)s FOR UPDATE", own)
+        with pytest.raises(EndOfTest):
+            await limits.forget(end_test)
+        assert await database.fetch("SELECT source FROM checkout_starts") == [(own["source"],)]
+        payment.execute("ROLLBACK")
+    with pytest.raises(EndOfTest):
+        await limits.forget(end_test)
+    assert await database.fetch("SELECT source FROM checkout_starts") == []
+
+
 class EndOfTest(Exception):
     pass
 

@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry
 
 from daemon.api.read_pools import ReplicaMetrics
 from daemon.cli.commands.status import status
+from daemon.cli.status import JOBS
+from daemon.jobs.metrics import STATES
 from daemon.runtime.readiness import HEALTHY, Readiness
 from health_sidecar import report
 from health_sidecar.endpoints import build_app, report_routes
@@ -214,6 +216,12 @@ async def test_the_replica_has_a_line(aiohttp_client: MakeClient) -> None:
         result = await ask(client.port)
         assert (result.exit_code, line in result.output) == (code, True), result.output
         assert ("the replica in READ_DATABASE_URL cannot be used" in result.output) == bool(code)
+
+
+def test_every_state_of_the_jobs_is_explained() -> None:
+    """The screen says in words what the jobs process shows as a metric."""
+    assert set(JOBS) == {None, *STATES}
+    assert "STRIPE_API_KEY is not set" in JOBS["running_without_stripe"]
 
 
 async def test_a_problem_with_a_long_text_is_one_short_line(aiohttp_client: MakeClient) -> None:

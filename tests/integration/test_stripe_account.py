@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from daemon.cli import stripe as commands
 from daemon.cli.main import main
 from daemon.instance.environment import complete_environ
 from daemon.jobs.check_account import job
@@ -119,7 +120,7 @@ async def test_each_wrong_setting_is_named_with_the_command_that_corrects_it(
 async def run_job(fake: FakeStripe, stripe: StripeApi, **variables: str) -> None:
     config = JobsConfig.from_environ({**environ(fake), **DATABASE, **variables})
     await job(config).run(
-        JobDependencies(config=config, database=None, recorder=None, stripe=stripe, metrics=None)  # type: ignore[arg-type]
+        JobDependencies(config=config, database=None, recorder=None, stripe_api=stripe, metrics=None)  # type: ignore[arg-type]
     )
 
 
@@ -243,6 +244,21 @@ async def test_where_stripe_cannot_be_used_a_command_says_so(
     assert done.exit_code == 1
     assert done.stderr.startswith("Error: Stripe's API cannot be used: ")
     assert endpoints(fake_stripe) == []
+
+
+async def test_a_command_does_not_wait_long_for_a_stripe_that_hangs(
+    fake_stripe: FakeStripe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives up before the first of the attempts that a process makes, and names the address that does not answer."""
+    assert commands.CALL_S <= 15
+    monkeypatch.setattr(commands, "CALL_S", 0.2)
+    fake_stripe.failures.add(Failure("hang", times=None, seconds=60))
+    done = await run(fake_stripe, "check", **DATABASE)
+    assert (done.exit_code, done.stderr) == (
+        1,
+        "Error: Stripe's API cannot be used: timeout; check that this machine reaches "
+        f"{fake_stripe.base_url}, and try again later\n",
+    )
 
 
 async def test_the_embedded_instance_of_the_folder_gets_the_secret(

@@ -52,6 +52,11 @@ def quantiles(histogram: str) -> tuple[tuple[str, str], ...]:
     )
 
 
+def signals(levels: str) -> str:
+    """The present signals of fraud of these levels; each API process has all of them."""
+    return f'max by (signal, level) (fraud_signals{{level=~"{levels}"}})'
+
+
 ON_CALL = (
     Row(
         "Is it running?",
@@ -116,6 +121,19 @@ ON_CALL = (
             ),
             stat("Failed events that wait", "short", "max(webhook_events_failed_waiting)"),
             stat("Difference from Stripe's clock", "s", "max(abs(webhook_clock_skew_seconds))", alarm=30),
+        ),
+    ),
+    Row(
+        "Fraud",
+        (
+            stat("Alarms", "short", f"sum({signals('alarm')}) or vector(0)"),
+            stat("Suspicious", "short", f"sum({signals('suspicious')}) or vector(0)"),
+            series(
+                "Attempts to pay per hour",
+                "short",
+                ("sum by (outcome) (increase(payment_attempts_total[1h]))", "{{outcome}}"),
+            ),
+            series("Signals, by kind", "short", (signals("alarm|suspicious"), "{{signal}}, {{level}}")),
         ),
     ),
     Row(

@@ -79,7 +79,7 @@ class ThanksSite:
                     config=config,
                     database=database,
                     recorder=Recorder(database),
-                    stripe=stripe,
+                    stripe_api=stripe,
                     metrics=registry,
                     report=report,
                 )

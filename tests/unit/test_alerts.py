@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
+from daemon.jobs.metrics import STATES
 from tests.support.debian import program
 from tests.support.docs import RUNBOOK
 from tests.support.prometheus_tools import FOLDER, RULES, promtool
@@ -37,10 +38,7 @@ def state(name: str, values: str) -> dict[str, str]:
 
 def jobs(host: str, state: str) -> dict[str, str]:
     """The jobs process of a host, for a while."""
-    return {
-        f'jobs_state{{host="{host}",state="{each}"}}': f"{int(each == state)}x10"
-        for each in ("idle", "waiting", "running")
-    }
+    return {f'jobs_state{{host="{host}",state="{each}"}}': f"{int(each == state)}x10" for each in STATES}
 
 
 def job(name: str, *, every_s: int, succeeded_s: int) -> dict[str, str]:
@@ -183,7 +181,7 @@ CASES = {
     ),
     "JobsNotRunning": (
         Case(jobs("a", "waiting") | jobs("b", "idle"), at="6m"),
-        Case(jobs("a", "waiting") | jobs("b", "running"), at="6m"),
+        Case(jobs("a", "waiting") | jobs("b", "running_without_stripe"), at="6m"),
     ),
     "JobLate": (
         Case(job("daily", every_s=86400, succeeded_s=0), at="50h", interval="30m"),

@@ -132,7 +132,8 @@ def _entries(**options: Any) -> None:
 
     An entry is what a payment, a refund or a dispute adds to the figures; their sums are the totals. Entries never
     change, so --after with the last number gives exactly the entries since. For hledger and beancount each entry is a
-    transaction on the day when the money moved, and so is each fee of Stripe's that is known.
+    transaction on the day when the money moved, and so is each fee of Stripe's that is known. CSV and JSON lines have
+    no fees: `donationd export donations` has that of each donation.
 
     \b
     Examples:
