@@ -29,6 +29,7 @@ from health_sidecar.probe import Probe, Schema
 from sql import load
 from sql.database import Database
 from sql.errors import DatabaseUnavailable, StatementRejected
+from sql.migrate import Drift
 from sql.schemas import PUBLIC
 from sql.servers import Server, url_problem
 
@@ -54,12 +55,14 @@ class Verdict:
         detail: what failed, without hosts, users or driver texts.
         error: a class of error.
         reached: the database answered, so that the run can be recorded at once.
+        missing_migrations: of this release; those that a gate passes without.
     """
 
     passed: bool
     detail: str
     error: str | None = None
     reached: bool = False
+    missing_migrations: int = 0
 
     @property
     def outcome(self) -> str:
@@ -140,7 +143,7 @@ async def run_gate(
         check_url(url)
         log.info("[DB Startup] ✅ DATABASE_URL format valid")
         await _connect(probe, attempts, retry_delay_s, failed_attempt=failed_attempt, sleep=sleep, log=log)
-        late = await _check_schema(probe, log, schema)
+        drift = await _check_schema(probe, log, schema)
         await _check_server(probe, log, allow_logged_statements=allow_logged_statements)
         await _check_pooler(probe, log)
         await _check_operator_log(probe, operator_log, log)
@@ -150,7 +153,8 @@ async def run_gate(
         headline = closed.headline
     else:
         _banner(log, "✅ DATABASE STARTUP GATE: PASSED")
-        return Verdict(passed=True, detail="; ".join(filter(None, (late, loss))) or "all checks passed", reached=True)
+        detail = "; ".join(filter(None, (drift.warning(), loss))) or "all checks passed"
+        return Verdict(passed=True, detail=detail, reached=True, missing_migrations=len(drift.missing))
     log.error(headline, reason=verdict.detail)
     log.error(GATE_FAILED_LINE)
     return verdict
@@ -189,8 +193,8 @@ async def _connect(
     log.info("[DB Startup] ✅ Connection successful")
 
 
-async def _check_schema(probe: Probe, log: FilteringBoundLogger, name: str) -> str:
-    """Tables and migrations. Returns a sentence about missing migrations that can wait, or "". Raises GateClosed."""
+async def _check_schema(probe: Probe, log: FilteringBoundLogger, name: str) -> Drift:
+    """Tables and migrations. Returns how they differ from this release's. Raises GateClosed."""
     log.info("[DB Startup] Verifying schema integrity...")
     headline = "❌ Schema integrity check failed"
     try:
@@ -212,15 +216,14 @@ async def _check_schema(probe: Probe, log: FilteringBoundLogger, name: str) -> s
     if problems:
         raise GateClosed(headline, f"{finding}: " + "; ".join(problems), OUT_OF_SYNC, reached=True)
     log.info("[DB Startup] ✅ Schema integrity verified")
-    late = schema.drift.warning()
-    if late:
+    if late := schema.drift.warning():
         log.warning(f"[DB Startup] ⚠️ Schema not up to date: {late}")
     if await probe.has_older_rows():
         log.warning(
             "[DB Startup] ⚠️ An older release derived rows by other rules. "
             "When all processes run this release, run: donationd rebuild"
         )
-    return late
+    return schema.drift
 
 
 async def _check_server(probe: Probe, log: FilteringBoundLogger, *, allow_logged_statements: bool) -> None:

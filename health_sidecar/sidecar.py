@@ -110,6 +110,7 @@ class Sidecar:
         self.metrics.gate_run(verdict.outcome)
         self.history.record(verdict.run(now))
         if verdict.passed:
+            self.metrics.migrations(missing=verdict.missing_migrations)
             self.history.wake()
             return
         self.set_state(Readiness(ready=False, last_error=verdict.error, message=GATE_FAILED))
