@@ -90,6 +90,7 @@ class CharityFiles:
             "DATABASE_URL": url,
             "LEDGER_SCHEMA": self.name,
             "DONATIOND_STATE": str(self._state_folder()),
+            "OPERATOR_LOG": str(self._state_folder() / "operator.log"),
             "HOST": "127.0.0.1",
             "PORT": self._free_port("PORT"),
             "METRICS_PORT": self._free_port("METRICS_PORT"),

@@ -79,6 +79,7 @@ def test_a_charity_is_ready_after_one_command(charities: Callable[..., Result], 
     assert [stat.S_IMODE(path.stat().st_mode) for path in files] == [0o600, 0o600]
     config = ApiConfig.from_environ({**environ, "STRIPE_WEBHOOK_SECRET": SECRET})
     assert (config.ledger_schema, config.host, config.port) == (HELPERS, "127.0.0.1", 3004)
+    assert config.operator_log == Path(environ["DONATIOND_STATE"], "operator.log")
     assert "MIGRATE_DATABASE_URL" not in environ
     assert run_once(environ) == 0
     check_only_rows(environ["DATABASE_URL"], HELPERS)

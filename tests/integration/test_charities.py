@@ -215,6 +215,14 @@ def test_a_role_reaches_its_own_ledger_only(url: str, roles: dict[str, str]) -> 
         migrate.apply(roles[HELPERS], schema="third")
 
 
+def test_the_gate_names_a_schema_of_another_charity(roles: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A role with the LEDGER_SCHEMA of another charity does not read that tables are missing."""
+    assert run_once({"DATABASE_URL": roles[HELPERS], "LEDGER_SCHEMA": SHELTER}) == 1
+    shown = capsys.readouterr().out
+    assert "Schema shelter out of sync: no permission to read: health_check_runs, stripe_events" in shown
+    assert "donationd migrate" not in shown
+
+
 def test_a_superuser_calls_no_function_that_another_role_has_made(url: str) -> None:
     """Who may create functions in public, as the owner of a database may, does not get a superuser's rights by it."""
     trap = "CREATE FUNCTION public.{}({}) RETURNS text LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'called'; END$$"
