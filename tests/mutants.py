@@ -22,7 +22,7 @@ TESTS = (
     "tests/integration/test_rules_found.py",
     "tests/integration/test_subscriptions.py",
     "tests/integration/test_rebuild.py",
-    "tests/unit/test_simulate.py",
+    "tests/unit/test_random_payments.py",
     "tests/integration/test_any_order.py",
     "tests/integration/test_recorder.py",
     "tests/integration/test_journal.py",
@@ -166,13 +166,13 @@ MUTANTS = (
     ),
     Mutant(
         "a hold is a payment",
-        "daemon/ledger/stripe_events.py",
+        "daemon/ledger/events/payments.py",
         'return bool(self.paid and self.status == "succeeded" and self.taken)',
         "return bool(self.paid)",
     ),
     Mutant(
         "only the first of several charges",
-        "daemon/ledger/stripe_events.py",
+        "daemon/ledger/events/payments.py",
         "intent.charges.data if",
         "intent.charges.data[:1] if",
     ),
@@ -331,9 +331,9 @@ def main() -> int:
     survivors = 0
     with guarded():
         for number, mutant in enumerate(chosen, 1):
-            lives = survives(mutant)
-            survivors += lives
-            print(f"{number:>3} of {len(chosen)}  {'SURVIVES' if lives else 'red     '}  {mutant.fault}", flush=True)
+            survived = survives(mutant)
+            survivors += survived
+            print(f"{number:>3} of {len(chosen)}  {'SURVIVES' if survived else 'red     '}  {mutant.fault}", flush=True)
     print(f"{len(chosen) - survivors} of {len(chosen)} faults found")
     return 1 if survivors else 0
 

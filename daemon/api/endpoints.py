@@ -2,7 +2,7 @@
 
 One `Endpoint` is all that there is to write: the checks of its parameters, the check of the token and its scope, the
 audit log, the limits, the errors and its part of the OpenAPI document are made from it (`operator.py`, `openapi.py`).
-A feature is a module with a function `endpoints(deps)`, and one line in `operator.FEATURES`:
+A feature is a module with a list ENDPOINTS, and one line in `operator.FEATURES`:
 
     class TotalsQuery(Struct, forbid_unknown_fields=True, kw_only=True):
         ticket: TicketId                        # without a default: required
@@ -13,18 +13,17 @@ A feature is a module with a function `endpoints(deps)`, and one line in `operat
         currency: str
         amount: Amount
 
-    def endpoints(deps: Dependencies) -> list[Endpoint]:
-        async def list_totals(call: Call, query: TotalsQuery) -> list[Total]:
-            '''The totals of a ticket.'''
-            rows = await deps.database.fetch(load("list_totals"), {"ticket": query.ticket})
-            if not rows:
-                raise web.HTTPNotFound(text=f"there is no ticket {query.ticket}")
-            return [Total(…) for row in rows]
+    async def list_totals(deps: Dependencies, call: Call, query: TotalsQuery) -> list[Total]:
+        '''The totals of a ticket.'''
+        rows = await deps.database.fetch(load("list_totals"), {"ticket": query.ticket})
+        if not rows:
+            raise web.HTTPNotFound(text=f"there is no ticket {query.ticket}")
+        return [Total(…) for row in rows]
 
-        return [
-            Endpoint("GET", "tickets/{ticket}/totals", Scope.READ, list_totals, TotalsQuery, {JSON: list[Total]},
-                     errors={404: "there is no such ticket"})
-        ]
+    ENDPOINTS = [
+        Endpoint("GET", "tickets/{ticket}/totals", Scope.READ, list_totals, TotalsQuery, {JSON: list[Total]},
+                 errors={404: "there is no such ticket"})
+    ]
 
 A field of the parameters whose name is in the path comes from the path; the others come from the query of a GET, and
 from the JSON body of a POST or PUT. Types with a pattern and a description are in `parameters.py`; the description
@@ -34,7 +33,7 @@ A reply in parts is a `Stream`: its first part is awaited before the head of the
 is an error like any other; what fails later ends the connection, so that the client sees that the reply is not
 complete. The generator of the parts is closed at the end, also when the client leaves or reads too slowly:
 
-    async def export_rows(call: Call, query: Query) -> Stream:
+    async def export_rows(deps: Dependencies, call: Call, query: Query) -> Stream:
         async def parts() -> AsyncGenerator[bytes, None]:
             async for rows in …:
                 yield encode(rows)  # some ten kilobytes at a time
@@ -126,7 +125,8 @@ class Endpoint:
         method: GET, POST or PUT.
         path: below PREFIX; each `{name}` is a field of the parameters.
         scope: what the token must permit.
-        handler: answers a call; it raises aiohttp's HTTP errors, with a text that says what to do.
+        handler: answers a call; it raises aiohttp's HTTP errors, with a text that says what to do. Its arguments are
+            the dependencies, the call and its parameters.
         parameters: a Struct.
         replies: media type -> type of the reply; the first is what a client gets that does not choose.
         errors: the statuses of the errors that the handler raises, with their reasons.
@@ -139,7 +139,7 @@ class Endpoint:
     method: Literal["GET", "POST", "PUT"]
     path: str
     scope: Scope
-    handler: Callable[[Call, Any], Awaitable[Any]]
+    handler: Callable[[Dependencies, Call, Any], Awaitable[Any]]
     parameters: type[Any]
     replies: Mapping[str, Any]
     errors: Mapping[int, str] = field(default_factory=dict)

@@ -112,34 +112,27 @@ class JsonLinesQuery(RowsQuery, forbid_unknown_fields=True):
     """Which rows are exported."""
 
 
-def endpoints(deps: Dependencies) -> list[Endpoint]:
-    """The endpoints of exports."""
+async def export_csv(deps: Dependencies, call: Call, query: CsvQuery) -> Stream:
+    """A CSV file (RFC 4180) of donations or entries, in constant memory. `X-Ledger-Seq` names the journal's last
+    entry in it. Text that a spreadsheet would take for a formula begins with an apostrophe."""
+    return await _begin(deps.database, call.operator, "csv", query)
 
-    async def export_csv(call: Call, query: CsvQuery) -> Stream:
-        """A CSV file (RFC 4180) of donations or entries, in constant memory. `X-Ledger-Seq` names the journal's last
-        entry in it. Text that a spreadsheet would take for a formula begins with an apostrophe."""
-        return await _begin(deps.database, call.operator, "csv", query)
 
-    async def export_jsonl(call: Call, query: JsonLinesQuery) -> Stream:
-        """Donations or entries as one JSON object per line, in constant memory. `X-Ledger-Seq` names the journal's last
-        entry in it."""
-        return await _begin(deps.database, call.operator, "jsonl", query)
+async def export_jsonl(deps: Dependencies, call: Call, query: JsonLinesQuery) -> Stream:
+    """Donations or entries as one JSON object per line, in constant memory. `X-Ledger-Seq` names the journal's last
+    entry in it."""
+    return await _begin(deps.database, call.operator, "jsonl", query)
 
-    async def show_csv_manifest(call: Call, query: CsvQuery) -> Manifest:
-        """What the newest complete reply to `export.csv` with the same parameters contained: compare a download with
-        it."""
-        return await _find_manifest(deps.database, call.operator, "csv", query)
 
-    async def show_jsonl_manifest(call: Call, query: JsonLinesQuery) -> Manifest:
-        """What the newest complete reply to `export.jsonl` with the same parameters contained."""
-        return await _find_manifest(deps.database, call.operator, "jsonl", query)
+async def show_csv_manifest(deps: Dependencies, call: Call, query: CsvQuery) -> Manifest:
+    """What the newest complete reply to `export.csv` with the same parameters contained: compare a download with
+    it."""
+    return await _find_manifest(deps.database, call.operator, "csv", query)
 
-    return [
-        _export(export_csv, "csv", CsvQuery, CSV),
-        _export(export_jsonl, "jsonl", JsonLinesQuery, JSON_LINES),
-        _manifest(show_csv_manifest, "csv", CsvQuery),
-        _manifest(show_jsonl_manifest, "jsonl", JsonLinesQuery),
-    ]
+
+async def show_jsonl_manifest(deps: Dependencies, call: Call, query: JsonLinesQuery) -> Manifest:
+    """What the newest complete reply to `export.jsonl` with the same parameters contained."""
+    return await _find_manifest(deps.database, call.operator, "jsonl", query)
 
 
 def _export(handler: Any, name: str, query: type[RowsQuery], media_type: str) -> Endpoint:
@@ -237,3 +230,11 @@ def _zone(name: str) -> ZoneInfo:
         return load_time_zone(name)
     except UnknownTimeZone as problem:
         raise web.HTTPBadRequest(text=f"tz: {problem}") from None
+
+
+ENDPOINTS = [
+    _export(export_csv, "csv", CsvQuery, CSV),
+    _export(export_jsonl, "jsonl", JsonLinesQuery, JSON_LINES),
+    _manifest(show_csv_manifest, "csv", CsvQuery),
+    _manifest(show_jsonl_manifest, "jsonl", JsonLinesQuery),
+]

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import structlog
 
 from daemon.api.metrics import ApiMetrics
-from daemon.ledger.stripe_events import Attempt
+from daemon.ledger.events.event_facts import Attempt
 from daemon.reports import attempts
 from daemon.reports.attempts import AttemptCounter
 from daemon.reports.fraud import HOUR_S, Level, Name, Signal

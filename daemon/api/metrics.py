@@ -53,6 +53,8 @@ class ApiMetrics:
         self.written_together = files.written_together if files else nullcontext
         self.registry = CollectorRegistry()
         self._create_webhook_metrics()
+        self._create_batch_metrics()
+        self._create_fraud_metrics()
         self._create_process_metrics()
         [newest] = self._newest_event.collect()
         # Of the newest event that this slot has applied, in any of its process runs; 0 if none.
@@ -71,18 +73,6 @@ class ApiMetrics:
         self._webhook_duration = Histogram(
             "webhook_duration_seconds", "Time from the arrival of the body to the reply", registry=to
         )
-        self._batches = Histogram(
-            "webhook_batch_events",
-            "Events written by one statement",
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
-            registry=to,
-        )
-        self._queue = Gauge(
-            "webhook_queue_events",
-            "Events that wait for the statements in flight",
-            multiprocess_mode="livesum",
-            registry=to,
-        )
         self._newest_event = Gauge(
             "webhook_newest_event_timestamp_seconds",
             "Stripe's `created` of the newest applied event; 0 means none yet",
@@ -95,6 +85,30 @@ class ApiMetrics:
             ["object"],
             registry=to,
         )
+        self._clock_skew = Gauge(
+            "webhook_clock_skew_seconds",
+            "Clock of this host minus the time in the newest valid signature",
+            multiprocess_mode="mostrecent",
+            registry=to,
+        )
+
+    def _create_batch_metrics(self) -> None:
+        to = self.registry
+        self._batches = Histogram(
+            "webhook_batch_events",
+            "Events written by one statement",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=to,
+        )
+        self._queue = Gauge(
+            "webhook_queue_events",
+            "Events that wait for the statements in flight",
+            multiprocess_mode="livesum",
+            registry=to,
+        )
+
+    def _create_fraud_metrics(self) -> None:
+        to = self.registry
         self._attempts = Counter(
             "payment_attempts", "Attempts to pay in applied events, by outcome", ["outcome"], registry=to
         )
@@ -109,12 +123,6 @@ class ApiMetrics:
             "fraud_signals",
             "Present signals of fraud by kind and level",
             ["signal", "level"],
-            multiprocess_mode="mostrecent",
-            registry=to,
-        )
-        self._clock_skew = Gauge(
-            "webhook_clock_skew_seconds",
-            "Clock of this host minus the time in the newest valid signature",
             multiprocess_mode="mostrecent",
             registry=to,
         )

@@ -79,7 +79,8 @@ def document(endpoints: Iterable[Endpoint], version: str) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         paths.setdefault(PREFIX + endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, schemas)
-    used = {name: schema for name, schema in schemas.components.items() if name not in _parameter_names(endpoints)}
+    parameters = {endpoint.parameters.__name__ for endpoint in endpoints}  # their fields stand where they are used
+    used = {name: schema for name, schema in schemas.components.items() if name not in parameters}
     return {
         "openapi": "3.1.0",
         "info": {"title": "donationd, the operator API", "version": version, "description": DESCRIPTION},
@@ -89,11 +90,6 @@ def document(endpoints: Iterable[Endpoint], version: str) -> dict[str, Any]:
             "securitySchemes": {SECURITY: {"type": "http", "scheme": "bearer"}},
         },
     }
-
-
-def _parameter_names(endpoints: Iterable[Endpoint]) -> set[str]:
-    """The Structs of parameters: their fields stand where they are used."""
-    return {endpoint.parameters.__name__ for endpoint in endpoints}
 
 
 def _operation(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:

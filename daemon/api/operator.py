@@ -4,6 +4,7 @@ token and scope -> media type -> parameters -> a place -> audit log -> handler -
 """
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -32,9 +33,8 @@ from daemon.api.openapi import accepts_text, document, expected, fields
 from daemon.ledger import audit
 from daemon.runtime.http.auth import OperatorAuthentication, OperatorToken, Scope, require_scope
 from daemon.runtime.http.limits import DEADLINE, Places, read_body
-from sql.database import Database
 
-# The modules with endpoints. Each has a function endpoints(deps).
+# The modules with endpoints. Each has a list ENDPOINTS.
 FEATURES = (
     operator_donations,
     operator_events,
@@ -67,16 +67,12 @@ class OperatorLimits:
 
 
 class OperatorApi:
-    """Answers the calls of operators: of their programs by token, of the operator console by session.
+    """Answers the calls of operators: of their programs by token, of the operator console by session."""
 
-    Args:
-        database: where the audit log is.
-    """
-
-    def __init__(self, endpoints: Iterable[Endpoint], database: Database, limits: OperatorLimits) -> None:
+    def __init__(self, endpoints: Iterable[Endpoint], deps: Dependencies, limits: OperatorLimits) -> None:
         self.endpoints = {endpoint.name: endpoint for endpoint in endpoints}
         self._parameters = {name: _Parameters(endpoint) for name, endpoint in self.endpoints.items()}
-        self._database = database
+        self._deps = deps
         self._write_s = limits.write_s
         self._calls = Places("operator calls", limits.calls)
         self._exports = Places("exports", limits.exports)
@@ -136,8 +132,8 @@ class OperatorApi:
     async def _reply(self, endpoint: Endpoint, call: Call, values: Any) -> Any:
         """What the handler returns; before that, the row of the audit log."""
         if entry := endpoint.audit(values):
-            await audit.record(self._database, call.operator, entry.action, entry.detail)
-        return await endpoint.handler(call, values)
+            await audit.record(self._deps.database, call.operator, entry.action, entry.detail)
+        return await endpoint.handler(self._deps, call, values)
 
     async def _send(self, request: web.Request, stream: Stream, media_type: str) -> web.StreamResponse:
         """Sends a reply in parts."""
@@ -171,8 +167,7 @@ class OperatorApi:
 
 def operator_api(deps: Dependencies, limits: OperatorLimits = OperatorLimits()) -> OperatorApi:
     """The endpoints of all features."""
-    endpoints = [endpoint for feature in FEATURES for endpoint in feature.endpoints(deps)]
-    return OperatorApi(endpoints, deps.database, limits)
+    return OperatorApi(itertools.chain.from_iterable(feature.ENDPOINTS for feature in FEATURES), deps, limits)
 
 
 def routes(api: OperatorApi, operators: OperatorAuthentication) -> list[web.RouteDef]:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from msgspec import UNSET, Struct, UnsetType
 
 from daemon.api.endpoints import JSON, Call, Dependencies, Endpoint
-from daemon.api.parameters import PAGE, Cursor, Limit, opaque, place
+from daemon.api.parameters import PAGE, Cursor, Limit, page, place
 from daemon.ledger import audit
 from daemon.runtime.http.auth import Scope
 
@@ -43,23 +43,21 @@ class Actions(Struct, rename="camel"):
     next_cursor: str | None
 
 
-def endpoints(deps: Dependencies) -> list[Endpoint]:
-    """The endpoint of the audit log."""
-
-    async def list_actions(_call: Call, query: ActionsQuery) -> Actions:
-        """What operators did, newest first, and the newest hash of the audit log's chain."""
-        after = place(query.cursor, PLACE)
-        rows = await audit.actions(deps.database, query.limit + 1, before=int(after[0]) if after else None)
-        shown = rows[: query.limit]
-        return Actions(
-            newest_hash=await audit.newest_hash(deps.database),
-            actions=[_action(row) for row in shown],
-            next_cursor=opaque(str(shown[-1].id)) if len(rows) > query.limit else None,
-        )
-
-    return [Endpoint("GET", "actions", Scope.READ, list_actions, ActionsQuery, {JSON: Actions})]
+async def list_actions(deps: Dependencies, _call: Call, query: ActionsQuery) -> Actions:
+    """What operators did, newest first, and the newest hash of the audit log's chain."""
+    after = place(query.cursor, PLACE)
+    rows = await audit.actions(deps.database, query.limit + 1, before=int(after[0]) if after else None)
+    shown, next_cursor = page(rows, query.limit, lambda row: str(row.id))
+    return Actions(
+        newest_hash=await audit.newest_hash(deps.database),
+        actions=[_action(row) for row in shown],
+        next_cursor=next_cursor,
+    )
 
 
 def _action(row: audit.ActionRow) -> Action:
     subjects = row.donation, row.event, row.ticket
     return Action(row.id, row.at.astimezone(UTC), row.by, row.action, *subjects, row.detail, row.hash)
+
+
+ENDPOINTS = [Endpoint("GET", "actions", Scope.READ, list_actions, ActionsQuery, {JSON: Actions})]

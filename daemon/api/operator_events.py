@@ -6,7 +6,7 @@ from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from daemon.api.endpoints import JSON, Call, Dependencies, Endpoint
-from daemon.api.parameters import PAGE, Cursor, EventId, Limit, opaque, place
+from daemon.api.parameters import PAGE, Cursor, EventId, Limit, page, place
 from daemon.ledger import queues
 from daemon.ledger.changes import Result
 from daemon.ledger.operators import Dismissal
@@ -65,62 +65,42 @@ class EventReplayed(Struct):
     error: str | None
 
 
-def endpoints(deps: Dependencies) -> list[Endpoint]:
-    """The endpoints of failed events."""
+async def list_failed_events(deps: Dependencies, _call: Call, query: FailedEventsQuery) -> FailedEventPage:
+    """Lists the events that could not be applied, received last first."""
+    after = place(query.cursor, FAILED_PLACE)
+    rows = await queues.failed_events(deps.database, query.limit + 1, with_dismissed=query.all, after=after)
+    shown, next_cursor = page(rows, query.limit, lambda row: row.place)
+    return FailedEventPage([_record(row) for row in shown], next_cursor)
 
-    async def list_failed_events(_call: Call, query: FailedEventsQuery) -> FailedEventPage:
-        """Lists the events that could not be applied, received last first."""
-        after = place(query.cursor, FAILED_PLACE)
-        rows = await queues.failed_events(deps.database, query.limit + 1, with_dismissed=query.all, after=after)
-        shown = rows[: query.limit]
-        more = len(rows) > query.limit
-        return FailedEventPage([_record(row) for row in shown], opaque(shown[-1].place) if more else None)
 
-    async def dismiss_event(call: Call, path: EventPath) -> EventDismissed:
-        """Dismisses an event that could not be applied and is not needed: it keeps its reason, and waits no more."""
-        outcome, _ = await deps.operators.dismiss(path.id, actor=call.operator)
-        if outcome is Dismissal.UNKNOWN:
-            raise web.HTTPNotFound(text=f"there is no event {path.id}")
-        if outcome is not Dismissal.DONE:
-            raise web.HTTPConflict(text=CONFLICTS[outcome])
-        return EventDismissed(path.id, call.operator)
+async def dismiss_event(deps: Dependencies, call: Call, path: EventPath) -> EventDismissed:
+    """Dismisses an event that could not be applied and is not needed: it keeps its reason, and waits no more."""
+    outcome, _ = await deps.operators.dismiss(path.id, actor=call.operator)
+    if outcome is Dismissal.UNKNOWN:
+        raise web.HTTPNotFound(text=f"there is no event {path.id}")
+    if outcome is not Dismissal.DONE:
+        raise web.HTTPConflict(text=CONFLICTS[outcome])
+    return EventDismissed(path.id, call.operator)
 
-    async def replay_event(call: Call, path: EventPath) -> EventReplayed:
-        """Reads an event that could not be applied from Stripe again, and applies it if this release can."""
-        if deps.event_replay is None:
-            raise web.HTTPConflict(text="STRIPE_API_KEY is not set, so no event can be read from Stripe")
-        failed = await deps.operators.begin_replay(path.id, actor=call.operator)
-        if failed is None:
-            raise web.HTTPNotFound(text=f"there is no event {path.id}")
-        if not failed:
-            raise web.HTTPConflict(text=CONFLICTS[Dismissal.NOT_FAILED])
-        try:
-            outcome = await deps.event_replay.replay(path.id)
-        except StripeUnavailable as problem:
-            raise web.HTTPServiceUnavailable(text=f"{problem}: try again later") from None
-        except (StripeRejected, NotAnEvent) as problem:
-            raise web.HTTPBadGateway(text=str(problem)) from None
-        if outcome is None:
-            raise web.HTTPGone(text=f"Stripe does not have event {path.id} any more: donationd reconcile")
-        return EventReplayed(path.id, call.operator, outcome.result, outcome.error)
 
-    errors = {404: "there is no such event", 409: "it did not fail, or was dismissed before"}
-    return [
-        Endpoint("GET", "failed-events", Scope.READ, list_failed_events, FailedEventsQuery, {JSON: FailedEventPage}),
-        Endpoint(
-            *("POST", "failed-events/{id}/dismiss", Scope.ACT, dismiss_event, EventPath, {JSON: EventDismissed}), errors
-        ),
-        Endpoint(
-            *("POST", "failed-events/{id}/replay", Scope.ACT, replay_event, EventPath, {JSON: EventReplayed}),
-            errors={
-                404: "there is no such event",
-                409: "it did not fail, or STRIPE_API_KEY is not set",
-                410: "Stripe does not have it any more",
-                502: "Stripe rejects the call",
-                503: "Stripe does not answer, or the database cannot be used now",
-            },
-        ),
-    ]
+async def replay_event(deps: Dependencies, call: Call, path: EventPath) -> EventReplayed:
+    """Reads an event that could not be applied from Stripe again, and applies it if this release can."""
+    if deps.event_replay is None:
+        raise web.HTTPConflict(text="STRIPE_API_KEY is not set, so no event can be read from Stripe")
+    failed = await deps.operators.begin_replay(path.id, actor=call.operator)
+    if failed is None:
+        raise web.HTTPNotFound(text=f"there is no event {path.id}")
+    if not failed:
+        raise web.HTTPConflict(text=CONFLICTS[Dismissal.NOT_FAILED])
+    try:
+        outcome = await deps.event_replay.replay(path.id)
+    except StripeUnavailable as problem:
+        raise web.HTTPServiceUnavailable(text=f"{problem}: try again later") from None
+    except (StripeRejected, NotAnEvent) as problem:
+        raise web.HTTPBadGateway(text=str(problem)) from None
+    if outcome is None:
+        raise web.HTTPGone(text=f"Stripe does not have event {path.id} any more: donationd reconcile")
+    return EventReplayed(path.id, call.operator, outcome.result, outcome.error)
 
 
 CONFLICTS = {
@@ -134,3 +114,32 @@ def _record(row: queues.FailedEvent) -> FailedEventRecord:
     dismissed_at = row.dismissed_at.astimezone(UTC) if row.dismissed_at else None
     times = row.created_at.astimezone(UTC), row.received_at.astimezone(UTC)
     return FailedEventRecord(row.id, row.type, *times, row.error, dismissed_at)
+
+
+ENDPOINTS = [
+    Endpoint("GET", "failed-events", Scope.READ, list_failed_events, FailedEventsQuery, {JSON: FailedEventPage}),
+    Endpoint(
+        "POST",
+        "failed-events/{id}/dismiss",
+        Scope.ACT,
+        dismiss_event,
+        EventPath,
+        {JSON: EventDismissed},
+        {404: "there is no such event", 409: "it did not fail, or was dismissed before"},
+    ),
+    Endpoint(
+        "POST",
+        "failed-events/{id}/replay",
+        Scope.ACT,
+        replay_event,
+        EventPath,
+        {JSON: EventReplayed},
+        {
+            404: "there is no such event",
+            409: "it did not fail, or STRIPE_API_KEY is not set",
+            410: "Stripe does not have it any more",
+            502: "Stripe rejects the call",
+            503: "Stripe does not answer, or the database cannot be used now",
+        },
+    ),
+]

@@ -2,15 +2,13 @@
 
 import re
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Annotated, Literal
 
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from daemon.api.endpoints import JSON, Call, Dependencies, Endpoint
-from daemon.api.parameters import PAGE, Amount, Cursor, Limit, opaque, place
-from daemon.ledger import money
+from daemon.api.parameters import PAGE, Amount, Cursor, Limit, amount, page, place
 from daemon.reports.early_warnings import EarlyWarning, State, dismiss_warning, find_warning, read_warnings
 from daemon.reports.fraud import Level, Name, Signal
 from daemon.reports.fraud_report import find_signals
@@ -90,65 +88,42 @@ class WarningsPage(Struct, rename="camel"):
     next_cursor: str | None
 
 
-def endpoints(deps: Dependencies) -> list[Endpoint]:
-    """The endpoints of the early fraud warnings and of the signals."""
-
-    async def list_early_warnings(_call: Call, query: WarningsQuery) -> WarningsPage:
-        """The early fraud warnings, newest first, with what each decision costs."""
-        after = place(query.cursor, PLACE)
-        warnings = [
-            warning
-            for warning in await read_warnings(deps.database)
-            if (query.state == "all" or warning.state is State.OPEN)
-            and (after is None or _order(warning) > (-int(after["made_at"]), after["id"]))
-        ]
-        shown = warnings[: query.limit]
-        is_last = len(warnings) == len(shown)
-        return WarningsPage(
-            [_warned(warning, deps.dispute_fee) for warning in shown],
-            None if is_last else opaque(f"{shown[-1].made_at}:{shown[-1].id}"),
-        )
-
-    async def dismiss_early_warning(call: Call, path: WarningPath) -> WarningDismissed:
-        """Dismisses an early fraud warning that was examined and asks for no refund: it waits no more. Nothing changes
-        at Stripe."""
-        warning = await find_warning(deps.database, path.id)
-        if warning is None:
-            raise web.HTTPNotFound(text=f"there is no early fraud warning {path.id}")
-        is_done = warning.state is State.OPEN and await dismiss_warning(deps.database, warning, actor=call.operator)
-        if not is_done:
-            raise web.HTTPConflict(text="this warning does not wait for a decision any more: read the list again")
-        return WarningDismissed(path.id, call.operator)
-
-    async def report_fraud(_call: Call, _query: FraudQuery) -> FraudReport:
-        """What `donationd report fraud` prints: each signal of fraud with its reason."""
-        now = datetime.now(UTC).replace(microsecond=0)
-        signals = await find_signals(deps.database, deps.fraud_thresholds, now, deps.dispute_fee)
-        return FraudReport(now, list(map(_shown, signals)))
-
-    return [
-        Endpoint("GET", "early-warnings", Scope.READ, list_early_warnings, WarningsQuery, {JSON: WarningsPage}),
-        Endpoint(
-            "POST",
-            "early-warnings/{id}/dismiss",
-            Scope.ACT,
-            dismiss_early_warning,
-            WarningPath,
-            {JSON: WarningDismissed},
-            {404: "there is no such warning", 409: "it does not wait for a decision"},
-        ),
-        Endpoint("GET", "reports/fraud", Scope.READ, report_fraud, FraudQuery, {JSON: FraudReport}, is_slow=True),
+async def list_early_warnings(deps: Dependencies, _call: Call, query: WarningsQuery) -> WarningsPage:
+    """The early fraud warnings, newest first, with what each decision costs."""
+    after = place(query.cursor, PLACE)
+    warnings = [
+        warning
+        for warning in await read_warnings(deps.database)
+        if (query.state == "all" or warning.state is State.OPEN)
+        and (after is None or (-warning.made_at, warning.id) > (-int(after["made_at"]), after["id"]))
     ]
+    shown, next_cursor = page(warnings, query.limit, lambda warning: f"{warning.made_at}:{warning.id}")
+    return WarningsPage([_warned(warning, deps.dispute_fee) for warning in shown], next_cursor)
+
+
+async def dismiss_early_warning(deps: Dependencies, call: Call, path: WarningPath) -> WarningDismissed:
+    """Dismisses an early fraud warning that was examined and asks for no refund: it waits no more. Nothing changes
+    at Stripe."""
+    warning = await find_warning(deps.database, path.id)
+    if warning is None:
+        raise web.HTTPNotFound(text=f"there is no early fraud warning {path.id}")
+    is_done = warning.state is State.OPEN and await dismiss_warning(deps.database, warning, actor=call.operator)
+    if not is_done:
+        raise web.HTTPConflict(text="this warning does not wait for a decision any more: read the list again")
+    return WarningDismissed(path.id, call.operator)
+
+
+async def report_fraud(deps: Dependencies, _call: Call, _query: FraudQuery) -> FraudReport:
+    """What `donationd report fraud` prints: each signal of fraud with its reason."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    signals = await find_signals(deps.database, deps.fraud_thresholds, now, deps.dispute_fee)
+    return FraudReport(now, list(map(_shown, signals)))
 
 
 def _shown(signal: Signal) -> ShownSignal:
     times = datetime.fromtimestamp(signal.since, UTC), datetime.fromtimestamp(signal.until, UTC)
     subject = signal.name, signal.level, signal.by, signal.subject, signal.reason
     return ShownSignal(*subject, *times, list(signal.tickets))
-
-
-def _order(warning: EarlyWarning) -> tuple[int, str]:
-    return -warning.made_at, warning.id
 
 
 def _warned(warning: EarlyWarning, dispute_fee: str | None) -> Warned:
@@ -162,6 +137,21 @@ def _warned(warning: EarlyWarning, dispute_fee: str | None) -> Warned:
         charge=warning.charge,
         ticket=warning.ticket,
         currency=warning.currency,
-        cost=Decimal(money.major(warning.cost_minor or 0, warning.currency or "")) if known else None,
+        cost=amount(warning.cost_minor or 0, warning.currency) if known else None,
         reason=warning.reason(dispute_fee),
     )
+
+
+ENDPOINTS = [
+    Endpoint("GET", "early-warnings", Scope.READ, list_early_warnings, WarningsQuery, {JSON: WarningsPage}),
+    Endpoint(
+        "POST",
+        "early-warnings/{id}/dismiss",
+        Scope.ACT,
+        dismiss_early_warning,
+        WarningPath,
+        {JSON: WarningDismissed},
+        {404: "there is no such warning", 409: "it does not wait for a decision"},
+    ),
+    Endpoint("GET", "reports/fraud", Scope.READ, report_fraud, FraudQuery, {JSON: FraudReport}, is_slow=True),
+]

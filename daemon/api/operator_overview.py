@@ -2,15 +2,13 @@
 
 import re
 from datetime import UTC, date, datetime
-from decimal import Decimal
 from typing import Literal
 from zoneinfo import ZoneInfo
 
 from msgspec import UNSET, Struct, UnsetType
 
 from daemon.api.endpoints import JSON, Call, Dependencies, Endpoint
-from daemon.api.parameters import PAGE, Amount, Cursor, Limit, TicketId, opaque, place
-from daemon.ledger import money
+from daemon.api.parameters import PAGE, Amount, Cursor, Limit, TicketId, amount, page, place
 from daemon.reports import daily_sums, overview
 from daemon.reports.entry_sums import Figures
 from daemon.reports.overview import ENTRIES_COUNTED, CurrencyTotals, HealthRun
@@ -119,65 +117,53 @@ class RecentReport(Struct, rename="camel"):
     currencies: list[RecentCurrency]
 
 
-def endpoints(deps: Dependencies) -> list[Endpoint]:
-    """The endpoints of the overview, of what moved lately and of the health history."""
-
-    async def show_overview(_call: Call, _query: OverviewQuery) -> OverviewRecord:
-        """All money together, what needs a person, what was recorded lately, and the newest lines of the health
-        history; it costs the same however large the ledger is."""
-        activity = await overview.activity(deps.database)
-        return OverviewRecord(
-            at=datetime.now(UTC).replace(microsecond=0),
-            totals=[_totals(row) for row in await overview.totals(deps.database)],
-            waiting=WaitingRecord(*await overview.waiting(deps.database)),
-            entries_last_hour=activity.entries,
-            entries_are_more=activity.entries == ENTRIES_COUNTED,
-            last_seq=activity.seq,
-            last_recorded_at=activity.recorded_at and activity.recorded_at.astimezone(UTC),
-            health=[_run(run) for run in await overview.health_runs(deps.database, RUNS_SHOWN)],
-        )
-
-    async def list_health_runs(_call: Call, query: HealthRunsQuery) -> HealthRunPage:
-        """The runs of the startup gate and the changes of the database's readiness, recorded last first."""
-        after = place(query.cursor, PLACE)
-        rows = await overview.health_runs(deps.database, query.limit + 1, int(after[0]) if after else None)
-        shown = rows[: query.limit]
-        more = len(rows) > query.limit
-        return HealthRunPage([_run(row) for row in shown], opaque(str(shown[-1].id)) if more else None)
-
-    async def report_recent(_call: Call, query: RecentQuery) -> RecentReport:
-        """What moved in each of the last days, weeks or months, for charts: from sums that are kept per day, some
-        seconds old. `reports/series` adds up the journal itself, of any period and as of any moment."""
-        zone = deps.report_time_zone
-        found = await daily_sums.recent(
-            deps.database, Unit(query.by), zone, datetime.now(ZoneInfo(zone)).date(), query.ticket or None
-        )
-        return RecentReport(
-            by=query.by,
-            ticket=query.ticket or None,
-            time_zone=zone,
-            seq=found.seq,
-            added_at=found.added_at and found.added_at.astimezone(UTC),
-            currencies=[
-                RecentCurrency(currency, [_figures(*each, currency) for each in zip(found.begins, sums, strict=True)])
-                for currency, sums in found.by_currency.items()
-            ],
-        )
-
-    return [
-        Endpoint("GET", "overview", Scope.READ, show_overview, OverviewQuery, {JSON: OverviewRecord}),
-        Endpoint("GET", "health-runs", Scope.READ, list_health_runs, HealthRunsQuery, {JSON: HealthRunPage}),
-        Endpoint("GET", "reports/recent", Scope.READ, report_recent, RecentQuery, {JSON: RecentReport}),
-    ]
+async def show_overview(deps: Dependencies, _call: Call, _query: OverviewQuery) -> OverviewRecord:
+    """All money together, what needs a person, what was recorded lately, and the newest lines of the health
+    history; it costs the same however large the ledger is."""
+    activity = await overview.activity(deps.database)
+    return OverviewRecord(
+        at=datetime.now(UTC).replace(microsecond=0),
+        totals=[_totals(row) for row in await overview.totals(deps.database)],
+        waiting=WaitingRecord(*await overview.waiting(deps.database)),
+        entries_last_hour=activity.entries,
+        entries_are_more=activity.entries == ENTRIES_COUNTED,
+        last_seq=activity.seq,
+        last_recorded_at=activity.recorded_at and activity.recorded_at.astimezone(UTC),
+        health=[_run(run) for run in await overview.health_runs(deps.database, RUNS_SHOWN)],
+    )
 
 
-def _amount(amount_minor: int, currency: str) -> Decimal:
-    return Decimal(money.major(amount_minor, currency))
+async def list_health_runs(deps: Dependencies, _call: Call, query: HealthRunsQuery) -> HealthRunPage:
+    """The runs of the startup gate and the changes of the database's readiness, recorded last first."""
+    after = place(query.cursor, PLACE)
+    rows = await overview.health_runs(deps.database, query.limit + 1, int(after[0]) if after else None)
+    shown, next_cursor = page(rows, query.limit, lambda row: str(row.id))
+    return HealthRunPage([_run(row) for row in shown], next_cursor)
+
+
+async def report_recent(deps: Dependencies, _call: Call, query: RecentQuery) -> RecentReport:
+    """What moved in each of the last days, weeks or months, for charts: from sums that are kept per day, some
+    seconds old. `reports/series` adds up the journal itself, of any period and as of any moment."""
+    zone = deps.report_time_zone
+    found = await daily_sums.recent(
+        deps.database, Unit(query.by), zone, datetime.now(ZoneInfo(zone)).date(), query.ticket or None
+    )
+    return RecentReport(
+        by=query.by,
+        ticket=query.ticket or None,
+        time_zone=zone,
+        seq=found.seq,
+        added_at=found.added_at and found.added_at.astimezone(UTC),
+        currencies=[
+            RecentCurrency(currency, [_figures(*each, currency) for each in zip(found.begins, sums, strict=True)])
+            for currency, sums in found.by_currency.items()
+        ],
+    )
 
 
 def _totals(row: CurrencyTotals) -> TotalsRecord:
     minor = row.paid_minor, row.refunded_minor, row.disputed_minor, row.net_minor
-    return TotalsRecord(row.currency, row.donations, *(_amount(each, row.currency) for each in minor))
+    return TotalsRecord(row.currency, row.donations, *(amount(each, row.currency) for each in minor))
 
 
 def _run(run: HealthRun) -> HealthRunRecord:
@@ -185,4 +171,11 @@ def _run(run: HealthRun) -> HealthRunRecord:
 
 
 def _figures(begin: date, figures: Figures, currency: str) -> RecentFigures:
-    return RecentFigures(begin, *(_amount(each, currency) for each in (*figures, figures.net)))
+    return RecentFigures(begin, *(amount(each, currency) for each in (*figures, figures.net)))
+
+
+ENDPOINTS = [
+    Endpoint("GET", "overview", Scope.READ, show_overview, OverviewQuery, {JSON: OverviewRecord}),
+    Endpoint("GET", "health-runs", Scope.READ, list_health_runs, HealthRunsQuery, {JSON: HealthRunPage}),
+    Endpoint("GET", "reports/recent", Scope.READ, report_recent, RecentQuery, {JSON: RecentReport}),
+]

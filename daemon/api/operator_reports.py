@@ -1,4 +1,4 @@
-"""Reports over HTTP: those of `donationd report`, as JSON or CSV (SPEC 10, 11)."""
+"""Reports over HTTP: each is what `donationd report` prints, as JSON or CSV (SPEC 10, 11)."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Annotated, Any, Literal
@@ -20,7 +20,6 @@ from daemon.reports.statistics import Selection
 from daemon.reports.tickets import UnknownTicket
 from daemon.reports.time_zones import UnknownTimeZone, load_time_zone
 from daemon.runtime.http.auth import Scope
-from sql.database import Database
 
 FORMS = {JSON: as_json, CSV: as_csv}
 DAY = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
@@ -109,107 +108,79 @@ class DonorsQuery(Struct, forbid_unknown_fields=True, kw_only=True):
     limit: Limit = 20
 
 
-def endpoints(deps: Dependencies) -> list[Endpoint]:
-    """An endpoint for each report. They take the places of exports: several would keep the database busy."""
-    reports = _Reports(deps.database, deps.report_time_zone)
-    return [
-        _endpoint("income", reports.report_income, IncomeQuery, NO_TICKET),
-        _endpoint("series", reports.report_series, SeriesQuery, NO_TICKET),
-        _endpoint("restated", reports.report_restated, RestatedQuery, {404: "there is no such closed report"}),
-        _endpoint("payouts", reports.report_payouts, PayoutsQuery, {404: "there is no such payout"}),
-        _endpoint("summary", reports.report_summary, SummaryQuery, NO_TICKET),
-        _endpoint("tickets", reports.report_tickets, TicketsReportQuery, {}),
-        _endpoint("donors", reports.report_donors, DonorsQuery, NO_TICKET),
-    ]
+async def report_income(deps: Dependencies, call: Call, query: IncomeQuery) -> Stream:
+    """The payments, refunds, disputes and fees of a period, per currency and ticket. With the same
+    asOf it is the same at any later time.
+    """
+    period = _period(deps, query.period, query.tz)
+    made = income.income(deps.database, period, moment=_moment(query.as_of), ticket=query.ticket or None)
+    return await _stream(call, made)
 
 
-def _endpoint(
-    name: str, handler: Callable[[Call, Any], Awaitable[Stream]], parameters: type[Any], errors: dict[int, str]
-) -> Endpoint:
-    return Endpoint(
-        "GET",
-        f"reports/{name}",
-        Scope.READ,
-        handler,
-        parameters,
-        REPLIES,
-        errors=errors,
-        is_slow=True,
-        has_ledger_seq=True,
+async def report_series(deps: Dependencies, call: Call, query: SeriesQuery) -> Stream:
+    """The same for each day, week or month, from the journal."""
+    made = income.income_series(
+        deps.database,
+        Unit(query.by),
+        _zone(deps, query.tz),
+        _period(deps, query.period, query.tz) if query.period else None,
+        moment=_moment(query.as_of),
+        ticket=query.ticket or None,
     )
+    return await _stream(call, made)
 
 
-class _Reports:
-    """The handlers. A report is what the command of the same name prints."""
+async def report_restated(deps: Dependencies, call: Call, query: RestatedQuery) -> Stream:
+    """A closed period as it was filed, as it is now, and every entry of the journal between them."""
+    period = _period(deps, query.period, query.tz)
+    made = closings.restated(
+        deps.database, period, version=query.version or None, moment=_moment(query.as_of)
+    )  # fmt: skip
+    return await _stream(call, made)
 
-    def __init__(self, database: Database, time_zone: str) -> None:
-        self._database = database
-        self._time_zone = time_zone
 
-    async def report_income(self, call: Call, query: IncomeQuery) -> Stream:
-        """The payments, refunds, disputes and fees of a period, per currency and ticket. With the same
-        asOf it is the same at any later time.
-        """
-        period = self._period(query.period, query.tz)
-        made = income.income(self._database, period, moment=_moment(query.as_of), ticket=query.ticket or None)
-        return await _stream(call, made)
+async def report_payouts(deps: Dependencies, call: Call, query: PayoutsQuery) -> Stream:
+    """The payouts that arrived in a period, each with the balance transactions that it is the sum of. One that does
+    not add up is marked with the difference; manual and instant payouts are not attributable."""
+    period = _period(deps, query.period, query.tz) if query.period else None
+    return await _stream(call, payouts.payouts(deps.database, _zone(deps, query.tz), period, query.payout or None))
 
-    async def report_series(self, call: Call, query: SeriesQuery) -> Stream:
-        """The same for each day, week or month, from the journal."""
-        made = income.income_series(
-            self._database,
-            Unit(query.by),
-            self._zone(query.tz),
-            self._period(query.period, query.tz) if query.period else None,
-            moment=_moment(query.as_of),
-            ticket=query.ticket or None,
-        )
-        return await _stream(call, made)
 
-    async def report_restated(self, call: Call, query: RestatedQuery) -> Stream:
-        """A closed period as it was filed, as it is now, and every entry of the journal between them."""
-        period = self._period(query.period, query.tz)
-        made = closings.restated(
-            self._database, period, version=query.version or None, moment=_moment(query.as_of)
-        )  # fmt: skip
-        return await _stream(call, made)
+async def report_summary(deps: Dependencies, call: Call, query: SummaryQuery) -> Stream:
+    """Number, sums, average, median and largest amount of the paid donations as they are now, and the donors."""
+    return await _stream(call, statistics.summary(deps.database, _selection(deps, query)))
 
-    async def report_payouts(self, call: Call, query: PayoutsQuery) -> Stream:
-        """The payouts that arrived in a period, each with the balance transactions that it is the sum of. One that does
-        not add up is marked with the difference; manual and instant payouts are not attributable."""
-        period = self._period(query.period, query.tz) if query.period else None
-        return await _stream(call, payouts.payouts(self._database, self._zone(query.tz), period, query.payout or None))
 
-    async def report_summary(self, call: Call, query: SummaryQuery) -> Stream:
-        """Number, sums, average, median and largest amount of the paid donations as they are now, and the donors."""
-        return await _stream(call, statistics.summary(self._database, self._selection(query)))
+async def report_tickets(deps: Dependencies, call: Call, query: TicketsReportQuery) -> Stream:
+    """What was given for each ticket, from the paid donations as they are now."""
+    return await _stream(call, statistics.tickets(deps.database, _selection(deps, query)))
 
-    async def report_tickets(self, call: Call, query: TicketsReportQuery) -> Stream:
-        """What was given for each ticket, from the paid donations as they are now."""
-        return await _stream(call, statistics.tickets(self._database, self._selection(query)))
 
-    async def report_donors(self, call: Call, query: DonorsQuery) -> Stream:
-        """The largest donors of each currency, or those with the most donations, by e-mail hash."""
-        made = statistics.donors(
-            self._database, self._selection(query), limit=query.limit, by_donations=query.order == "donations"
-        )
-        return await _stream(call, made)
+async def report_donors(deps: Dependencies, call: Call, query: DonorsQuery) -> Stream:
+    """The largest donors of each currency, or those with the most donations, by e-mail hash."""
+    made = statistics.donors(
+        deps.database, _selection(deps, query), limit=query.limit, by_donations=query.order == "donations"
+    )
+    return await _stream(call, made)
 
-    def _zone(self, given: str | UnsetType) -> str:
-        try:
-            return load_time_zone(given).key if given else self._time_zone
-        except UnknownTimeZone as problem:
-            raise web.HTTPBadRequest(text=f"tz: {problem}") from None
 
-    def _period(self, text: str, zone: str | UnsetType) -> Period:
-        try:
-            return Period.parse(text, self._zone(zone))
-        except NoPeriod as problem:
-            raise web.HTTPBadRequest(text=f"period: {problem}") from None
+def _zone(deps: Dependencies, given: str | UnsetType) -> str:
+    try:
+        return load_time_zone(given).key if given else deps.report_time_zone
+    except UnknownTimeZone as problem:
+        raise web.HTTPBadRequest(text=f"tz: {problem}") from None
 
-    def _selection(self, query: SummaryQuery | TicketsReportQuery | DonorsQuery) -> Selection:
-        ticket = getattr(query, "ticket", UNSET) or None
-        return Selection(self._zone(query.tz), self._period(query.period, query.tz) if query.period else None, ticket)
+
+def _period(deps: Dependencies, text: str, zone: str | UnsetType) -> Period:
+    try:
+        return Period.parse(text, _zone(deps, zone))
+    except NoPeriod as problem:
+        raise web.HTTPBadRequest(text=f"period: {problem}") from None
+
+
+def _selection(deps: Dependencies, query: SummaryQuery | TicketsReportQuery | DonorsQuery) -> Selection:
+    ticket = getattr(query, "ticket", UNSET) or None
+    return Selection(_zone(deps, query.tz), _period(deps, query.period, query.tz) if query.period else None, ticket)
 
 
 def _moment(text: str | UnsetType) -> Moment | None:
@@ -235,3 +206,34 @@ async def _stream(call: Call, made: Awaitable[Report]) -> Stream:
             yield part.encode()
 
     return Stream(parts(), {LEDGER_SEQ: str(report.head["seq"])})
+
+
+def _endpoint(
+    name: str,
+    handler: Callable[[Dependencies, Call, Any], Awaitable[Stream]],
+    parameters: type[Any],
+    errors: dict[int, str],
+) -> Endpoint:
+    return Endpoint(
+        "GET",
+        f"reports/{name}",
+        Scope.READ,
+        handler,
+        parameters,
+        REPLIES,
+        errors=errors,
+        is_slow=True,
+        has_ledger_seq=True,
+    )
+
+
+# One for each report. They take the places of exports: several would keep the database busy.
+ENDPOINTS = [
+    _endpoint("income", report_income, IncomeQuery, NO_TICKET),
+    _endpoint("series", report_series, SeriesQuery, NO_TICKET),
+    _endpoint("restated", report_restated, RestatedQuery, {404: "there is no such closed report"}),
+    _endpoint("payouts", report_payouts, PayoutsQuery, {404: "there is no such payout"}),
+    _endpoint("summary", report_summary, SummaryQuery, NO_TICKET),
+    _endpoint("tickets", report_tickets, TicketsReportQuery, {}),
+    _endpoint("donors", report_donors, DonorsQuery, NO_TICKET),
+]

@@ -8,7 +8,7 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from daemon.api.endpoints import JSON, Call, Created, Dependencies, Endpoint
-from daemon.api.parameters import PAGE, Amount, Currency, Cursor, Goal, Limit, TicketId, Title, opaque, place
+from daemon.api.parameters import PAGE, Amount, Currency, Cursor, Goal, Limit, TicketId, Title, page, place
 from daemon.ledger import tickets
 from daemon.ledger.tickets import PLACE, ChangedMeanwhile, ImpossibleGoal, State, Ticket, TicketChange, TicketExists
 from daemon.runtime.http.auth import Scope
@@ -51,49 +51,49 @@ class TicketPage(Struct, rename="camel"):
     next_cursor: str | None
 
 
-def endpoints(deps: Dependencies) -> list[Endpoint]:
-    """The endpoints of tickets."""
+async def list_tickets(deps: Dependencies, _call: Call, query: TicketsQuery) -> TicketPage:
+    """Lists the tickets, oldest first, those that are hidden from the public too."""
+    rows = await tickets.tickets(deps.database, query.limit + 1, place(query.cursor, PLACE))
+    shown, next_cursor = page(rows, query.limit, lambda row: row.place)
+    return TicketPage([_record(row, deps.default_currency) for row in shown], next_cursor)
 
-    async def list_tickets(_call: Call, query: TicketsQuery) -> TicketPage:
-        """Lists the tickets, oldest first, those that are hidden from the public too."""
-        rows = await tickets.tickets(deps.database, query.limit + 1, place(query.cursor, PLACE))
-        shown = rows[: query.limit]
-        more = len(rows) > query.limit
-        return TicketPage([record(row) for row in shown], opaque(shown[-1].place) if more else None)
 
-    async def put_ticket(call: Call, given: TicketPut) -> TicketRecord | Created:
-        """Adds a ticket, or changes one that exists; what is left out stays as it is."""
-        if given.title and not tickets.is_title(given.title):
-            raise web.HTTPBadRequest(text="title: at most 200 characters, all of them printable")
-        change = TicketChange(title=given.title, currency=given.currency, goal=given.goal, state=given.state)
-        try:
-            ticket, is_new = await tickets.put(
-                *(deps.database, given.id, change),
-                actor=call.operator,
-                default_currency=deps.default_currency,
-                only_new=given.new,
-            )
-        except TicketExists:
-            raise web.HTTPConflict(text="id: there is a ticket with this id already") from None
-        except ImpossibleGoal as error:
-            raise web.HTTPBadRequest(text=f"goal: {error}") from None
-        except ChangedMeanwhile:
-            raise web.HTTPConflict(text="other processes change this ticket at this moment: try again") from None
-        return Created(record(ticket)) if is_new else record(ticket)
-
-    def record(ticket: Ticket) -> TicketRecord:
-        goal = ticket.goal(deps.default_currency)
-        return TicketRecord(
-            id=ticket.id,
-            title=ticket.title,
-            currency=ticket.currency,
-            goal=Decimal(goal) if goal else None,
-            state=ticket.state,
-            created_at=ticket.created_at.astimezone(UTC),
+async def put_ticket(deps: Dependencies, call: Call, given: TicketPut) -> TicketRecord | Created:
+    """Adds a ticket, or changes one that exists; what is left out stays as it is."""
+    if given.title and not tickets.is_title(given.title):
+        raise web.HTTPBadRequest(text="title: at most 200 characters, all of them printable")
+    change = TicketChange(title=given.title, currency=given.currency, goal=given.goal, state=given.state)
+    try:
+        ticket, is_new = await tickets.put(
+            *(deps.database, given.id, change),
+            actor=call.operator,
+            default_currency=deps.default_currency,
+            only_new=given.new,
         )
+    except TicketExists:
+        raise web.HTTPConflict(text="id: there is a ticket with this id already") from None
+    except ImpossibleGoal as error:
+        raise web.HTTPBadRequest(text=f"goal: {error}") from None
+    except ChangedMeanwhile:
+        raise web.HTTPConflict(text="other processes change this ticket at this moment: try again") from None
+    record = _record(ticket, deps.default_currency)
+    return Created(record) if is_new else record
 
-    errors = {409: "other processes change the ticket at the same time, or it exists and was to be new"}
-    return [
-        Endpoint("GET", "tickets", Scope.READ, list_tickets, TicketsQuery, {JSON: TicketPage}),
-        Endpoint("PUT", "tickets/{id}", Scope.ACT, put_ticket, TicketPut, {JSON: TicketRecord}, errors),
-    ]
+
+def _record(ticket: Ticket, default_currency: str) -> TicketRecord:
+    goal = ticket.goal(default_currency)
+    return TicketRecord(
+        id=ticket.id,
+        title=ticket.title,
+        currency=ticket.currency,
+        goal=Decimal(goal) if goal else None,
+        state=ticket.state,
+        created_at=ticket.created_at.astimezone(UTC),
+    )
+
+
+ERRORS = {409: "other processes change the ticket at the same time, or it exists and was to be new"}
+ENDPOINTS = [
+    Endpoint("GET", "tickets", Scope.READ, list_tickets, TicketsQuery, {JSON: TicketPage}),
+    Endpoint("PUT", "tickets/{id}", Scope.ACT, put_ticket, TicketPut, {JSON: TicketRecord}, ERRORS),
+]

@@ -1,4 +1,6 @@
-"""The types of the operator API's parameters. A description completes the sentence "status: …" of an error.
+"""The types of the operator API's parameters and amounts, and the pages of its lists.
+
+A description completes the sentence "status: …" of an error.
 
 Patterns are those of JSON Schema (ECMA 262), in which `$` is the end of the text; in Python it would also match before
 a line feed at the end, and texts with control characters are rejected before.
@@ -6,9 +8,10 @@ a line feed at the end, and texts with control characters are rejected before.
 
 import base64
 import re
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from aiohttp import web
 from msgspec import Meta, UnsetType
@@ -17,6 +20,7 @@ from daemon.ledger import money
 
 PAGE = 100
 PAGE_LIMIT = 1000
+Row = TypeVar("Row")
 
 TicketId = Annotated[
     str,
@@ -57,9 +61,24 @@ Goal = Annotated[
 Amount = Annotated[Decimal, Meta(description="an exact number in major units, with the decimals of its currency")]
 
 
+def amount(amount_minor: int, currency: str | None) -> Decimal:
+    """An amount in major units, as replies have it."""
+    return Decimal(money.major(amount_minor, currency or ""))
+
+
 def opaque(place: str | None) -> str | None:
     """A place in a list as a cursor: opaque to clients, so that it may change."""
     return None if place is None else base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
+
+
+def page(rows: Sequence[Row], limit: int, place_of: Callable[[Row], str]) -> tuple[Sequence[Row], str | None]:
+    """The rows of a page, and the cursor of the next page; None on the last one.
+
+    Args:
+        rows: those from the page's first one on, at least one more than `limit` unless it is the last page.
+        place_of: the place in the list of a row.
+    """
+    return rows[:limit], opaque(place_of(rows[limit - 1])) if len(rows) > limit else None
 
 
 def place(cursor: str | UnsetType, pattern: re.Pattern[str]) -> re.Match[str] | None:

@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from daemon.api.endpoints import LEDGER_SEQ
+from daemon.api.parameters import opaque
 from daemon.ledger import money
 from daemon.ledger.donation import DonationRow, Status
 from daemon.ledger.facts import TICKET_PATTERN
@@ -179,7 +180,7 @@ def _page_body(ticket: str, page: Page) -> bytes:
             "count": len(page.rows),
             "ticketId": ticket,
             "donations": msgspec.Raw(page.json),
-            "nextCursor": page.next and _opaque(page.next),
+            "nextCursor": page.next and opaque(str(page.next)),
         }
     )
 
@@ -334,11 +335,6 @@ def _moment(text: str) -> Moment:
         return Moment.parse(text)
     except ValueError:
         raise web.HTTPBadRequest(text="asOf: an entry's number, or a time such as 2026-01-31T00:00:00Z") from None
-
-
-def _opaque(place: Cursor) -> str:
-    """Where the next page begins: opaque to clients, so that it may change."""
-    return base64.urlsafe_b64encode(str(place).encode()).decode().rstrip("=")
 
 
 def _cursor(text: str | None) -> Cursor | None:

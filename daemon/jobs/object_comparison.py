@@ -11,9 +11,10 @@ from daemon.jobs.runs import RunDependencies
 from daemon.ledger import comparison, donation_objects, journal, kept_facts, operator_actions, projection
 from daemon.ledger.changes import ReadObjects
 from daemon.ledger.comparison import Difference
+from daemon.ledger.events.fields import Id
 from daemon.ledger.facts import Facts, Family, merge, merge_into, object_ids, owners
 from daemon.ledger.recorder import KnownFacts
-from daemon.ledger.stripe_events import CannotApply, Id
+from daemon.ledger.stripe_events import CannotApply
 from daemon.ledger.stripe_objects import Reading, facts_of
 from daemon.stripe_api.client import StripeRejected
 from sql import load

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from daemon.ledger.changes import Outcome, ReceivedEvent, Result
-from daemon.ledger.stripe_events import Attempt
+from daemon.ledger.events.event_facts import Attempt
 
 # A statement takes time in proportion to its batch, and each request in it waits for all of it; beyond some hundred
 # events a larger batch saves hardly anything per event.

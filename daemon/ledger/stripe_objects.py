@@ -11,9 +11,11 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Raw, Struct
 
+from daemon.ledger.events.fields import NULL, Seconds
+from daemon.ledger.events.reversals import VOID_REFUNDS
 from daemon.ledger.facts import FactName, Facts, Family, ObjectFacts, merge_into, value
 from daemon.ledger.projection import TAKES_MONEY
-from daemon.ledger.stripe_events import NULL, VOID_REFUNDS, Seconds, read
+from daemon.ledger.stripe_events import read
 
 # The type of an event that contains an object and says nothing more than the object itself.
 EVENT_TYPES = {

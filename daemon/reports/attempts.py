@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from daemon.ledger.stripe_events import Attempt
+from daemon.ledger.events.event_facts import Attempt
 from sql import load
 from sql.database import Database
 

@@ -19,11 +19,11 @@ from daemon.reports.entry_sums import (
     read_entries,
     sum_by_ticket,
 )
-from daemon.reports.fees import CHANGED_COLUMNS, changed_rows, difference, fee_tables, sum_fees
+from daemon.reports.fees import CHANGED_COLUMNS, FeeSums, changed_rows, difference, fee_tables, sum_fees
 from daemon.reports.head import HERE, JOURNAL, Origin, head
 from daemon.reports.income import FIGURES, Sums, as_of, income_report, ticket_rows, total_rows
 from daemon.reports.periods import Period
-from daemon.reports.presentation import Amount, Report, Row, Table, as_json, each
+from daemon.reports.presentation import Amount, Cell, Report, Row, Table, as_json, each
 from sql import load
 from sql.database import Database
 
@@ -116,39 +116,26 @@ async def restated(
     """
     found = await find_moment(database, moment)
     closing = _chosen(await closings(database, period.text), period, version, moment)
-    if found.seq < closing.seq:
-        raise NotClosed(f"version {closing.version} was closed at entry {closing.seq}, after entry {found.seq}")
-    if found.fees_seq < (closing.fees_seq or 0):
-        raise NotClosed(f"version {closing.version} was closed at fee {closing.fees_seq}, after fee {found.fees_seq}")
-    closed = closing.closed_period
-    before, later = Entries(closed, closing.seq), Entries(closed, found.seq, after=closing.seq)
+    _check_closed(closing, found)
+    before = Entries(closing.closed_period, closing.seq)
     filed = await sum_by_ticket(database, before, progress)
-    differences = await sum_by_ticket(database, later, progress)
-    filed_at = await find_moment(database, Moment(closing.seq, None))
     filed_fees = await sum_fees(database, before, closing.fees_seq or 0)
+    later = Entries(closing.closed_period, found.seq, after=closing.seq)
+    changes = await sum_by_ticket(database, later, progress)
     fees = await sum_fees(database, later, found.fees_seq)
-    kept_fees = None if closing.fees_seq is None else filed_fees
-    again = income_report(closed, filed_at, filed, kept_fees, origin=Origin(closing.release, closing.tzdata))
     return Report(
         {
-            **head("restated", JOURNAL, closed, closed.time_zone),
+            **head("restated", JOURNAL, closing.closed_period, closing.time_zone),
             **as_of(found),
             "feesSeq": fees.seq,
-            "version": closing.version,
-            "closedAt": closing.closed_at,
-            "closedBy": closing.closed_by,
-            "filedSeq": closing.seq,
-            "filedFeesSeq": closing.fees_seq,
-            "filedRelease": closing.release,
-            "filedTzdata": closing.tzdata,
-            "filedSha256": closing.sha256,
-            "filedConfirmed": await _sha256(again) == closing.sha256,
-            "sameInstants": closed == period,
+            **_filed_head(closing),
+            "filedConfirmed": await _filed_sha256(database, closing, filed, filed_fees) == closing.sha256,
+            "sameInstants": closing.closed_period == period,
         },
         [
             *_figures("filed", filed),
-            *_figures("now", _added(filed, differences)),
-            *_figures("difference", differences),
+            *_figures("now", _added(filed, changes)),
+            *_figures("difference", changes),
             Table("entries", ENTRY_COLUMNS, _entry_rows(database, later)),
             *fee_tables(filed_fees, "filed"),
             *fee_tables(fees, "now"),
@@ -156,6 +143,35 @@ async def restated(
             Table("feeEntries", CHANGED_COLUMNS, changed_rows(database, later, filed_fees.seq, fees.seq)),
         ],
     )
+
+
+def _check_closed(closing: Closing, found: JournalMoment) -> None:
+    """Raises NotClosed if the report was closed after the moment."""
+    if found.seq < closing.seq:
+        raise NotClosed(f"version {closing.version} was closed at entry {closing.seq}, after entry {found.seq}")
+    if found.fees_seq < (closing.fees_seq or 0):
+        raise NotClosed(f"version {closing.version} was closed at fee {closing.fees_seq}, after fee {found.fees_seq}")
+
+
+def _filed_head(closing: Closing) -> dict[str, Cell]:
+    return {
+        "version": closing.version,
+        "closedAt": closing.closed_at,
+        "closedBy": closing.closed_by,
+        "filedSeq": closing.seq,
+        "filedFeesSeq": closing.fees_seq,
+        "filedRelease": closing.release,
+        "filedTzdata": closing.tzdata,
+        "filedSha256": closing.sha256,
+    }
+
+
+async def _filed_sha256(database: Database, closing: Closing, sums: Sums, fees: FeeSums) -> str:
+    """The hash of the report as it was filed, made once more from today's journal."""
+    moment = await find_moment(database, Moment(closing.seq, None))
+    counted_fees = None if closing.fees_seq is None else fees
+    origin = Origin(closing.release, closing.tzdata)
+    return await _sha256(income_report(closing.closed_period, moment, sums, counted_fees, origin=origin))
 
 
 def _check_ended(period: Period, moment: JournalMoment) -> None:
@@ -222,15 +238,10 @@ ENTRY_COLUMNS = (
 async def _entry_rows(database: Database, entries: Entries) -> AsyncIterator[Row]:
     """A row per entry; `amount` is what it adds to payments, refunds or disputes."""
     async for entry in read_entries(database, entries):
+        amount = Amount(entry.amount_minor, entry.currency)
         yield (
             *(entry.seq, entry.recorded_at, entry.effective_at, entry.donation_id, entry.ticket_id or None),
-            *(
-                entry.kind,
-                entry.object_id,
-                entry.currency or None,
-                Amount(entry.amount_minor, entry.currency),
-                entry.cause,
-            ),
+            *(entry.kind, entry.object_id, entry.currency or None, amount, entry.cause),
         )
 
 

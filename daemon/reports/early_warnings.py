@@ -1,7 +1,7 @@
 """Early fraud warnings: what an issuer of cards reported of a charge, and what it costs to wait (SPEC 11).
 
 Stripe passes them on in `radar.early_fraud_warning.*`. They are facts of their charge, so they are read from the facts
-of its donation; `stripe_events.py` shows what is kept of them.
+of its donation; `daemon/ledger/events/reversals.py` shows what is kept of them.
 """
 
 from collections.abc import Iterable, Set

@@ -36,55 +36,29 @@ class Session:
     def _render_own(self) -> Json:
         details = self.donor.details()
         customer = details | {"business_name": None, "individual_name": None, "tax_exempt": "none", "tax_ids": []}
-        return {
+        return _constant_fields() | {
             "id": self.id,
             "object": "checkout.session",
-            "adaptive_pricing": {"enabled": True},
-            "after_expiration": None,
-            "allow_promotion_codes": False,
             "amount_subtotal": self.amount,
             "amount_total": self.amount,
-            "automatic_tax": {"enabled": False, "liability": None, "provider": None, "status": None},
-            "billing_address_collection": "auto",
-            "cancel_url": "https://donate.example/canceled",
             "client_reference_id": self.client_reference_id,
-            "client_secret": None,
             "collected_information": {
                 "business_name": None,
                 "individual_name": None,
                 "shipping_details": {"address": details["address"], "name": details["name"]},
             },
-            "consent": None,
             "created": self.created,
             "currency": self.currency,
             "custom_fields": [self._consent_field()] if self.asks_consent else [],
-            "customer": None,
-            "customer_creation": "if_required",
             "customer_details": None if self.donor is NO_DONOR else customer,
-            "customer_email": None,
-            "discounts": [],
             "expires_at": self.created + DAY_S,
-            "invoice": None,
             "livemode": self.livemode,
-            "locale": None,
             "metadata": dict(self.metadata),
             "mode": self.mode,
             "payment_intent": self.payment_intent,
-            "payment_link": None,
-            "payment_method_collection": "if_required",
-            "payment_method_types": ["card", "us_bank_account"],
             "payment_status": self.payment_status,
-            "phone_number_collection": {"enabled": True},
-            "recovered_from": None,
-            "setup_intent": None,
-            "shipping_cost": None,
             "status": self.status,
-            "submit_type": "donate",
             "subscription": self.subscription,
-            "success_url": "https://donate.example/thanks",
-            "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0},
-            "ui_mode": "hosted",
-            "url": None,
         }
 
     def _consent_field(self) -> Json:
@@ -97,6 +71,38 @@ class Session:
             "optional": True,
             "type": "dropdown",
         }
+
+
+def _constant_fields() -> Json:
+    """What is the same in all sessions."""
+    return {
+        "adaptive_pricing": {"enabled": True},
+        "after_expiration": None,
+        "allow_promotion_codes": False,
+        "automatic_tax": {"enabled": False, "liability": None, "provider": None, "status": None},
+        "billing_address_collection": "auto",
+        "cancel_url": "https://donate.example/canceled",
+        "client_secret": None,
+        "consent": None,
+        "customer": None,
+        "customer_creation": "if_required",
+        "customer_email": None,
+        "discounts": [],
+        "invoice": None,
+        "locale": None,
+        "payment_link": None,
+        "payment_method_collection": "if_required",
+        "payment_method_types": ["card", "us_bank_account"],
+        "phone_number_collection": {"enabled": True},
+        "recovered_from": None,
+        "setup_intent": None,
+        "shipping_cost": None,
+        "submit_type": "donate",
+        "success_url": "https://donate.example/thanks",
+        "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0},
+        "ui_mode": "hosted",
+        "url": None,
+    }
 
 
 # The fields of a session in 2019.

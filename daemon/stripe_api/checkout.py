@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from daemon.ledger import money
-from daemon.ledger.stripe_events import SHOW_NAME_KEY, SHOW_NAME_YES
+from daemon.ledger.events.sessions import SHOW_NAME_KEY, SHOW_NAME_YES
 from daemon.stripe_api.charge_amounts import Fee, check_charge, covering
 
 PATH = "/v1/checkout/sessions"

@@ -1,4 +1,4 @@
--- What wrk sends and what it tells. The environment names a file of prepared requests in REQUESTS: they are sent one
+-- What wrk sends and what it reports. The environment names a file of prepared requests in REQUESTS: they are sent one
 -- after the other, each once, or over and over where AGAIN is set. Without a file the URL is asked for.
 -- The file holds, for each request, its length in eight digits and its bytes. One thread only.
 -- The last line on stdout is what was measured, as JSON; times are in microseconds.

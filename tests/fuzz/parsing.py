@@ -59,12 +59,12 @@ def readiness(line: bytes) -> None:
 
 
 def report(line: bytes) -> None:
-    """Whatever an API process says, the sidecar's end of the line lives."""
-    asyncio.run(_heard(line))
+    """Whatever an API process sends, the sidecar keeps the connection of the others."""
+    asyncio.run(_received(line))
 
 
-async def _heard(said: bytes) -> None:
-    """A follower's connection that says this; the publisher must end it in peace, and a follower's must go on."""
+async def _received(said: bytes) -> None:
+    """A connection that sends this: the server ends it without an error, and keeps one that sent nothing wrong."""
     publisher = ReadinessServer(Path("nowhere"), Readiness(ready=True), lambda: None)
     reader = asyncio.StreamReader(MAX_LINE_BYTES)
     reader.feed_data(said)
@@ -90,7 +90,7 @@ class _Nowhere:
 
 
 def history(content: bytes) -> None:
-    """A file of rows that an earlier life left: what can be read is there, the rest is left out."""
+    """A file of rows that an earlier process left: what can be read is there, the rest is left out."""
     path = _scratch() / f"history-{os.getpid()}"
     path.write_bytes(content)
     for run in History(path, _never).recent:

@@ -1,4 +1,4 @@
-"""Any bytes -> `facts.read`: an event, or one of two refusals, and of a person only what may be kept."""
+"""Any bytes -> `stripe_events.read`: an event, or one of two refusals, and of a person only what may be kept."""
 
 import hashlib
 import hmac
@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from daemon.ledger import privacy, stripe_events
+from daemon.ledger.events.payments import CHARGE_STATUSES
 from daemon.ledger.facts import FIRST, NEWEST, RULES, SHARED, FactName, Facts, PerKey, Rule
 from daemon.ledger.stripe_events import CannotApply, NotAnEvent, StripeEvent
 from tests.fuzz import mutation, seeds
@@ -68,7 +69,7 @@ FORMS: dict[str, Callable[[Any], bool]] = {
     "email_hash": _is("[0-9a-f]{64}"),
     "last_name": _is(r"[^\s@/0-9\x00-\x1f]{1,64}"),
     "flag": lambda value: type(value) is bool,
-    "status": lambda value: value in stripe_events.CHARGE_STATUSES,
+    "status": lambda value: value in CHARGE_STATUSES,
     "stage": lambda value: _between(0, 11)(value[0]) and _between(0, 10**15)(value[1]) and DISPUTE_STATUS(value[2]),
     **dict.fromkeys(("paid_last", "received_last"), _between(1, 1)),
     **dict.fromkeys(("show_name", "session_show_name"), _between(0, 1)),

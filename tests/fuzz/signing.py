@@ -55,7 +55,7 @@ def check(data: bytes) -> None:
 
 
 def _seconds(text: bytes) -> float:
-    """Our own clock is no input: it tells some number."""
+    """Our own clock is no input: it shows some number."""
     with contextlib.suppress(ValueError):
         if math.isfinite(seconds := float(text[:20])):
             return seconds

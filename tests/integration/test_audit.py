@@ -238,13 +238,6 @@ async def test_an_action_whose_place_could_not_be_added_is_done(
 # --- The commands
 
 
-@pytest.fixture
-def donationd(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Runs `donationd …` against the test's database."""
-    monkeypatch.setenv("DATABASE_URL", database_url)
-    return lambda *arguments: CliRunner().invoke(main, arguments)
-
-
 TAMPERING = {
     "UPDATE operator_acts SET actor = 'other' WHERE id = 2": "audit log: action 2 is not as it was recorded",
     "UPDATE operator_acts SET at = at + interval '1 microsecond' WHERE id = 2": "action 2 is not as it was recorded",

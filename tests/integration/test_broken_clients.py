@@ -4,28 +4,40 @@ Each gets a correct status or a closed connection in bounded time; no other clie
 stays in use.
 """
 
-import json
 import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
-from pathlib import Path
 
 import psycopg2
 import pytest
-from prometheus_client import CollectorRegistry
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from daemon.runtime.config import ConfigError
 from daemon.runtime.http.limits import QUEUE_WAIT_S, reserve_descriptors
-from daemon.simulator import sender
 from tests.bench import fill
-from tests.bench.machine import API, SECRET, Site, Stored, query, resident_mb, site, stored
+from tests.bench.machine import API, query, site, stored
 from tests.bench.stream import Pool, Stream
 from tests.support.instance import eventually, get
 from tests.support.postgres import Server
+from tests.support.raw_requests import (
+    CHUNKED,
+    GET,
+    KEEP,
+    TICKET,
+    Place,
+    ask,
+    connect,
+    deliver,
+    dripping,
+    event,
+    rest,
+    sidecar_port,
+    signed,
+    status,
+    took_s,
+)
+from tests.support.strange_requests import BODIES, HEADERS, NO_HTTP, PATHS
 
 CONNECTIONS = 250
 PLACES = 20
@@ -42,8 +54,9 @@ SETTINGS = {
     "WRITE_TIMEOUT_MS": "2000",
     "IDLE_TIMEOUT_MS": "2000",
 }
-TICKET = "ticket_large"
 GROWTH_MB = 8  # of a process: caches and the allocator's leftovers, not a hostile client's megabytes
+
+
 # The lines that the log may have: what was refused, counted; and what became of an event that was signed.
 EXPECTED = (
     *(
@@ -54,40 +67,6 @@ EXPECTED = (
     ),
     *("Attribution updated", "already processed", "can't be applied", "more events"),
 )
-CHUNKED = "Transfer-Encoding: chunked"
-EVENT = {"object": "event", "type": "customer.created", "created": 1_760_000_000, "livemode": False}
-GET = b"GET %b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-KEEP = b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n"
-
-
-@dataclass(frozen=True)
-class Place:
-    """A running API process with its database, and where it writes."""
-
-    site: Site
-    database: Stored
-    folder: Path
-
-    @property
-    def log(self) -> str:
-        return "".join(path.read_text() for path in self.folder.glob("daemon-*.log"))
-
-    def replies(self, status: int) -> float:
-        """How many requests were answered so, by the process's own count."""
-        [metrics] = self.folder.glob("*-metrics")
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=str(metrics))  # type: ignore[no-untyped-call]
-        samples = [s for m in registry.collect() for s in m.samples if s.name == "http_requests_total"]
-        return sum(sample.value for sample in samples if sample.labels["status"] == str(status))
-
-    @property
-    def resident_mb(self) -> float:
-        return resident_mb(self.site)
-
-    @property
-    def descriptors(self) -> int:
-        [pid] = self.site.pids
-        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 @pytest.fixture(scope="module")
@@ -120,85 +99,6 @@ def place(running: Place) -> Iterator[Place]:
     assert [line for line in running.log[logged:].splitlines() if not any(words in line for words in EXPECTED)] == []
     assert "canary" not in running.log[logged:]
     eventually(lambda: running.descriptors <= descriptors + 2, "every connection is closed")
-
-
-def connect(place: Place, receive_bytes: int = 0, port: int | None = None) -> socket.socket:
-    client = socket.socket()
-    client.settimeout(10)
-    if receive_bytes:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-    client.connect(("127.0.0.1", port or place.site.port))
-    return client
-
-
-def rest(client: socket.socket) -> bytes:
-    """Everything until the other end closes; a reset is an end too."""
-    received = b""
-    with suppress(ConnectionResetError):
-        while part := client.recv(65536):
-            received += part
-    return received
-
-
-def ask(place: Place, request: bytes, port: int | None = None) -> bytes:
-    """All that is answered to some bytes, by the API unless the port of another process is given."""
-    with closing(connect(place, port=port)) as client:
-        with suppress(ConnectionError):  # answered and closed before all was sent
-            client.sendall(request)
-        return rest(client)
-
-
-def status(reply: bytes) -> int:
-    return int(reply.split(b" ", 2)[1]) if reply else 0
-
-
-def signed(body: bytes, *headers: str, length: bool = True) -> bytes:
-    """A delivery of the body, signed as Stripe signs it."""
-    lines = [
-        "POST /webhooks/stripe HTTP/1.1",
-        "Host: a",
-        "Connection: close",
-        f"Stripe-Signature: {sender.sign(body, SECRET, int(time.time()))}",
-        *([f"Content-Length: {len(body)}"] if length else []),
-        *headers,
-    ]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n"
-
-
-_numbers = iter(range(10**9))
-
-
-def event(**more: object) -> bytes:
-    """A new event of a type that changes nothing."""
-    return json.dumps({"id": f"evt_{next(_numbers)}", **EVENT, "data": {"object": {}}, **more}).encode()
-
-
-def deliver(place: Place, *headers: str) -> bytes:
-    body = event()
-    return ask(place, signed(body, *headers) + body)
-
-
-def took_s(function: Callable[[], object]) -> float:
-    began_s = time.monotonic()
-    function()
-    return time.monotonic() - began_s
-
-
-def dripping(client: socket.socket, data: bytes, every_s: float = 0.2) -> bytes:
-    """Sends byte by byte until the other end has had enough; returns what it said."""
-    client.settimeout(every_s)
-    try:
-        for byte in data:
-            client.sendall(bytes([byte]))
-            try:
-                first = client.recv(65536)
-            except TimeoutError:
-                continue
-            client.settimeout(10)
-            return first + rest(client)
-    except ConnectionError:
-        return b""
-    raise AssertionError("no connection was closed")
 
 
 def test_slow_headers(place: Place) -> None:
@@ -439,31 +339,6 @@ def test_a_hundred_megabytes(place: Place, chunked: bool) -> None:
         assert status(rest(client)) == 413
 
 
-NO_HTTP = {
-    "a chunk without a size": signed(b"", CHUNKED, length=False) + b"\r\ncanary\r\n0\r\n\r\n",
-    "a size that is no number": signed(b"", CHUNKED, length=False) + b"zz\r\ncanary\r\n0\r\n\r\n",
-    "a size of thirty digits": signed(b"", CHUNKED, length=False) + b"f" * 30 + b"\r\ncanary\r\n",
-    "a negative size": signed(b"", CHUNKED, length=False) + b"-6\r\ncanary\r\n0\r\n\r\n",
-    "a chunk longer than its size": signed(b"", CHUNKED, length=False) + b"3\r\ncanary\r\n0\r\n\r\n",
-    "two lengths": signed(b"", "Content-Length: 1", "Content-Length: 2", length=False) + b"canary",
-    "two lengths in one": signed(b"", "Content-Length: 1, 2", length=False) + b"canary",
-    "a length and chunks": signed(b"canary", CHUNKED) + b"6\r\ncanary\r\n0\r\n\r\n",
-    "a negative length": signed(b"", "Content-Length: -1", length=False) + b"canary",
-    "a length with a plus": signed(b"", "Content-Length: +6", length=False) + b"canary",
-    "a length of thirty digits": signed(b"", f"Content-Length: {'9' * 30}", length=False) + b"canary",
-    "an unknown transfer coding": signed(b"", "Transfer-Encoding: canary", length=False) + b"canary",
-    "a long line": b"GET /" + b"canary" * 2000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a long header": signed(b"", "X: " + "canary" * 2000),
-    "a thousand headers": signed(b"", *(f"X-{number}: canary" for number in range(1000))),
-    "NUL in a header": signed(b"", "X: can\0ary"),
-    "a folded header": signed(b"", "X: a\r\n canary"),
-    "a space before the colon": signed(b"", "X : canary"),
-    "an unknown version": b"GET /health/live HTTP/9.9\r\nHost: a\r\n\r\n",
-    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03canary\r\n\r\n",
-}
-
-
 @pytest.mark.parametrize("what", NO_HTTP)
 def test_what_is_no_http(place: Place, what: str) -> None:
     """400 or the like, at once, and none of the client's words in it."""
@@ -489,62 +364,6 @@ def test_an_unknown_expectation(place: Place) -> None:
     assert b"canary" not in reply
 
 
-def nested(depth: int) -> bytes:
-    return event()[:-1] + b', "deep": ' + b"[" * depth + b"]" * depth + b"}"
-
-
-def doubled() -> bytes:
-    return event()[:-1] + b', "type": "customer.updated", "id": "evt_doubled"}'
-
-
-HANDLED = {"type": "charge.succeeded"}
-BODIES: dict[str, tuple[Callable[[], bytes], set[int]]] = {
-    "empty": (lambda: b"", {400}),
-    "not JSON": (lambda: b"canary", {400}),
-    "half of it": (lambda: event()[:-9], {400}),
-    "two of them": (lambda: event() + event(), {400}),
-    "a list": (lambda: b"[%b]" % event(), {400}),
-    "null": (lambda: b"null", {400}),
-    "invalid UTF-8": (lambda: event(canary="é").replace(b"\\u00e9", b"\xff"), {200, 400}),
-    "invalid UTF-8 in what counts": (lambda: event(id="é").replace(b"\\u00e9", b"\xff"), {400}),
-    "half a surrogate in the id": (lambda: event(id="evt_\ud800"), {400}),
-    "NUL in the id": (lambda: event(id="evt_\0canary"), {400, 422}),
-    "NUL in the type": (lambda: event(type="a\0canary"), {200, 400, 422}),
-    "raw NUL": (lambda: event().replace(b"evt_", b"evt\0"), {400}),
-    "a byte order mark": (lambda: b"\xef\xbb\xbf" + event(), {200, 400}),
-    "UTF-16": (lambda: event().decode().encode("utf-16"), {400}),
-    "a hundred levels": (lambda: nested(100), {200}),
-    "a hundred thousand levels": (lambda: nested(100_000), {200, 400}),
-    "a second of a thousand digits": (lambda: event(created=int("9" * 1000)), {400}),
-    "a second beyond time": (lambda: event(created=10**18), {200, 400, 422}),
-    "a negative second": (lambda: event(created=-(10**18)), {200, 400, 422}),
-    "a fraction of a thousand digits": (lambda: event().replace(b"1760000000", b"0." + b"1" * 1000), {400}),
-    "1e999": (lambda: event().replace(b"1760000000", b"1e999"), {400}),
-    "NaN": (lambda: event(created=float("nan")), {400}),
-    "a long id": (lambda: event(id="evt_" + "a" * 900_000), {200, 400, 422}),
-    "duplicate keys": (doubled, {200, 400}),
-    "an object of nothing": (lambda: event(**HANDLED), {200, 422}),
-    "an amount of a thousand digits": (
-        lambda: event(**HANDLED, data={"object": {"id": "ch_3", "object": "charge", "amount": int("9" * 1000)}}),
-        {422},
-    ),
-    "an amount beyond the database's": (
-        lambda: event(**HANDLED, data={"object": {"id": "ch_3", "object": "charge", "amount": 2**70}}),
-        {422},
-    ),
-    "NUL in a charge's id": (
-        lambda: event(**HANDLED, data={"object": {"id": "ch_\0canary", "object": "charge", "amount": 1}}),
-        {422},
-    ),
-    "half a surrogate in a name": (
-        lambda: event(
-            **HANDLED, data={"object": {"id": "ch_3", "object": "charge", "billing_details": {"name": "canary \udc00"}}}
-        ),
-        {200, 400, 422},
-    ),
-}
-
-
 @pytest.mark.parametrize("what", BODIES)
 def test_a_strange_body(place: Place, what: str) -> None:
     """Signed as it is, it is taken, refused or kept as failed, and its words are not repeated."""
@@ -555,46 +374,13 @@ def test_a_strange_body(place: Place, what: str) -> None:
     assert b"canary" not in reply
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        "Content-Type: application/json; charset=utf-8",
-        "Content-Type: text/plain",
-        "Content-Type: multipart/form-data; boundary=canary",
-        "Content-Type: application/json; charset=canary",
-        "Content-Type: canary",
-        "Content-Encoding: identity",
-        "Content-Encoding: canary",
-        "Content-Encoding: gzip",
-        "Content-Encoding: br",
-        "Content-Encoding: zstd",
-        "Accept: canary",
-        "Accept-Encoding: canary",
-        "Upgrade: websocket\r\nConnection: Upgrade",
-    ],
-)
+@pytest.mark.parametrize("header", HEADERS)
 def test_a_wrong_type_or_encoding(place: Place, header: str) -> None:
     """What counts is the signature over the bytes: they are never decoded by a header's word."""
     assert status(deliver(place, header)) == 200
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        f"/api/tickets/{TICKET}/donations?limit={'9' * 5000}",
-        f"/api/tickets/{TICKET}/donations?cursor=canary",
-        f"/api/tickets/{TICKET}/donations?cursor=%00%ff",
-        f"/api/tickets/{TICKET}/donations?status=canary",
-        f"/api/tickets/{TICKET}/donations/total?currency=%00%00%00",
-        "/api/tickets/%00/donations",
-        "/api/tickets/%ff%fe/donations/total",
-        f"/api/tickets/{'a' * 5000}/donations",
-        "/api/tickets/..%2f..%2fcanary/donations",
-        "/canary%00",
-        "//canary",
-        "/%ff",
-    ],
-)
+@pytest.mark.parametrize("path", PATHS)
 def test_a_strange_question(place: Place, path: str) -> None:
     """400 or 404."""
     assert status(ask(place, GET % path.encode())) in {400, 404}
@@ -631,11 +417,6 @@ def test_no_reply_names_a_version(place: Place, request_: bytes, expected: int) 
         assert status(reply) == expected
         assert b"\r\nServer: donationd\r\n" in reply
         assert b"python" not in reply.lower()
-
-
-def sidecar_port(place: Place) -> int:
-    log = (place.folder / "clients-sidecar.log").read_text()
-    return int(log.partition("listening on http://127.0.0.1:")[2].split()[0])
 
 
 @pytest.mark.parametrize("said", [b"", b"GET / HT", GET.replace(b"close", b"keep-alive") % b"/"])

@@ -71,9 +71,9 @@ def contents(url: str, schema: str) -> dict[str, list[tuple[object, ...]]]:
 
 def test_each_ledger_has_its_own_rows(url: str, command: Callable[..., Result]) -> None:
     """What is recorded and erased in one changes no row of the other, and each command reports its own only."""
-    lives = scenarios.generate(7, 30, ["story-1"], now=NOW)
+    generated = scenarios.generate(7, 30, ["story-1"], now=NOW)
     for schema in (HELPERS, SHELTER):
-        record(url, scenarios.shuffled(lives, 1), schema=schema)
+        record(url, scenarios.shuffled(generated, 1), schema=schema)
     before = contents(url, SHELTER)
     record(url, named_scenario().events, schema=HELPERS)
     [(donor,)] = rows(url, "SELECT id FROM stripe_attributions WHERE donor_last_name = 'Smith'", schema=HELPERS)[-1:]

@@ -12,7 +12,7 @@ from aiohttp import web
 from daemon.api.checkout import Checkout, CheckoutSettings
 from daemon.api.checkout_limits import CheckoutLimits
 from daemon.ledger import tickets
-from daemon.ledger.stripe_events import SHOW_NAME_KEY
+from daemon.ledger.events.sessions import SHOW_NAME_KEY
 from daemon.ledger.tickets import State, TicketChange
 from daemon.runtime.http.addresses import TrustedProxies
 from daemon.runtime.http.limits import Places

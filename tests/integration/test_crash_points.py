@@ -191,12 +191,16 @@ async def way(
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: point.__name__)
 async def test_a_killed_api_process_changes_nothing_in_the_end(way: Way, point: Point) -> None:
     """Killed at the first and at the last event of a payment: delivered again, the ledger is the model's."""
-    life = next(life for life in generate(1, 20, [TICKET], now=int(time.time())) if life.kind == "partially_refunded")
-    first, *others, last = life.events
+    scenario = next(
+        scenario
+        for scenario in generate(1, 20, [TICKET], now=int(time.time()))
+        if scenario.kind == "partially_refunded"
+    )
+    first, *others, last = scenario.events
     await crash_and_redeliver(way, point, [WARM_UP], first)
     await crash_and_redeliver(way, point, [WARM_UP, *others], last)
-    assert await way.ledger.fetch(SHOWN) == [as_row(only_donation(life))]
-    assert await way.ledger.fetch(TOTALS) == totals_of([only_donation(life)])
+    assert await way.ledger.fetch(SHOWN) == [as_row(only_donation(scenario))]
+    assert await way.ledger.fetch(TOTALS) == totals_of([only_donation(scenario)])
 
 
 async def crash_and_redeliver(way: Way, point: Point, before: Sequence[Json], event: Json) -> None:

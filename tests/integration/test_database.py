@@ -1,110 +1,59 @@
 """The driver's traps, each closed: where it is cheap, a test shows stock aiopg caught in the trap first."""
 
 import asyncio
-import contextlib
 import os
-import resource
 import signal
 import socket
-import subprocess
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import aiopg
 import psycopg2
 import pytest
 import structlog
-from psycopg2 import errorcodes
 
-from sql import connection, errors
-from sql.database import CLIENT_GRACE_S, Database
-from sql.errors import DatabaseUnavailable, StatementRejected, classify
+from sql import connection
+from sql.database import CLIENT_GRACE_S
 from tests.chaos.proxy import HOST, Proxy, silent_port
-from tests.support.postgres import USER, Server
+from tests.support.database_servers import (
+    SOON_S,
+    Instance,
+    Open,
+    at,
+    hangs,
+    kind,
+    many_open_files,
+    opened_databases,
+    own_server,
+    standby_of,
+    until,
+)
+from tests.support.postgres import USER
 
 SLEEP = "SELECT pg_sleep(30)"
 ROLE = "SELECT pg_is_in_recovery()"
 PID = "SELECT pg_backend_pid()"
-SOON_S = 5.0  # a test that waits longer than this for something has failed
-SHORT_S = 0.3  # how long the stock driver is watched while it hangs
-
-Open = Callable[..., Database]
-
-
-class Instance(Server):
-    """A server of these tests' own, to be stopped, killed and promoted."""
-
-    def crash(self) -> None:
-        """Stops it without a checkpoint, if it runs."""
-        with contextlib.suppress(subprocess.CalledProcessError):
-            self.stop("immediate")
-
-    @property
-    def socket(self) -> str:
-        return f"{self.home}/.s.PGSQL.5432"
-
-    def ask(self, sql: str, *params: object) -> list[Any]:
-        """Asks it directly; the first column of what it answers."""
-        connection = psycopg2.connect(host=str(self.home), user=USER, dbname="postgres")
-        connection.autocommit = True
-        with contextlib.closing(connection), connection.cursor() as cursor:
-            cursor.execute(sql, params)
-            return [row[0] for row in cursor.fetchall()] if cursor.description else []
-
-    def running(self, application_name: str) -> list[int]:
-        """The backends that work on a statement of this application."""
-        return self.ask(
-            "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND state = 'active'", application_name
-        )
-
-    def pids(self) -> list[int]:
-        """The postmaster's, and those of all its children."""
-        main = int((self.home / "data/postmaster.pid").read_text().split()[0])
-        children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
-        return [main, *map(int, children)]
 
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[Instance]:
     """A server that tests may restart and stop."""
-    with tempfile.TemporaryDirectory(prefix="donationd-own-", ignore_cleanup_errors=True) as folder:
-        instance = Instance(Path(folder))
-        instance.create()
-        instance.start({"fsync": "off"})
+    with own_server() as instance:
         yield instance
-        instance.crash()
 
 
 @pytest.fixture
 def standby(own: Instance) -> Iterator[Instance]:
     """A streaming standby of the server."""
-    with tempfile.TemporaryDirectory(prefix="donationd-standby-", ignore_cleanup_errors=True) as folder:
-        standby = Instance(Path(folder))
-        standby.run("pg_basebackup", "-R", "-c", "fast", "-h", str(own.home), "-U", USER)
-        standby.start({"fsync": "off"})
-        yield standby
-        standby.crash()
+    with standby_of(own) as instance:
+        yield instance
 
 
 @pytest.fixture
 async def open_database(own: Instance) -> AsyncIterator[Open]:
     """Opens databases with short limits; after the test they are closed and nothing of it runs on the server."""
-    opened = []
-
-    def open_(url: str, **settings: Any) -> Database:
-        limits = {"pool_size": 2, "statement_timeout_s": 20, "connect_timeout_s": 2, "application_name": "ours"}
-        opened.append(Database(url, **{**limits, **settings}))
-        return opened[-1]
-
-    yield open_
-    for database in opened:
-        await database.close()
-    for name in ("ours", "stock"):
-        for pid in own.running(name):
-            own.ask("SELECT pg_terminate_backend(%s, 5000)", pid)
+    async with opened_databases(own) as open_:
+        yield open_
 
 
 @pytest.fixture
@@ -136,42 +85,6 @@ def black_hole() -> Iterator[int]:
     yield port
     for each in sockets:
         each.close()
-
-
-def at(*where: Instance | int, **options: str) -> str:
-    """The URL of these servers: instances by their Unix sockets, numbers are TCP ports on 127.0.0.1."""
-    hosts = [HOST if isinstance(each, int) else str(each.home) for each in where]
-    ports = [str(each) if isinstance(each, int) else "5432" for each in where]
-    query = {"host": ",".join(hosts), "port": ",".join(ports), **options}
-    return f"postgresql://{USER}:hunter2@/postgres?" + "&".join(f"{name}={value}" for name, value in query.items())
-
-
-async def until(true: Callable[[], object]) -> None:
-    """Waits for what can only be asked for."""
-    async with asyncio.timeout(SOON_S):
-        while not true():  # noqa: ASYNC110 - the server and the driver have no event for it
-            await asyncio.sleep(0.01)
-
-
-async def hangs(work: Awaitable[object]) -> bool:
-    """Whether it is still waiting after a while; then it is ended."""
-
-    async def wait() -> None:
-        await work
-
-    task = asyncio.create_task(wait())
-    await asyncio.wait({task}, timeout=SHORT_S)
-    hung = not task.done()
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    return hung
-
-
-async def kind(work: Awaitable[object]) -> str:
-    """The kind of outage that it reports."""
-    with pytest.raises(DatabaseUnavailable) as caught:
-        await work
-    return caught.value.kind
 
 
 # --- time limits
@@ -290,7 +203,7 @@ async def test_a_full_pool_is_waited_for_no_longer_than_for_a_connection(own: In
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_slow_connection_holds_nobody_up(
+async def test_a_slow_connection_delays_no_other(
     own: Instance, black_hole: int, proxy: Proxy, open_database: Open
 ) -> None:
     """Stock: the pool's lock is held while it connects, so that not even a connection given back can be had."""
@@ -320,14 +233,9 @@ async def test_a_slow_connection_holds_nobody_up(
 
 @pytest.fixture
 def many_files() -> Iterator[None]:
-    """As in a process with a thousand clients: the next file's number is over 1023."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], 2048), before[1]))
-    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1024)]
-    yield
-    for file in opened:
-        os.close(file)
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    """As in a process with a thousand clients."""
+    with many_open_files():
+        yield
 
 
 @pytest.mark.usefixtures("many_files")
@@ -346,7 +254,7 @@ async def test_a_break_is_noticed_whatever_the_sockets_number(own: Instance, ope
     await stock.close()
 
 
-async def test_a_restart_while_idle_fails_nobody(own: Instance, open_database: Open) -> None:
+async def test_a_restart_while_idle_fails_no_statement(own: Instance, open_database: Open) -> None:
     """Stock: a restart of the server leaves dead sockets in the pool, and each fails a statement."""
     database = open_database(at(own), pool_size=3)
     await asyncio.gather(*(database.fetch("SELECT pg_sleep(0.02)") for _ in range(3)))
@@ -362,7 +270,7 @@ async def test_a_restart_while_idle_fails_nobody(own: Instance, open_database: O
 
 
 @pytest.mark.parametrize("fault", ["reset", "half_close"])
-async def test_a_proxy_that_drops_idle_connections_fails_nobody(
+async def test_a_proxy_that_drops_idle_connections_fails_no_statement(
     fault: str, own: Instance, proxy: Proxy, open_database: Open
 ) -> None:
     """RST or FIN on an idle socket is seen before a statement is sent over it."""
@@ -402,132 +310,6 @@ async def test_a_preparation_that_never_lasts_is_reported_as_that(own: Instance,
     database = open_database(at(own))
     for prepare in ("SELECT 1", "PREPARE ask AS SELECT 1; PREPARE ask AS SELECT 1"):
         assert await kind(database.fetch("EXECUTE ask", prepare=prepare)) == "prepared statement lost"
-
-
-# How each class of PostgreSQL's errors is reported: DatabaseUnavailable with its kind, or StatementRejected for the
-# values or not.
-VALUES, SCHEMA = True, False
-RESOURCES = "out of resources"
-REPORTED = {
-    **dict.fromkeys(("08000", "08006", "08P01", "25P03", "57000", "57P01", "57P02", "57P05"), "connection lost"),
-    "25006": "read only",
-    "25P04": "timeout",
-    **dict.fromkeys(("28000", "28P01"), "authentication failed"),
-    **dict.fromkeys(("3D000", "57P04"), "no such database or role"),
-    **dict.fromkeys(("40000", "40001", "40P01", "72000"), "conflict"),
-    **dict.fromkeys(("53000", "53200", "53400"), RESOURCES),
-    "53100": "disk full",
-    "53300": "too many connections",
-    **dict.fromkeys(("55006", "55P03"), "lock held"),
-    "57014": "timeout",
-    "57P03": "database starting up",
-    **dict.fromkeys(("58000", "58030", "58P01"), "system error"),
-    "XX000": "internal error",
-    **dict.fromkeys(("XX001", "XX002"), "data corrupted"),
-    **dict.fromkeys(("21000", "22001", "22003", "22P02", "22P05", "23502", "23505", "23514", "23P01"), VALUES),
-    **dict.fromkeys(("44000", "54000", "54001", "P0001"), VALUES),
-    **dict.fromkeys(("03000", "09000", "0A000", "0B000", "0F000", "0L000", "0P000", "0Z000", "10608", "20000"), SCHEMA),
-    **dict.fromkeys(
-        ("24000", "25000", "25P01", "25P02", "26000", "27000", "2B000", "2D000", "2F000", "34000", "38000"), SCHEMA
-    ),
-    **dict.fromkeys(("39000", "3B000", "3F000", "42501", "42601", "42P01", "42P05", "42804", "55000"), SCHEMA),
-    **dict.fromkeys(("55P02", "F0000", "HV000", "ZZ999"), SCHEMA),
-}
-
-
-async def reported(work: Awaitable[object]) -> str | bool:
-    """The kind of an outage; of a refusal whether it is for its values."""
-    try:
-        await work
-    except DatabaseUnavailable as down:
-        return down.kind
-    except StatementRejected as refusal:
-        return refusal.for_its_values
-    raise AssertionError("nothing was reported")
-
-
-async def test_each_class_of_errors_is_reported_as_what_it_is(own: Instance, open_database: Open) -> None:
-    """Only what a later attempt can cure is an outage or a conflict, with and without a prepared statement."""
-    database = open_database(at(own))
-    for prepare in (None, "PREPARE ask AS SELECT 1"):
-        found = {
-            state: await reported(
-                database.fetch(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}'; END $$", prepare=prepare)
-            )
-            for state in REPORTED
-        }
-        lost = {} if prepare is None else dict.fromkeys(("26000", "42P05"), "prepared statement lost")
-        assert found == REPORTED | lost
-    codes = {code for code in vars(errorcodes).values() if isinstance(code, str) and len(code) == 5}
-    assert {code[:2] for code in codes} - {state[:2] for state in REPORTED} == {"00", "01", "02"}  # no errors
-
-
-@pytest.mark.parametrize(
-    ("statement", "expected"),
-    [
-        ("SELECT DISTINCT 1 FOR UPDATE", SCHEMA),  # 0A000, like a plan that is out of date
-        ("SELECT repeat('[', 1000000)::json", VALUES),  # 54001
-        ("SELECT lastval()", SCHEMA),  # 55000
-        (
-            "SET work_mem = 64; SET temp_file_limit = 1; SELECT count(*) FROM generate_series(1, 100000)",
-            RESOURCES,
-        ),  # 53400
-        ("SET transaction_read_only = on; CREATE TABLE never (n int)", "read only"),
-        ("SELECT 1/0", VALUES),
-        ("SELECT nowhere()", SCHEMA),
-    ],
-)
-async def test_real_statements_are_reported_as_what_they_are(
-    statement: str, expected: str | bool, own: Instance, open_database: Open
-) -> None:
-    """The server raises these by itself; each is prepared for, as the writer's statement is."""
-    database = open_database(at(own))
-    assert await reported(database.fetch(statement, prepare="PREPARE ask AS SELECT 1")) == expected
-
-
-async def test_an_index_entry_too_long_is_its_value_s_fault(own: Instance, open_database: Open) -> None:
-    """54000: other rows can still be written, so the one that is too long has to be found among them."""
-    database = open_database(at(own))
-    await database.fetch("DROP TABLE IF EXISTS long; CREATE TABLE long (name text PRIMARY KEY)")
-    text = "(SELECT string_agg(sha256(n::text::bytea)::text, '') FROM generate_series(1, 500) AS n)"
-    assert await reported(database.fetch(f"INSERT INTO long SELECT {text}")) is VALUES
-
-
-async def test_waiting_for_a_lock_has_a_kind_of_its_own(own: Instance, open_database: Open) -> None:
-    """It ends before the statement's time does, so that the server can say what it was."""
-    holder, database = open_database(at(own), pool_size=1), open_database(at(own), statement_timeout_s=0.5)
-    await holder.fetch("SELECT pg_advisory_lock(1)")
-    assert await kind(database.fetch("SELECT pg_advisory_lock(1)")) == "lock held"
-
-
-def test_only_known_kinds_have_a_remedy() -> None:
-    """A phrase that is changed takes its remedy along."""
-    kinds = {*errors.KIND_BY_SQLSTATE.values(), *(kind for _, kind in errors.KIND_BY_TEXT)}
-    kinds |= {errors.PREPARATION_LOST, errors.NOT_REPLICATED, errors.SESSION_SHARED}
-    assert errors.REMEDIES.keys() <= kinds
-
-
-async def test_what_the_schema_lacks_is_named(own: Instance, open_database: Open) -> None:
-    """The name of a missing table or column is reported: it is part of the schema, and not a value."""
-    database = open_database(at(own))
-    for sql, words in (("TABLE lost", 'relation "lost" does not exist'), ("SELECT lost", 'column "lost" does not')):
-        with pytest.raises(StatementRejected, match=words):
-            await database.fetch(sql)
-
-
-async def test_a_refusal_keeps_the_connection_and_tells_no_value(own: Instance, open_database: Open) -> None:
-    """A statement that is refused is the statement's fault; only a broken transaction costs the connection."""
-    database = open_database(at(own))
-    [(pid,)] = await database.fetch(PID)
-    with pytest.raises(StatementRejected) as caught:
-        await database.fetch("SELECT %s::int", ("secret",))
-    assert caught.value.for_its_values
-    assert "secret" not in str(caught.value)
-    assert caught.value.__cause__ is None
-    assert await database.fetch(PID) == [(pid,)]
-    with pytest.raises(StatementRejected, match="division by zero"):
-        await database.fetch("BEGIN; SELECT 1/0; COMMIT")
-    assert await database.fetch(PID) != [(pid,)]
 
 
 async def test_closing_ends_what_is_running(own: Instance, open_database: Open) -> None:
@@ -649,41 +431,6 @@ async def test_a_server_that_turned_read_only_is_left(own: Instance, proxy: Prox
     await used
     assert database.stats() == {"used": 0, "idle": 0, "max": 3}
     assert await database.fetch("SHOW transaction_read_only") == [("off",)]
-
-
-# --- what is said about it
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (TimeoutError(), "timeout"),
-        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"), "unknown host"),
-        (psycopg2.OperationalError("connection to server at … failed: Connection refused"), "connection refused"),
-        (psycopg2.OperationalError("FATAL:  the database system is starting up"), "database starting up"),
-        (psycopg2.OperationalError("FATAL:  sorry, too many clients already"), "too many connections"),
-        (psycopg2.OperationalError("server closed the connection unexpectedly"), "connection lost"),
-        (psycopg2.OperationalError('invalid port number: "x"'), "invalid DATABASE_URL"),
-        (psycopg2.OperationalError("something new"), "other"),
-    ],
-)
-def test_kinds_are_classes(error: Exception, expected: str) -> None:
-    """Every failure is one of a few phrases, which name nothing."""
-    assert classify(error) == expected
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "postgresql:///db?host=a,b,c&port=1,2",
-        "postgresql://[::1/db",
-        "postgresql://a/db?nonsense=1",
-        "postgresql://127.0.0.1:x/db",
-    ],
-)
-async def test_a_url_that_makes_no_sense_says_so(url: str, open_database: Open) -> None:
-    """It is an outage of its own kind, at the first use."""
-    assert await kind(open_database(url).fetch("SELECT 1")) == "invalid DATABASE_URL"
 
 
 async def test_the_log_has_the_drivers_words_once(

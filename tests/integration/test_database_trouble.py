@@ -1,52 +1,37 @@
-"""Trouble with the disk and the database, one by one, done to a real PostgreSQL below a real sidecar and a real API.
+"""Trouble with the database, one by one, done to a real PostgreSQL below a real sidecar and a real API.
 
 Each time: a correct status in time, one line that names the trouble, and nothing is lost once it is repaired.
 """
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import psycopg2
 import pytest
-from psycopg2 import errors
 
 from daemon.instance.installation import ROOT
 from daemon.instance.postgres import ROLE
 from health_sidecar.probe import HISTORY_TABLE, MIGRATIONS_TABLE, REQUIRED_TABLES
 from sql import load, migrate
 from tests.support.instance import eventually
-from tests.support.live import LATEST_S, TICKET, Answer, Live, living
+from tests.support.live import living
 from tests.support.postgres import USER, Server
-from tests.support.small_disk import SmallDisk, small_disk
-
-Start = Callable[..., Live]
-ADD_TICKET = f"INSERT INTO recording_tickets VALUES ('{TICKET}')"  # noqa: S608 - a constant
-FEW_REQUESTS = 5
-QUICK_PINGS = {"WATCHDOG_INTERVAL_MS": "100"}  # where no request fails, so that no API process reports it
-
-
-def run(url: str, *statements: str) -> list[tuple[object, ...]]:
-    """Runs each statement by itself, as who may do anything; returns the last one's rows."""
-    with closing(psycopg2.connect(url)) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute("SET default_transaction_read_only = off")
-            for statement in statements:
-                cursor.execute(statement)
-            return cursor.fetchall() if cursor.description else []
-
-
-@contextmanager
-def done(url: str, do: Sequence[str], undo: Sequence[str]) -> Iterator[None]:
-    """Statements that cause trouble, and those that repair it at the end."""
-    run(url, *do)
-    try:
-        yield
-    finally:
-        run(url, *undo)
+from tests.support.trouble import (
+    ADD_TICKET,
+    FEW_REQUESTS,
+    QUICK_PINGS,
+    Start,
+    assert_refuses,
+    assert_unavailable,
+    await_not_ready,
+    done,
+    renamed,
+    run,
+    server_of_its_own,
+    starting,
+)
 
 
 @pytest.fixture
@@ -59,180 +44,8 @@ def ledger(database_url: str) -> str:
 @pytest.fixture
 def start(ledger: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Starts a sidecar and an API on the ledger, as its role unless a URL is given; they have taken a delivery."""
-    with ExitStack() as stack:
-
-        def start(url: str = ledger.replace(USER, ROLE), **environ: str) -> Live:
-            live = stack.enter_context(living(tmp_path_factory.mktemp("live"), url, ledger, environ))
-            assert live.post().status == 200
-            assert live.total().status == 200
-            return live
-
+    with starting(ledger, tmp_path_factory) as start:
         yield start
-
-
-def assert_unavailable(answer: Answer) -> None:
-    """503 that says when to come again, in time."""
-    assert (answer.status, answer.retry_after) == (503, "30")
-    assert answer.took_s < LATEST_S
-
-
-def assert_refuses(live: Live, trouble: str, *, reads: bool, times: int = FEW_REQUESTS) -> None:
-    """Each delivery is answered 503, reads as said, and the API has one line that names the trouble."""
-    for _ in range(times):
-        assert_unavailable(live.post())
-        answer = live.total()
-        assert answer.status == (200 if reads else 503)
-        assert answer.took_s < LATEST_S
-    assert len(live.api.lines(trouble)) == 1
-
-
-def await_not_ready(live: Live, error: str) -> None:
-    """The sidecar has found out by itself, and says why."""
-    eventually(lambda: not live.ready and live.last_error == error, f"not ready: {error}")
-    [line] = live.sidecar.lines("marked not ready")
-    assert line["error"] == error
-
-
-# --- A full disk ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def disk() -> Iterator[SmallDisk]:
-    """A disk for some tables, for PostgreSQL's log or for the state folder."""
-    with small_disk(12) as disk:
-        yield disk
-
-
-def fill_last_page(url: str) -> None:
-    """Takes what room is left in the pages that the events' table has, with rows smaller than any event's."""
-    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor, pytest.raises(errors.DiskFull):
-        connection.autocommit = True
-        for number in range(10_000):
-            cursor.execute("INSERT INTO stripe_events VALUES (%s, '', now(), now(), false)", (f"{number}",))
-
-
-def test_the_disk_of_the_tables_is_full(server: Server, ledger: str, start: Start, disk: SmallDisk) -> None:
-    """Deliveries get 503 and the line names the disk; reads are answered, so it stays ready; free space is enough."""
-    place = disk.folder("tables", server.user)
-    with done(
-        ledger,
-        [f"CREATE TABLESPACE small LOCATION '{place}'", "ALTER TABLE stripe_events SET TABLESPACE small"],
-        ["ALTER TABLE stripe_events SET TABLESPACE pg_default", "DROP TABLESPACE small"],
-    ):
-        live = start()
-        disk.fill()
-        fill_last_page(ledger)
-        assert_refuses(live, "Database unavailable: disk full", reads=True)
-        assert live.ready
-        disk.free()
-        live.check_well_again()
-
-
-EMPTY_SEGMENTS = """
-SELECT count(*) FROM pg_ls_waldir()
-WHERE name ~ '^[0-9A-F]{24}$' AND name > pg_walfile_name(pg_current_wal_insert_lsn())
-"""
-NEXT_SEGMENT = ["SELECT pg_logical_emit_message(true, '', 'test')", "SELECT pg_switch_wal()"]
-
-
-class OwnServer:
-    """A server of a test's own in a folder, started and stopped as the test likes.
-
-    Args:
-        make: creates its data in the folder that it is called with.
-    """
-
-    def __init__(self, folder: str, make: Callable[[Server], None]) -> None:
-        self.server = Server(Path(folder))
-        make(self.server)
-        self.url = self.server.url.format(name="postgres")
-        self.log = self.server.log
-
-    def start(self) -> None:
-        """Returns once it takes connections."""
-        # As many connections as the tests' server has, whose standby it may be.
-        self.server.start({"wal_recycle": "off", "max_connections": "50"})
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether no process listens on its socket any more."""
-        return not (self.server.home / "data" / "postmaster.pid").exists()
-
-
-@contextmanager
-def server_of_its_own(make: Callable[[Server], None]) -> Iterator[OwnServer]:
-    """A running server; it ends with the context, in whatever state it is."""
-    with tempfile.TemporaryDirectory(prefix="donationd-pg-", ignore_cleanup_errors=True) as folder:
-        own = OwnServer(folder, make)
-        try:
-            own.start()
-            yield own
-        finally:
-            if not own.has_ended:
-                own.server.stop("immediate")
-
-
-def test_the_disk_of_the_write_ahead_log_is_full(disk: SmallDisk, tmp_path: Path) -> None:
-    """PostgreSQL ends itself in the middle of a delivery and does not come up again: 503, and the line names the disk.
-    Started again with room, by its supervisor, it is all that is needed.
-    """
-
-    def make(server: Server) -> None:
-        log = ("--wal-segsize=1", "-X", str(disk.folder("log", server.user)))
-        server.create(*log)
-
-    with server_of_its_own(make) as own:
-        migrate.apply(own.url)
-        run(own.url, ADD_TICKET)
-        with living(tmp_path, own.url, own.url) as live:
-            assert live.post().status == 200
-            disk.fill()
-            while run(own.url, EMPTY_SEGMENTS) != [(0,)]:
-                run(own.url, *NEXT_SEGMENT)
-            run(own.url, *NEXT_SEGMENT)
-            assert_unavailable(live.post())
-            assert len(live.api.lines("Database unavailable: disk full")) == 1
-            eventually(lambda: own.has_ended, "PostgreSQL has given up")
-            eventually(lambda: live.last_error == "connection refused", "it is known to be gone")
-            assert_unavailable(live.post())
-            assert_unavailable(live.total())
-            disk.free()
-            own.start()
-            live.check_well_again()
-
-
-def test_the_disk_of_the_state_folder_is_full(ledger: str, start: Start, disk: SmallDisk) -> None:
-    """Neither process ends, deliveries are always accepted, and what can't be kept is reported once, not each time."""
-    folder = disk.folder("metrics", None)
-    live = start(
-        READINESS_SOCKET=str(disk.path / "readiness.sock"),
-        METRICS_DIR=str(folder),
-        PROMETHEUS_MULTIPROC_DIR=str(folder),
-        **QUICK_PINGS,
-    )
-    disk.fill()
-    assert live.get("/nowhere").status == 404  # a count that was never counted before
-    with renamed(ledger, "stripe_objects"):
-        eventually(lambda: len(live.sidecar.lines("Reconnect attempt")) > FEW_REQUESTS, "failures to count and to keep")
-    live.check_well_again()
-    assert [line["reason"] for line in live.sidecar.lines("cannot keep")] == ["No space left on device"] * 2
-    disk.free()
-    live.check_well_again()
-    assert not live.ended
-
-
-def test_an_api_process_starts_on_a_full_disk(start: Start, disk: SmallDisk) -> None:
-    """It takes deliveries, names the files that it cannot write, and writes them once there is room."""
-    folder = disk.folder("metrics", None)
-    disk.fill()
-    live = start(METRICS_DIR=str(folder), PROMETHEUS_MULTIPROC_DIR=str(folder))
-    lines = live.api.lines("A file cannot be used")
-    assert {line["reason"] for line in lines} == {"No space left on device"}
-    assert list(folder.iterdir()) == []
-    live.check_well_again()
-    disk.free()
-    eventually(lambda: {str(file) for file in folder.iterdir()} == {line["path"] for line in lines}, "they are written")
-    assert len(live.api.lines("A file cannot be used")) == len(lines)
 
 
 # --- A primary that takes no writes -----------------------------------------------------------------------------------
@@ -408,16 +221,6 @@ def test_the_password_is_changed(server: Server, ledger: str, start: Start) -> N
         assert line["remedy"] == "give the role the password of DATABASE_URL, or change DATABASE_URL and start again"
         live.restart(DATABASE_URL=ledger.replace(USER, f"{ROLE}:second"))
         live.check_well_again()
-
-
-# --- The schema changes under it --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def renamed(url: str, table: str) -> Iterator[None]:
-    """A table that is not there any more; restored from a backup at the end."""
-    with done(url, [f"ALTER TABLE {table} RENAME TO gone"], [f"ALTER TABLE gone RENAME TO {table}"]):
-        yield
 
 
 def test_a_request_finds_a_table_missing(ledger: str, start: Start) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from daemon.api import tickets
+from daemon.api.parameters import opaque
 from daemon.ledger import operator_actions
 from daemon.ledger.changes import Derivation, ReceivedEvent
 from daemon.ledger.donation import DonationRow
@@ -194,7 +195,7 @@ async def test_a_tag_belongs_to_its_parameters(client: Client, database: Databas
     """A page has another tag for another ticket, limit, status, currency and cursor, even where it shows the same."""
     await fill(database, [], *TICKETS)
     paths = [path for path in PATHS if "total" not in path]
-    paths += [f"{paths[0]}?cursor={tickets._opaque(Cursor(paid, 1, 'pi_1'))}" for paid in (-1, 1)]
+    paths += [f"{paths[0]}?cursor={opaque(str(Cursor(paid, 1, 'pi_1')))}" for paid in (-1, 1)]
     tags = [(await client.get(path)).headers["ETag"] for path in paths]
     assert len(set(tags)) == len(paths)
 

@@ -4,14 +4,11 @@ import csv
 import io
 import json
 import shlex
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
 from hashlib import sha256
@@ -19,38 +16,33 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import psycopg2
 import pytest
-from beancount import loader
-from beancount.core.data import Open, Transaction
-from click.testing import CliRunner, Result
-from openpyxl import Workbook, load_workbook
+from click.testing import Result
+from openpyxl import load_workbook
 
-from daemon.cli.main import main
 from daemon.ledger.money import exponent
-from daemon.reports.accounts import Program, default_file
 from daemon.reports.export import Kind, Selection
 from daemon.simulator import scenarios
 from sql.errors import DatabaseUnavailable
 from sql.snapshot import snapshot
 from tests.support.debian import program
-from tests.support.export_files import FIGURE_OF, FIGURES, figures, json_rows, minor, movements, parsed
-from tests.support.export_world import TICKETS, Totals, build, nonzero, totals
-from tests.support.guard import base_environ
+from tests.support.export_files import (
+    FIGURE_OF,
+    FIGURES,
+    figures,
+    json_rows,
+    minor,
+    movements,
+    movements_in_beancount,
+    parsed,
+)
+from tests.support.export_world import TICKETS, build, nonzero, totals
 from tests.support.ledger import NOW, record, rows, scenario
 from tests.support.postgres import MakeTemplate
+from tests.support.spreadsheet import FORMULA, opened
 
 AMOUNTS = set(FIGURES)
-FORMULA = tuple("=+-@\t\r")  # what a spreadsheet takes a formula to begin with
-
 Export = Callable[..., bytes]
-
-
-@pytest.fixture
-def donationd(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Runs `donationd …` against the test's database."""
-    monkeypatch.setenv("DATABASE_URL", database_url)
-    return lambda *arguments: CliRunner().invoke(main, list(map(str, arguments)))
 
 
 @pytest.fixture
@@ -132,27 +124,6 @@ def test_beancount_arrives_at_the_totals(export: Export, world: str, tmp_path: P
     assert movements_in_beancount(journal) == totals(world)
 
 
-def movements_in_beancount(journal: Path) -> Totals:
-    """What the transactions add up to. The file has no errors."""
-    directives, errors, _ = loader.load_file(str(journal))
-    assert errors == []
-    found = []
-    for each in directives:
-        assert isinstance(each, Open | Transaction)
-        if isinstance(each, Transaction):
-            money, other = each.postings
-            assert money.account.startswith("Assets:Stripe:")
-            assert money.units is not None and other.units is not None and isinstance(other.units.number, Decimal)
-            currency = other.units.currency
-            assert (money.units.number, money.units.currency) == (-other.units.number, currency)
-            [ticket] = each.tags or [""]
-            kind = str(each.payee)
-            sign = -1 if kind == "payment" else 1
-            units = minor(other.units.number, currency)
-            found.append((ticket, "" if currency == "XXX" else currency, FIGURE_OF[kind], sign * units))
-    return nonzero(found)
-
-
 def net_by_currency(url: str) -> dict[str, int]:
     """What is left of all payments: of every ticket and of none."""
     net: dict[str, int] = defaultdict(int)
@@ -181,33 +152,6 @@ def test_a_german_spreadsheet_arrives_at_the_totals(export: Export, world: str, 
             ticket = str(by_name["ticketId"].value or "").removeprefix("'")
             found.append((ticket, currency, figure, int(amount)))
     assert nonzero(found) == totals(world)
-
-
-def opened(content: bytes, delimiter: str, decimal_mark: str) -> Workbook:
-    """What a spreadsheet makes of a CSV file: by its first bytes, then by the look of each cell."""
-    text = content.decode("utf-8-sig")
-    assert content.startswith(b"\xef\xbb\xbf")
-    book = Workbook()
-    for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
-        book.active.append([read_cell(cell, decimal_mark) for cell in line])
-    return book
-
-
-def read_cell(cell: str, decimal_mark: str) -> object:
-    """openpyxl, as a spreadsheet, takes text for a formula if it begins with `=`."""
-    if cell.startswith(FORMULA) and not cell[1:2].isdigit():
-        return f"={cell}"
-    try:
-        return Decimal(cell.replace(decimal_mark, ".")) if decimal_mark in cell or cell.isdigit() else as_time(cell)
-    except ArithmeticError:
-        return cell
-
-
-def as_time(cell: str) -> object:
-    try:
-        return datetime.strptime(cell, "%Y-%m-%d %H:%M:%S")
-    except ValueError:
-        return cell
 
 
 # --- Texts -----------------------------------------------------------------------------------------------------------
@@ -458,35 +402,6 @@ def key_of(line: bytes) -> str:
     return str(found.get("seq", found.get("id")))
 
 
-# --- Files, interruptions, mistakes ----------------------------------------------------------------------------------
-
-
-def test_an_interrupted_export_leaves_the_former_file(world: str, tmp_path: Path) -> None:
-    """Ctrl-C in the middle ends with 130 at once; the file under the name is the former one, and nothing lies beside
-    it.
-    """
-    file = tmp_path / "donations.csv"
-    file.write_bytes(b"former")
-    donationd = Path(sys.executable).with_name("donationd")
-    with closing(psycopg2.connect(world)) as other, other.cursor() as cursor:
-        cursor.execute("LOCK TABLE stripe_attributions IN ACCESS EXCLUSIVE MODE")
-        process = subprocess.Popen(
-            [donationd, "export", "donations", "--out", file],
-            env=base_environ() | {"DATABASE_URL": world},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        waiting = (
-            "SELECT 1 FROM pg_stat_activity WHERE application_name = 'donationd export' AND wait_event_type = 'Lock'"
-        )
-        until(lambda: bool(rows(world, waiting)))
-        process.send_signal(signal.SIGINT)
-        _, complaint = process.communicate(timeout=10)
-    assert (process.returncode, complaint.strip()) == (130, b"interrupted")
-    assert file.read_bytes() == b"former"
-    assert list(tmp_path.iterdir()) == [file]
-
-
 def test_a_reader_that_stops_reading_releases_the_snapshot(world: str) -> None:
     """The server ends a snapshot from which nothing is read: it would keep rows that are not needed any more."""
     with (
@@ -496,83 +411,6 @@ def test_a_reader_that_stops_reading_releases_the_snapshot(world: str) -> None:
         next(moment.batches("export_entries", Selection(Kind.ENTRIES).params(10**9)))
         until(lambda: not rows(world, "SELECT 1 FROM pg_stat_activity WHERE application_name = 'donationd slow'"))
         moment.rows("ping")
-
-
-def test_a_file_can_be_read_by_its_owner_only(export: Export, world: str, tmp_path: Path) -> None:
-    """An export contains donors' last names."""
-    file = tmp_path / "donations.csv"
-    export("donations", "--out", file)
-    assert file.stat().st_mode & 0o777 == 0o600
-
-
-def test_every_export_is_on_record(export: Export, donationd: Callable[..., Result], world: str) -> None:
-    """The audit log names who exported what, before anything is written."""
-    export("donations", "--ticket", "story-1", "--unpaid", "--by", "alex")
-    export("entries", "--format", "hledger", "--from", "2025-10-01", "--by", "berta")
-    recorded = donationd("audit").stdout.splitlines()
-    assert "berta" in recorded[0] and "entries, hledger, from 2025-10-01T00:00:00Z" in recorded[0]
-    assert "alex" in recorded[1] and "donations, csv, ticket story-1, unpaid" in recorded[1]
-
-
-def test_an_e_mail_hash_given_by_mistake_is_not_on_record(
-    export: Export, donationd: Callable[..., Result], world: str
-) -> None:
-    """The audit log is permanent, and contains nothing about a donor."""
-    email_hash = "0123456789abcdefABCDEF" + "0" * 42
-    export("donations", "--after", email_hash)
-    assert donationd("export", "donations", "--ticket", email_hash).exit_code == 1
-    recorded = donationd("audit").stdout
-    assert ("donations, csv, after (an e-mail hash)" in recorded, email_hash in recorded) == (True, False)
-
-
-def test_mistakes_are_explained_and_change_nothing(
-    donationd: Callable[..., Result], world: str, tmp_path: Path
-) -> None:
-    """Each wrong option ends with 2, each file that cannot be used with 1; nothing is written or recorded."""
-    accounts = tmp_path / "accounts.toml"
-    wrong_accounts = {
-        "no TOML": "it is not TOML",
-        'money = "assets"': "it does not set payment, refund, dispute, no_ticket",
-        'monney = "assets"': "monney is not known",
-        'money = "assets:{donor}"': "only {ticket} and {currency} are replaced",
-        'fee = "expenses:{ticket}"': "some fees are of no ticket",
-        'money = "assets  two spaces"': "money is not valid",
-        'money = "a;b"': "money is not valid",
-        "money = 1": "money is not a text",
-        'tickets = "x"': "it does not set",
-    }
-    for text, complaint in wrong_accounts.items():
-        accounts.write_text(text, encoding="utf-8")
-        done = donationd("export", "entries", "--format", "hledger", "--accounts", accounts)
-        assert (done.exit_code, complaint in done.output) == (1, True), done.output
-    accounts.write_text(default_file(Program.HLEDGER), encoding="utf-8")
-    for words, status, complaint in (
-        (["donations", "--profile", "lotus"], 2, "'standard', 'excel', 'excel-de'"),
-        (["donations", "--profile", "excel", "--format", "jsonl"], 2, "--profile is for CSV files only"),
-        (["donations", "--format", "hledger"], 2, "'csv', 'jsonl'"),
-        (["donations", "--tz", "Mars/Olympus"], 2, "has no time zone of this name"),
-        (["donations", "--from", "yesterday"], 2, "a day such as 2026-10-01"),
-        (["donations", "--from", "2026-02-01", "--to", "2026-02-01"], 2, "--from must be before --to"),
-        (["donations", "--after", "é"], 2, "not a donation's id"),
-        (["entries", "--after", "pi_1"], 2, "not an entry's number"),
-        (["donations", "--ticket", "a b"], 2, "a ticket id is"),
-        (["donations", "--currency", "euro"], 2, "a currency is three letters"),
-        (["donations", "--status", "gone"], 2, "'refunded'"),
-        (["donations", "--ticket", "nosuch"], 1, "there is no ticket nosuch, and no donation names it: `donationd"),
-        (["entries", "--ticket", "nosuch"], 1, "`donationd tickets list` lists the tickets"),
-        (["entries", "--as-of", "99999"], 1, "there is no entry 99999 yet"),
-        (["entries", "--as-of", "2999-01-01"], 1, "this time has not come yet"),
-        (["entries", "--accounts", accounts], 2, "--accounts is for journals"),
-        (["entries", "--format", "beancount", "--accounts", accounts], 1, "money is not valid"),
-        (["donations", "--out", tmp_path], 2, "is a directory"),
-        (["donations", "--out", tmp_path / "no" / "file"], 1, "cannot be written: No such file or directory"),
-        (["donations", "--out", "/dev/null"], 1, "is not a regular file"),
-    ):
-        done = donationd("export", *words)
-        assert (done.exit_code, complaint in done.output) == (status, True), (words, done.output)
-        assert done.stdout_bytes == b""
-    assert rows(world, "SELECT count(*) FROM operator_acts") == [(0,)]
-    assert list(tmp_path.iterdir()) == [accounts]
 
 
 def test_account_names_are_those_of_the_file(export: Export, world: str, tmp_path: Path) -> None:

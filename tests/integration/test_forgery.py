@@ -30,9 +30,9 @@ from tests.support.api_application import NOW, OLD_SECRET, SECRET, Client, MakeC
 
 EVENT: dict[str, Any] = next(
     dict(event)
-    for life in scenarios.generate(1, 40, ["story-1"], now=NOW)
-    if life.kind == "paid"
-    for event in life.events
+    for scenario in scenarios.generate(1, 40, ["story-1"], now=NOW)
+    if scenario.kind == "paid"
+    for event in scenario.events
     if event["type"] == "charge.succeeded"
 )
 BODY = json.dumps(EVENT).encode()

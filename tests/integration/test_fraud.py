@@ -15,8 +15,9 @@ from daemon.api.metrics import ApiMetrics
 from daemon.cli.main import main
 from daemon.ledger.batcher import Batcher
 from daemon.ledger.changes import ReceivedEvent
+from daemon.ledger.events.event_facts import Attempt
 from daemon.ledger.recorder import Recorder
-from daemon.ledger.stripe_events import Attempt, read
+from daemon.ledger.stripe_events import read
 from daemon.reports import attempts
 from daemon.reports.attempts import MAX_ROWS, AttemptCounter
 from daemon.reports.fraud import Level, Name

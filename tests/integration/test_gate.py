@@ -4,8 +4,6 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,75 +16,13 @@ from daemon.api.config import Config as ApiConfig
 from daemon.runtime.config import ConfigError
 from health_sidecar.config import Config
 from health_sidecar.gate import GateClosed, Verdict, check_url, run_gate, run_once
-from health_sidecar.history import MAX_WAITING, History, Run
-from health_sidecar.probe import MIGRATIONS_TABLE, REQUIRED_TABLES, Probe
+from health_sidecar.probe import REQUIRED_TABLES, Probe
 from sql import load
-from sql.database import Database
 from sql.errors import DatabaseUnavailable, StatementRejected
 from sql.migrate import discover
+from tests.support.fake_database import FakeDatabase
 
 URL = "postgresql://donationd:hunter2@127.0.0.1:5432/ledger"
-SAFE_SETTINGS = {
-    "log_min_error_statement": "panic",
-    "log_error_verbosity": "terse",
-    "log_statement": "none",
-    "log_min_duration_statement": "-1",
-    "log_min_duration_sample": "-1",
-    "log_statement_sample_rate": "1",
-    "log_transaction_sample_rate": "0",
-    "debug_print_parse": "off",
-    "debug_print_rewritten": "off",
-    "debug_print_plan": "off",
-    "fsync": "on",
-    "full_page_writes": "on",
-    "synchronous_commit": "on",
-}
-AT = datetime(2024, 12, 16, 12, 30, 45, 123000, tzinfo=UTC)
-
-
-@dataclass
-class FakeDatabase:
-    """Answers the sidecar's statements from plain values."""
-
-    down: list[str] = field(default_factory=list)  # kinds of failure of the next questions
-    tables: dict[str, bool] = field(
-        default_factory=lambda: dict.fromkeys([*REQUIRED_TABLES, MIGRATIONS_TABLE], True)
-    )  # name to readable
-    applied: dict[str, str] = field(default_factory=lambda: {m.name: m.sha256 for m in discover()})
-    settings: dict[str, str] = field(default_factory=lambda: dict(SAFE_SETTINGS))
-    sessions: int = 0
-    error: Exception | None = None
-    recorded: list[Mapping[str, object]] = field(default_factory=list)
-    closed: int = 0
-
-    async def fetch(self, sql: str, params: Mapping[str, object] | Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        if self.down:
-            raise DatabaseUnavailable(self.down.pop(0))
-        if sql == load("ping"):
-            return [(1,)]
-        if self.error is not None:
-            raise self.error
-        if sql == load("has_older_rows"):
-            return [(False,)]
-        if sql == load("check_tables"):
-            assert isinstance(params, Mapping)
-            names = params["names"]
-            assert isinstance(names, list)
-            return [(name, name in self.tables, self.tables.get(name, False)) for name in names]
-        if sql == load("applied_migrations"):
-            return list(self.applied.items())
-        if sql == load("server_settings"):
-            return [(name, value, value, "ALTER … ") for name, value in self.settings.items()]
-        if sql == load("server_process"):
-            self.sessions += 1
-            return [(self.sessions, AT)]
-        assert sql == load("record_run")
-        assert isinstance(params, Mapping)
-        self.recorded.append(params)
-        return []
-
-    async def close(self) -> None:
-        self.closed += 1
 
 
 @pytest.fixture
@@ -366,68 +302,6 @@ def test_real_failed_run_is_kept_where_the_table_exists(database_url: str) -> No
     assert row == (False, "failed", "Schema out of sync: missing tables: recording_tickets. Restore them from a backup")
 
 
-async def test_real_row_is_written_once_with_its_own_time(database: Database, database_url: str) -> None:
-    """A row sent twice, as after a crash between insert and note, is one row with the time it happened."""
-    for _ in range(2):
-        history = History(None, database.fetch)
-        history.record(gate_run(0))
-        await history.drain()
-        assert history.waiting == []
-    [row] = rows(database_url, "SELECT kind, ok, state, detail, at FROM health_check_runs")
-    assert row == ("gate", False, "failed", "timeout", AT)
-
-
-def gate_run(second: int, *, ok: bool = False) -> Run:
-    """A gate run `second` seconds after AT."""
-    return Run(kind="gate", ok=ok, state="failed", detail="timeout", at=AT + timedelta(seconds=second))
-
-
-async def test_history_survives_the_process_and_keeps_its_times(tmp_path: Path) -> None:
-    """Rows noted while the database is away are written by the next life, in order, with their own times."""
-    path = tmp_path / "waiting.jsonl"
-    away = FakeDatabase(down=["connection refused"])
-    first = History(path, away.fetch)
-    for second in range(3):
-        first.record(gate_run(second))
-    await first.drain()
-    assert away.recorded == []
-
-    back = FakeDatabase()
-    second_life = History(path, back.fetch)
-    await second_life.drain()
-    assert [row["at"] for row in back.recorded] == [AT + timedelta(seconds=second) for second in range(3)]
-    assert not path.exists()
-
-
-async def test_history_is_bounded_and_keeps_both_ends(tmp_path: Path) -> None:
-    """However long an outage lasts, the file stays small and still tells how it began and how it ended."""
-    path = tmp_path / "waiting.jsonl"
-    history = History(path, FakeDatabase().fetch)
-    for second in range(MAX_WAITING + 50):
-        history.record(gate_run(second))
-    kept = History(path, FakeDatabase().fetch).waiting
-    assert len(kept) == MAX_WAITING
-    assert (kept[0], kept[-1]) == (gate_run(0), gate_run(MAX_WAITING + 49))
-
-
-async def test_history_keeps_what_postgresql_refuses(tmp_path: Path) -> None:
-    """Without the table (before the first migration) rows wait instead of crashing the sidecar."""
-    history = History(
-        tmp_path / "waiting.jsonl", FakeDatabase(error=StatementRejected(psycopg2.ProgrammingError("no table"))).fetch
-    )
-    history.record(gate_run(0))
-    await history.drain()
-    assert len(history.waiting) == 1
-
-
-def test_damaged_history_is_skipped_line_by_line(tmp_path: Path) -> None:
-    """A half-written or foreign line costs that line only."""
-    path = tmp_path / "waiting.jsonl"
-    History(path, FakeDatabase().fetch).record(gate_run(1))
-    path.write_bytes(b"not json\n" + b'{"later":' + b"[" * 1500 + b"\n" + path.read_bytes() + b'{"kind":"gat')
-    assert History(path, FakeDatabase().fetch).waiting == [gate_run(1)]
-
-
 async def test_hanging_database_counts_as_a_timeout() -> None:
     """A server that accepts and never answers is a failed ping when its time is up."""
 
@@ -441,7 +315,7 @@ async def test_hanging_database_counts_as_a_timeout() -> None:
     assert caught.value.kind == "timeout"
 
 
-async def test_a_knock_is_answered_by_who_lets_somebody_in() -> None:
+async def test_a_new_connection_is_tried_beside_the_present_one() -> None:
     """It asks over a connection of its own and gives it up; no room for one more is no failure, any other is."""
     for kind, fails in ((None, False), ("too many connections", False), ("authentication failed", True)):
         made = [FakeDatabase(), FakeDatabase(down=[kind] if kind else [])]

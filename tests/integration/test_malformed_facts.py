@@ -37,9 +37,9 @@ WRONG: tuple[Any, ...] = (
 def fill(url: str) -> None:
     """Records one payment of each kind and a subscription's donations."""
     add_ticket(url, "story-1")
-    kinds = {life.kind: life for life in scenarios.generate(3, 200, ["story-1"], now=NOW)}
-    for life in kinds.values():
-        record(url, life.events)
+    kinds = {scenario.kind: scenario for scenario in scenarios.generate(3, 200, ["story-1"], now=NOW)}
+    for scenario in kinds.values():
+        record(url, scenario.events)
 
 
 @pytest.fixture(scope="module")

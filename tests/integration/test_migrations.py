@@ -66,9 +66,9 @@ def test_a_filled_first_schema_keeps_every_donation(
     first_schema: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After migrating, all rows are those a new database would hold, totals included, and verify agrees."""
-    lives = scenarios.generate(5, 60, ["story-1", "story-2"], now=NOW)
+    generated = scenarios.generate(5, 60, ["story-1", "story-2"], now=NOW)
     # The first version read no invoices, and had no table for failed charges.
-    alike = [life for life in lives if life.kind not in {"monthly", "failed_then_paid"}]
+    alike = [found for found in generated if found.kind not in {"monthly", "failed_then_paid"}]
     record(database_url, scenarios.shuffled(alike, 1))
     first, newest = columns_of(first_schema), columns_of(database_url)
     copy_tables(database_url, first_schema, first)

@@ -200,13 +200,13 @@ def test_old_events_go_and_their_donations_stay(donationd: Callable[..., Result]
 
 def test_what_a_shared_row_holds_is_erased_for_good(donationd: Callable[..., Result], database_url: str) -> None:
     """A session that moves on to another PaymentIntent after its donor was erased brings no donor back."""
-    life = named_scenario()
-    session = next(dict(e) for e in life.events if e["type"].startswith("checkout."))
+    found = named_scenario()
+    session = next(dict(e) for e in found.events if e["type"].startswith("checkout."))
     moved = {**session["data"]["object"], "payment_intent": "pi_another"}
     later = {**session, "id": "evt_later", "created": session["created"] + 9, "data": {"object": moved}}
-    record(database_url, life.events)
-    assert donationd("erase", only_donation(life).donation, "--yes").exit_code == 0
-    record(database_url, [later, *life.events])
+    record(database_url, found.events)
+    assert donationd("erase", only_donation(found).donation, "--yes").exit_code == 0
+    record(database_url, [later, *found.events])
     assert set(rows(database_url, DONORS)) == {(None, None, None)}
     assert donationd("verify").exit_code == 0
 

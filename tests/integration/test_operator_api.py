@@ -15,8 +15,6 @@ from daemon.api.openapi import document
 from daemon.api.operator import FEATURES
 from daemon.api.parameters import Currency, Limit, TicketId, Time
 from daemon.ledger.donation import Status
-from daemon.ledger.operators import Operators
-from daemon.ledger.recorder import Recorder
 from daemon.runtime.http.auth import Scope
 from sql import load
 from sql.database import Database
@@ -71,36 +69,35 @@ class Calls:
         self.wait = asyncio.Event()
         self.wait.set()
 
-    def endpoints(self, _deps: Dependencies) -> list[Endpoint]:
-        async def show_thing(call: Call, query: Query) -> dict[str, Any]:
-            """Shows a thing."""
-            self.made.append((call, query))
-            await self.wait.wait()
-            return {"id": query.id}
-
-        async def change_thing(call: Call, change: Change) -> dict[str, Any]:
-            """Changes a thing."""
-            self.made.append((call, change))
-            return {"id": change.id}
-
-        async def export_things(call: Call, query: Query) -> Stream:
-            """Exports things."""
-            self.made.append((call, query))
-            return Stream(self.parts(), {"X-Rows": "3"})
-
-        async def report_things(call: Call, query: Query) -> Any:
-            """Reports on things."""
-            self.made.append((call, query))
-            return {"id": query.id} if call.media_type == JSON else f"id\r\n{query.id}\r\n"
-
         shown, text = {JSON: dict[str, str]}, {CSV: str}
-        return [
-            Endpoint("GET", "things/{id}", Scope.READ, show_thing, Query, shown),
-            Endpoint("POST", "things/{id}/change", Scope.ACT, change_thing, Change, shown),
-            Endpoint("GET", "things/{id}/all.csv", Scope.EXPORT, export_things, Query, text, is_slow=True,
+        self.ENDPOINTS = [
+            Endpoint("GET", "things/{id}", Scope.READ, self.show_thing, Query, shown),
+            Endpoint("POST", "things/{id}/change", Scope.ACT, self.change_thing, Change, shown),
+            Endpoint("GET", "things/{id}/all.csv", Scope.EXPORT, self.export_things, Query, text, is_slow=True,
                      audit=lambda query: AuditEntry("export", f"things {query.id}")),
-            Endpoint("GET", "things/{id}/report", Scope.READ, report_things, Query, shown | text),
+            Endpoint("GET", "things/{id}/report", Scope.READ, self.report_things, Query, shown | text),
         ]  # fmt: skip
+
+    async def show_thing(self, _deps: Dependencies, call: Call, query: Query) -> dict[str, Any]:
+        """Shows a thing."""
+        self.made.append((call, query))
+        await self.wait.wait()
+        return {"id": query.id}
+
+    async def change_thing(self, _deps: Dependencies, call: Call, change: Change) -> dict[str, Any]:
+        """Changes a thing."""
+        self.made.append((call, change))
+        return {"id": change.id}
+
+    async def export_things(self, _deps: Dependencies, call: Call, query: Query) -> Stream:
+        """Exports things."""
+        self.made.append((call, query))
+        return Stream(self.parts(), {"X-Rows": "3"})
+
+    async def report_things(self, _deps: Dependencies, call: Call, query: Query) -> Any:
+        """Reports on things."""
+        self.made.append((call, query))
+        return {"id": query.id} if call.media_type == JSON else f"id\r\n{query.id}\r\n"
 
 
 @pytest.fixture
@@ -384,17 +381,16 @@ async def test_the_document_is_public_and_lists_every_endpoint(client: Client, c
 def test_an_export_without_a_record_cannot_be_declared() -> None:
     """Each export is on record (SPEC 10), so an endpoint of scope export needs `audit`."""
 
-    async def export(_call: Call, _query: Query) -> str:
+    async def export(_deps: Dependencies, _call: Call, _query: Query) -> str:
         return ""
 
     with pytest.raises(TypeError, match="audit"):
         Endpoint("GET", "x", Scope.EXPORT, export, Query, {CSV: str})
 
 
-def test_no_two_endpoints_have_the_same_name(database: Database) -> None:
+def test_no_two_endpoints_have_the_same_name() -> None:
     """An operation's id is unique, and each endpoint has a description."""
-    deps = Dependencies(database, Operators(database, Recorder(database)), "USD")
-    endpoints = [each for feature in FEATURES for each in feature.endpoints(deps)]
+    endpoints = [each for feature in FEATURES for each in feature.ENDPOINTS]
     assert len({each.name for each in endpoints}) == len(endpoints)
     assert all(each.description for each in endpoints)
     assert document(endpoints, "1")["info"]["version"] == "1"

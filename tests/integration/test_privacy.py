@@ -94,8 +94,8 @@ def with_canaries(value: Any) -> Any:
 
 
 def canary_events(seed: int) -> list[Json]:
-    lives = scenarios.generate(seed, 40, ["story-1"], now=int(time.time()))
-    return [with_canaries(event) for event in scenarios.shuffled(lives, seed)]
+    generated = scenarios.generate(seed, 40, ["story-1"], now=int(time.time()))
+    return [with_canaries(event) for event in scenarios.shuffled(generated, seed)]
 
 
 def naming(reference: str, key: str) -> list[Json]:
@@ -193,8 +193,8 @@ ANYTHING = st.recursive(
 @example({"name": "canary", "email": 5})
 def test_a_reason_names_places_not_values(details: object) -> None:
     """Whatever stands where billing details belong, the reason for refusing it repeats none of it."""
-    [life] = scenarios.seed_example()[:1]
-    charge = next(event for event in life.events if event["type"] == "charge.succeeded")
+    [scenario] = scenarios.seed_example()[:1]
+    charge = next(event for event in scenario.events if event["type"] == "charge.succeeded")
     event = {**charge, "data": {"object": {**charge["data"]["object"], "billing_details": details}}}
     try:
         read(sender.encode(event), livemode=False, hash_key=None)
@@ -203,7 +203,7 @@ def test_a_reason_names_places_not_values(details: object) -> None:
 
 
 class Witness:
-    """Posts to the API and keeps everything it hears back."""
+    """Posts to the API and keeps everything that it replies."""
 
     def __init__(self, api: Api, session: aiohttp.ClientSession) -> None:
         self.api, self.session = api, session
@@ -308,7 +308,7 @@ async def everything_said(api: Api, database_url: str, server: Server, play: Pla
 
 
 async def test_no_canary_is_found_anywhere(api: Api, database_url: str, server: Server) -> None:
-    """Lives full of canaries, with events that fail and a database in trouble: only what may be kept is found."""
+    """Payments full of canaries, with events that fail and a database in trouble: only what may be kept is found."""
     events = canary_events(4)
 
     async def play(witness: Witness) -> None:

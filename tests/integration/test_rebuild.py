@@ -38,9 +38,9 @@ FROM stripe_attributions ORDER BY id
 TOTALS = "SELECT * FROM ticket_totals WHERE paid + refunded + disputed > 0 ORDER BY 1, 2"
 
 
-def entries(lives: Sequence[scenarios.Scenario], seed: int) -> list[ReceivedEvent]:
-    """All events of these lives, out of order and some twice."""
-    events = scenarios.shuffled(lives, seed, duplicates=0.3)
+def entries(generated: Sequence[scenarios.Scenario], seed: int) -> list[ReceivedEvent]:
+    """All events of these scenarios, out of order and some twice."""
+    events = scenarios.shuffled(generated, seed, duplicates=0.3)
     return [ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=None)) for event in events]
 
 

@@ -12,40 +12,25 @@ from daemon.jobs.reconcile import Options, RunState, reconcile
 from daemon.jobs.runs import load_state
 from daemon.ledger import operators
 from daemon.ledger.recorder import Recorder
-from daemon.ledger.verification import verify
 from daemon.reports.early_warnings import State, read_warnings
 from daemon.simulator import early_warnings
 from daemon.simulator.api_versions import Api
 from daemon.simulator.fake_stripe.failures import Failure
 from daemon.simulator.fake_stripe.fake import TEST_KEY, FakeStripe
 from daemon.simulator.payment import Payment
-from daemon.simulator.scenarios import Scenario, generate
+from daemon.simulator.scenarios import generate
 from daemon.simulator.state import Inputs
 from daemon.simulator.stripe_objects import DAY_S, Charge, Json
 from daemon.stripe_api.client import StripeRejected, StripeUnavailable
-from sql.connection import Row
 from sql.database import Database
-from sql.snapshot import snapshot
-from tests.simulator.oracle import expected_donations
 from tests.support.ledger import put_ticket
+from tests.support.reconciled_ledger import DONATIONS, expected_rows, ledger, listed, shown, verified
 from tests.support.stripe_world import Noted, Site, site_of
 
 NOW = 1_800_000_000
 SCENARIOS = generate(3, 40, ["story-1", "story-2"], now=NOW)
 EVENTS = sorted((event for each in SCENARIOS for event in each.events), key=lambda event: event["created"])
 NEWEST = EVENTS[-1]["created"]
-DONATIONS = """
-SELECT id, ticket_id, status, amount_minor, currency, refunded_minor, disputed_minor, donor_last_name, donor_country,
-       extract(epoch FROM created_at)::bigint, extract(epoch FROM paid_at)::bigint,
-       extract(epoch FROM refunded_at)::bigint, session_id, account
-FROM stripe_attributions ORDER BY id
-"""
-TOTALS = "SELECT * FROM ticket_totals WHERE paid + refunded + disputed > 0 ORDER BY 1, 2"
-# What is booked at each time, whatever it was booked for.
-SUMS = """
-SELECT donation_id, ticket_id, currency, kind, object_id, effective_at, sum(amount_minor) FROM ledger_entries
-GROUP BY 1, 2, 3, 4, 5, 6 HAVING sum(amount_minor) <> 0 ORDER BY 1, 2, 3, 4, 5, 6
-"""
 
 
 @pytest.fixture
@@ -56,42 +41,9 @@ async def site(database: Database) -> AsyncIterator[Site]:
         yield site
 
 
-def books(scenarios: Sequence[Scenario]) -> list[tuple[object, ...]]:
-    """What the simulator's own books say of each donation, as the rows of DONATIONS."""
-    return sorted(
-        (
-            *(each.donation, each.ticket, each.status, each.amount_minor, each.currency, each.refunded_minor),
-            *(each.disputed_minor, each.donor, each.country, each.created_at, each.paid_at, each.refunded_at),
-            *(each.session_id, each.account),
-        )
-        for scenario in scenarios
-        for each in expected_donations(scenario)
-    )
-
-
-async def shown(site: Site) -> list[tuple[object, ...]]:
-    return sorted(map(tuple, await site.database.fetch(DONATIONS)))
-
-
-async def ledger(site: Site) -> tuple[list[Row], list[Row], list[Row]]:
-    """All donations, totals and sums of the journal."""
-    return await site.database.fetch(DONATIONS), await site.database.fetch(TOTALS), await site.database.fetch(SUMS)
-
-
-def verified(url: str) -> list[str]:
-    """What `donationd verify` reports."""
-    with snapshot(url, "donationd test") as moment:
-        return list(verify(moment, lambda _done: None))
-
-
-def listed(noted: Noted) -> list[str]:
-    """The lines that a run prints of differences; the order of the donations of one page is not fixed."""
-    return sorted(each.text() for each in noted.differences)
-
-
 async def check(site: Site, url: str) -> None:
-    """The ledger shows what the simulator's books say, and is consistent; another run finds nothing to do."""
-    assert await shown(site) == books(SCENARIOS)
+    """The ledger shows what the simulator expects, and is consistent; another run finds nothing to do."""
+    assert await shown(site) == expected_rows(SCENARIOS)
     assert verified(url) == []
     found, noted = await site.reconcile()
     assert (noted.differences, found.unknown, found.failed) == ([], 0, 0)
@@ -105,7 +57,7 @@ async def test_a_ledger_built_from_objects_equals_one_built_from_events(site: Si
     all events: when these arrive afterwards, nothing changes."""
     found, noted = await site.reconcile()
     missing = [each.subject for each in noted.differences if each.field == "donation"]
-    assert sorted(missing) == sorted({str(row[0]) for row in books(SCENARIOS)})
+    assert sorted(missing) == sorted({str(row[0]) for row in expected_rows(SCENARIOS)})
     assert (found.unknown, found.failed) == (0, 0)
     await check(site, database_url)
     before = await ledger(site)
@@ -143,7 +95,11 @@ async def test_a_dry_run_lists_what_a_run_corrects(site: Site, monkeypatch: pyte
     found, noted = await site.reconcile()
     assert listed(dry) == listed(again) == listed(noted)
     assert first == second == found
-    assert sum(each.field == "donation" for each in noted.differences) == len(books(SCENARIOS)) - len(before[0]) > 0
+    assert (
+        sum(each.field == "donation" for each in noted.differences)
+        == len(expected_rows(SCENARIOS)) - len(before[0])
+        > 0
+    )
 
 
 async def test_without_a_loss_nothing_differs(site: Site, database_url: str) -> None:
@@ -310,7 +266,7 @@ async def test_donations_that_stripe_does_not_know(site: Site, database_url: str
     foreign = generate(9, 15, ["story-1"], now=NOW - DAY_S)
     await site.deliver(event for each in foreign for event in each.events)
     rows = await ledger(site)
-    expected = {str(row[0]) for row in books(foreign)}
+    expected = {str(row[0]) for row in expected_rows(foreign)}
     for _ in range(2):
         found, noted = await site.reconcile()
         assert set(noted.unknowns) == expected
@@ -376,7 +332,7 @@ async def test_a_run_that_stripe_stops(site: Site, failure: Failure) -> None:
     site.fake.calls.clear()
     await site.reconcile()
     assert "/v1/payment_intents" not in {call.path for call in site.fake.calls}
-    assert await shown(site) == books(SCENARIOS)
+    assert await shown(site) == expected_rows(SCENARIOS)
 
 
 async def test_an_old_run_is_not_continued(site: Site) -> None:
@@ -425,7 +381,7 @@ async def test_objects_of_unexpected_shape(site: Site) -> None:
     assert found.failed == len(odd)
     assert {each.object_id for each in noted.failures} == {f"re_odd{number}" for number in range(len(odd))}
     assert not any("Ann" in each.reason for each in noted.failures)
-    assert await shown(site) == books(SCENARIOS)
+    assert await shown(site) == expected_rows(SCENARIOS)
 
 
 async def test_live_traffic_meanwhile(site: Site, database_url: str) -> None:

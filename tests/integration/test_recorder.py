@@ -37,7 +37,7 @@ async def shown(database: Database) -> dict[str, tuple[object, ...]]:
     return {row[0]: row[1:] for row in rows}
 
 
-def expected(lives: list[scenarios.Scenario]) -> dict[str, tuple[object, ...]]:
+def expected(generated: list[scenarios.Scenario]) -> dict[str, tuple[object, ...]]:
     return {
         e.donation: (
             e.ticket,
@@ -49,7 +49,7 @@ def expected(lives: list[scenarios.Scenario]) -> dict[str, tuple[object, ...]]:
             e.donor,
             e.country,
         )
-        for e in (end for life in lives for end in expected_donations(life))
+        for e in (end for scenario in generated for end in expected_donations(scenario))
     }
 
 
@@ -68,8 +68,8 @@ FROM ticket_totals WHERE paid_minor <> 0 OR paid <> 0 ORDER BY 1, 2
 
 async def test_any_order_duplicates_batches_and_writers_give_the_models_ledger(database: Database) -> None:
     """Whatever the order, the duplicates, the batches and the writers beside each other: the model's ledger."""
-    lives = scenarios.generate(11, 120, TICKETS, now=NOW)
-    events = scenarios.shuffled(lives, seed=3, duplicates=0.3)
+    generated = scenarios.generate(11, 120, TICKETS, now=NOW)
+    events = scenarios.shuffled(generated, seed=3, duplicates=0.3)
     rng = random.Random(5)
     writers: list[list[list[ReceivedEvent]]] = [[], [], []]
     while events:
@@ -83,18 +83,18 @@ async def test_any_order_duplicates_batches_and_writers_give_the_models_ledger(d
             await recorder.record(batch)
 
     await asyncio.gather(*map(write, writers))
-    assert await shown(database) == expected(lives)
+    assert await shown(database) == expected(generated)
     assert await database.fetch(TOTALS_FROM_DONATIONS) == await database.fetch(TOTALS_KEPT)
 
 
 async def test_a_session_and_its_payment_become_one_donation(database: Database) -> None:
     """A session's donation goes when its PaymentIntent is known, and its money is counted once."""
-    life = next(life for life in scenarios.generate(1, 40, TICKETS, now=NOW) if life.kind == "paid")
+    scenario = next(scenario for scenario in scenarios.generate(1, 40, TICKETS, now=NOW) if scenario.kind == "paid")
     recorder = Recorder(database)
-    for event in life.events:
+    for event in scenario.events:
         await recorder.record([ReceivedEvent(reduced(event))])
         assert len(await shown(database)) == 1
-    assert await shown(database) == expected([life])
+    assert await shown(database) == expected([scenario])
 
 
 def entry(at: int, kind: str, **shown: object) -> ReceivedEvent:
@@ -175,12 +175,12 @@ async def test_the_short_statement_writes_what_the_long_one_writes(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Event by event: the rows of all tables are the same, whether the short statement may write or not."""
-    lives = scenarios.generate(12, 60, TICKETS, now=NOW)
+    generated = scenarios.generate(12, 60, TICKETS, now=NOW)
     written = []
     for may in (True, False):
         if not may:
             monkeypatch.setattr(WrittenRows, "are_usual", False)
-        for event in scenarios.shuffled(lives, seed=3):
+        for event in scenarios.shuffled(generated, seed=3):
             await Recorder(database).record([ReceivedEvent(reduced(event))])
         written.append([await database.fetch(f"TABLE {table} ORDER BY 1, 2") for table in WRITTEN])
         written[-1].append(
@@ -195,13 +195,13 @@ WRITTEN = ("stripe_attributions", "stripe_objects", "ticket_totals", "stripe_bil
 
 async def test_a_donation_that_was_lost_by_other_hands_is_made_again(database: Database) -> None:
     """After a row was deleted by hand whose objects are still named, all events of its batch are recorded."""
-    lives = scenarios.generate(2, 2, TICKETS, now=NOW)
-    entries = [ReceivedEvent(reduced(event)) for life in lives for event in life.events]
+    generated = scenarios.generate(2, 2, TICKETS, now=NOW)
+    entries = [ReceivedEvent(reduced(event)) for scenario in generated for event in scenario.events]
     recorder = Recorder(database)
     await recorder.record(entries[:1])
     await database.fetch("DELETE FROM stripe_attributions")
     assert results(await recorder.record(entries)) == [Result.DUPLICATE, *[Result.APPLIED] * (len(entries) - 1)]
-    assert await shown(database) == expected(lives)
+    assert await shown(database) == expected(generated)
 
 
 async def test_null_is_an_id_like_any_other(database: Database) -> None:
@@ -218,9 +218,9 @@ async def test_null_is_an_id_like_any_other(database: Database) -> None:
 
 async def test_an_event_the_database_refuses_fails_alone(database: Database) -> None:
     """One event in a batch that PostgreSQL does not take is kept as failed, the others are applied; later it is too."""
-    lives = scenarios.generate(2, 12, TICKETS, now=NOW)
-    entries = [ReceivedEvent(reduced(event)) for life in lives for event in life.events]
-    poisoned = lives[5]
+    generated = scenarios.generate(2, 12, TICKETS, now=NOW)
+    entries = [ReceivedEvent(reduced(event)) for scenario in generated for event in scenario.events]
+    poisoned = generated[5]
     await database.fetch(
         f"ALTER TABLE stripe_attributions ADD CONSTRAINT poison CHECK (id <> '{only_donation(poisoned).donation}')"
     )
@@ -232,7 +232,7 @@ async def test_an_event_the_database_refuses_fails_alone(database: Database) -> 
         if outcome.result is Result.FAILED
     }
     assert set(results(outcomes)) == {Result.APPLIED, Result.IGNORED, Result.FAILED}
-    others = [life for life in lives if life is not poisoned]
+    others = [scenario for scenario in generated if scenario is not poisoned]
     assert {id_: row for id_, row in (await shown(database)).items() if id_ in expected(others)} == expected(others)
     assert set(failures) <= {event["id"] for event in poisoned.events}
     assert set(failures.values()) == {"the database refused it: check violation (poison)"}
@@ -241,13 +241,13 @@ async def test_an_event_the_database_refuses_fails_alone(database: Database) -> 
     await database.fetch("ALTER TABLE stripe_attributions DROP CONSTRAINT poison")
     again = results(await recorder.record(entries))
     assert again == [Result.APPLIED if entry.event.id in failures else Result.DUPLICATE for entry in entries]
-    assert await shown(database) == expected(lives)
+    assert await shown(database) == expected(generated)
 
 
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
 async def test_a_conflict_is_tried_again(database: Database, sqlstate: str) -> None:
     """A serialization failure or a deadlock is no reason to give up, nor to apply anything twice."""
-    [life] = scenarios.generate(2, 1, TICKETS, now=NOW)
+    [scenario] = scenarios.generate(2, 1, TICKETS, now=NOW)
     await database.fetch(
         f"""
         CREATE SEQUENCE attempts;
@@ -259,18 +259,18 @@ async def test_a_conflict_is_tried_again(database: Database, sqlstate: str) -> N
         CREATE TRIGGER conflict AFTER INSERT ON stripe_attributions FOR EACH ROW EXECUTE FUNCTION conflict();
         """
     )
-    outcomes = await Recorder(database).record([ReceivedEvent(reduced(event)) for event in life.events])
+    outcomes = await Recorder(database).record([ReceivedEvent(reduced(event)) for event in scenario.events])
     assert set(results(outcomes)) == {Result.APPLIED}
     assert await database.fetch("SELECT last_value FROM attempts") == [(4,)]
-    assert await shown(database) == expected([life])
+    assert await shown(database) == expected([scenario])
 
 
 async def test_a_schema_that_is_wrong_is_no_event_s_fault(database: Database) -> None:
     """Without a table nothing is recorded as failed: the whole batch is handed back."""
-    [life] = scenarios.generate(2, 1, TICKETS, now=NOW)
+    [scenario] = scenarios.generate(2, 1, TICKETS, now=NOW)
     await database.fetch("ALTER TABLE ticket_totals RENAME TO elsewhere")
     with pytest.raises(StatementRejected, match="undefined table"):
-        await Recorder(database).record([ReceivedEvent(reduced(event)) for event in life.events])
+        await Recorder(database).record([ReceivedEvent(reduced(event)) for event in scenario.events])
     assert await database.fetch("SELECT count(*) FROM stripe_events") == [(0,)]
 
 

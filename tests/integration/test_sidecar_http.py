@@ -1,45 +1,35 @@
-"""What the sidecar answers over HTTP, what it measures, and its whole life as a process without a database."""
+"""What the sidecar answers over HTTP, and what it measures."""
 
 import asyncio
 import gc
 import json
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from xmlrpc.client import Fault
-from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
-import psycopg2
 import pytest
 import structlog
 from aiohttp import ClientSession, web
 from prometheus_client import CollectorRegistry, generate_latest
-from supervisor.xmlrpc import Faults
 
 from daemon.runtime import lifecycle
 from daemon.runtime import logging as logs
-from daemon.runtime import supervisor_rpc as rpc
 from daemon.runtime.http.connection import Connection
 from daemon.runtime.http.errors import NoMemory
 from daemon.runtime.http.health_routes import HealthChecks
 from daemon.runtime.http.limits import read_body
 from daemon.runtime.http.server import TURN_BODIES, HttpServer
-from daemon.runtime.readiness import HEALTHY, Readiness, ReadinessClient
+from daemon.runtime.readiness import HEALTHY, Readiness
 from health_sidecar.__main__ import LIMITS
 from health_sidecar.endpoints import build_app
 from health_sidecar.metrics import Metrics, build_registry
 from tests.support.api_application import MakeClient
 from tests.support.metrics_page import samples
-from tests.support.process import WAIT_S, Process
+from tests.support.process import WAIT_S
 
 READY = Readiness(ready=True, last_ping_at=datetime(2024, 12, 16, 12, 30, 45, tzinfo=UTC), message=HEALTHY)
 DOWN = Readiness(ready=False, last_error="connection refused", failure_count=3)
@@ -147,7 +137,7 @@ Gauge("db_pool_connections", "Pool", ["state"], multiprocess_mode="livesum").lab
 
 
 def run_api_process(folder: Path, slot: int, count: int) -> None:
-    """Let one API process live and die."""
+    """Runs one API process to its end."""
     subprocess.run(
         [sys.executable, "-c", API_PROCESS, str(slot), str(count)],
         env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)},
@@ -302,189 +292,9 @@ def test_json_lines_are_objects(capsys: pytest.CaptureFixture[str]) -> None:
     assert (entry["level"], entry["error"]) == ("warning", "timeout")
 
 
-def test_failed_life_lasts_only_under_supervisord() -> None:
+def test_a_failed_process_waits_only_under_supervisord() -> None:
     """By hand a failure ends at once; under supervisord it waits for the rest of the minimum."""
     assert lifecycle.remaining_s(0.0, {}) == 0.0
     supervised = {"SUPERVISOR_ENABLED": "1"}
     assert lifecycle.remaining_s(100.0, supervised, clock=lambda: 102.0) == lifecycle.MIN_UPTIME_S - 2.0
     assert lifecycle.remaining_s(0.0, supervised, clock=lambda: 102.0) == 0.0
-
-
-class Handler(SimpleXMLRPCRequestHandler):
-    disable_nagle_algorithm = False  # a Unix socket has none
-
-
-class RpcServer(SimpleXMLRPCServer):
-    """On a Unix socket, as supervisord's."""
-
-    address_family = socket.AF_UNIX
-
-
-@contextmanager
-def supervisor_rpc(path: Path, fault: int | None) -> Iterator[tuple[str, list[tuple[object, ...]]]]:
-    """supervisord's XML-RPC, as far as starting a group goes: its address, and the calls it got."""
-    calls: list[tuple[object, ...]] = []
-
-    def start_process_group(*args: object) -> list[object]:
-        calls.append(args)
-        if fault is not None:
-            raise Fault(fault, "no")
-        return []
-
-    with RpcServer(str(path), Handler, logRequests=False) as server:  # type: ignore[arg-type]
-        server.register_function(start_process_group, "supervisor.startProcessGroup")
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"unix://{path}", calls
-        server.shutdown()
-
-
-@pytest.mark.parametrize(("fault", "started"), [(None, True), (Faults.ALREADY_STARTED, True), (Faults.BAD_NAME, False)])
-def test_group_is_started_through_supervisord(tmp_path: Path, fault: int | None, started: bool) -> None:
-    """The group is started without waiting; one that runs already is fine, one that is not configured is reported."""
-    with supervisor_rpc(tmp_path / "s", fault) as (address, calls):
-        assert rpc.start_group(address, "api") is started
-        assert calls == [("api", False)]
-
-
-def test_supervisord_that_refuses_is_an_error(tmp_path: Path) -> None:
-    """Anything else, such as a supervisord that is shutting down, is the caller's to try again."""
-    with supervisor_rpc(tmp_path / "s", Faults.SHUTDOWN_STATE) as (address, _), pytest.raises(Fault):
-        rpc.start_group(address, "api")
-
-
-def test_supervisord_that_never_answers_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call to one that is stopped ends in time; it is not taken for one whose socket is lost."""
-    monkeypatch.setattr(rpc, "RPC_TIMEOUT_S", 0.1)
-    with socket.socket(socket.AF_UNIX) as silent:
-        silent.bind(str(tmp_path / "s"))
-        silent.listen()
-        with pytest.raises(rpc.SupervisordUnreachable, match="timed out") as unreachable:
-            rpc.start_group(f"unix://{tmp_path}/s", "api")
-    assert not isinstance(unreachable.value, rpc.SocketLost)
-    with pytest.raises(rpc.SocketLost, match="refused"):  # the file is left, but no process listens any more
-        rpc.start_group(f"unix://{tmp_path}/s", "api")
-    with pytest.raises(rpc.SocketLost, match="No such file"):
-        rpc.start_group(f"unix://{tmp_path}/none", "api")
-
-
-# A parent that starts a child which dies with it, says so, and waits to be killed.
-PARENT = """
-import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c",
-    "import sys, time; from daemon.runtime.lifecycle import die_with_parent; die_with_parent();"
-    "sys.stdout.write('set'); sys.stdout.flush(); time.sleep(60)"])
-time.sleep(60)
-"""
-
-
-def test_child_dies_with_its_killed_parent() -> None:
-    """kill -9 of the parent ends the child: its end of the pipe closes."""
-    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        assert parent.stdout.read(3) == b"set"
-        parent.kill()
-        assert parent.stdout.read() == b""
-
-
-def sidecar(tmp_path: Path, **environ: str) -> Process:
-    """The sidecar as a process of its own."""
-    settings = {"READINESS_SOCKET": str(tmp_path / "r.sock"), "METRICS_PORT": "0", **environ}
-    return Process([sys.executable, "-m", "health_sidecar"], tmp_path / "sidecar.log", settings, stop=signal.SIGKILL)
-
-
-async def ended(process: Process) -> str:
-    """Everything that a process wrote until its end, which it reaches while the event loop goes on."""
-    await asyncio.to_thread(process.wait, WAIT_S)
-    return process.unread()
-
-
-# No process listens on port 1 of the loopback.
-NOWHERE = "postgresql://donationd:hunter2@127.0.0.1:1/ledger"
-
-
-async def test_process_answers_before_the_gate_and_stops_on_sigterm(tmp_path: Path) -> None:
-    """While the gate still tries, health checks answer 503, and SIGTERM is a clean end with status 0."""
-    with sidecar(tmp_path, DATABASE_URL=NOWHERE, GATE_RETRY_DELAY_MS="60000") as process:
-        line = process.wait_for("listening on http://127.0.0.1:")
-        url = line.partition("listening on ")[2].split()[0]
-        async with ClientSession(url) as session:
-            async with session.get("/health/live") as live:
-                assert live.status == 200
-            async with session.get("/health/db") as database:
-                assert database.status == 503
-                assert (await database.json())["ready"] is False
-            async with session.get("/metrics") as page:
-                assert b"\ndb_ready 0.0\n" in await page.read()
-        process.send_signal(signal.SIGTERM)
-        await ended(process)
-        assert process.returncode == 0
-        assert not (tmp_path / "r.sock").exists()
-
-
-async def test_process_exits_1_when_the_gate_fails_and_notes_the_run(tmp_path: Path) -> None:
-    """No database: status 1, the original's lines, no secret in the log, and a row waiting for better days."""
-    with sidecar(tmp_path, DATABASE_URL=NOWHERE, GATE_RETRY_DELAY_MS="1") as process:
-        printed = await ended(process)
-        assert process.returncode == 1
-        assert "❌ Database connection failed" in printed
-        assert "🚨 DATABASE STARTUP GATE FAILED" in printed
-        assert "hunter2" not in printed
-        [row] = (tmp_path / "health-check-runs.jsonl").read_text().splitlines()
-        assert json.loads(row)["detail"] == "connection refused"
-
-
-async def test_process_becomes_ready_and_tells_its_followers(tmp_path: Path, database_url: str) -> None:
-    """A healthy database: the gate passes, a follower hears `ready`, and the run is a row in health_check_runs."""
-    follower = ReadinessClient(tmp_path / "r.sock")
-    following = asyncio.create_task(follower.run())
-    with sidecar(tmp_path, DATABASE_URL=database_url) as process:
-        async with asyncio.timeout(20):
-            await follower.wait_gate()
-        assert follower.ready
-        process.send_signal(signal.SIGTERM)
-        printed = await ended(process)
-        assert process.returncode == 0
-    following.cancel()
-    assert "✅ DATABASE STARTUP GATE: PASSED" in printed
-    assert "[DB Watchdog] Starting (interval: 30000ms)" in printed
-    assert "✅ Database watchdog started" in printed
-
-
-async def test_process_notices_a_reported_outage_in_under_a_second(tmp_path: Path, database_url: str) -> None:
-    """With the long interval, an API process's report alone makes the loss of the database known at once."""
-    name = database_url.split("@/", 1)[1].split("?", 1)[0]
-    follower = ReadinessClient(tmp_path / "r.sock")
-    following = asyncio.create_task(follower.run())
-    with sidecar(tmp_path, DATABASE_URL=database_url):
-        async with asyncio.timeout(20):
-            await follower.wait_gate()
-            with closing(psycopg2.connect(database_url.replace(f"/{name}?", "/postgres?"))) as admin:
-                admin.autocommit = True
-                with admin.cursor() as cursor:
-                    # No new connection is accepted, and open ones are closed: an outage of only this database.
-                    cursor.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-                    cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
-            lost_s = time.monotonic()
-            while follower.ready:
-                follower.report_failure()
-                await asyncio.sleep(0.02)
-            assert time.monotonic() - lost_s < 1.0
-            assert follower.state.failure_count == 3
-    following.cancel()
-
-
-@pytest.mark.parametrize(
-    ("environ", "said"),
-    [
-        ({"DATABASE_URL": NOWHERE, "METRICS_PORT": "x", "GATE_ATTEMPTS": "0"}, "METRICS_PORT"),
-        ({}, "DATABASE_URL: not set"),
-        ({"DATABASE_URL": NOWHERE, "READINESS_SOCKET": "/proc/none/r.sock"}, "The sidecar cannot run"),
-    ],
-)
-async def test_process_refuses_what_it_cannot_use(tmp_path: Path, environ: dict[str, str], said: str) -> None:
-    """A wrong configuration is status 1 with a sentence, not a traceback."""
-    with sidecar(tmp_path, **environ) as process:
-        printed = await ended(process)
-        assert process.returncode == 1
-        assert said in printed
-        assert "Traceback" not in printed

@@ -108,7 +108,7 @@ async def test_what_is_no_moment_of_the_past_is_refused(aiohttp_client: MakeClie
 
 
 async def test_history_remembers_earlier_lives(database: Database) -> None:
-    """What the table holds comes before what this life has seen; each row is there once."""
+    """What the table holds comes before what this process has seen; each row is there once."""
     former = History(None, database.fetch)
     former.record(run(0, True))
     former.record(run(1, False, "stopped"))

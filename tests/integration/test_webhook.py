@@ -31,8 +31,8 @@ from tests.support.api_application import (
 
 @pytest.fixture
 def event() -> dict[str, Any]:
-    life = next(life for life in scenarios.generate(1, 40, ["story-1"], now=NOW) if life.kind == "paid")
-    return next(dict(e) for e in life.events if e["type"] == "charge.succeeded")
+    scenario = next(scenario for scenario in scenarios.generate(1, 40, ["story-1"], now=NOW) if scenario.kind == "paid")
+    return next(dict(e) for e in scenario.events if e["type"] == "charge.succeeded")
 
 
 async def post(

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from daemon.ledger.stripe_events import Attempt
+from daemon.ledger.events.event_facts import Attempt
 from daemon.reports.attempts import AttemptCounter, Kind
 from daemon.reports.fraud import HOUR_S, AttemptsRow, BurstRow, SoonRefundRow
 from daemon.reports.fraud_thresholds import Thresholds

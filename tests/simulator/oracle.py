@@ -4,17 +4,16 @@ Two sources: Stripe's state, which knows what really happened to the money, and 
 that the endpoint received, because the ledger can't know more than that.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from daemon.simulator.payment import Payment
 from daemon.simulator.scenarios import Scenario
 from daemon.simulator.state import Endpoint, Inputs, Reported, State
 from daemon.simulator.stripe_objects import NO_DONOR, Charge, Donor, Json, Refund, Report, ticket_of
 from daemon.simulator.stripe_sessions import Session
-
-T = TypeVar("T")
+from tests.simulator.received_objects import ReceivedCharge, ReceivedObject, first, value_at
 
 # Families of events that an endpoint may not be subscribed to.
 CHARGE_REFUNDED = frozenset({"charge.refunded"})
@@ -68,8 +67,8 @@ def expect(state: State, without: frozenset[str] = frozenset()) -> Expected | No
         refunded_minor=received.refunded(),
         disputed_minor=received.disputed(),
         status=received.status(),
-        donor=_first(donor.last_name for donor in names) if paid_at is not None else None,
-        country=_first(donor.country for donor in countries) if paid_at is not None else None,
+        donor=first(donor.last_name for donor in names) if paid_at is not None else None,
+        country=first(donor.country for donor in countries) if paid_at is not None else None,
         email=received.email(),
         created_at=received.created_at(),
         paid_at=paid_at,
@@ -162,98 +161,6 @@ def _newest_sum(charge: Charge) -> int | None:
     return max(sums, default=None)
 
 
-class _Object:
-    """One Stripe object, as the events that were received carried it."""
-
-    def __init__(self, id_: str, reports: Sequence[Report], without: frozenset[str]) -> None:
-        self.id = id_
-        self.reports = [report for report in reports if report.type not in without]
-
-    def newest(self, *path: str) -> Any:
-        """The newest value of a field; null, empty and zero never count."""
-        return self._newest(lambda report: _at(report.shown, path))
-
-    def newest_ticket(self, *path: str) -> str | None:
-        """The newest text of a field that can be a ticket's id."""
-        return self._newest(lambda report: ticket_of(_at(report.shown, path)))
-
-    def newest_choice(self) -> str | None:
-        """The newest option that the donor chose in the field that asks for consent."""
-
-        def choice(report: Report) -> str | None:
-            fields = report.shown.get("custom_fields") or []
-            return next((each["dropdown"]["value"] for each in fields if each["key"] == "showName"), None)
-
-        return self._newest(choice)
-
-    def newest_donor(self) -> Donor:
-        """The newest that counts of each detail."""
-
-        def newest(detail: Callable[[Donor], str | None]) -> str | None:
-            return self._newest(lambda report: detail(report.donor))
-
-        return Donor(
-            None,
-            newest(lambda donor: donor.last_name),
-            newest(lambda donor: donor.country),
-            newest(lambda donor: (donor.email or "").strip().lower()),
-            *[None] * 4,
-        )
-
-    def _newest(self, value: Callable[[Report], T | None]) -> T | None:
-        return _first(map(value, reversed(self.reports)))
-
-    def times(self, holds: Callable[[Report], bool]) -> list[int]:
-        """The seconds of the events that carried it so."""
-        return [report.at for report in self.reports if holds(report)]
-
-    def has(self, *types: str) -> bool:
-        """Whether one of these types of events was received."""
-        return any(report.type in types for report in self.reports)
-
-
-class _Charge(_Object):
-    """What is known of a charge. `of` is the charge in Stripe's state."""
-
-    def __init__(self, of: Charge, without: frozenset[str]) -> None:
-        super().__init__(of.id, of.reports, without)
-        self.of = of
-        self.taken = self.times(lambda report: _took_money(report.shown))
-        self.is_failed = self.reports[-1:] != [] and self.reports[-1].shown["status"] == "failed"
-        self.holds_money = bool(self.taken) and not self.is_failed
-        self.created = of.created
-
-    @property
-    def rank(self) -> tuple[bool, int, str]:
-        """Charges are asked in this order, the greatest first."""
-        return self.holds_money, self.created, self.id
-
-    def captured(self) -> int:
-        """Its captured amount; old API versions do not have it, and the whole amount counts."""
-        if self.reports and "amount_captured" not in self.reports[-1].shown:
-            return self.newest("amount") if self.holds_money else 0
-        return self.newest("amount_captured") or 0
-
-    def failed_late_at(self) -> int:
-        """When a charge failed that had captured money; 0 for all others."""
-        if not self.is_failed or not any(r.shown.get("amount_captured") or _took_money(r.shown) for r in self.reports):
-            return 0
-        return min(self.times(lambda report: report.shown["status"] == "failed"))
-
-    def paid_times(self) -> list[int]:
-        """The events that show when it took money: by their type, or because another snapshot shows that it had not."""
-        if not self.holds_money:
-            return []
-        reported = {"charge.succeeded", "charge.captured"}
-        has_changed = len(self.taken) < len(self.reports)
-        return self.times(lambda report: _took_money(report.shown) and (has_changed or report.type in reported))
-
-    def refunded_times(self, has_amount_captured: bool) -> list[int]:
-        """The `charge.refunded` events whose sum exceeds what was released, if Stripe counts that as refunded."""
-        released = self.of.released if has_amount_captured and self.of.counts_release else 0
-        return self.times(lambda r: r.type == "charge.refunded" and r.shown["amount_refunded"] > released)
-
-
 class _Received:
     """What is known of a payment. Sources are asked in the order of precedence."""
 
@@ -263,7 +170,7 @@ class _Received:
         intent = state.intent
         self.intent = self._received(intent.id, intent.reports) if intent else None
         self.session = self._first_session()
-        charges = (_Charge(charge, without) for charge in state.charges)
+        charges = (ReceivedCharge(charge, without) for charge in state.charges)
         self.charges = sorted((c for c in charges if c.reports), key=lambda charge: charge.rank, reverse=True)
         self.invoice, self.subscription, self.subscription_session = self._invoice()
         self.refunds = [refund for charge in self.charges for refund in charge.of.refunds]
@@ -271,20 +178,20 @@ class _Received:
         others = (refund for refund in state.refunds if refund.id not in known)
         self.refunds += [refund for refund in others if self._received(refund.id, refund.reports)]
         self.disputes = [dispute for dispute in state.disputes if self._received(dispute.id, dispute.reports)]
-        owners: list[_Object | None] = [self.intent, self.session, *self.charges]
+        owners: list[ReceivedObject | None] = [self.intent, self.session, *self.charges]
         self.owners = [each for each in owners if each is not None]
 
-    def _received(self, id_: str, reports: Sequence[Report]) -> _Object | None:
-        known = _Object(id_, reports, self.without)
+    def _received(self, id_: str, reports: Sequence[Report]) -> ReceivedObject | None:
+        known = ReceivedObject(id_, reports, self.without)
         return known if known.reports else None
 
-    def _first_session(self) -> _Object | None:
+    def _first_session(self) -> ReceivedObject | None:
         """Of several the one created first; those of 2019 do not say when."""
         of_payments = [session for session in self.state.sessions if session.mode == "payment"]
         known = [each for s in of_payments if (each := self._received(s.id, s.reports))]
         return min(known, key=lambda each: (each.newest("created") or 0, each.id), default=None)
 
-    def _invoice(self) -> tuple[_Object | None, _Object | None, _Object | None]:
+    def _invoice(self) -> tuple[ReceivedObject | None, ReceivedObject | None, ReceivedObject | None]:
         """The invoice of the PaymentIntent, its subscription, and the subscription's session; None if unknown."""
         of = self.state.invoice
         if of is None or not self._is_joined():
@@ -315,7 +222,7 @@ class _Received:
         """The first that can be a ticket's id."""
         metadata = ("metadata", "ticketId")
         intent, session = self.intent, self.session or self.subscription_session
-        return _first(
+        return first(
             [
                 intent.newest_ticket(*metadata) if intent else None,
                 *(charge.newest_ticket(*metadata) for charge in self.charges),
@@ -338,9 +245,9 @@ class _Received:
             return None
         shown = self.invoice.reports[-1].shown
         if "parent" in shown:
-            return ticket_of(_at(shown, ("parent", "subscription_details", "metadata", "ticketId")))
-        details = ticket_of(_at(shown, ("subscription_details", "metadata", "ticketId")))
-        return details or _first(ticket_of(line["metadata"].get("ticketId")) for line in shown["lines"]["data"])
+            return ticket_of(value_at(shown, ("parent", "subscription_details", "metadata", "ticketId")))
+        details = ticket_of(value_at(shown, ("subscription_details", "metadata", "ticketId")))
+        return details or first(ticket_of(line["metadata"].get("ticketId")) for line in shown["lines"]["data"])
 
     def donors(self, *, with_invoice: bool = True) -> list[Donor]:
         """Who may have given, in the order of sources. A charge that failed names no donor.
@@ -358,14 +265,14 @@ class _Received:
         receipt = (self.intent.newest("receipt_email") if self.intent else None) or ""
         others = [each.newest_donor().email for each in (self.session, self.invoice) if each]
         charged = [donor.email for donor in self._charge_donors()]
-        return _first([*charged, receipt.strip().lower(), *others])
+        return first([*charged, receipt.strip().lower(), *others])
 
     def amount(self) -> tuple[int | None, str | None]:
         """The first that is not zero, and the currency of the object that names it."""
         intent, session = self.intent, self.session
         taken = next(((charge.captured(), charge) for charge in self.charges if charge.captured()), (0, None))
         received = (intent.newest("amount_received") or 0 if intent else 0), intent
-        amounts: list[tuple[Any, _Object | None]] = [
+        amounts: list[tuple[Any, ReceivedObject | None]] = [
             max(taken, received, key=lambda named: named[0]),
             (session.newest("amount_total") if session else 0, session),
             (intent.newest("amount") if intent else 0, intent),
@@ -373,7 +280,7 @@ class _Received:
         ]
         amount, named_by = next(((amount, by) for amount, by in amounts if amount), (None, None))
         named = (each.newest("currency") for each in (named_by, *self.charges, intent, session) if each)
-        currency = _first(named)
+        currency = first(named)
         return amount, currency.upper() if currency else None
 
     def paid_at(self) -> int | None:
@@ -457,22 +364,6 @@ class LargestAmounts:
             self.disputed = max(self.disputed, received.disputed())
 
 
-def _took_money(charge: Json) -> bool:
-    """By its amount; by its flag only where the API version does not say how much was captured."""
-    captured = charge["amount_captured"] > 0 if "amount_captured" in charge else charge["captured"]
-    return bool(charge["paid"] and charge["status"] == "succeeded" and captured)
-
-
 def _since(second: int, times: list[int]) -> list[int]:
     """The earliest and the newest are what is kept; the earliest of them that is not before this second."""
     return [at for at in (min(times), max(times)) if at >= second][:1] if times else []
-
-
-def _at(shown: Any, path: Sequence[str]) -> Any:
-    for name in path:
-        shown = shown.get(name) if isinstance(shown, dict) else None
-    return shown
-
-
-def _first(values: Iterable[T | None]) -> T | None:
-    return next((value for value in values if value), None)

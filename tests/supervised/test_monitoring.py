@@ -48,7 +48,7 @@ def test_an_outage_is_seen_alerted_and_cleared(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The whole way from a stopped database to Alertmanager and back, with a life before it that fills the metrics."""
+    """The whole way from a stopped database to Alertmanager and back, after work that fills the metrics."""
     monkeypatch.delenv("DATABASE_URL", raising=False)
     monitoring = Monitoring(tmp_path, instance.sidecar.removeprefix("http://"))
     with monitoring.running():

@@ -124,7 +124,7 @@ def test_reload_and_status_say_what_to_do(site: Instance) -> None:
 
 
 def test_a_new_listener_listens_without_the_socket(site: Instance) -> None:
-    """It needs the socket for a first list only: it stays, and counts what supervisord tells it from then on."""
+    """It needs the socket for a first list only: it stays, and counts what supervisord reports to it from then on."""
     take_away(site)
     kill(site, "listener")
     started = site.children()["listener"]

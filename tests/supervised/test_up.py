@@ -1,4 +1,4 @@
-"""What `donationd up` refuses, and how it says so; the whole life is in test_supervised_life.py."""
+"""What `donationd up` refuses, and how it says so; the rest is in test_whole_instance.py."""
 
 import json
 import os

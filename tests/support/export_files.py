@@ -5,7 +5,11 @@ import io
 import json
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
+
+from beancount import loader
+from beancount.core.data import Open, Transaction
 
 from daemon.ledger.money import exponent
 from tests.support.export_world import Totals, nonzero
@@ -57,3 +61,24 @@ def parsed(content: bytes, delimiter: str = ",") -> list[dict[str, str]]:
 def json_rows(content: bytes) -> list[dict[str, Any]]:
     """JSON lines, with numbers as they are written."""
     return [json.loads(line, parse_float=Decimal, parse_int=Decimal) for line in content.decode().split("\n")[:-1]]
+
+
+def movements_in_beancount(journal: Path) -> Totals:
+    """What the transactions add up to. The file has no errors."""
+    directives, errors, _ = loader.load_file(str(journal))
+    assert errors == []
+    found = []
+    for each in directives:
+        assert isinstance(each, Open | Transaction)
+        if isinstance(each, Transaction):
+            money, other = each.postings
+            assert money.account.startswith("Assets:Stripe:")
+            assert money.units is not None and other.units is not None and isinstance(other.units.number, Decimal)
+            currency = other.units.currency
+            assert (money.units.number, money.units.currency) == (-other.units.number, currency)
+            [ticket] = each.tags or [""]
+            kind = str(each.payee)
+            sign = -1 if kind == "payment" else 1
+            units = minor(other.units.number, currency)
+            found.append((ticket, "" if currency == "XXX" else currency, FIGURE_OF[kind], sign * units))
+    return nonzero(found)

@@ -108,8 +108,8 @@ class Live:
     def _paid_lives(self) -> Iterator[Json]:
         """One event of each of many payments, without end: each is a donation more, in the same total."""
         for seed in itertools.count():
-            for life in generate(seed, 20, [TICKET], now=int(time.time())):
-                yield from (event for event in life.events if _pays_the_ticket(event))
+            for scenario in generate(seed, 20, [TICKET], now=int(time.time())):
+                yield from (event for event in scenario.events if _pays_the_ticket(event))
 
     def start(self) -> None:
         """Returns once the API listens."""

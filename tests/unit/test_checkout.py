@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.ledger import money
-from daemon.ledger.stripe_events import SHOW_NAME_KEY
+from daemon.ledger.events.sessions import SHOW_NAME_KEY
 from daemon.stripe_api.charge_amounts import (
     MIN_MINOR,
     Fee,

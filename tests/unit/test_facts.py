@@ -1,4 +1,4 @@
-"""Shapes that no life of the model takes, but Stripe's API allows."""
+"""Shapes that no payment of the simulator takes, but Stripe's API allows."""
 
 import json
 from typing import Any

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from daemon.api.config import CommandConfig
-from daemon.ledger.stripe_events import Attempt
+from daemon.ledger.events.event_facts import Attempt
 from daemon.reports import fraud
 from daemon.reports.attempts import MAX_SUBJECTS, AttemptCounter, Counted, Kind
 from daemon.reports.fraud import AttemptsRow, BurstRow, Level, Name, Signal, SoonRefundRow

@@ -401,7 +401,7 @@ async def test_other_files_are_never_replaced(tmp_path: Path) -> None:
 
 
 async def test_stale_socket_of_a_killed_sidecar_is_replaced(tmp_path: Path) -> None:
-    """kill -9 leaves a socket behind; the next life takes its place."""
+    """kill -9 leaves a socket behind; the next process takes its place."""
     path = tmp_path / "r.sock"
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))

@@ -11,6 +11,7 @@ import stripe
 from stripe.params import WebhookEndpointCreateParams
 
 from daemon.ledger import facts, stripe_events
+from daemon.ledger.events import reversals
 
 # Sent by API versions before 2014-11-20 only: https://docs.stripe.com/changelog
 RETIRED_DISPUTE_STATUSES = {"charge_refunded"}
@@ -49,7 +50,7 @@ def test_the_librarys_lists_are_found() -> None:
     ("module", "name", "known", "retired"),
     [
         (facts, "DISPUTE_STAGES", DISPUTE_STATUSES, RETIRED_DISPUTE_STATUSES),
-        (stripe_events, "REFUND_STATUSES", REFUND_STATUSES, set[str]()),
+        (reversals, "REFUND_STATUSES", REFUND_STATUSES, set[str]()),
     ],
 )
 def test_every_status_of_the_library_is_in_our_list(

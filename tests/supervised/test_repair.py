@@ -44,7 +44,7 @@ def test_migrating_is_enough(postgres: str) -> None:
             starting.result(timeout=15)
             assert get(f"{instance.api}/health/db")[0] == 200
             supervisor_log = (instance.state / "logs" / "supervisord.log").read_text()
-            assert supervisor_log.count("spawned: 'sidecar'") < 6  # each failed life lasts five seconds
+            assert supervisor_log.count("spawned: 'sidecar'") < 6  # a process that fails waits five seconds
             assert "FATAL" not in supervisor_log
             assert "BACKOFF" not in supervisor_log
             assert instance.up is not None
@@ -96,7 +96,7 @@ def fill_last_page(log: Path) -> None:
 
 
 def test_a_full_disk_below_the_logs_ends_nothing(database_url: str) -> None:
-    """supervisord can't write to its log that a process was killed; it lives, and starts the process again."""
+    """supervisord can't write to its log that a process was killed; it goes on, and starts the process again."""
     environ = SETTINGS | {"DATABASE_URL": database_url}
     with small_disk(12) as disk:
         state = disk.path / "state"

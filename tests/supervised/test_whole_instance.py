@@ -1,4 +1,4 @@
-"""One whole life of everything, as `donationd up --embedded` runs it: real supervisord, real PostgreSQL."""
+"""An instance from its start to its end, as `donationd up --embedded` runs it: real supervisord, real PostgreSQL."""
 
 import contextlib
 import os
@@ -154,7 +154,7 @@ def check_outage(instance: Instance) -> None:
     eventually(lambda: get(url)[0] == 503, "503 while the database is away")
     assert get(url)[1]["Retry-After"] == "30"
     assert get(f"{instance.api}/health/live")[0] == 200
-    eventually(lambda: get(f"{instance.sidecar}/health/db")[0] == 503, "the sidecar tells the outage")
+    eventually(lambda: get(f"{instance.sidecar}/health/db")[0] == 503, "the sidecar reports the outage")
     assert get(url)[0] == 503
     instance.supervisorctl("start", "postgres")
     eventually(lambda: get(url)[0] == 200, "200 once the database is back")

@@ -1,0 +1,1 @@
+"""What the objects in Stripe's events state: a module for each group of objects."""
