@@ -10,6 +10,7 @@ import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import pytest
 import structlog
@@ -18,6 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from daemon.runtime import lifecycle
 from daemon.runtime import logging as logs
+from daemon.runtime.http import connection as connection_module
 from daemon.runtime.http.connection import Connection
 from daemon.runtime.http.errors import NoMemory
 from daemon.runtime.http.health_routes import HealthChecks
@@ -195,21 +197,30 @@ async def test_a_reply_in_parts_names_no_version() -> None:
             assert (await reply.text(), reply.headers["Server"]) == ("part", "donationd")
 
 
-async def test_a_connection_that_ends_before_its_body_leaves_no_reference_cycle() -> None:
-    """Its memory is free at once, and not only after the next search for cycles, which would delay everything."""
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n"
+UNREAD = b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 30000\r\n\r\n" + b"x" * 30_000
+
+
+@pytest.mark.parametrize("sent", [POST + b"x" * 200_000, UNREAD * 2, UNREAD * 10], ids=["cut", "two", "ten"])
+async def test_a_connection_that_ends_before_its_reply_leaves_no_reference_cycle(sent: bytes) -> None:
+    """Its memory is free at once, and not only after the next search for cycles, which would delay everything: also
+    that of requests which the client has sent ahead.
+    """
     handled = asyncio.Queue[None]()
 
     async def reads(request: web.Request) -> web.Response:
         handled.put_nowait(None)
         with suppress(ConnectionError):
             await read_body(request, 1_000_000)
+        while request.transport:  # noqa: ASYNC110 - until the client has left
+            await asyncio.sleep(0.01)
         return web.Response()
 
     def connections() -> list[Connection]:
         return [each for each in gc.get_objects() if isinstance(each, Connection)]
 
     app = web.Application()
-    app.add_routes([web.post("/", reads)])
+    app.add_routes([web.route("*", "/", reads)])
     async with HttpServer(web.AppRunner(app), LIMITS) as server:
         await server.listen(host="127.0.0.1", port=0)
         gc.disable()
@@ -217,15 +228,43 @@ async def test_a_connection_that_ends_before_its_body_leaves_no_reference_cycle(
         try:
             for _ in range(3):
                 _, writer = await asyncio.open_connection(*server.addresses[0][:2])
-                writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n" + b"x" * 200_000)
+                writer.write(sent)
                 await handled.get()
-                writer.close()
-                await writer.wait_closed()
+                writer.transport.abort()
+                with suppress(ConnectionError):
+                    await writer.wait_closed()
             async with asyncio.timeout(WAIT_S):
                 while len(connections()) > len(others):  # noqa: ASYNC110 - no event reports it
                     await asyncio.sleep(0.01)
         finally:
             gc.enable()
+
+
+async def test_a_rejected_connection_ends_when_its_client_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server waits for clients that still send, so that they see the reply; it reads nothing of them meanwhile."""
+    monkeypatch.setattr(connection_module, "LINGER_S", 3 * WAIT_S)
+    rejected, left = asyncio.get_running_loop().create_future(), asyncio.Event()
+
+    async def rejects(request: web.Request) -> web.Response:
+        connection = cast(Connection, request.protocol)
+        connection.reject(NoMemory())
+        rejected.set_result(connection)
+        await left.wait()
+        return web.Response(status=503)
+
+    app = web.Application()
+    app.add_routes([web.post("/", rejects)])
+    async with HttpServer(web.AppRunner(app), LIMITS) as server:
+        await server.listen(host="127.0.0.1", port=0)
+        _, writer = await asyncio.open_connection(*server.addresses[0][:2])
+        writer.write(POST + b"x" * 200_000)
+        connection = await rejected
+        writer.transport.abort()
+        await writer.wait_closed()
+        left.set()
+        async with asyncio.timeout(WAIT_S):
+            while connection.transport:  # noqa: ASYNC110 - no event reports it
+                await asyncio.sleep(0.01)
 
 
 async def test_nothing_is_received_of_a_request_that_was_rejected_before_its_turn() -> None:
@@ -251,7 +290,7 @@ async def test_nothing_is_received_of_a_request_that_was_rejected_before_its_tur
     async with HttpServer(web.AppRunner(app), LIMITS) as server:
         await server.listen(host="127.0.0.1", port=0)
         _, writer = await asyncio.open_connection(*server.addresses[0][:2])
-        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n" + b"x" * 200_000)
+        writer.write(POST + b"x" * 200_000)
         async with asyncio.timeout(WAIT_S):
             assert not await is_reading
         writer.close()

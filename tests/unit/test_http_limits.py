@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 from aiohttp import web
@@ -59,6 +60,23 @@ async def test_turns_leave_the_loop_to_others() -> None:
         most = max(most, len(order) - before)
     assert order == list(range(20))
     assert most == 3
+
+
+async def test_who_leaves_takes_no_turn() -> None:
+    """Callbacks that are cancelled, and tasks that are cancelled while they wait, delay nothing that still waits."""
+    turns, order = Turns(1), list[str]()
+    callbacks = [partial(order.append, name) for name in ("first", "cancelled", "second")]
+    for callback in callbacks:
+        turns.call(callback)
+    waits = asyncio.create_task(turns.take())
+    turns.call(partial(order.append, "third"))
+    turns.cancel(callbacks[1])
+    await asyncio.sleep(0)
+    waits.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert order == ["first", "second", "third"]
+    turns.cancel(callbacks[0])  # it has been called: this changes nothing
 
 
 @pytest.mark.parametrize(

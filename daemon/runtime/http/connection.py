@@ -4,7 +4,8 @@ The server (`server.HttpServer`) decides by these figures which connection is cl
 """
 
 import asyncio
-from collections.abc import Coroutine
+import socket
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -24,6 +25,8 @@ HEAD_BYTES = 16 * 1024  # more than any head has: more bytes than this, besides 
 SEND_BYTES = 16 * 1024  # of a reply that the client has not read yet: the handler waits when there are more
 PAUSE_S = 0.25  # between a reply and the next request: a monitor waits for longer, a client that floods does not
 LINGER_S = 0.5  # a client may still be sending when it is rejected: after an immediate close it would not see the reply
+LINGER_POLL_S = 0.1
+TCP_ESTABLISHED = 1
 
 
 class Connection(web.RequestHandler):
@@ -34,6 +37,7 @@ class Connection(web.RequestHandler):
 
     __slots__ = (
         "_body",
+        "_body_bytes",
         "_closes",
         "_delayed",
         "_head_bytes",
@@ -41,11 +45,13 @@ class Connection(web.RequestHandler):
         "_is_paused",
         "_later",
         "_rejected",
+        "_resume",
         "_server",
         "_short",
         "_tcp",
         "_waits_for",
         "after_pause",
+        "ended_bytes",
         "since_s",
         "unanswered_bytes",
     )
@@ -54,17 +60,24 @@ class Connection(web.RequestHandler):
         super().__init__(manager, **options)
         self._server = server
         self._tcp: asyncio.Transport | None = None
-        self._body: StreamReader | None = None  # of the current request
+        self._body: StreamReader | None = None  # of the current request, once its head is complete
+        self._body_bytes: int | None = None  # that its head announces; None if it is sent in chunks
         self.after_pause = True  # the client waited for PAUSE_S before this request
         self._delayed: asyncio.Task[Any] | None = None  # the task that waits before or after a reply is sent
         self._rejected = False  # what the client still sends is dropped
         self._is_paused = False  # aiohttp reads nothing until the handler has read what has arrived of the body
+        self._resume: Callable[[], None] | None = None  # what continues to read, and may wait for its turn
         self._is_clean = True  # aiohttp has parsed nothing that it has not answered: a request can take the short path
         self._head_bytes = 0  # of aiohttp's request, if its head arrived in one piece on a clean connection
         self._short: ShortRequest | None = None  # the request on the short path
-        self._later = b""  # received while it is worked on
+        self._later = b""  # received, and not passed on before the current request has begun or is answered
         self._closes = False  # after the reply to it
         self.unanswered_bytes = 0  # received, of requests that have no reply yet
+        self.ended_bytes = 0  # of memory, which are free when nothing refers to this object any more
+
+    def __del__(self) -> None:
+        """Tell the server that the memory is free."""
+        self._server.garbage.connection_freed(self.ended_bytes)
 
     @property
     def waits_for(self) -> str:
@@ -105,6 +118,7 @@ class Connection(web.RequestHandler):
         self._tcp = None
         if self._body is not None and not self._body.is_eof():
             self._drop(self._body)
+        self._ignore_rest()
         self._server.connection_closed(self)
         super().connection_lost(exc)
         if self._delayed:
@@ -121,7 +135,7 @@ class Connection(web.RequestHandler):
                 self.after_pause = self.since_s - answered_s >= PAUSE_S
             self.unanswered_bytes += len(data)
             self._server.count_bytes(len(data))
-            if self._short:
+            if self._short or self._later:
                 self._keep_for_later(data)
                 return
             if self.waits_for in ("", "reply") and self.excess:
@@ -137,7 +151,40 @@ class Connection(web.RequestHandler):
             self._is_clean = False
             head_end = data.find(HEAD_END)
             self._head_bytes = head_end + len(HEAD_END) if head_end > 0 else 0
+            if 0 < self._head_bytes < len(data) - HEAD_BYTES:
+                self._keep_for_later(data[self._head_bytes :])  # until the size of the body is known
+                data = data[: self._head_bytes]
+        elif self._body is not None:
+            data = self._of_request(data, self._body)
         super().data_received(data)
+
+    def _of_request(self, data: bytes, body: StreamReader) -> bytes:
+        """The part of the data that belongs to the current request.
+
+        aiohttp does not free further requests that it has received when the connection ends.
+        """
+        missing = len(data) if self._body_bytes is None else self._body_bytes - body.total_bytes
+        if len(data) > missing:
+            self._keep_for_later(data[missing:])
+        return data[:missing]
+
+    def _keep_for_later(self, data: bytes) -> None:
+        self._later += data
+        if len(self._later) > HEAD_BYTES and (self._short or self._body is not None):
+            self._closes = True  # the reply to the current request is the last one
+            self._stop_reading()
+        elif self._tcp:
+            self._tcp.pause_reading()
+
+    def _continue(self) -> None:
+        """After a reply, continue with what the client has sent meanwhile."""
+        later, self._later = self._later, b""
+        self._server.count_bytes(len(later) - self.unanswered_bytes)
+        self.unanswered_bytes = len(later)
+        self._wait_for("head" if later else "request")
+        if later and self._tcp:
+            self._tcp.resume_reading()
+            self._receive(later)
 
     # --- The short path ---
 
@@ -153,11 +200,6 @@ class Connection(web.RequestHandler):
         self._waits_for = "head"
         return False
 
-    def _keep_for_later(self, data: bytes) -> None:
-        self._later += data
-        if self._tcp:
-            self._tcp.pause_reading()
-
     def answer(self, reply: PreparedReply, *, close: bool) -> None:
         """Send the reply to the request on the short path, then continue with what the client has sent meanwhile."""
         self._short = None
@@ -165,17 +207,10 @@ class Connection(web.RequestHandler):
             return
         close = close or self._closes
         self._tcp.write(reply.encode(close=close))
-        later, self._later = self._later, b""
-        self._server.count_bytes(len(later) - self.unanswered_bytes)
-        self.unanswered_bytes = len(later)
-        self._wait_for("request")
         if close:
-            self._rejected = True
+            self._ignore_rest()
             self._tcp.close()
-        elif later:
-            self._wait_for("head")
-            self._tcp.resume_reading()
-            self._receive(later)
+        self._continue()
 
     def close(self) -> None:
         """Close the connection once its request is answered. aiohttp waits for that at the end of the server."""
@@ -195,11 +230,12 @@ class Connection(web.RequestHandler):
         """Continue to receive the body, in turn: however many large bodies are sent, they delay nothing else."""
         if self._is_paused:
             self._is_paused = False
-            self._server.body_turns.call(partial(self._resume_reading, resume_parser))
+            self._resume = partial(self._resume_reading, resume_parser)
+            self._server.body_turns.call(self._resume)
 
     def _resume_reading(self, resume_parser: bool) -> None:
-        if not self._rejected:  # perhaps while it waited for its turn
-            super().resume_reading(resume_parser)
+        self._resume = None
+        super().resume_reading(resume_parser)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -209,12 +245,15 @@ class Connection(web.RequestHandler):
         Returns the reply, and whether the client has left. An error instead would be part of a reference cycle.
         """
         reply = rejection(resp.status) if isinstance(resp, Exception) else resp  # not HTTPException: an ABC is slow
-        was_alone = 0 < self._head_bytes == self.unanswered_bytes - request.content.total_bytes
+        was_alone = 0 < self._head_bytes == self.unanswered_bytes - request.content.total_bytes - len(self._later)
         self._head_bytes = 0
         self._drop(request.content)
         self._body = None
         if not request.content.is_eof():
-            self._rejected = True
+            self._ignore_rest()
+        if self._rejected and self._tcp and has_left(self._tcp):
+            self.abort()
+            return reply, True
         if self._tcp is None:
             return reply, True
         if self._rejected:
@@ -223,10 +262,19 @@ class Connection(web.RequestHandler):
         await self._while_open(self._server.take_turn(request, reply, after_pause=self.after_pause))
         sent = await super().finish_response(request, reply, start_time)
         if self._rejected and self._tcp:
-            await self._while_open(asyncio.sleep(LINGER_S))
+            await self._while_open(self._linger(self._tcp))
         self._is_clean = was_alone and bool(reply.keep_alive) and not self.unanswered_bytes
         self._wait_for("request")
+        if self._later and reply.keep_alive:
+            self._loop.call_soon(self._continue)
         return sent
+
+    async def _linger(self, tcp: asyncio.Transport) -> None:
+        """Return when the client has left, or LINGER_S has passed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while not has_left(tcp):  # noqa: ASYNC110 - no event reports it while nothing is read
+                    await asyncio.sleep(LINGER_POLL_S)
 
     async def _while_open(self, wait: Coroutine[Any, Any, None]) -> None:
         """Wait. If the client leaves meanwhile, the task of its request is cancelled."""
@@ -262,7 +310,13 @@ class Connection(web.RequestHandler):
     def begin(self, request: web.Request) -> None:
         """A request's head is complete."""
         self._body = request.content
+        self._body_bytes = None if hdrs.TRANSFER_ENCODING in request.headers else request.content_length or 0
         self._wait_for("body")
+        later, self._later = self._later, b""
+        if later:
+            self._receive(later)
+            if not self._later and not self._is_paused and self._tcp:
+                self._tcp.resume_reading()
 
     def reject(self, error: TimeoutError) -> None:
         """Read no more of the request. The handler that reads its body gets the error, and replies."""
@@ -279,14 +333,22 @@ class Connection(web.RequestHandler):
 
     def abort(self) -> None:
         """Close the connection at once."""
-        self._rejected = True
+        self._ignore_rest()
         if self._tcp:
             self._tcp.abort()
         self._server.connection_closed(self)
 
+    def _ignore_rest(self) -> None:
+        """Drop what the client still sends."""
+        self._rejected = True
+        self._later = b""
+        if self._resume:
+            self._server.body_turns.cancel(self._resume)
+            self._resume = None
+
     def _stop_reading(self) -> None:
         """Read nothing more from the client: no other way to ignore its data costs less."""
-        self._rejected = True
+        self._ignore_rest()
         if self._tcp:
             self._tcp.pause_reading()
 
@@ -306,6 +368,12 @@ class Connection(web.RequestHandler):
         self._waits_for = what
         if self._tcp:
             self.since_s = self._server.connection_waits(self)
+
+
+def has_left(tcp: asyncio.Transport) -> bool:
+    """Whether the client has closed the connection, which asyncio does not notice while it reads nothing: tcp(7)."""
+    state: bytes = tcp.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    return state[0] != TCP_ESTABLISHED
 
 
 @web.middleware

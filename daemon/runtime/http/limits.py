@@ -7,6 +7,8 @@ import resource
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 from aiohttp import web
 
@@ -16,7 +18,7 @@ from daemon.runtime.http.errors import Busy
 # New connections in one iteration of the event loop. A process that has its socket alone accepts many, so that none
 # waits behind those of a flood; processes that share a socket accept few, so that they share the connections that are
 # opened at the same time.
-ACCEPTS_ALONE = 256
+ACCEPTS_ALONE = 1024
 ACCEPTS_SHARED = 8
 OTHER_DESCRIPTORS = 64  # database, readiness socket, log, metrics, libraries
 DEADLINE = web.RequestKey("deadline", asyncio.Timeout)  # of the request; a reply that is sent in parts extends it
@@ -138,7 +140,7 @@ class Turns:
 
     def __init__(self, count: int) -> None:
         self._count = self._free = count
-        self._waiting = deque[Callable[[], object]]()
+        self._waiting: dict[Callable[[], object], None] = {}
 
     def call(self, callback: Callable[[], object]) -> None:
         """Call it at once, or in a later iteration if `count` callbacks have run in this one."""
@@ -148,23 +150,27 @@ class Turns:
             self._free -= 1
             callback()
         else:
-            self._waiting.append(callback)
+            self._waiting[callback] = None
+
+    def cancel(self, callback: Callable[[], object]) -> None:
+        """Do not call it any more, if it still waits."""
+        self._waiting.pop(callback, None)
 
     async def take(self) -> None:
         """Return when the caller may continue."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def begin() -> None:
-            if not turn.done():
-                turn.set_result(None)
-
+        begin = partial(turn.set_result, None)
         self.call(begin)
-        await turn
+        try:
+            await turn
+        finally:
+            self.cancel(begin)
 
     def _begin_iteration(self) -> None:
-        waiting, self._free = self._waiting, self._count
-        for _ in range(min(self._count, len(waiting))):
-            self.call(waiting.popleft())
+        self._free = self._count
+        for callback in list(islice(self._waiting, self._count)):
+            del self._waiting[callback]
+            self.call(callback)
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:

@@ -7,7 +7,6 @@ that announces much and sends little takes nothing from others.
 """
 
 import asyncio
-import gc
 import os
 import socket
 import stat
@@ -23,6 +22,7 @@ from aiohttp import hdrs, web
 
 from daemon.runtime.http.connection import Connection, begin_request
 from daemon.runtime.http.errors import SERVER, BodyTimeout, NoMemory
+from daemon.runtime.http.garbage import Garbage
 from daemon.runtime.http.health_routes import is_health_check
 from daemon.runtime.http.limits import Limits, Turns
 from daemon.runtime.http.short_path import FindHandler, ShortPath
@@ -35,8 +35,8 @@ BACKLOG = 4096  # new connections that the kernel keeps until the next iteration
 TURN_REPLIES = 16  # in one iteration of the event loop, of the replies that need no work
 TURN_BODIES = 16  # of which a part is received in one iteration of the event loop
 REJECTED_TO = 3 / 4  # requests are rejected until so much memory is used, so that the next search is not due at once
-GARBAGE_SHARE = 1 / 4  # of the memory may be closed connections, which reference cycles of asyncio and aiohttp keep
-CLOSED_BYTES = 4 * 1024  # of a closed connection, besides the bytes that it received
+GARBAGE_SHARE = 1 / 4  # of the memory may be ended connections, which reference cycles of asyncio and aiohttp keep
+ENDED_BYTES = 4 * 1024  # of an ended connection, besides the bytes that it received
 SWEEP_S = 0.25  # a time limit is exceeded by at most so much
 NEVER_S = 10 * 365 * 24 * 3600
 DRAIN_S = 1.0  # a connection that is still open after this time has no request to send
@@ -95,7 +95,7 @@ class HttpServer:
         self._servers: list[asyncio.Server] = []
         self._connections = OrderedDict[Connection, None]()  # first the one for which the process has waited longest
         self._unanswered_bytes = 0
-        self._garbage = 0
+        self.garbage = Garbage(limits.memory_bytes * GARBAGE_SHARE)
         self._turns = {
             kind: Turns(TURN_REPLIES) for kind in ("health check after a pause", "health check", "rejection")
         }
@@ -163,9 +163,7 @@ class HttpServer:
                 if waits_for and now_s - connection.since_s >= self._times_s[waits_for]:
                     connection.reject(BodyTimeout())
             self._bound_replies()
-            if self._garbage > self._limits.memory_bytes * GARBAGE_SHARE:
-                self._garbage = 0
-                gc.collect()
+            self.garbage.collect()
 
     def _bound_replies(self) -> None:
         unsent = sorted((connection for connection in self._connections if connection.unsent), key=UNSENT)
@@ -187,7 +185,8 @@ class HttpServer:
         """A connection has ended and uses no memory any more."""
         if connection in self._connections:
             del self._connections[connection]
-            self._garbage += connection.unanswered_bytes + CLOSED_BYTES
+            connection.ended_bytes = connection.unanswered_bytes + ENDED_BYTES
+            self.garbage.connection_ended(connection.ended_bytes)
         self.count_bytes(-connection.unanswered_bytes)
         connection.unanswered_bytes = 0
 
