@@ -29,7 +29,7 @@ from daemon.api.endpoints import Dependencies
 from daemon.api.error_replies import ErrorReplies
 from daemon.api.event_replay import EventReplay
 from daemon.api.fraud import FraudWatch
-from daemon.api.metrics import ApiMetrics, open_metrics
+from daemon.api.metrics import ApiMetrics
 from daemon.api.operator import OperatorLimits, operator_api, routes
 from daemon.api.public_pages import CONSENT_PLACES, public_routes
 from daemon.api.read_pools import ReadPools
@@ -51,6 +51,7 @@ from daemon.runtime.http.limits import ACCEPTS_ALONE, ACCEPTS_SHARED, Limits, Pl
 from daemon.runtime.http.server import HttpServer, inherited_socket
 from daemon.runtime.http.short_path import FindHandler
 from daemon.runtime.lifecycle import ProcessRun, Program, run_process, serving
+from daemon.runtime.metrics_files import open_files
 from daemon.runtime.rate_limited_log import IncidentLog
 from daemon.runtime.readiness import ReadinessClient
 from daemon.stripe_api.client import StripeApi
@@ -70,7 +71,7 @@ CONNECT_TIMEOUT_S = 3.0  # for a connection to PostgreSQL; a server that needs l
 
 async def serve(config: Config, process: ProcessRun) -> int:
     """Create the parts of the process, serve until it is to stop, and return the exit status."""
-    metrics = open_metrics(config.prometheus_multiproc_dir, str(config.api_slot))
+    metrics = ApiMetrics(open_files(config.prometheus_multiproc_dir, str(config.api_slot)))
     readiness = ReadinessClient(config.readiness_socket)
     draining = asyncio.Event()
     parts = ReplyParts(readiness, metrics, ErrorReplies(readiness), draining, config.request_deadline_ms / 1000)

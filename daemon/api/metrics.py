@@ -1,16 +1,15 @@
 """The metrics of an API process. Below supervisord they are kept in files per process slot; the sidecar serves
 their sum.
 
-`open_metrics` creates them once per process; importing this module changes nothing.
+`ApiMetrics` creates them; importing this module changes nothing.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cache
-from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from daemon.ledger.stripe_events import HANDLERS
 from daemon.reports.fraud import Level, Name
@@ -26,18 +25,6 @@ WEBHOOK_ROUTE = "/webhooks/stripe"
 WEBHOOK_STATUSES = (200, 400, 422, 500, 503)
 OUTCOMES = ("applied", "duplicate", "failed", "ignored")
 REASONS = ("malformed", "timestamp", "mismatch", "no event", "too large")
-
-
-def open_metrics(folder: Path | None, slot: str) -> "ApiMetrics":
-    """The metrics of this process, kept in `folder` under the name of its slot; only in memory without a folder.
-
-    For prometheus-client the place of all values is one global of the process, so this is called once.
-    """
-    if folder is None:
-        return ApiMetrics()
-    files = MetricsFiles(folder, slot)
-    values.ValueClass = files.value
-    return ApiMetrics(files)
 
 
 class ApiMetrics:

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from msgspec import UNSET, Struct, UnsetType
 
 from daemon.api.endpoints import JSON, Call, Dependencies, Endpoint
-from daemon.api.parameters import PAGE, Cursor, Limit, page, place
+from daemon.api.parameters import PAGE, Cursor, Limit, page, position
 from daemon.ledger import audit
 from daemon.runtime.http.auth import Scope
 
-PLACE = re.compile(r"[0-9]{1,18}", re.ASCII)
+POSITION = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 class ActionsQuery(Struct, forbid_unknown_fields=True):
@@ -45,7 +45,7 @@ class Actions(Struct, rename="camel"):
 
 async def list_actions(deps: Dependencies, _call: Call, query: ActionsQuery) -> Actions:
     """What operators did, newest first, and the newest hash of the audit log's chain."""
-    after = place(query.cursor, PLACE)
+    after = position(query.cursor, POSITION)
     rows = await audit.actions(deps.database, query.limit + 1, before=int(after[0]) if after else None)
     shown, next_cursor = page(rows, query.limit, lambda row: str(row.id))
     return Actions(

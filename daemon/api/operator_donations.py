@@ -20,13 +20,13 @@ from daemon.api.parameters import (
     amount,
     opaque,
     page,
-    place,
+    position,
 )
 from daemon.ledger import queues, search
 from daemon.ledger.donation import Status
 from daemon.ledger.facts import owners
 from daemon.ledger.operators import UnknownDonation, UnknownTicket
-from daemon.ledger.queues import UNASSIGNED_PLACE, UnassignedDonation
+from daemon.ledger.queues import UNASSIGNED_POSITION, UnassignedDonation
 from daemon.ledger.reader import Ledger
 from daemon.ledger.search import Search
 from daemon.runtime.http.auth import Scope
@@ -57,7 +57,7 @@ class SearchQuery(Struct, forbid_unknown_fields=True, kw_only=True):
     @property
     def search(self) -> Search:
         """As the ledger searches."""
-        after = place(self.cursor, search.PLACE)
+        after = position(self.cursor, search.POSITION)
         return Search(
             limit=self.limit,
             q=self.q or None,
@@ -169,8 +169,8 @@ async def erase_donation(deps: Dependencies, call: Call, path: DonationPath) -> 
 
 
 async def withdraw_consent(deps: Dependencies, call: Call, path: DonationPath) -> ActionDone:
-    """Ends the showing of a donor's name on public pages; of a monthly gift, for all gifts of its subscription. No
-    amount changes, and no later delivery restores it."""
+    """Ends the showing of a donor's name on public pages; of a monthly donation, for all donations of its subscription.
+    No amount changes, and no later delivery restores it."""
     try:
         action = await deps.operators.withdraw_consent(path.id, actor=call.operator)
     except UnknownDonation:
@@ -180,8 +180,8 @@ async def withdraw_consent(deps: Dependencies, call: Call, path: DonationPath) -
 
 async def list_unassigned(deps: Dependencies, _call: Call, query: ListQuery) -> UnassignedPage:
     """Lists the paid donations that name no ticket, or one that does not exist, paid last first."""
-    rows = await queues.unassigned(deps.database, query.limit + 1, place(query.cursor, UNASSIGNED_PLACE))
-    shown, next_cursor = page(rows, query.limit, lambda row: row.place)
+    rows = await queues.unassigned(deps.database, query.limit + 1, position(query.cursor, UNASSIGNED_POSITION))
+    shown, next_cursor = page(rows, query.limit, lambda row: row.position)
     return UnassignedPage([_unassigned(row) for row in shown], next_cursor)
 
 

@@ -6,11 +6,11 @@ from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from daemon.api.endpoints import JSON, Call, Dependencies, Endpoint
-from daemon.api.parameters import PAGE, Cursor, EventId, Limit, page, place
+from daemon.api.parameters import PAGE, Cursor, EventId, Limit, page, position
 from daemon.ledger import queues
 from daemon.ledger.changes import Result
 from daemon.ledger.operators import Dismissal
-from daemon.ledger.queues import FAILED_PLACE
+from daemon.ledger.queues import FAILED_POSITION
 from daemon.ledger.stripe_events import NotAnEvent
 from daemon.runtime.http.auth import Scope
 from daemon.stripe_api.client import StripeRejected, StripeUnavailable
@@ -67,9 +67,9 @@ class EventReplayed(Struct):
 
 async def list_failed_events(deps: Dependencies, _call: Call, query: FailedEventsQuery) -> FailedEventPage:
     """Lists the events that could not be applied, received last first."""
-    after = place(query.cursor, FAILED_PLACE)
+    after = position(query.cursor, FAILED_POSITION)
     rows = await queues.failed_events(deps.database, query.limit + 1, with_dismissed=query.all, after=after)
-    shown, next_cursor = page(rows, query.limit, lambda row: row.place)
+    shown, next_cursor = page(rows, query.limit, lambda row: row.position)
     return FailedEventPage([_record(row) for row in shown], next_cursor)
 
 

@@ -8,7 +8,7 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from daemon.api.endpoints import JSON, Call, Dependencies, Endpoint
-from daemon.api.parameters import PAGE, Amount, Cursor, Limit, amount, page, place
+from daemon.api.parameters import PAGE, Amount, Cursor, Limit, amount, page, position
 from daemon.reports.early_warnings import EarlyWarning, State, dismiss_warning, find_warning, read_warnings
 from daemon.reports.fraud import Level, Name, Signal
 from daemon.reports.fraud_report import find_signals
@@ -17,7 +17,7 @@ from daemon.runtime.http.auth import Scope
 WarningId = Annotated[
     str, Meta(pattern="^issfr_[A-Za-z0-9_]{1,249}$", description="the id of a warning, such as issfr_1PqXb2Lkd")
 ]
-PLACE = re.compile(r"(?P<made_at>[0-9]{1,12}):(?P<id>issfr_[A-Za-z0-9_]{1,249})", re.ASCII)
+POSITION = re.compile(r"(?P<made_at>[0-9]{1,12}):(?P<id>issfr_[A-Za-z0-9_]{1,249})", re.ASCII)
 
 
 class WarningsQuery(Struct, forbid_unknown_fields=True):
@@ -90,7 +90,7 @@ class WarningsPage(Struct, rename="camel"):
 
 async def list_early_warnings(deps: Dependencies, _call: Call, query: WarningsQuery) -> WarningsPage:
     """The early fraud warnings, newest first, with what each decision costs."""
-    after = place(query.cursor, PLACE)
+    after = position(query.cursor, POSITION)
     warnings = [
         warning
         for warning in await read_warnings(deps.database)

@@ -7,10 +7,10 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from daemon.api.endpoints import JSON, Call, Dependencies, Endpoint
-from daemon.api.parameters import PAGE, Cursor, Limit, page, place
+from daemon.api.parameters import PAGE, Cursor, Limit, page, position
 from daemon.ledger import queues
 from daemon.ledger.operators import MailDecision, MailDoesNotWait, UnknownMail
-from daemon.ledger.queues import MAIL_PLACE
+from daemon.ledger.queues import MAIL_POSITION
 from daemon.runtime.http.auth import Scope
 
 MailId = Annotated[int, Meta(ge=1, le=2**53, description="the number of a mail in the list")]
@@ -59,8 +59,8 @@ class MailDecided(Struct):
 
 async def list_undelivered_mail(deps: Dependencies, _call: Call, query: UndeliveredMailQuery) -> UndeliveredMailPage:
     """Lists the mails to donors that were not delivered or were perhaps sent, those that changed last first."""
-    rows = await queues.undelivered_mail(deps.database, query.limit + 1, place(query.cursor, MAIL_PLACE))
-    shown, next_cursor = page(rows, query.limit, lambda row: row.place)
+    rows = await queues.undelivered_mail(deps.database, query.limit + 1, position(query.cursor, MAIL_POSITION))
+    shown, next_cursor = page(rows, query.limit, lambda row: row.position)
     mails = [UndeliveredMailRecord(*row[:-1], row.changed_at.astimezone(UTC)) for row in shown]
     return UndeliveredMailPage(mails, next_cursor)
 

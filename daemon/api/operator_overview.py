@@ -8,14 +8,14 @@ from zoneinfo import ZoneInfo
 from msgspec import UNSET, Struct, UnsetType
 
 from daemon.api.endpoints import JSON, Call, Dependencies, Endpoint
-from daemon.api.parameters import PAGE, Amount, Cursor, Limit, TicketId, amount, page, place
+from daemon.api.parameters import PAGE, Amount, Cursor, Limit, TicketId, amount, page, position
 from daemon.reports import daily_sums, overview
 from daemon.reports.entry_sums import Figures
 from daemon.reports.overview import ENTRIES_COUNTED, CurrencyTotals, HealthRun
 from daemon.reports.periods import Unit
 from daemon.runtime.http.auth import Scope
 
-PLACE = re.compile(r"[0-9]{1,18}", re.ASCII)
+POSITION = re.compile(r"[0-9]{1,18}", re.ASCII)
 RUNS_SHOWN = 5
 
 
@@ -135,7 +135,7 @@ async def show_overview(deps: Dependencies, _call: Call, _query: OverviewQuery) 
 
 async def list_health_runs(deps: Dependencies, _call: Call, query: HealthRunsQuery) -> HealthRunPage:
     """The runs of the startup gate and the changes of the database's readiness, recorded last first."""
-    after = place(query.cursor, PLACE)
+    after = position(query.cursor, POSITION)
     rows = await overview.health_runs(deps.database, query.limit + 1, int(after[0]) if after else None)
     shown, next_cursor = page(rows, query.limit, lambda row: str(row.id))
     return HealthRunPage([_run(row) for row in shown], next_cursor)

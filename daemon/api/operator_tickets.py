@@ -8,9 +8,9 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from daemon.api.endpoints import JSON, Call, Created, Dependencies, Endpoint
-from daemon.api.parameters import PAGE, Amount, Currency, Cursor, Goal, Limit, TicketId, Title, page, place
+from daemon.api.parameters import PAGE, Amount, Currency, Cursor, Goal, Limit, TicketId, Title, page, position
 from daemon.ledger import tickets
-from daemon.ledger.tickets import PLACE, ChangedMeanwhile, ImpossibleGoal, State, Ticket, TicketChange, TicketExists
+from daemon.ledger.tickets import POSITION, ChangedMeanwhile, ImpossibleGoal, State, Ticket, TicketChange, TicketExists
 from daemon.runtime.http.auth import Scope
 
 
@@ -53,8 +53,8 @@ class TicketPage(Struct, rename="camel"):
 
 async def list_tickets(deps: Dependencies, _call: Call, query: TicketsQuery) -> TicketPage:
     """Lists the tickets, oldest first, those that are hidden from the public too."""
-    rows = await tickets.tickets(deps.database, query.limit + 1, place(query.cursor, PLACE))
-    shown, next_cursor = page(rows, query.limit, lambda row: row.place)
+    rows = await tickets.tickets(deps.database, query.limit + 1, position(query.cursor, POSITION))
+    shown, next_cursor = page(rows, query.limit, lambda row: row.position)
     return TicketPage([_record(row, deps.default_currency) for row in shown], next_cursor)
 
 

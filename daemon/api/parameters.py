@@ -66,23 +66,23 @@ def amount(amount_minor: int, currency: str | None) -> Decimal:
     return Decimal(money.major(amount_minor, currency or ""))
 
 
-def opaque(place: str | None) -> str | None:
-    """A place in a list as a cursor: opaque to clients, so that it may change."""
-    return None if place is None else base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
+def opaque(position: str | None) -> str | None:
+    """A position in a list as a cursor: opaque to clients, so that it may change."""
+    return None if position is None else base64.urlsafe_b64encode(position.encode()).decode().rstrip("=")
 
 
-def page(rows: Sequence[Row], limit: int, place_of: Callable[[Row], str]) -> tuple[Sequence[Row], str | None]:
+def page(rows: Sequence[Row], limit: int, position_of: Callable[[Row], str]) -> tuple[Sequence[Row], str | None]:
     """The rows of a page, and the cursor of the next page; None on the last one.
 
     Args:
         rows: those from the page's first one on, at least one more than `limit` unless it is the last page.
-        place_of: the place in the list of a row.
+        position_of: the position of a row in the list.
     """
-    return rows[:limit], opaque(place_of(rows[limit - 1])) if len(rows) > limit else None
+    return rows[:limit], opaque(position_of(rows[limit - 1])) if len(rows) > limit else None
 
 
-def place(cursor: str | UnsetType, pattern: re.Pattern[str]) -> re.Match[str] | None:
-    """The place that a cursor names; None where none was given. Raises HTTPBadRequest for any other text."""
+def position(cursor: str | UnsetType, pattern: re.Pattern[str]) -> re.Match[str] | None:
+    """The position that a cursor names; None where none was given. Raises HTTPBadRequest for any other text."""
     if not isinstance(cursor, str):
         return None
     try:

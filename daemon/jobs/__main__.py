@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import structlog
 
 from daemon.jobs.config import JobsConfig
-from daemon.jobs.metrics import open_metrics
+from daemon.jobs.metrics import SLOT, JobMetrics
 from daemon.runtime.lifecycle import ProcessRun, Program, run_process, serving
+from daemon.runtime.metrics_files import open_files
 from daemon.runtime.readiness import ReadinessClient
 
 log = structlog.get_logger()
@@ -16,7 +17,7 @@ log = structlog.get_logger()
 
 async def serve(config: JobsConfig, process: ProcessRun) -> int:
     """Run the jobs until the process is to stop, and return the exit status."""
-    metrics = open_metrics(config.prometheus_multiproc_dir)
+    metrics = JobMetrics(open_files(config.prometheus_multiproc_dir, SLOT))
     metrics.show_state("waiting" if config.has_jobs else "idle")
     readiness = ReadinessClient(config.readiness_socket)
     async with process.running(metrics.keep(), readiness.run()):

@@ -1,9 +1,8 @@
 """The metrics of the jobs process, kept in files as those of an API process; the sidecar serves them."""
 
 import asyncio
-from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, values
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from daemon.runtime import logging as logs
 from daemon.runtime.metrics_files import MetricsFiles
@@ -15,18 +14,6 @@ SAMPLE_INTERVAL_S = 1.0
 # running_without_stripe: those that need no STRIPE_API_KEY do.
 STATES = ("idle", "waiting", "running", "running_without_stripe")
 OUTCOMES = ("succeeded", "failed")
-
-
-def open_metrics(folder: Path | None) -> "JobMetrics":
-    """The metrics of this process, kept in `folder`; only in memory without a folder.
-
-    For prometheus-client the place of all values is one global of the process, so this is called once.
-    """
-    if folder is None:
-        return JobMetrics()
-    files = MetricsFiles(folder, SLOT)
-    values.ValueClass = files.value
-    return JobMetrics(files)
 
 
 class JobMetrics:

@@ -87,10 +87,10 @@ class ObjectComparison:
         if self.with_payments and (payments := await self._missing_payments(groups, found)):
             stated += payments
             groups = await self.deps.recorder.known_facts(stated)
-        lent = await self._subscriptions(stated, groups)
+        subscriptions = await self._subscriptions(stated, groups)
         for group in groups:
-            await self._compare_group(group, lent, found)
-        await self._compare_subscriptions(stated, lent, found)
+            await self._compare_group(group, subscriptions, found)
+        await self._compare_subscriptions(stated, subscriptions, found)
         return found
 
     def _read(self, objects: Iterable[Raw], found: Findings) -> list[Facts]:
@@ -139,14 +139,16 @@ class ObjectComparison:
             named |= projection.subscriptions(merge(group.stored, group.stated))
         return await self.deps.recorder.known_subscriptions(named)
 
-    async def _compare_group(self, group: KnownFacts, lent: donation_objects.Subscriptions, found: Findings) -> None:
+    async def _compare_group(
+        self, group: KnownFacts, subscriptions: donation_objects.Subscriptions, found: Findings
+    ) -> None:
         news = comparison.news(group.stored, group.stated, with_hashes=self.rehash)
         if not comparison.has_news(group.stored, news):
             return
         if not group.stored:
             merge_into(news, await self._operator_facts(news))
         merged = kept_facts.redact(merge(group.stored, news))
-        before, after = journal.derive(group.stored, lent), journal.derive(merged, lent)
+        before, after = journal.derive(group.stored, subscriptions), journal.derive(merged, subscriptions)
         differences = list(comparison.differences(before, after, self.reading.at))
         found.differences += differences
         found.invisible += not differences
@@ -168,28 +170,28 @@ class ObjectComparison:
         return restored
 
     async def _compare_subscriptions(
-        self, stated: Sequence[Facts], lent: donation_objects.Subscriptions, found: Findings
+        self, stated: Sequence[Facts], subscriptions: donation_objects.Subscriptions, found: Findings
     ) -> None:
         """Subscriptions by themselves: what changes in one concerns all its payments. Most have their ticket from their
         invoices already, and then nothing of them differs."""
         for facts in stated:
-            known: Facts = {Family.SUBSCRIPTION: dict(lent)}
+            known: Facts = {Family.SUBSCRIPTION: dict(subscriptions)}
             of: Facts = {Family.SUBSCRIPTION: facts.get(Family.SUBSCRIPTION, {})}
             news = comparison.news(known, of, with_hashes=True)
             if not comparison.has_news(known, news):
                 continue
             found.changes.append(news)
             if await self._changes_payments(news):
-                found.differences += comparison.subscription_differences(lent, news[Family.SUBSCRIPTION])
+                found.differences += comparison.subscription_differences(subscriptions, news[Family.SUBSCRIPTION])
             else:
                 found.invisible += 1
 
     async def _changes_payments(self, news: Facts) -> bool:
         """Whether a payment of these subscriptions shows something else with what is new of them."""
         for payment in await self.deps.recorder.known_payments(news[Family.SUBSCRIPTION]):
-            lent = await self.deps.recorder.known_subscriptions(projection.subscriptions(payment))
-            lent_then = merge({Family.SUBSCRIPTION: dict(lent)}, news)[Family.SUBSCRIPTION]
-            before, after = journal.derive(payment, lent), journal.derive(payment, lent_then)
+            subscriptions = await self.deps.recorder.known_subscriptions(projection.subscriptions(payment))
+            subscriptions_then = merge({Family.SUBSCRIPTION: dict(subscriptions)}, news)[Family.SUBSCRIPTION]
+            before, after = journal.derive(payment, subscriptions), journal.derive(payment, subscriptions_then)
             if any(comparison.differences(before, after, self.reading.at)):
                 return True
         return False

@@ -52,7 +52,7 @@ def _charge_parts(place: str) -> Params:
     return {"expand": [f"data.{place}{part}" for part in CHARGE_PARTS]}
 
 
-# What lends a ticket comes before the money, so that no money is booked without its ticket first.
+# What has the ticket of a payment comes before the money, so that no money is booked without its ticket first.
 LISTS = (
     ObjectList("subscriptions", "/v1/subscriptions", {"status": "all"}),
     ObjectList("invoices", "/v1/invoices", {"status": "paid"}),

@@ -13,7 +13,7 @@ from daemon.jobs.list_walk import Position, walk
 from daemon.jobs.runs import RunDependencies, load_state, save_state
 from daemon.ledger import queues
 from daemon.ledger.changes import ReceivedEvent, Result
-from daemon.ledger.queues import FAILED_PLACE
+from daemon.ledger.queues import FAILED_POSITION
 from daemon.ledger.stripe_events import NotAnEvent
 from daemon.stripe_api.events import PATH, find_event
 
@@ -168,5 +168,5 @@ async def replay_failed(
     while rows := await queues.failed_events(deps.database, FAILED_EVENTS, after=after):
         replayed = replayed.plus(await replay_events(deps, [row.id for row in rows], on_failure))
         await progress(replayed)
-        after = FAILED_PLACE.fullmatch(rows[-1].place)
+        after = FAILED_POSITION.fullmatch(rows[-1].position)
     return replayed

@@ -85,7 +85,7 @@ class Objects:
                 members.sort(key=SORT_KEY[family], reverse=family != Family.SESSION)
         del self.members[Family.SESSION][1:]
 
-    def add_invoice(self, facts: Facts, lent: Subscriptions) -> None:
+    def add_invoice(self, facts: Facts, subscriptions: Subscriptions) -> None:
         """Adds the invoice that the donation pays, and that invoice's subscription."""
         invoice = self.first(Family.PAYMENT_INTENT, FactName.INVOICE) or self.first(Family.CHARGE, FactName.INVOICE)
         if invoice is None:
@@ -93,7 +93,7 @@ class Objects:
         known = facts.get(Family.INVOICE, {}).get(invoice, {})
         self.add(Family.INVOICE, invoice, known)
         if subscription := value(known, FactName.SUBSCRIPTION):
-            self.add(Family.SUBSCRIPTION, subscription, lent.get(subscription, {}))
+            self.add(Family.SUBSCRIPTION, subscription, subscriptions.get(subscription, {}))
 
     def winning_object(self, field: Field) -> tuple[ObjectFacts, Any]:
         """The first object that has a value for a field of SOURCES, and the value; ({}, None) if none has."""
@@ -162,7 +162,7 @@ SORT_KEY: dict[Family, Callable[[Member], Any]] = {
 }
 
 
-def by_donation(facts: Facts, lent: Subscriptions) -> dict[str, Objects]:
+def by_donation(facts: Facts, subscriptions: Subscriptions) -> dict[str, Objects]:
     """The objects of every donation in these facts, by its id."""
     owner = owners(facts)
     grouped: dict[str, Objects] = {}
@@ -175,5 +175,5 @@ def by_donation(facts: Facts, lent: Subscriptions) -> dict[str, Objects]:
             objects.add(family, id_, known)
     for objects in grouped.values():
         objects.sort()
-        objects.add_invoice(facts, lent)
+        objects.add_invoice(facts, subscriptions)
     return grouped

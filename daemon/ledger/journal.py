@@ -84,9 +84,12 @@ class _Sums:
         return paid, refunded, disputed
 
 
-def derive(facts: Facts, lent: Subscriptions) -> list[tuple[Donation, list[JournalEntry]]]:
+def derive(facts: Facts, subscriptions: Subscriptions) -> list[tuple[Donation, list[JournalEntry]]]:
     """Every donation in these facts, by id, with its entries. Arguments as projection.donations."""
-    found = [(projection.derive(id_, of), of) for id_, of in sorted(donation_objects.by_donation(facts, lent).items())]
+    found = [
+        (projection.derive(id_, of), of)
+        for id_, of in sorted(donation_objects.by_donation(facts, subscriptions).items())
+    ]
     return [(donation, entries(donation, of)) for donation, of in found]
 
 

@@ -72,8 +72,8 @@ def erase(facts: Facts, donation: str, *, actor: str, at_us: int) -> OperatorAct
 def withdraw_consent(facts: Facts, donation: str, *, actor: str, at_us: int) -> OperatorAction:
     """Ends the showing of a donor's name; no amount changes, and no later event restores it (SPEC 3, consent).
 
-    For a monthly gift it holds for all gifts of its subscription, because the donor consented once for all of them.
-    Arguments and errors as `assign`.
+    For a monthly donation it holds for all donations of its subscription, because the donor consented once for all of
+    them. Arguments and errors as `assign`.
     """
     id_ = owners(facts)[donation]
     withdrawn: ObjectFacts = {FactName.CONSENT_WITHDRAWN: at_us}

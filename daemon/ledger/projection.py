@@ -56,20 +56,20 @@ def subscriptions(facts: Facts) -> set[str]:
 
 
 def subscriptions_of(facts: Facts, donation: str) -> list[str]:
-    """The id of the subscription that a donation is a payment of; none for a single gift."""
+    """The id of the subscription that a donation is a payment of; none for a single donation."""
     return [id_ for id_, _ in by_donation(facts, {})[donation].members[Family.SUBSCRIPTION]]
 
 
-def donations(facts: Facts, lent: Subscriptions | None = None) -> list[Donation]:
+def donations(facts: Facts, subscriptions: Subscriptions | None = None) -> list[Donation]:
     """All donations in these facts, in the order of their ids.
 
     It is usually one. Facts of several donations are kept together if one session has named several PaymentIntents, and
     the facts of an invoice that is not paid yet make no donation.
 
     Args:
-        lent: the facts of the subscriptions that the invoices name.
+        subscriptions: the facts of the subscriptions that the invoices name.
     """
-    return [derive(id_, objects) for id_, objects in sorted(by_donation(facts, lent or {}).items())]
+    return [derive(id_, objects) for id_, objects in sorted(by_donation(facts, subscriptions or {}).items())]
 
 
 def derive(id_: str, objects: Objects) -> Donation:
@@ -108,8 +108,8 @@ def _consent(objects: Objects) -> bool:
     """Whether the donor's name may be shown (SPEC 3, consent)."""
     if not objects.value("consent"):
         return False
-    lent = [known for _, known in objects.members[Family.SUBSCRIPTION]]
-    return all(ENDS_CONSENT.isdisjoint(known) for known in (*objects.every, *lent))
+    of_subscriptions = [known for _, known in objects.members[Family.SUBSCRIPTION]]
+    return all(ENDS_CONSENT.isdisjoint(known) for known in (*objects.every, *of_subscriptions))
 
 
 def _account(objects: Objects) -> str | None:

@@ -9,15 +9,17 @@ import msgspec
 
 from daemon.ledger import money
 from daemon.ledger.donation import Status, minute
-from daemon.ledger.places import at_microsecond, at_second, microseconds
+from daemon.ledger.unix_times import at_microsecond, at_second, microseconds
 from sql import load
 from sql.database import Database
 
 FIRST = "infinity"  # as PostgreSQL writes a time after all others: where a list of what is newest begins
 # Places in the lists: times in Unix seconds and microseconds, and an id.
-UNASSIGNED_PLACE = re.compile(r"(?P<paid>[0-9]{1,12}):(?P<created>[0-9]{1,12}):(?P<id>[A-Za-z0-9_]{1,255})", re.ASCII)
-FAILED_PLACE = re.compile(r"(?P<received>[0-9]{1,18}):(?P<id>[A-Za-z0-9_]{1,255})", re.ASCII)
-MAIL_PLACE = re.compile(r"(?P<changed>[0-9]{1,18}):(?P<id>[0-9]{1,18})", re.ASCII)
+UNASSIGNED_POSITION = re.compile(
+    r"(?P<paid>[0-9]{1,12}):(?P<created>[0-9]{1,12}):(?P<id>[A-Za-z0-9_]{1,255})", re.ASCII
+)
+FAILED_POSITION = re.compile(r"(?P<received>[0-9]{1,18}):(?P<id>[A-Za-z0-9_]{1,255})", re.ASCII)
+MAIL_POSITION = re.compile(r"(?P<changed>[0-9]{1,18}):(?P<id>[0-9]{1,18})", re.ASCII)
 
 
 class UnassignedDonation(NamedTuple):
@@ -32,8 +34,8 @@ class UnassignedDonation(NamedTuple):
     created_at: datetime
 
     @property
-    def place(self) -> str:
-        """Its place in the list."""
+    def position(self) -> str:
+        """Its position in the list."""
         return f"{self.paid_at.timestamp():.0f}:{self.created_at.timestamp():.0f}:{self.id}"
 
     def json(self) -> bytes:
@@ -67,8 +69,8 @@ class FailedEvent(NamedTuple):
     dismissed_at: datetime | None
 
     @property
-    def place(self) -> str:
-        """Its place in the list."""
+    def position(self) -> str:
+        """Its position in the list."""
         return f"{microseconds(self.received_at)}:{self.id}"
 
 
@@ -88,30 +90,30 @@ class UndeliveredMail(NamedTuple):
     changed_at: datetime
 
     @property
-    def place(self) -> str:
-        """Its place in the list."""
+    def position(self) -> str:
+        """Its position in the list."""
         return f"{microseconds(self.changed_at)}:{self.id}"
 
 
 async def unassigned(database: Database, limit: int, after: re.Match[str] | None = None) -> list[UnassignedDonation]:
-    """The donations without a ticket, paid last first, after one that UNASSIGNED_PLACE names."""
-    place: dict[str, object] = {"after_paid": FIRST, "after_created": FIRST, "after_id": ""}
+    """The donations without a ticket, paid last first, after one that UNASSIGNED_POSITION names."""
+    position: dict[str, object] = {"after_paid": FIRST, "after_created": FIRST, "after_id": ""}
     if after:
         paid, created = (at_second(int(after[name])) for name in ("paid", "created"))
-        place = {"after_paid": paid, "after_created": created, "after_id": after["id"]}
-    rows = await database.fetch(load("list_unassigned"), {"limit": limit, **place})
+        position = {"after_paid": paid, "after_created": created, "after_id": after["id"]}
+    rows = await database.fetch(load("list_unassigned"), {"limit": limit, **position})
     return list(map(UnassignedDonation._make, rows))
 
 
 async def failed_events(
     database: Database, limit: int, *, with_dismissed: bool = False, after: re.Match[str] | None = None
 ) -> list[FailedEvent]:
-    """The events that could not be applied, received last first, after one that FAILED_PLACE names."""
-    place: dict[str, object] = {"after_received": FIRST, "after_id": ""}
+    """The events that could not be applied, received last first, after one that FAILED_POSITION names."""
+    position: dict[str, object] = {"after_received": FIRST, "after_id": ""}
     if after:
         received = at_microsecond(int(after["received"]))
-        place = {"after_received": received, "after_id": after["id"]}
-    rows = await database.fetch(load("list_failed"), {"limit": limit, "all": with_dismissed, **place})
+        position = {"after_received": received, "after_id": after["id"]}
+    rows = await database.fetch(load("list_failed"), {"limit": limit, "all": with_dismissed, **position})
     return list(map(FailedEvent._make, rows))
 
 
@@ -122,9 +124,9 @@ async def count_failed(database: Database, *, with_dismissed: bool) -> int:
 
 
 async def undelivered_mail(database: Database, limit: int, after: re.Match[str] | None = None) -> list[UndeliveredMail]:
-    """The mails that wait for a person, those that changed last first, after one that MAIL_PLACE names."""
-    place: dict[str, object] = {"after_changed": FIRST, "after_id": 0}
+    """The mails that wait for a person, those that changed last first, after one that MAIL_POSITION names."""
+    position: dict[str, object] = {"after_changed": FIRST, "after_id": 0}
     if after:
-        place = {"after_changed": at_microsecond(int(after["changed"])), "after_id": int(after["id"])}
-    rows = await database.fetch(load("list_undelivered_mail"), {"limit": limit, **place})
+        position = {"after_changed": at_microsecond(int(after["changed"])), "after_id": int(after["id"])}
+    rows = await database.fetch(load("list_undelivered_mail"), {"limit": limit, **position})
     return list(map(UndeliveredMail._make, rows))

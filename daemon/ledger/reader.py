@@ -40,7 +40,7 @@ PREPARE ledger_pages_{seq} AS {ledger_pages}
 """
 
 # Times have no more digits than PostgreSQL's timestamps take, and an id is one of Stripe's.
-PLACE = re.compile(r"(?P<paid>-1|\d{1,12}):(?P<created>\d{1,12}):(?P<id>[A-Za-z0-9_]{1,255})", re.ASCII)
+POSITION = re.compile(r"(?P<paid>-1|\d{1,12}):(?P<created>\d{1,12}):(?P<id>[A-Za-z0-9_]{1,255})", re.ASCII)
 
 SEQ = re.compile(r"\d{1,18}", re.ASCII)  # as PostgreSQL's bigint takes them
 
@@ -73,12 +73,12 @@ class Ledger:
             return None
         names = {"ids": list(projection.subscriptions(facts))}
         rows = await self._database.fetch(load("verify_subscriptions"), names)
-        lent = {subscription: known[Family.SUBSCRIPTION][subscription] for subscription, known in rows}
+        subscriptions = {subscription: known[Family.SUBSCRIPTION][subscription] for subscription, known in rows}
         names = {"ids": list(booked_ids(donation, facts))}
         entries = await self._database.fetch(load("donation_entries"), names)
         transactions = await self._database.fetch(load("donation_transactions"), names)
         return timeline(
-            donation, facts, lent, map(BookedEntry._make, entries), map(BookedTransaction._make, transactions)
+            donation, facts, subscriptions, map(BookedEntry._make, entries), map(BookedTransaction._make, transactions)
         )
 
     async def facts_with(self, email_hashes: Iterable[str]) -> list[Facts]:
@@ -288,7 +288,7 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True)
 class Cursor:
-    """A place in the ledger's order: times in Unix seconds, `paid` -1 for a donation that is not paid."""
+    """A position in the ledger's order: times in Unix seconds, `paid` -1 for a donation that is not paid."""
 
     paid: int
     created: int
@@ -297,10 +297,10 @@ class Cursor:
     @classmethod
     def parse(cls, text: str) -> "Cursor":
         """Reads the text of a cursor. Raises ValueError for any other text."""
-        place = PLACE.fullmatch(text)
-        if place is None:
-            raise ValueError("not a place in the ledger")
-        return cls(int(place["paid"]), int(place["created"]), place["id"])
+        position = POSITION.fullmatch(text)
+        if position is None:
+            raise ValueError("not a position in the ledger")
+        return cls(int(position["paid"]), int(position["created"]), position["id"])
 
     def __str__(self) -> str:
         return f"{self.paid}:{self.created}:{self.id}"

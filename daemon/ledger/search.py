@@ -10,13 +10,13 @@ from typing import NamedTuple
 from daemon.ledger import donation_objects
 from daemon.ledger.donation import Status
 from daemon.ledger.facts import Family, owners
-from daemon.ledger.places import at_second
 from daemon.ledger.reader import Ledger
+from daemon.ledger.unix_times import at_second
 from sql import load
 from sql.database import Database
 
 SCAN = 5000  # donations that one page looks at: some ten milliseconds
-PLACE = re.compile(r"(?P<at>[0-9]{1,12}):(?P<id>[A-Za-z0-9_]{1,255})", re.ASCII)
+POSITION = re.compile(r"(?P<at>[0-9]{1,12}):(?P<id>[A-Za-z0-9_]{1,255})", re.ASCII)
 EMAIL_HASH = re.compile(r"[0-9A-Fa-f]{64}", re.ASCII)
 OF_BALANCE = ("po_", "txn_")  # how the ids of payouts and balance transactions begin
 
@@ -77,7 +77,7 @@ class Search:
 
 
 class FoundPage(NamedTuple):
-    """A page of donations, and the place after which the next one begins; None after the last page."""
+    """A page of donations, and the position after which the next one begins; None after the last page."""
 
     donations: list[FoundDonation]
     next: tuple[int, str] | None

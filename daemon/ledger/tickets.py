@@ -9,12 +9,12 @@ from typing import NamedTuple
 from msgspec import UNSET, Struct, UnsetType, structs
 
 from daemon.ledger import audit, money
-from daemon.ledger.places import at_microsecond, microseconds
 from daemon.ledger.privacy import JOINERS
+from daemon.ledger.unix_times import at_microsecond, microseconds
 from sql import load
 from sql.database import Database, Queryable
 
-PLACE = re.compile(r"(?P<created>[0-9]{1,18}):(?P<id>[A-Za-z0-9._-]{1,64})", re.ASCII)
+POSITION = re.compile(r"(?P<created>[0-9]{1,18}):(?P<id>[A-Za-z0-9._-]{1,64})", re.ASCII)
 ROUNDS = 5  # each reads what another process has just written
 TITLE_LENGTH = 200
 
@@ -38,8 +38,8 @@ class Ticket(NamedTuple):
     created_at: datetime
 
     @property
-    def place(self) -> str:
-        """Its place in the list."""
+    def position(self) -> str:
+        """Its position in the list."""
         return f"{microseconds(self.created_at)}:{self.id}"
 
     def goal(self, default_currency: str) -> str | None:
@@ -75,7 +75,7 @@ def is_title(text: str) -> bool:
 
 
 async def tickets(database: Database, limit: int | None = None, after: re.Match[str] | None = None) -> list[Ticket]:
-    """Tickets, oldest first, after one that PLACE names."""
+    """Tickets, oldest first, after one that POSITION names."""
     created = at_microsecond(int(after["created"])) if after else "-infinity"
     params = {"limit": limit, "after_created": created, "after_id": after["id"] if after else ""}
     return [_ticket(row) for row in await database.fetch(load("list_tickets"), params)]

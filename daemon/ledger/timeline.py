@@ -86,7 +86,7 @@ class Item(Struct, frozen=True, omit_defaults=True):
 def timeline(
     donation: str,
     facts: Facts,
-    lent: donation_objects.Subscriptions,
+    subscriptions: donation_objects.Subscriptions,
     entries: Iterable[BookedEntry],
     transactions: Iterable[BookedTransaction] = (),
 ) -> list[Item]:
@@ -96,10 +96,10 @@ def timeline(
     Args:
         donation: its id.
         facts: of the row that keeps the donation's facts.
-        lent: the facts of the subscriptions that the donation borrows from.
+        subscriptions: the facts of the subscriptions from which the donation takes its ticket and consent.
     """
-    own = _own_facts(donation, facts, lent)
-    items = [*_facts(own), *_statuses(donation, lent, own), *map(_entry, entries), *map(_fee, transactions)]
+    own = _own_facts(donation, facts, subscriptions)
+    items = [*_facts(own), *_statuses(donation, subscriptions, own), *map(_entry, entries), *map(_fee, transactions)]
     order = {"fact": 0, "status": 1, "entry": 2, "fee": 3}
     return sorted(items, key=lambda item: (item.at, order[item.kind], item.entry.seq if item.entry else 0))
 
@@ -110,10 +110,10 @@ def booked_ids(donation: str, facts: Facts) -> set[str]:
     return {id_ for id_ in projection.donation_ids(facts) if owner[id_] == donation}
 
 
-def _own_facts(donation: str, facts: Facts, lent: donation_objects.Subscriptions) -> Facts:
+def _own_facts(donation: str, facts: Facts, subscriptions: donation_objects.Subscriptions) -> Facts:
     """The facts of the donation's objects, of the invoice that it pays, and of its subscription."""
     owner = owners(facts)
-    objects = donation_objects.by_donation(facts, lent)[donation]
+    objects = donation_objects.by_donation(facts, subscriptions)[donation]
     own: Facts = {}
     for family, known in facts.items():
         if mine := {id_: each for id_, each in known.items() if owner.get(id_) == donation}:
@@ -154,14 +154,16 @@ def _statements(name: FactName, fact: Any) -> Iterator[tuple[int, str, Any]]:
         yield at // (1_000_000 if name in IN_MICROSECONDS else 1), "", shown
 
 
-def _statuses(donation: str, lent: donation_objects.Subscriptions, own: Facts) -> Iterator[Item]:
+def _statuses(donation: str, subscriptions: donation_objects.Subscriptions, own: Facts) -> Iterator[Item]:
     """The donation's status at each second in which a fact was stated or money moved, where it is another than
     before."""
-    [(_, entries)] = [found for found in journal.derive(_without_subscription(own), lent) if found[0].id == donation]
+    [(_, entries)] = [
+        found for found in journal.derive(_without_subscription(own), subscriptions) if found[0].id == donation
+    ]
     before = None
     for at in sorted({item.at for item in _facts(own)} | {entry.at for entry in entries}):
         known = _without_subscription({family: _known_at(objects, at) for family, objects in own.items()})
-        objects = donation_objects.by_donation(known, lent).get(donation, donation_objects.Objects())
+        objects = donation_objects.by_donation(known, subscriptions).get(donation, donation_objects.Objects())
         if not objects.every and all(entry.at > at for entry in entries):
             continue  # only its subscription or its invoice was known
         status = projection.status_of(objects, _money_at(projection.derive(donation, objects), entries, at))

@@ -146,8 +146,8 @@ def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str]
     rows = map(StoredDonation.of, snapshot.stream("verify_donations", {"with_facts": True}))
     while batch := list(islice(rows, BATCH)):
         facts_of, malformed = _facts_of(batch)
-        lent, malformed_lent = _subscriptions(snapshot, facts_of.values())
-        yield from malformed + malformed_lent
+        subscriptions, malformed_subscriptions = _subscriptions(snapshot, facts_of.values())
+        yield from malformed + malformed_subscriptions
         entries: dict[str, Entries] = {}
         for row in batch:
             id_ = row.donation.id
@@ -155,7 +155,7 @@ def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str]
             if id_ not in facts_of:
                 continue
             try:
-                entries[id_] = _derive(facts_of[id_], lent)
+                entries[id_] = _derive(facts_of[id_], subscriptions)
             except MALFORMED as error:
                 del facts_of[id_]
                 yield _malformed(f"donation {id_}: its facts, or those of its subscription,", error)
@@ -200,10 +200,12 @@ def _facts_of(batch: Iterable[StoredDonation]) -> tuple[dict[str, Facts], list[s
     return facts_of, malformed
 
 
-def _derive(facts: Facts, lent: donation_objects.Subscriptions) -> Entries:
+def _derive(facts: Facts, subscriptions: donation_objects.Subscriptions) -> Entries:
     """The donations that facts add up to, with their entries. Raises one of MALFORMED, also for a field of a wrong
     type."""
-    derived = [(msgspec.structs.asdict(donation), entries) for donation, entries in journal.derive(facts, lent)]
+    derived = [
+        (msgspec.structs.asdict(donation), entries) for donation, entries in journal.derive(facts, subscriptions)
+    ]
     return msgspec.convert(derived, Entries)
 
 
@@ -223,15 +225,15 @@ def _roots(snapshot: Snapshot, facts_of: dict[str, Facts]) -> dict[str, str]:
 def _subscriptions(snapshot: Snapshot, facts: Iterable[Facts]) -> tuple[dict[str, ObjectFacts], list[str]]:
     """What is held of the subscriptions that these facts name, and a line for each whose facts are malformed."""
     named = {id_ for each in facts for id_ in projection.subscriptions(each)}
-    lent: dict[str, ObjectFacts] = {}
+    subscriptions: dict[str, ObjectFacts] = {}
     malformed = []
     rows = snapshot.rows("verify_subscriptions", {"ids": list(named)}) if named else []
     for row in map(StoredSubscription._make, rows):
         try:
-            lent |= checked(row.facts)[Family.SUBSCRIPTION]
+            subscriptions |= checked(row.facts)[Family.SUBSCRIPTION]
         except MALFORMED as error:
             malformed.append(_malformed(f"subscription {row.id}: its facts", error))
-    return lent, malformed
+    return subscriptions, malformed
 
 
 def _misplaced(snapshot: Snapshot, root_of: dict[str, str]) -> Iterator[str]:

@@ -161,16 +161,16 @@ class _Export:
         named: list[Facts] = [{Family.PAYMENT_INTENT: {each.donation or "": {}}} for each in actions]
         groups = [group.stored for group in await self._recorder.known_facts(named)] if named else []
         group_of = {id_: facts for facts in groups for id_ in object_ids(facts)}
-        lent = await self._recorder.known_subscriptions(
+        subscriptions = await self._recorder.known_subscriptions(
             {id_ for each in groups for id_ in projection.subscriptions(each)}
         )
         found = {}
         for each in actions:
             facts = group_of.get(each.donation or "", {})
             withdrawn = {
-                id_: lent[id_]
+                id_: subscriptions[id_]
                 for id_ in projection.subscriptions(facts)
-                if FactName.CONSENT_WITHDRAWN in lent.get(id_, {})
+                if FactName.CONSENT_WITHDRAWN in subscriptions.get(id_, {})
             }
             found[str(each.id)] = decisions({**facts, Family.SUBSCRIPTION: withdrawn})
         return found

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from prometheus_client import values
 from prometheus_client.mmap_dict import mmap_key
 
 from daemon.runtime import files
@@ -194,3 +195,15 @@ class MetricsFiles:
         """Make every file contain what was counted."""
         for file in self._files.values():
             file.keep()
+
+
+def open_files(folder: Path | None, slot: str) -> MetricsFiles | None:
+    """The files in which the metrics of this process are kept from now on; None, and only in memory, without a folder.
+
+    For prometheus-client the place of all values is one global of the process, so this is called once.
+    """
+    if folder is None:
+        return None
+    files = MetricsFiles(folder, slot)
+    values.ValueClass = files.value
+    return files

@@ -11,7 +11,7 @@ from daemon.api.__main__ import CONNECT_TIMEOUT_S
 from daemon.api.app import build
 from daemon.api.config import Config
 from daemon.api.error_replies import ErrorReplies
-from daemon.api.metrics import open_metrics
+from daemon.api.metrics import ApiMetrics
 from daemon.api.reply_queue import ReplyParts
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
@@ -19,6 +19,7 @@ from daemon.ledger.changes import Outcome, ReceivedEvent
 from daemon.ledger.reader import Ledger
 from daemon.ledger.recorder import Recorder
 from daemon.runtime import logging as logs
+from daemon.runtime.metrics_files import open_files
 from daemon.runtime.readiness import ReadinessClient
 from sql.database import Database
 
@@ -31,7 +32,7 @@ def application(config: Config, database: Database, follower: ReadinessClient) -
         [outcome] = await recorder.record([received])
         return outcome
 
-    metrics = open_metrics(config.prometheus_multiproc_dir, str(config.api_slot))
+    metrics = ApiMetrics(open_files(config.prometheus_multiproc_dir, str(config.api_slot)))
     webhook = Webhook(
         record,
         metrics,

@@ -208,6 +208,15 @@ async def new_postgres(stack: AsyncExitStack) -> Postgres:
     return postgres
 
 
+async def migrated_postgres(stack: AsyncExitStack) -> Postgres:
+    """The same, running, with the tables of a ledger."""
+    postgres = await new_postgres(stack)
+    await postgres.make()
+    await postgres.start()
+    await asyncio.to_thread(migrate.apply, postgres.url)
+    return postgres
+
+
 def _wait_for_standby(url: str) -> None:
     """Has a server acknowledge only what its standby holds; returns once there is one that does."""
     with contextlib.closing(psycopg2.connect(url)) as database, database.cursor() as cursor:
@@ -229,10 +238,7 @@ def _wait_for_standby(url: str) -> None:
 async def site_with_proxies() -> AsyncIterator[Site]:
     """A site with a PostgreSQL of ours behind two proxies, ready."""
     async with AsyncExitStack() as stack:
-        postgres = await new_postgres(stack)
-        await postgres.make()
-        await postgres.start()
-        await asyncio.to_thread(migrate.apply, postgres.url)
+        postgres = await migrated_postgres(stack)
         proxies = [await stack.enter_async_context(Proxy(postgres.socket)) for _ in range(2)]
         hosts = ",".join(f"{HOST}:{proxy.port}" for proxy in proxies)
         environ = {
@@ -259,10 +265,7 @@ async def embedded_site() -> AsyncIterator[Site]:
 async def site_with_jobs() -> AsyncIterator[Site]:
     """A site whose jobs use a fake of Stripe's API and a mail server, ready. The fake has payments of some days ago."""
     async with AsyncExitStack() as stack:
-        postgres = await new_postgres(stack)
-        await postgres.make()
-        await postgres.start()
-        await asyncio.to_thread(migrate.apply, postgres.url)
+        postgres = await migrated_postgres(stack)
         await asyncio.to_thread(execute, postgres.url, "INSERT INTO mail_start (started_at) VALUES ('2020-01-01')")
         fake = await stack.enter_async_context(serving(FakeStripe()))
         lost = _lost_payments(int(time.time()))

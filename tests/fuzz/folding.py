@@ -55,15 +55,15 @@ def check_fold(parts: list[Facts], rng: random.Random) -> None:
     before = msgspec.json.encode(parts)
     merged = merge({}, *parts)
     _check_order(parts, merged, rng)
-    lent = merged.pop(Family.SUBSCRIPTION, {})
-    shown = projection.donations(merged, lent)
+    subscriptions = merged.pop(Family.SUBSCRIPTION, {})
+    shown = projection.donations(merged, subscriptions)
     for donation in shown:
         check_donation(donation)
     assert all(one.id < other.id for one, other in pairwise(shown)), "a donation shown twice"
     assert {donation.id for donation in shown} == set(owners(merged).values())
-    _check_journal(merged, lent)
-    _check_apart(parts, lent, shown)
-    _check_forgetting(merged, lent, shown)
+    _check_journal(merged, subscriptions)
+    _check_apart(parts, subscriptions, shown)
+    _check_forgetting(merged, subscriptions, shown)
     assert msgspec.json.encode(parts) == before, "merging changed what it was given"
 
 
@@ -105,9 +105,9 @@ def check_donation(donation: Donation) -> None:
     assert ID(donation.id)
 
 
-def _check_journal(merged: Facts, lent: donation_objects.Subscriptions) -> None:
+def _check_journal(merged: Facts, subscriptions: donation_objects.Subscriptions) -> None:
     """The entries of each donation add up to its figures."""
-    for id_, objects in donation_objects.by_donation(merged, lent).items():
+    for id_, objects in donation_objects.by_donation(merged, subscriptions).items():
         donation = projection.derive(id_, objects)
         entries = journal.entries(donation, objects)
         sums = tuple(sum(entry.amount for entry in entries if entry.kind == kind) for kind in journal.KINDS)
@@ -115,7 +115,7 @@ def _check_journal(merged: Facts, lent: donation_objects.Subscriptions) -> None:
         assert sums == (paid if donation.paid_at is not None else (0, 0, 0)), "entries that are not the figures"
 
 
-def _check_apart(parts: list[Facts], lent: donation_objects.Subscriptions, shown: list[Donation]) -> None:
+def _check_apart(parts: list[Facts], subscriptions: donation_objects.Subscriptions, shown: list[Donation]) -> None:
     """What shares no id has nothing to do with each other: each group by itself gives the same donations."""
     groups: list[tuple[set[str], list[Facts]]] = []
     for part in parts:
@@ -126,18 +126,20 @@ def _check_apart(parts: list[Facts], lent: donation_objects.Subscriptions, shown
             members += group[1]
         groups.append((ids, members))
     if len(groups) > 1:
-        apart = [donation for _, members in groups for donation in projection.donations(merge({}, *members), lent)]
+        apart = [
+            donation for _, members in groups for donation in projection.donations(merge({}, *members), subscriptions)
+        ]
         assert sorted(apart, key=lambda donation: donation.id) == shown, "strangers speak for each other"
 
 
-def _check_forgetting(merged: Facts, lent: donation_objects.Subscriptions, shown: list[Donation]) -> None:
+def _check_forgetting(merged: Facts, subscriptions: donation_objects.Subscriptions, shown: list[Donation]) -> None:
     """An erased donor is gone, stays gone when everything is delivered again, and takes no money along."""
     forgotten = kept_facts.redact(merged)
     again = kept_facts.redact(merge(forgotten, merged))
     for known in (known for objects in again.values() for known in objects.values() if FactName.ERASED in known):
         assert not DONOR_FIELDS & known.keys(), "an erased donor came back"
     assert again == forgotten, "a redelivery changes what was forgotten"
-    assert [_money(d) for d in projection.donations(forgotten, lent)] == [_money(d) for d in shown], (
+    assert [_money(d) for d in projection.donations(forgotten, subscriptions)] == [_money(d) for d in shown], (
         "erasing changed more"
     )
 

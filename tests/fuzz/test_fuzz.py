@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.api import signature
-from daemon.ledger import facts, privacy, projection, reader, stripe_events
+from daemon.ledger import facts, kept_facts, privacy, projection, reader, stripe_events
 from daemon.ledger.events import fields
 from daemon.ledger.stripe_events import read
 from tests.fuzz import drawn, requests, seeds
@@ -39,7 +39,7 @@ def all_of_it(_of: object, amount: int | None, *_rest: object) -> int:
     return amount or 0
 
 
-ANY_PLACE = re.compile(r"(?P<paid>-1|\d+):(?P<created>\d+):(?P<id>.+)", re.DOTALL)
+ANY_POSITION = re.compile(r"(?P<paid>-1|\d+):(?P<created>\d+):(?P<id>.+)", re.DOTALL)
 # The target that must find it; where the fault is put, and what; words of the finding.
 FAULTS: dict[str, tuple[str, object, str, object, str]] = {
     "a whole name is kept": ("reading", privacy, "last_name", lambda name: name, "a canary came out"),
@@ -53,9 +53,9 @@ FAULTS: dict[str, tuple[str, object, str, object, str]] = {
     ),
     "the last statement stands": ("folding", facts, "merge_object", last_statement_stands, "order|repetition"),
     "all is disputed": ("folding", projection, "_disputed", all_of_it, "more went back than came"),
-    "nothing is forgotten": ("folding", projection, "redact", redact_nothing, "an erased donor came back"),
+    "nothing is forgotten": ("folding", kept_facts, "redact", redact_nothing, "an erased donor came back"),
     "old signatures are good": ("signing", signature, "TOLERANCE_S", 302, "a forgery taken"),
-    "any place is a cursor": ("parsing", reader, "PLACE", ANY_PLACE, "PostgreSQL takes no such text|assert"),
+    "any position is a cursor": ("parsing", reader, "POSITION", ANY_POSITION, "PostgreSQL takes no such text|assert"),
 }
 
 

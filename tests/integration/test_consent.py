@@ -47,7 +47,7 @@ def field(value: object, key: object = "showName") -> Json:
 
 
 def session(custom_fields: object, at: int = AT, id_: str = "cs_1", **more: object) -> ReceivedEvent:
-    """A completed session of a single gift."""
+    """A completed session of a single donation."""
     body: Json = {"id": id_, "mode": "payment", "created": AT, "payment_status": "paid", "metadata": TICKET}
     body |= {"payment_intent": "pi_1", "customer_details": DONOR, "amount_total": 5000, "currency": "usd"}
     return event("checkout.session.completed", at, body | {"custom_fields": custom_fields} | more)
@@ -152,7 +152,7 @@ def test_a_withdrawal_stays_with_a_failed_charge() -> None:
     assert not donation.consent
 
 
-async def test_a_monthly_gift_is_withdrawn_for_all_months(database: Database, database_url: str) -> None:
+async def test_a_monthly_donation_is_withdrawn_for_all_months(database: Database, database_url: str) -> None:
     """The session of the subscription consents for every month, and one withdrawal ends it for those to come too; no
     figure changes, and `verify` agrees."""
     events = monthly("yes")

@@ -139,7 +139,7 @@ async def test_a_page_changes_with_each_column_that_it_shows(client: Client, dat
     assert await after.read() != await before.read()
 
 
-async def test_a_page_changes_with_the_currency_that_the_ticket_lends(client: Client, database: Database) -> None:
+async def test_a_page_changes_with_the_currency_of_its_ticket(client: Client, database: Database) -> None:
     """A donation whose currency is not known is shown in the ticket's."""
     await fill(database, scenarios.seed_example(), TICKET)
     await database.fetch("UPDATE stripe_attributions SET currency = NULL, amount_minor = NULL, refunded_minor = 0")

@@ -234,7 +234,7 @@ class _Received:
         )
 
     def consent(self) -> bool:
-        """What the donor chose in the session; in the subscription's for a monthly gift."""
+        """What the donor chose in the session; in the subscription's for a monthly donation."""
         sessions = [each for each in (self.session, self.subscription_session) if each]
         chosen = [choice for session in sessions if (choice := session.newest_choice())]
         return chosen[:1] == ["yes"]

@@ -105,7 +105,7 @@ async def test_a_payment(client: StripeClient) -> None:
     ]
 
 
-async def test_a_monthly_gift(client: StripeClient) -> None:
+async def test_a_monthly_donation(client: StripeClient) -> None:
     """A session becomes a subscription with its metadata, whose months are invoices with a PaymentIntent each."""
     session = await created(client, MONTHLY)
     paid = await client.control("pay", session=session["id"])

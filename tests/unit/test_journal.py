@@ -31,12 +31,12 @@ def merged(events: Iterable[Json]) -> Facts:
 
 def booked(facts: Facts) -> dict[str, tuple[Donation, Sums]]:
     """Each donation with the sums of its entries, by id."""
-    lent = facts.get(Family.SUBSCRIPTION, {})
+    subscriptions = facts.get(Family.SUBSCRIPTION, {})
     own, _ = kept_facts.split_attempts(
         kept_facts.redact({family: of for family, of in facts.items() if family != Family.SUBSCRIPTION})
     )
     result = {}
-    for id_, objects in donation_objects.by_donation(own, lent).items():
+    for id_, objects in donation_objects.by_donation(own, subscriptions).items():
         donation = projection.derive(id_, objects)
         entries = journal.entries(donation, objects)
         result[id_] = donation, {(e.kind, e.object, e.at): e.amount for e in entries}

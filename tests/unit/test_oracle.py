@@ -111,7 +111,7 @@ def monthly(api: Api, *, session_ticket: bool, subscription_ticket: bool, receiv
 
 @pytest.mark.parametrize("api", APIS, ids=lambda api: api.version)
 def test_each_month_is_a_donation(api: Api) -> None:
-    """recurring_ticket_on_subscription_old, in every version: the invoice of each month lends its own snapshot."""
+    """recurring_ticket_on_subscription_old, in every version: the invoice of each month has a snapshot of its own."""
     months = monthly(api, session_ticket=True, subscription_ticket=True, receives=RECEIVES_ALL)
     ends = [end_of(month) for month in months]
     assert [end.ticket for end in ends] == ["story-1", "story-1", "story-9"]
@@ -130,7 +130,7 @@ def test_all_donations_follow_the_subscriptions_own_ticket(api: Api) -> None:
 
 
 @pytest.mark.parametrize("api", APIS, ids=lambda api: api.version)
-def test_the_session_lends_its_ticket_to_all_months(api: Api) -> None:
+def test_the_sessions_ticket_counts_for_all_months(api: Api) -> None:
     """Where no event of the subscription is received, its Checkout Session names the ticket."""
     unsubscribed = frozenset(f"customer.subscription.{name}" for name in ("created", "updated", "deleted"))
     months = monthly(api, session_ticket=True, subscription_ticket=False, receives=unsubscribed)
@@ -144,7 +144,7 @@ def test_one_event_of_an_invoice_is_enough(api: Api) -> None:
     assert [end_of(month).ticket for month in months] == ["story-1", "story-1", "story-9"]
 
 
-def test_an_invoice_without_a_subscription_lends_its_donor() -> None:
+def test_an_invoice_without_a_subscription_names_its_donor() -> None:
     """A one-off invoice is paid by a donation like any other, which names its own ticket."""
     inputs = Inputs(customer=BEN, charge_metadata=TICKET)
     of = Payment(endpoint(), inputs, amount=700, currency="usd")

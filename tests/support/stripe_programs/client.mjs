@@ -20,10 +20,10 @@ const charges = [];
 for await (const charge of stripe.charges.list({ limit: 7 })) charges.push(charge.id);
 
 const line = { price_data: { currency: "usd", unit_amount: 2500, product_data: { name: "A well" } }, quantity: 1 };
-const gift = { mode: "payment", success_url: "https://example.org/", line_items: [line], metadata: { ticketId: "story-1" } };
+const donation = { mode: "payment", success_url: "https://example.org/", line_items: [line], metadata: { ticketId: "story-1" } };
 const once = { idempotencyKey: "once" };
-const session = await stripe.checkout.sessions.create(gift, once);
-const again = await stripe.checkout.sessions.create(gift, once);
+const session = await stripe.checkout.sessions.create(donation, once);
+const again = await stripe.checkout.sessions.create(donation, once);
 const intent = await stripe.paymentIntents.create({ amount: 900, currency: "eur", confirm: true, payment_method: "pm_card_visa" });
 const refund = await stripe.refunds.create({ payment_intent: intent.id, amount: 400 });
 const expanded = await stripe.refunds.retrieve(refund.id, { expand: ["charge", "balance_transaction"] });
@@ -35,7 +35,7 @@ console.log(JSON.stringify({
   errors: {
     unknown: await failure(stripe.charges.retrieve("ch_none")),
     parameter: await failure(stripe.charges.list({ colour: "red" })),
-    idempotency: await failure(stripe.checkout.sessions.create({ ...gift, metadata: {} }, once)),
+    idempotency: await failure(stripe.checkout.sessions.create({ ...donation, metadata: {} }, once)),
     key: await failure(new Stripe("sk_test_unknown", options).charges.list()),
     declined: await failure(stripe.paymentIntents.create({ amount: 900, currency: "eur", confirm: true, payment_method: "pm_card_chargeDeclined" })),
   },

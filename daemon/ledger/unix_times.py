@@ -1,4 +1,4 @@
-"""Times in the places that pages of lists begin after: whole numbers, because a client may have changed them."""
+"""Times as whole numbers in the cursors of lists: a client may have changed them, so any number becomes a time."""
 
 from datetime import UTC, datetime, timedelta
 
