@@ -103,7 +103,8 @@ def _run_command() -> Any:
         error.show()
         return error.exit_code
     except click.Abort as abort:
-        is_interrupted = isinstance(abort.__cause__, KeyboardInterrupt)
+        # At a prompt click hides which of the two keys it was, Ctrl-C or Ctrl-D.
+        is_interrupted = isinstance(abort.__cause__ or abort.__context__, KeyboardInterrupt)
         click.echo("interrupted" if is_interrupted else "nothing was done", err=True)
         return 130 if is_interrupted else 1
 

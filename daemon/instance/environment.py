@@ -133,7 +133,7 @@ def keep_signing_secret(state: Path, secret: str) -> Path:
 
 
 def shared_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """What a command of the same folder needs to reach this instance, and nothing else of our environment.
+    """What a command of the same folder needs to reach this instance and to count as it does, and nothing else.
 
     Secrets are shared only by an embedded instance, which makes them itself.
     """
@@ -141,16 +141,19 @@ def shared_environ(environ: Mapping[str, str]) -> dict[str, str]:
         *DEFAULTS,
         *EMBEDDED_DEFAULTS,
         "DEFAULT_CURRENCY",
+        "DISPUTE_FEE",
         "DONATIOND_INCLUDE",
         "DONATIOND_RUN",
         "LEDGER_SCHEMA",
+        "OPERATOR_LOG",
         "PUBLIC_URL",
         "READINESS_SOCKET",
+        "REPORT_TIME_ZONE",
         "STRIPE_API_BASE",
     }
     if environ["DONATIOND_INCLUDE"]:
         names |= {"DATABASE_URL", "DONOR_EMAIL_HASH_KEY", "STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET"}
-    return {name: value for name, value in environ.items() if name in names}
+    return {name: value for name, value in environ.items() if name in names or name.startswith("FRAUD_")}
 
 
 def new_password() -> str:

@@ -1,5 +1,6 @@
 """`donationd --help` and the help of each command: complete, and at once."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,7 +12,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from daemon.cli.main import main
+from daemon.cli.main import main, run
+from daemon.instance.console import os_problem, say
 from daemon.reports.export import Kind, Manifest
 from tests.support.guard import base_environ
 
@@ -112,7 +114,7 @@ def run_donationd(*arguments: str | bytes, stdout: str = "") -> "subprocess.Comp
 
 
 @pytest.mark.parametrize(
-    "arguments", ["--help", "export --help", "export accounts hledger", "tokens new a --scopes read"]
+    "arguments", ["--help", "export --help", "export accounts hledger", "tokens new a --scopes read", "gate"]
 )
 def test_an_output_that_cannot_be_written_is_a_failure(arguments: str) -> None:
     """A full disk is one sentence, and status 1."""
@@ -139,3 +141,40 @@ def test_a_name_of_a_file_may_be_anything(tmp_path: Path) -> None:
     assert (done.returncode, "\\udce9.csv is complete" in done.stdout) == (0, True), done.stderr
     done = run_donationd("export", "check", path + b"\xff")
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("key", "status", "said"), [(KeyboardInterrupt, 130, "interrupted"), (EOFError, 1, "nothing was done")]
+)
+def test_a_question_is_left_with_ctrl_c_or_ctrl_d(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    key: type[BaseException],
+    status: int,
+    said: str,
+) -> None:
+    """Ctrl-C is 130 as anywhere else; Ctrl-D is no answer."""
+
+    def press(_prompt: str) -> str:
+        raise key
+
+    monkeypatch.setattr("daemon.cli.main.forbid_core_dumps", lambda: None)
+    monkeypatch.setattr("click.termui.visible_prompt_func", press)
+    monkeypatch.setattr("daemon.cli.main.main", lambda standalone_mode: click.confirm("Erase?", abort=True))
+    with pytest.raises(SystemExit) as ended:
+        run()
+    assert (ended.value.code, capsys.readouterr().err.strip()) == (status, said)
+
+
+def test_what_the_system_reports_is_one_sentence(tmp_path: Path) -> None:
+    """With the file, whatever its name is; a full disk reports none."""
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    with pytest.raises(FileNotFoundError) as found:
+        path.read_bytes()
+    assert os_problem(found.value) == f"{path}: No such file or directory"
+    assert os_problem(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) == "No space left on device"
+    reader, writer = os.pipe()
+    with open(reader, "rb") as shown:  # noqa: PTH123 - a descriptor
+        say(os_problem(found.value), writer)
+        os.close(writer)
+        assert shown.read().endswith(b"/caf\\udce9: No such file or directory\n")

@@ -39,6 +39,20 @@ def run(words: list[str], environ: Mapping[str, str]) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+def test_commands_have_the_settings_of_the_embedded_instance() -> None:
+    """What decides what they show, and where they write, is the same; its other secrets are not handed on."""
+    shared = {
+        "DATABASE_URL": "postgresql:///ledger",
+        "DISPUTE_FEE": "15.00 USD",
+        "DONATIOND_INCLUDE": "deploy/embedded.conf",
+        "FRAUD_HASH_FAILURES": "5",
+        "OPERATOR_LOG": "/var/lib/operator.log",
+        "REPORT_TIME_ZONE": "Asia/Tokyo",
+    }
+    others = {"SMTP_URL": "smtp://user:password@mail.example.org", "PATH": "/bin"}
+    assert environment.shared_environ(shared | others) == shared
+
+
 @pytest.mark.parametrize("words", ["tickets list", "ledger story-1", "simulate", "unassigned", "erase pi_1", "verify"])
 def test_a_value_that_the_api_refuses_no_command_accepts(words: str) -> None:
     """A command exits with 1 and names every mistake that the API process would name."""
