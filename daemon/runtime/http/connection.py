@@ -266,7 +266,7 @@ class Connection(web.RequestHandler):
         self._is_clean = was_alone and bool(reply.keep_alive) and not self.unanswered_bytes
         self._wait_for("request")
         if self._later and reply.keep_alive:
-            self._loop.call_soon(self._continue)
+            asyncio.get_running_loop().call_soon(self._continue)
         return sent
 
     async def _linger(self, tcp: asyncio.Transport) -> None:
