@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import hypothesis
 import psycopg2
 import pytest
 import structlog
@@ -37,12 +38,19 @@ from tests.support.postgres import MakeTemplate, Server, running_server
 GC_THRESHOLD = 50_000
 TODAYS, OLDEST = "template_ledger", "template_oldest"
 EMBEDDED = "deploy/embedded.conf"
+# Autovacuum would analyse the tables of some tests and not those of others, and delay the removal of rows meanwhile.
+SETTINGS = {"max_connections": "50", "autovacuum": "off"}
 _numbers = itertools.count(1)
+
+# The same inputs in each run, and no limit of time for one of them: what refuses a change was caused by that change.
+# `pytest --hypothesis-profile=default` and `make fuzz` try others.
+hypothesis.settings.load_profile("ci")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Whatever ends the run, nothing of it is left; --basetemp=FOLDER keeps what tests wrote into their tmp_path."""
+    gc.disable()  # until all modules are loaded, with none of them to be freed: a quarter of that time
     stack = contextlib.ExitStack()
     stack.enter_context(guarded())
     config.add_cleanup(stack.close)
@@ -65,6 +73,7 @@ def pytest_collection_finish() -> None:
     """What has been imported by now is never freed, so no search for cycles needs to look at it."""
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +90,7 @@ def restored_logging() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """A running server."""
-    with running_server({"max_connections": "50"}, in_memory=True) as server:
+    with running_server(SETTINGS, in_memory=True) as server:
         yield server
 
 

@@ -72,6 +72,7 @@ def complete_environ(given: Mapping[str, str], state: Path, embedded: bool) -> d
         "DONATIOND_PYTHON": sys.executable,
         "DONATIOND_INCLUDE": "deploy/embedded.conf" if embedded and "DATABASE_URL" not in given else "",
         "PYTHONUNBUFFERED": "1",
+        "PYDANTIC_DISABLE_PLUGINS": "1",  # there are none; at each start they are looked for in all installed packages
     }
 
 

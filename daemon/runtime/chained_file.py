@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 FIRST = bytes(32)  # the hash before the first line
-HASH_DIGITS = 64
+HASH = re.compile(rb"[0-9a-f]{64}")  # capital letters are another text than the one that was written
 FIRST_LINE = re.compile(rb"[0-9a-f]{0,64}\Z|[0-9a-f]{64} ")  # as far as it was written
 BLOCK_BYTES = 1 << 16
 
@@ -158,9 +158,6 @@ def _hash(previous: bytes, content: bytes) -> bytes:
 def _parsed(text: bytes) -> Line | None:
     """A line's hash and JSON; None if the text has another form."""
     digits, separator, content = text.removesuffix(b"\n").partition(b" ")
-    if len(digits) != HASH_DIGITS or not separator:
+    if not HASH.fullmatch(digits) or not separator:
         return None
-    try:
-        return Line(bytes.fromhex(digits.decode("ascii")), content)
-    except ValueError:
-        return None
+    return Line(bytes.fromhex(digits.decode()), content)

@@ -5,6 +5,7 @@ Each process describes itself by a `Program` and starts with `run_process`.
 
 import asyncio
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -124,6 +125,9 @@ class Program(Generic[Config]):
 def run_process(program: Program[Config], environ: Mapping[str, str]) -> int:
     """Run a process to its end. Returns its exit status: 0 if it was asked to stop, 1 if it failed."""
     started_s = time.monotonic()
+    if not gc.isenabled():  # while the program was loaded
+        gc.freeze()  # what exists now is never freed, so no search needs to look at it
+        gc.enable()
     forbid_core_dumps()
     if supervised(environ):
         die_with_parent()

@@ -40,9 +40,16 @@ def all_of_it(_of: object, amount: int | None, *_rest: object) -> int:
 
 
 ANY_POSITION = re.compile(r"(?P<paid>-1|\d+):(?P<created>\d+):(?P<id>.+)", re.DOTALL)
-# The target that must find it; where the fault is put, and what; words of the finding.
+# The target that must find it; where the fault is put, and what; words of the finding. What Hypothesis draws depends on
+# the modules that are loaded, too: any of the rules that a fault breaks may be the first one.
 FAULTS: dict[str, tuple[str, object, str, object, str]] = {
-    "a whole name is kept": ("reading", privacy, "last_name", lambda name: name, "a canary came out"),
+    "a whole name is kept": (
+        "reading",
+        privacy,
+        "last_name",
+        lambda name: name,
+        "a canary came out|a last_name of another form",
+    ),
     "free text is a ticket": ("reading", fields, "_ticket", msgspec.json.Decoder(str), "came out|another form"),
     "e-mails are hashed as they are": (
         "reading",
@@ -52,7 +59,13 @@ FAULTS: dict[str, tuple[str, object, str, object, str]] = {
         "the event does not state",
     ),
     "the last statement stands": ("folding", facts, "merge_object", last_statement_stands, "order|repetition"),
-    "all is disputed": ("folding", projection, "_disputed", all_of_it, "more went back than came"),
+    "all is disputed": (
+        "folding",
+        projection,
+        "_disputed",
+        all_of_it,
+        "more went back than came|entries that are not the figures",
+    ),
     "nothing is forgotten": ("folding", kept_facts, "redact", redact_nothing, "an erased donor came back"),
     "old signatures are good": ("signing", signature, "TOLERANCE_S", 302, "a forgery taken"),
     "any position is a cursor": ("parsing", reader, "POSITION", ANY_POSITION, "PostgreSQL takes no such text|assert"),

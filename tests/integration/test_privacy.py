@@ -285,7 +285,7 @@ async def everything_said(api: Api, database_url: str, server: Server, play: Pla
     """What is left after `play`, by place: the logs of API, sidecar and PostgreSQL, every reply, the database."""
     admin(database_url, LOG_EVERYTHING)
     logged_before = server.log.stat().st_size
-    _, port = free_ports(2)  # the API, which is not started yet, has the first
+    [port] = free_ports(1)
     environ = {**api.environ, "METRICS_PORT": str(port), "ALLOW_LOGGED_STATEMENTS": "true"}
     sidecar_log = api.log.with_name("sidecar.log")
     with Process([sys.executable, "-m", "health_sidecar"], sidecar_log, environ):

@@ -46,9 +46,14 @@ class Folder:
         """The program that supervisord runs, from when it takes connections until its end."""
         command = [sys.executable, "-m", "daemon.instance.postgres_process"]
         environ = {"DONATIOND_STATE": str(self.state)}
+        self.forget_last_start()
         with Process(command, self.state.parent / "log", environ, stop=signal.SIGINT) as server:
             eventually(lambda: server.poll() is not None or self.answers(), "the server takes connections")
             yield server
+
+    def forget_last_start(self) -> None:
+        """So that the next one does not wait."""
+        (self.run / "postgres.started").unlink(missing_ok=True)
 
     @property
     def cluster(self) -> Cluster:
@@ -65,9 +70,9 @@ class Folder:
             return False
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def folder() -> Iterator[Folder]:
-    """A folder that is gone afterwards, as is what root had to put elsewhere."""
+    """A folder that is gone afterwards, as is what root had to put elsewhere. Its database is made once."""
     with tempfile.TemporaryDirectory(prefix="embedded-") as home:
         folder = Folder(Path(home))
         also_remove(elsewhere(folder.state))
@@ -127,6 +132,7 @@ def test_the_surroundings_do_not_matter(folder: Folder, monkeypatch: pytest.Monk
     assert len(f"{cluster.socket}/.s.PGSQL.5432") < 100
     with folder.running():
         assert folder.answers()
+    folder.run.chmod(0o711)
 
 
 def test_a_killed_servers_number_may_be_another_process(folder: Folder) -> None:
@@ -161,7 +167,7 @@ def test_a_living_server_is_never_taken_for_a_killed_one(folder: Folder, monkeyp
         with pytest.raises(Exception, match=rf"PostgreSQL already runs on .* \(process {server.pid}\): stop it first"):
             folder.prepare()
         environ = {**base_environ(), "DONATIOND_STATE": str(folder.state)}
-        (folder.run / "postgres.started").unlink()
+        folder.forget_last_start()
         second = subprocess.run(
             [sys.executable, "-m", "daemon.instance.postgres_process"], env=environ, capture_output=True, check=False
         )
@@ -179,7 +185,7 @@ def test_an_instance_of_the_previous_release_starts_again(folder: Folder) -> Non
     (folder.state / "postgres.json").write_text(json.dumps(old))
     Path(cluster.data, "pg_hba.conf").write_text(f"host {DATABASE} {ROLE} 127.0.0.1/32 scram-sha-256\n")
     environ = {**base_environ(), "DONATIOND_STATE": str(folder.state)}
-    (folder.run / "postgres.started").unlink()
+    folder.forget_last_start()
     early = subprocess.run(
         [sys.executable, "-m", "daemon.instance.postgres_process"], env=environ, capture_output=True, check=False
     )

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 
@@ -11,7 +9,6 @@ import pytest
 
 from daemon.instance.console import CannotStart
 from daemon.instance.fake_stripe import with_fake_stripe
-from tests.support.guard import base_environ
 from tests.support.instance import Instance, eventually, get, instance_of_its_own
 
 TICKET = "story-1"
@@ -61,9 +58,7 @@ def test_a_demo_and_its_fake(instance: Instance) -> None:
 
 def donationd(instance: Instance, *words: str) -> str:
     """What a command prints in the folder of the instance."""
-    environ = base_environ() | {"DONATIOND_STATE": str(instance.state)}
-    command = [sys.executable, "-m", "daemon.cli.main", *words]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    done = instance.donationd(*words)
     assert done.returncode == 0, (words, done.stdout, done.stderr)
     return done.stdout
 
@@ -74,9 +69,9 @@ def donate(instance: Instance, amount: str) -> None:
     headers = {"Content-Type": "application/json"}
     url = f"{instance.api}/api/tickets/{TICKET}/checkout"
     request = urllib.request.Request(url, checkout.encode(), headers)  # noqa: S310 - our own address
-    with urllib.request.urlopen(request, timeout=10) as reply:  # noqa: S310 - our own address
+    with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310 - our own address
         page = json.load(reply)["url"]
-    with urllib.request.urlopen(page, form, timeout=10) as reply:  # noqa: S310 - our own address
+    with urllib.request.urlopen(page, form, timeout=30) as reply:  # noqa: S310 - our own address
         assert reply.url.startswith(f"{instance.api}/tickets/{TICKET}")
 
 
@@ -85,6 +80,6 @@ def ask(instance: Instance, path: str, form: bytes | None = None) -> dict[str, l
     environ = instance.environ
     headers = {"Authorization": f"Bearer {environ['STRIPE_API_KEY']}"}
     request = urllib.request.Request(environ["STRIPE_API_BASE"] + path, form, headers)  # noqa: S310 - our own address
-    with urllib.request.urlopen(request, timeout=10) as reply:  # noqa: S310 - our own address
+    with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310 - our own address
         decoded: dict[str, list[object]] = json.load(reply)
         return decoded

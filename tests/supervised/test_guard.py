@@ -27,7 +27,6 @@ def test_both(database_url, server, instance, tmp_path):
         seen.write(" started")
     time.sleep({seconds})
 """
-LEFT_FOR_S = 40.0  # a PostgreSQL that was asked to end may take a while on a slow disk
 
 
 @pytest.fixture
@@ -94,13 +93,11 @@ def test_a_run_that_is_killed_leaves_nothing(tmp_path: Path, temporary: Path, mo
     """After kill -9 of pytest its servers, its instance and its folders go by themselves."""
     run = Run(tmp_path, temporary, seconds=600)
     if moment == "in the middle of a test":
-        eventually(lambda: run.seen().endswith(" started"), "the instance runs", timeout_s=60)
+        eventually(lambda: run.seen().endswith(" started"), "the instance runs")
         assert len(processes_in(temporary)) > 8
     else:
-        eventually(lambda: run.seen() != "" and Path(run.seen(), "environment").exists(), "it starts", timeout_s=60)
+        eventually(lambda: any(Path(state, "environment").exists() for state in run.seen().split()[:1]), "it starts")
     run.process.kill()
     run.process.communicate()
-    eventually(lambda: processes_in(temporary) + processes_in(run.server_home) == [], "no process is left", LEFT_FOR_S)
-    eventually(
-        lambda: list(temporary.iterdir()) == [] and not run.server_home.exists(), "no folder is left", LEFT_FOR_S
-    )
+    eventually(lambda: processes_in(temporary) + processes_in(run.server_home) == [], "no process is left")
+    eventually(lambda: list(temporary.iterdir()) == [] and not run.server_home.exists(), "no folder is left")

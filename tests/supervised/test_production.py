@@ -1,9 +1,5 @@
 """`donationd up` in live mode: a real ledger."""
 
-import subprocess
-import sys
-
-from tests.support.guard import base_environ
 from tests.support.instance import SECRETS, instance_of_its_own
 
 
@@ -15,11 +11,5 @@ def test_up_suggests_no_simulated_payments_for_a_real_ledger() -> None:
         assert "stripe listen" not in printed
         assert "tickets add" in printed
         assert "/webhooks/stripe" in printed
-        refused = subprocess.run(
-            [sys.executable, "-m", "daemon.cli.main", "simulate"],
-            env=base_environ() | {"DONATIOND_STATE": str(instance.state)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        refused = instance.donationd("simulate")
         assert (refused.returncode, "live mode" in refused.stderr) == (1, True)

@@ -20,9 +20,24 @@ from daemon.instance.environment import DEFAULTS
 from daemon.instance.installation import ROOT
 from daemon.instance.stop_signals import FOLLOW_S
 from daemon.instance.supervisord import stop_limits
-from tests.support.instance import Instance, children, eventually, get
+from tests.support.instance import (
+    RECOVERY_TIMEOUT_S,
+    SECRETS,
+    Instance,
+    children,
+    eventually,
+    get,
+    instance_of_its_own,
+)
 
 SLOW_STOP_S = 20.0  # the tests once waited no longer than this
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[Instance]:
+    """An instance that each test starts and stops; its database is made once."""
+    with instance_of_its_own(SECRETS | {"API_PROCESSES": "1"}) as instance:
+        yield instance
 
 
 def test_the_limits_follow_from_the_configuration() -> None:
@@ -57,6 +72,8 @@ def test_a_disk_that_does_not_answer_delays_the_end_no_longer_than_the_limits(in
         cursor.execute("SELECT id FROM recording_tickets")
         assert cursor.fetchall() == [("story-1",)]
     check_no_zombie_stays(instance)
+    instance.up.terminate()
+    assert instance.end() == 0
 
 
 def checkpointer(instance: Instance) -> int:
@@ -112,16 +129,14 @@ def make_running(instance: Instance) -> Iterator[Make]:
         pytest.skip("make, or donationd's command, is missing")
     make = Make(instance)
     try:
-        eventually(
-            lambda: "Ctrl-C stops" in make.output.read_text() or make.process.poll() is not None, "ready", timeout_s=60
-        )
+        eventually(lambda: "Ctrl-C stops" in make.output.read_text() or make.process.poll() is not None, "ready")
         assert make.process.poll() is None, make.output.read_text()
         yield make
     finally:
         if instance.running_processes():
             os.kill(int((instance.run / "supervisord.pid").read_text()), signal.SIGTERM)
             eventually(lambda: not instance.running_processes(), "the end", instance.stop_limit_s)
-        make.process.wait(10)
+        make.process.wait(RECOVERY_TIMEOUT_S)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +152,7 @@ def test_what_reaches_make_alone_stops_everything(instance: Instance, happens: C
     with make_running(instance) as make:
         happens(make)
         eventually(lambda: not instance.running_processes(), "everything has ended", instance.stop_limit_s)
-        assert make.process.wait(10) != 0
+        assert make.process.wait(RECOVERY_TIMEOUT_S) != 0
 
 
 def test_up_outlives_the_process_that_started_it(instance: Instance) -> None:
@@ -148,7 +163,7 @@ def test_up_outlives_the_process_that_started_it(instance: Instance) -> None:
     )
     output = Path(f"{instance.state}.output")
     try:
-        eventually(lambda: "Ctrl-C stops" in output.read_text(), "ready", timeout_s=60)
+        eventually(lambda: "Ctrl-C stops" in output.read_text(), "ready")
         time.sleep(4 * FOLLOW_S)  # nothing may happen, so there is nothing to wait for
         assert get(f"{instance.api}/health/db")[0] == 200
     finally:

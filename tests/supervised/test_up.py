@@ -14,6 +14,7 @@ import pytest
 from daemon.instance.console import CannotStart
 from daemon.instance.environment import embedded_environ
 from daemon.instance.postgres_programs import find_programs
+from daemon.instance.state_folder import make_folders, warn_of_open_folders
 from tests.support.instance import run_up
 
 
@@ -69,16 +70,15 @@ def test_a_state_folder_that_others_can_write_is_refused(tmp_path: Path, part: s
     folder = state / part
     folder.mkdir(parents=True)
     folder.chmod(mode)
-    done = run_up(state, {}, embedded=False)
-    assert done.returncode == 1
-    assert f"the state folder {folder} can be written by other users" in done.stderr
-    assert f"chmod go-w {folder}" in done.stderr
+    with pytest.raises(CannotStart, match=f"the state folder {folder} can be written by other users") as refused:
+        make_folders(state)
+    assert f"chmod go-w {folder}" in str(refused.value)
     assert not (state / "lock").exists()
     folder.chmod(mode & ~0o022)
-    assert "DATABASE_URL:" in run_up(state, {}, embedded=False).stderr
+    make_folders(state)
 
 
-def test_a_folder_above_that_everybody_can_write_is_named(tmp_path: Path) -> None:
+def test_a_folder_above_that_everybody_can_write_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Any user could put another folder in the place of the state folder. It is a warning, because container volumes
     have this mode and no other users. A folder with the sticky bit, such as /tmp, needs none.
     """
@@ -89,7 +89,8 @@ def test_a_folder_above_that_everybody_can_write_is_named(tmp_path: Path) -> Non
     assert f"warning: every user can replace {above / 'a'}" in warned
     assert f"chmod +t {above}" in warned
     above.chmod(0o1777)
-    assert "warning" not in run_up(above / "b" / "state", {}, embedded=False).stderr
+    warn_of_open_folders(above / "a" / "state")
+    assert capfd.readouterr().err == ""
 
 
 def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ import contextlib
 import os
 import signal
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg2
 import pytest
 
-from tests.support.instance import SECRETS, Instance, children, command_lines, eventually, free_ports, get
+from tests.support.instance import SECRETS, Instance, children, command_lines, eventually, files_below, free_ports, get
 from tests.support.role_rights import check_only_rows
 
 TICKET = "/api/tickets/story-1/donations"
@@ -79,23 +80,35 @@ def check_no_secret_in_any_process_title(instance: Instance) -> None:
 def check_each_program_has_only_the_secrets_it_needs(instance: Instance) -> None:
     """The environment of each program, and of each child it has, holds the secrets it uses and no other one."""
     secrets = instance.secrets()
-    for program, pid in instance.pids().items():
-        for process in (pid, *children(pid)):
-            lines = Path(f"/proc/{process}/environ").read_text().split("\0")
-            environ = dict(line.split("=", 1) for line in lines if "=" in line)
-            names = {name for name in (*secrets, "DATABASE_URL") if environ.get(name)}
-            assert names == NEEDED[program], program
-            if program == "postgres":
-                assert not any(secret in line for line in lines for secret in secrets.values())
+    checked = set()
+    for program, lines in of_each_process(instance, "environ", "\0"):
+        environ = dict(line.split("=", 1) for line in lines if "=" in line)
+        names = {name for name in (*secrets, "DATABASE_URL") if environ.get(name)}
+        assert names == NEEDED[program], program
+        if program == "postgres":
+            assert not any(secret in line for line in lines for secret in secrets.values())
+        checked.add(program)
+    assert checked == NEEDED.keys()
 
 
 def check_no_process_writes_core_dumps(instance: Instance) -> None:
     """Neither the programs, nor what they start, nor supervisord can get the right back."""
-    supervisord = int((instance.state / "run" / "supervisord.pid").read_text())
-    for process in (supervisord, *(each for pid in instance.pids().values() for each in (pid, *children(pid)))):
-        limits = Path(f"/proc/{process}/limits").read_text().splitlines()
+    supervisord = Path(f"/proc/{instance.supervisord}/limits").read_text().split("\n")
+    for program, limits in (("supervisord", supervisord), *of_each_process(instance, "limits", "\n")):
         [core] = [line.split() for line in limits if line.startswith("Max core file size")]
-        assert core[-3:] == ["0", "0", "bytes"]
+        assert core[-3:] == ["0", "0", "bytes"], program
+
+
+def of_each_process(instance: Instance, name: str, separator: str) -> Iterator[tuple[str, list[str]]]:
+    """Each program with the parts of this file of /proc, its own and those of each child it has. A child that ends
+    meanwhile is left out.
+    """
+    for program, pid in instance.pids().items():
+        for process in (pid, *children(pid)):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                parts = Path(f"/proc/{process}/{name}").read_text().split(separator)
+                if any(parts):  # nothing of a process that has just ended
+                    yield program, parts
 
 
 def check_the_role_has_rows_only(instance: Instance) -> None:
@@ -109,7 +122,10 @@ def check_the_role_has_rows_only(instance: Instance) -> None:
 
 def check_everything_is_its_owners_alone(instance: Instance) -> None:
     """Only the owner can open anything an instance has made; only the readiness socket is the group's too."""
-    modes = {path: path.lstat().st_mode for path in instance.state.rglob("*")}
+    modes = {}
+    for path in files_below(instance.state):
+        with contextlib.suppress(FileNotFoundError):
+            modes[path] = path.lstat().st_mode
     assert {path.name for path, mode in modes.items() if stat.S_ISSOCK(mode)} == SOCKETS
     assert {path.name for path in modes} >= {"environ.json", "sidecar-totals.json", "sidecar.log", "counter_0.db"}
     open_to_others = {path.name: stat.S_IMODE(mode) for path, mode in modes.items() if mode & 0o077}
@@ -121,11 +137,11 @@ def check_everything_is_its_owners_alone(instance: Instance) -> None:
 def check_secrets_are_in_no_other_file(instance: Instance) -> None:
     """Neither a log nor the database nor anything else on disk holds a secret, but for the two files made for them."""
     secrets = [secret.encode() for secret in instance.secrets().values()]
-    holders = {
-        path.relative_to(instance.state)
-        for path in instance.state.rglob("*")
-        if path.is_file() and any(secret in path.read_bytes() for secret in secrets)
-    }
+    holders = set()
+    for path in files_below(instance.state):
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and any(secret in path.read_bytes() for secret in secrets):
+                holders.add(path.relative_to(instance.state))
     assert holders == {Path("environment"), Path("run/environ.json")}
 
 

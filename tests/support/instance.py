@@ -1,6 +1,7 @@
 """A whole `donationd up` of a test's own, with its folder, its ports and everything it starts."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -13,8 +14,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
+from http import HTTPStatus
 from pathlib import Path
 
+from daemon.instance import health_client
 from daemon.instance.environment import DEFAULTS
 from daemon.instance.installation import ROOT
 from daemon.instance.postgres_cluster import elsewhere
@@ -32,7 +36,10 @@ SECRETS = {
 }
 # For an instance with a database of its own; `up --embedded` makes one.
 SIGNING_SECRET = "whsec_" + "test" * 8
-RECOVERY_TIMEOUT_S = 15.0
+# Where sixteen processes share two processors a start takes twenty seconds, and processes that hang are found later.
+RECOVERY_TIMEOUT_S = 90.0
+REPLY_TIMEOUT_S = 10.0
+PORTS_OF_EACH = 100  # of each process that runs tests
 
 
 class Instance:
@@ -70,9 +77,15 @@ class Instance:
         """What it is started with."""
         return dict(self._environ)
 
+    @property
+    def database_url(self) -> str:
+        """The URL of its database: given, or made by `up --embedded`."""
+        return self._environ.get("DATABASE_URL") or self.environ["DATABASE_URL"]
+
     def start(self, *, demo_payments: int = 0, **environ: str) -> str:
-        """Starts it, as `donationd demo` if there are to be payments and from now on with these variables too; returns
-        what it printed until it was ready.
+        """Starts it, as `donationd demo` if there are to be payments and from now on with these variables too.
+
+        Returns what it printed until it was ready, once each of its API processes is: `up` waits for one of them.
         """
         self._environ |= environ
         if demo_payments:
@@ -87,8 +100,30 @@ class Instance:
             self.printed.append(line)
             if "Ctrl-C stops" in line:
                 also_remove(self.run)  # elsewhere where the path to the state folder is long
+                if self.release == ROOT:
+                    self.wait_until_all_serve()
                 return "".join(self.printed)
         raise AssertionError("it ended before it was ready:\n" + "".join(self.printed))
+
+    def wait_until_all_serve(self) -> None:
+        """Returns once every API process has itself replied that it is ready: one connection reaches one of them."""
+        ready = set[int]()
+
+        def all_are_ready() -> bool:
+            assert self.up is not None
+            assert self.up.poll() is None, "it has ended"
+            status, reply = health_client.health(self.environ)
+            if status == HTTPStatus.OK:
+                ready.add(reply["pid"])
+            return len(ready) >= int(self.environ["API_PROCESSES"])
+
+        eventually(all_are_ready, "every API process is ready")
+
+    def donationd(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        """A command in the folder of this instance, with these variables."""
+        command = [sys.executable, "-m", "daemon.cli.main", *words]
+        environ = base_environ() | {"DONATIOND_STATE": str(self.state)} | environ
+        return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 
     def end(self) -> int:
         """Waits for the end of `up`; returns its exit status."""
@@ -184,10 +219,19 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file and folder below this one, where other processes make files and remove them meanwhile."""
+    for path in folder.iterdir():
+        yield path
+        if path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(FileNotFoundError):
+                yield from files_below(path)
+
+
 def get(url: str) -> tuple[int, dict[str, str]]:
     """Status and headers of a GET; status 0 if no server answers."""
     try:
-        with urllib.request.urlopen(url, timeout=3) as reply:  # noqa: S310 - our own http address
+        with urllib.request.urlopen(url, timeout=REPLY_TIMEOUT_S) as reply:  # noqa: S310 - our own http address
             return reply.status, dict(reply.headers)
     except urllib.error.HTTPError as reply:
         with reply:
@@ -199,7 +243,7 @@ def get(url: str) -> tuple[int, dict[str, str]]:
 def metric(page_of: str, sample: str) -> float | None:
     """The value of a sample, written as Prometheus's text has it, on the /metrics page of this address."""
     try:
-        with urllib.request.urlopen(f"{page_of}/metrics", timeout=3) as reply:  # noqa: S310 - our own http address
+        with urllib.request.urlopen(f"{page_of}/metrics", timeout=REPLY_TIMEOUT_S) as reply:  # noqa: S310 - our own
             lines = reply.read().decode().splitlines()
     except OSError:
         return None
@@ -215,20 +259,29 @@ def eventually(holds: Callable[[], bool], what: str, timeout_s: float = RECOVERY
 
 
 def free_ports(count: int) -> list[int]:
-    """Free ports below 32768. Each worker of a suite has a hundred of its own, and another suite has others: what one
-    worker has closed for a moment no other may take.
-    """
+    """Free ports below 32768. The next calls return others, also while no process listens on these yet."""
     found: list[int] = []
-    worker = os.environ.get("PYTEST_XDIST_WORKER")  # gw0, gw1, … of one parent
-    suite, number = (os.getppid(), int(worker.removeprefix("gw"))) if worker else (os.getpid(), 0)
-    first = 20000 + suite % 15 * 800 + number % 8 * 100
-    for port in range(first, first + 100):
+    for port in itertools.islice(_own_ports(), PORTS_OF_EACH):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             found.append(port)
         if len(found) == count:
             return found
     raise AssertionError("no free ports")
+
+
+@cache
+def _own_ports() -> Iterator[int]:
+    """Ports that no other process uses for tests, one after the other, for ever.
+
+    A process that has bound the name of its first port, a name without a file, has them until it ends.
+    """
+    for first in range(10000, 20000, PORTS_OF_EACH):
+        with socket.socket(socket.AF_UNIX) as owner, contextlib.suppress(OSError):
+            owner.bind(f"\0donationd-tests-{first}")
+            owner.detach()
+            return itertools.cycle(range(first, first + PORTS_OF_EACH))
+    raise AssertionError("too many processes run tests")
 
 
 @contextmanager
@@ -257,6 +310,6 @@ def run_up(state: Path, variables: Mapping[str, str], embedded: bool = True) -> 
         env={**base_environ(), "DONATIOND_STATE": str(state), "PORT": port, "METRICS_PORT": metrics_port, **variables},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=RECOVERY_TIMEOUT_S,
         check=False,
     )

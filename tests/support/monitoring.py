@@ -2,11 +2,8 @@
 
 import contextlib
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -26,7 +23,7 @@ class Monitoring:
     """A Prometheus and an Alertmanager with the files of deploy/, at shorter intervals."""
 
     def __init__(self, folder: Path, target: str) -> None:
-        prometheus, alertmanager = free_ports(4)[2:]  # the instance, not yet started, has the first two
+        prometheus, alertmanager = free_ports(2)
         self.prometheus = f"http://127.0.0.1:{prometheus}"
         self.alertmanager = f"http://127.0.0.1:{alertmanager}"
         self._folder = folder
@@ -92,9 +89,3 @@ def _json(url: str) -> Any:
     with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=3) as reply:  # noqa: S310 - our own
         return json.loads(reply.read())
     return None
-
-
-def donationd(*words: str) -> subprocess.CompletedProcess[str]:
-    """A command of this folder's site."""
-    command = [sys.executable, "-m", "daemon.cli.main", *words]
-    return subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=False)

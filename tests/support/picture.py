@@ -17,7 +17,7 @@ from typing import Any
 from tests.support.dashboards import FOLDER, render
 from tests.support.guard import guarded
 from tests.support.instance import Instance, eventually, instance_of_its_own
-from tests.support.monitoring import Monitoring, Series, donationd
+from tests.support.monitoring import Monitoring, Series
 
 PICTURE = FOLDER / "on-call.svg"
 UID = "donationd-on-call"
@@ -31,13 +31,13 @@ COLOURS = ("#3274d9", "#e0752d", "#56a64b", "#a352cc", "#c4162a", "#8f8f8f", "#1
 def live(instance: Instance) -> tuple[float, float]:
     """Some minutes with load, a killed process and an outage; returns their begin and end."""
     instance.start()
-    donationd("tickets", "add", "story-1")
+    instance.donationd("tickets", "add", "story-1")
     begun_s = time.time()
     killed = stopped = started = False
     number = 0
     while (passed_s := time.time() - begun_s) < LOAD_S:
         number += 1
-        donationd("simulate", "--payments", str(10 + 10 * (number % 4)), "--seed", str(number))
+        instance.donationd("simulate", "--payments", str(10 + 10 * (number % 4)), "--seed", str(number))
         if passed_s > OUTAGE_AT_S / 2 and not killed:
             os.kill(instance.pids()["api:api_00"], signal.SIGKILL)
             killed = True
@@ -150,7 +150,6 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="picture-") as folder,
         instance_of_its_own() as instance,
     ):
-        os.environ["DONATIOND_STATE"] = str(instance.state)
         monitoring = Monitoring(Path(folder), instance.sidecar.removeprefix("http://"))
         with monitoring.running():
             begin_s, end_s = live(instance)
