@@ -36,6 +36,7 @@ DECLARE
     holds boolean;
     commands_left text := '';
     messages text := current_setting('client_min_messages');
+    path text := current_setting('search_path');
 BEGIN
     -- A superuser runs this: no function that another role has made, in `public` for example, takes the place of PostgreSQL's.
     PERFORM set_config('search_path', 'pg_catalog', true);
@@ -175,7 +176,7 @@ BEGIN
             commands_left := commands_left || E'\n' || step[2] || ';';
         END IF;
     END LOOP;
-    PERFORM set_config('client_min_messages', messages, true);
+    PERFORM set_config('client_min_messages', messages, true), set_config('search_path', path, true);
     IF commands_left <> '' THEN
         RAISE WARNING E'% may not do everything. Until a superuser runs these commands in the database %, donationd '
             'does not start, or PostgreSQL''s log can contain donors'' data:%', current_user, current_database(), commands_left;

@@ -119,6 +119,13 @@ class Settings(Basics):
     operator_log: Path | None = None  # the file of what Stripe cannot give back to a restored ledger
     allow_logged_statements: bool = False  # whether PostgreSQL may log statements with donors' data
 
+    @field_validator("operator_log")
+    @classmethod
+    def _is_one_file(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_absolute():
+            raise ValueError("must be an absolute path, because processes and commands run in different folders")
+        return value
+
 
 def _sentence(problem: Any) -> str:
     """One of pydantic's errors as `VARIABLE: what is wrong`."""

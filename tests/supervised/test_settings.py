@@ -300,6 +300,12 @@ def test_an_empty_secret_is_a_mistake(value: str) -> None:
         webhook_secrets(value)
 
 
+def test_an_operator_log_is_the_same_file_for_every_process_and_command() -> None:
+    """A relative path would be another file in each folder: a restore would not find what the jobs have exported."""
+    [problem] = problems_of(OPERATOR_LOG="operator.log")
+    assert problem.startswith("OPERATOR_LOG: must be an absolute path")
+
+
 def problems_of(**variables: str) -> list[str]:
     """What every process and command that may call Stripe says about these variables."""
     with pytest.raises(ConfigError) as caught:
