@@ -8,6 +8,8 @@ from daemon.api.config import CommandConfig
 from daemon.cli.settings import settings
 from daemon.ledger import privacy
 
+EMAIL_BYTES = 4096  # Stripe's e-mails have at most 512 characters
+
 
 def read_email_hashes() -> list[str]:
     """Both hashes of an e-mail: with the key, and without it as in rows that were written before there was a key."""
@@ -17,7 +19,10 @@ def read_email_hashes() -> list[str]:
     if sys.stdin.isatty():
         email = click.prompt("E-mail", hide_input=True, err=True)
     else:
-        email = sys.stdin.buffer.readline().decode("utf-8", "replace")
+        line = sys.stdin.buffer.readline(EMAIL_BYTES + 1)
+        if len(line) > EMAIL_BYTES:
+            raise click.UsageError("the first line of standard input is too long for an e-mail")
+        email = line.decode("utf-8", "replace")
     hashes = {privacy.email_hash(email, key), privacy.email_hash(email, None)}
     known = sorted(each for each in hashes if each)
     if not known:

@@ -54,6 +54,7 @@ READER_S = 300.0  # for the reader of standard output to take some rows
 TOTAL_S = 3600.0
 PROGRESS_S = 0.5
 MANIFEST_BYTES = 64 * 1024
+ACCOUNTS_BYTES = 1024 * 1024
 READ_BYTES = 1024 * 1024
 
 
@@ -150,9 +151,12 @@ def _accounts(options: Options) -> Accounts | None:
     if options.accounts is None:
         return Accounts(options.program, default_file(options.program))
     try:
-        return Accounts(options.program, options.accounts.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Failure(f"{options.accounts} cannot be read: {error.strerror}") from None
+        content = files.read(options.accounts, ACCOUNTS_BYTES)
+        if content is None:
+            raise Failure(f"there is no file {options.accounts}; `donationd export accounts` prints the default one")
+        return Accounts(options.program, content.decode())
+    except files.DamagedFile as problem:
+        raise Failure(f"{options.accounts} cannot be read: {problem}") from None
     except ValueError as error:  # AccountsError, or what is not UTF-8
         raise Failure(f"{options.accounts} cannot be used: {error}") from None
 
@@ -304,7 +308,7 @@ def _manifest_of(file: Path) -> Path:
 def check(file: Path, manifest: Path | None) -> None:
     """Compares a file with its manifest; fails if it is not complete, or not the same."""
     expected = _read_manifest(manifest or _manifest_of(file))
-    size, sha256 = _measure(file)
+    size, sha256 = _measure(file, expected.size)
     if size < expected.size:
         raise Failure(f"{file} is not complete: it has {size} of {expected.size} bytes; export it again")
     if size > expected.size or sha256 != expected.sha256:
@@ -324,11 +328,12 @@ def _read_manifest(path: Path) -> Manifest:
         raise Failure(f"{path} is not a manifest: {error}") from None
 
 
-def _measure(path: Path) -> tuple[int, str]:
+def _measure(path: Path, most: int) -> tuple[int, str]:
+    """Size and SHA-256 of a file, of which no more is read once it is larger than `most`."""
     digest, size = hashlib.sha256(), 0
     try:
         with path.open("rb") as file:
-            while part := file.read(READ_BYTES):
+            while size <= most and (part := file.read(READ_BYTES)):
                 digest.update(part)
                 size += len(part)
     except OSError as error:

@@ -273,6 +273,7 @@ def print_undelivered(limit: int, *, as_json: bool) -> None:
     mails = ask(lambda database: queues.undelivered_mail(database, limit))
     for line in map(_as_json, mails) if as_json else _table(mails):
         click.echo(line)
+    click.echo(f"{len(mails)} mails wait for a person", err=True)
     if mails and not as_json:
         click.echo(f"next: donationd receipts retry {mails[0].id}, or receipts dismiss {mails[0].id}", err=True)
 

@@ -339,6 +339,8 @@ def test_a_manifest_describes_its_file(
         file.write_bytes(damaged)
         done = donationd("export", "check", file)
         assert (done.exit_code, complaint in done.output) == (1, True)
+    endless = donationd("export", "check", "/dev/zero", "--manifest", f"{file}.manifest.json")
+    assert (endless.exit_code, "was changed" in endless.output) == (1, True)
     for useless in ("{}", "no JSON", "[" * 100_000):
         Path(f"{file}.manifest.json").write_text(useless, encoding="utf-8")
         assert (

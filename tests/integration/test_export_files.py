@@ -107,6 +107,16 @@ def test_mistakes_are_explained_and_change_nothing(donationd: Donationd, databas
         (["entries", "--as-of", "2999-01-01"], 1, "this time has not come yet"),
         (["entries", "--accounts", accounts], 2, "--accounts is for journals"),
         (["entries", "--format", "beancount", "--accounts", accounts], 1, "money is not valid"),
+        (
+            ["entries", "--format", "hledger", "--accounts", "/dev/zero"],
+            1,
+            "/dev/zero cannot be read: it is not a regular",
+        ),
+        (
+            ["entries", "--format", "hledger", "--accounts", tmp_path / "no"],
+            1,
+            "`donationd export accounts` prints the",
+        ),
         (["donations", "--out", tmp_path], 2, "is a directory"),
         (["donations", "--out", tmp_path / "no" / "file"], 1, "cannot be written: No such file or directory"),
         (["donations", "--out", "/dev/null"], 1, "is not a regular file"),

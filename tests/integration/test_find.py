@@ -99,4 +99,5 @@ def test_what_is_not_found_is_a_sentence(donationd: Donationd, database_url: str
     ):
         done = donationd("find", *words)
         assert (done.exit_code, sentence in done.stderr) == (2, True), done.stderr
-    assert donationd("find", "--email", stdin="\n").exit_code == 2
+    for stdin in ("\n", "x" * 1_000_000):
+        assert donationd("find", "--email", stdin=stdin).exit_code == 2
