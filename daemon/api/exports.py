@@ -165,27 +165,14 @@ def _manifest(handler: Any, name: str, query: type[RowsQuery]) -> Endpoint:
 
 async def _begin(database: Database, operator: str, format_name: str, query: RowsQuery) -> Stream:
     """A reply whose parts are read from one snapshot, which they close. When all were sent, the manifest is stored."""
-    selection = query.selection
-    try:
-        await check_ticket(database, selection.ticket)
-        last = await find_last(database, selection)
-    except UnknownTicket as problem:
-        raise web.HTTPNotFound(text=str(problem)) from None
-    except MomentInFuture as problem:
-        raise web.HTTPBadRequest(text=f"asOf: {problem}") from None
-    csv = query if isinstance(query, CsvQuery) else None
-    zone = _zone(csv.tz) if csv else None
+    selection, csv = query.selection, query if isinstance(query, CsvQuery) else None
+    last = await _find_last(database, selection)
+    format_ = table_format(selection.kind, csv.profile if csv else None, _zone(csv.tz if csv else DEFAULT_ZONE))
     async with AsyncExitStack() as opening:
         snapshot = await opening.enter_async_context(database.snapshot(FETCH_S))
         moment = MomentRow._make((await snapshot.rows(load("export_moment"), last))[0])
         opened = opening.pop_all()
-    profile = csv.profile if csv else None
-    export = Export(
-        table_format(selection.kind, profile, zone or _zone(DEFAULT_ZONE)),
-        moment,
-        selection,
-        with_head=not (csv and csv.no_header),
-    )
+    export = Export(format_, moment, selection, with_head=not (csv and csv.no_header))
 
     async def parts() -> AsyncGenerator[bytes, None]:
         statement = load(selection.query), selection.params(moment.seq)
@@ -196,22 +183,37 @@ async def _begin(database: Database, operator: str, format_name: str, query: Row
                 begun = b""
             if begun:
                 yield begun
-        last = export.last or selection.after
-        manifest = export.manifest(
-            format_name,
-            profile=profile,
-            zone=zone,
-            continue_with=None
-            if last is None
-            else f"export.{format_name}?{urlencode(query.arguments(after=str(last)))}",
-        )
+        manifest = _manifest_of(export, format_name, query).json().decode()
         await database.fetch(
-            load("store_manifest"),
-            {**_manifest_key(operator, format_name, query), "manifest": manifest.json().decode()},
+            load("store_manifest"), {**_manifest_key(operator, format_name, query), "manifest": manifest}
         )
 
     name = f'attachment; filename="{selection.kind}.{format_name}"'
     return Stream(parts(), {LEDGER_SEQ: str(moment.seq), hdrs.CONTENT_DISPOSITION: name})
+
+
+async def _find_last(database: Database, selection: Selection) -> dict[str, int | None]:
+    """Up to where the journal is exported. Raises the HTTP error of a selection that cannot be exported."""
+    try:
+        await check_ticket(database, selection.ticket)
+        return await find_last(database, selection)
+    except UnknownTicket as problem:
+        raise web.HTTPNotFound(text=str(problem)) from None
+    except MomentInFuture as problem:
+        raise web.HTTPBadRequest(text=f"asOf: {problem}") from None
+
+
+def _manifest_of(export: Export, format_name: str, query: RowsQuery) -> Manifest:
+    """The manifest of an export of which all was sent."""
+    csv = query if isinstance(query, CsvQuery) else None
+    last = export.last or query.selection.after
+    following = None if last is None else f"export.{format_name}?{urlencode(query.arguments(after=str(last)))}"
+    return export.manifest(
+        format_name,
+        profile=csv.profile if csv else None,
+        zone=_zone(csv.tz) if csv else None,
+        continue_with=following,
+    )
 
 
 async def _find_manifest(database: Database, operator: str, format_name: str, query: RowsQuery) -> Manifest:

@@ -1,4 +1,4 @@
-"""Balance transactions and payouts held against each other: sums, ties to donations, and whether any row is missing."""
+"""Balance transactions and payouts compared with each other: sums, ties to donations, and whether a row is missing."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The journal held against the facts: sums per donation, totals per ticket, and whether it is complete (SPEC 9)."""
+"""The journal compared with the facts: sums per donation, totals per ticket, and whether it is complete (SPEC 9)."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ class TicketKey(NamedTuple):
 
 
 class JournalSums:
-    """What is booked, held against the entries that facts make.
+    """What is booked, compared with the entries that facts make.
 
     `pending` is what the rows that an older release wrote still have to book.
     """

@@ -4,7 +4,7 @@ It reads one snapshot, so it runs beside live traffic: donations and totals of o
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
@@ -139,19 +139,35 @@ def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str]
     Yields:
         A line per difference; nothing if the ledger is right.
     """
-    sums, booked, names = TicketSums(), JournalSums(snapshot), 0
-    linked: dict[str, dict[str, Donation]] = defaultdict(dict)
-    for row in map(StoredDonation.of, snapshot.stream("verify_donations", {"with_facts": False})):
-        linked[row.root][row.donation.id] = row.donation
+    verification = _Verification(snapshot)
     rows = map(StoredDonation.of, snapshot.stream("verify_donations", {"with_facts": True}))
     while batch := list(islice(rows, BATCH)):
+        yield from verification.check_rows(batch)
+        progress(len(batch))
+    yield from verification.check_sums()
+    yield from balance_differences(snapshot)
+
+
+class _Verification:
+    """What the rows that were checked add up to."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._sums, self._booked, self._object_count = TicketSums(), JournalSums(snapshot), 0
+        # The donations whose facts another row keeps, by the id of that row.
+        self._linked: dict[str, dict[str, Donation]] = defaultdict(dict)
+        for row in map(StoredDonation.of, snapshot.stream("verify_donations", {"with_facts": False})):
+            self._linked[row.root][row.donation.id] = row.donation
+
+    def check_rows(self, batch: Sequence[StoredDonation]) -> Iterator[str]:
+        """Derives the donations of rows with facts again, with their entries."""
         facts_of, malformed = _facts_of(batch)
-        subscriptions, malformed_subscriptions = _subscriptions(snapshot, facts_of.values())
+        subscriptions, malformed_subscriptions = _subscriptions(self._snapshot, facts_of.values())
         yield from malformed + malformed_subscriptions
         entries: dict[str, Entries] = {}
         for row in batch:
             id_ = row.donation.id
-            stored = {id_: row.donation, **linked.pop(id_, {})}
+            stored = {id_: row.donation, **self._linked.pop(id_, {})}
             if id_ not in facts_of:
                 continue
             try:
@@ -159,26 +175,30 @@ def verify(snapshot: Snapshot, progress: Callable[[int], None]) -> Iterator[str]
             except MALFORMED as error:
                 del facts_of[id_]
                 yield _malformed(f"donation {id_}: its facts, or those of its subscription,", error)
-                continue
-            derived = {donation.id: donation for donation, _ in entries[id_]}
-            yield from differences(stored, derived)
-            for donation in derived.values():
-                sums.add(donation)
+            else:
+                yield from self._check_donations(stored, entries[id_])
         older = {row.donation.id for row in batch if row.rules < projection.RULES_VERSION}
-        yield from booked.check(facts_of, entries, older)
-        root_of = _roots(snapshot, facts_of)
-        names += len(root_of)
-        yield from _misplaced(snapshot, root_of)
-        progress(len(batch))
-    for root, donations in linked.items():
-        yield from (f"donation {id_}: its facts should be kept by {root}, which is missing" for id_ in donations)
-    totals = [StoredTotals(*row) for row in snapshot.rows("verify_totals")]
-    yield from sums.differences(totals)
-    yield from booked.differences({(of.ticket_id, of.currency): of[2:5] for of in totals})
-    objects = stored_sizes(snapshot).objects
-    if objects != names:
-        yield f"{objects} Stripe objects are on record, the facts name {names}"
-    yield from balance_differences(snapshot)
+        yield from self._booked.check(facts_of, entries, older)
+        root_of = _roots(self._snapshot, facts_of)
+        self._object_count += len(root_of)
+        yield from _misplaced(self._snapshot, root_of)
+
+    def _check_donations(self, stored: dict[str, Donation], entries: Entries) -> Iterator[str]:
+        derived = {donation.id: donation for donation, _ in entries}
+        yield from differences(stored, derived)
+        for donation in derived.values():
+            self._sums.add(donation)
+
+    def check_sums(self) -> Iterator[str]:
+        """Compares what all rows add up to with the totals, the journal and the number of objects."""
+        for root, donations in self._linked.items():
+            yield from (f"donation {id_}: its facts should be kept by {root}, which is missing" for id_ in donations)
+        totals = [StoredTotals(*row) for row in self._snapshot.rows("verify_totals")]
+        yield from self._sums.differences(totals)
+        yield from self._booked.differences({(of.ticket_id, of.currency): of[2:5] for of in totals})
+        objects = stored_sizes(self._snapshot).objects
+        if objects != self._object_count:
+            yield f"{objects} Stripe objects are on record, the facts name {self._object_count}"
 
 
 def stored_sizes(snapshot: Snapshot) -> StoredSizes:

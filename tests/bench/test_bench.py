@@ -34,7 +34,7 @@ def test_every_event_is_new_signed_and_can_be_applied() -> None:
     assert verify(body, signature, [signing_state(SECRET)], AT) == AT
 
 
-def test_the_events_of_a_life_belong_together() -> None:
+def test_the_events_of_a_payment_belong_together() -> None:
     """The events of a payment name the same objects, so that most of a stream is about donations already begun."""
     pool = Pool(payments=300)
     seen: set[str] = set()

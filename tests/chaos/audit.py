@@ -76,7 +76,7 @@ class Record:
     replies: list[Reply]
     scenarios: list[Scenario]
     unready_s: list[float]  # the moments when an API process would have stopped to believe the sidecar
-    whole: bool  # whether every event was delivered in the end, so that the scenarios can be held against the ledger
+    whole: bool  # whether every event was delivered in the end, so that the scenarios can be compared with the ledger
 
 
 def judge_replies(record: Record, verdict: Verdict) -> None:

@@ -51,7 +51,7 @@ def test_each_broken_promise_is_counted(reply: Reply, found: str) -> None:
     assert judged(*WELL, reply) == {found: 1}
 
 
-def test_a_fault_that_leaves_nobody_to_answer_excuses_a_late_reply() -> None:
+def test_a_fault_that_leaves_no_process_to_answer_excuses_a_late_reply() -> None:
     """What is waited for while a process is stopped does not count."""
     assert judged(Reply("x", 9, 19, 200, True), incidents=[Incident(KILLED, 10, 18, 18.5)]) == {}
 

@@ -138,7 +138,7 @@ def test_only_a_page_may_be_html_or_an_image_and_must_be_whole(content_type: str
     assert wrong_with(Reply(404, headers, whole[:-3]), page=True) is not None
 
 
-def test_replies_are_told_apart() -> None:
+def test_replies_are_distinguished() -> None:
     """Several replies in what one connection said, one of them to HEAD; half of one is none."""
     said = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nHTTP/1.0 400 Bad\r\nContent-Length: 2\r\n\r\nno"
     assert [(each.status, each.body) for each in split(said)] == [(200, b""), (400, b"no")]

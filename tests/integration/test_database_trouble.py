@@ -76,7 +76,7 @@ def test_the_only_server_is_not_the_one_asked_for(ledger: str, start: Start) -> 
     live.check_well_again()
 
 
-def test_a_standby_that_nobody_promotes(server: Server, ledger: str, tmp_path: Path) -> None:
+def test_a_standby_that_is_not_promoted_at_once(server: Server, ledger: str, tmp_path: Path) -> None:
     """Its reads are answered, its deliveries 503 until it is promoted; nothing is to be done here."""
 
     def follow(standby: Server) -> None:
@@ -254,7 +254,7 @@ def test_each_table_is_missed(ledger: str, start: Start) -> None:
 
 
 def test_a_migration_is_rolled_back(ledger: str, start: Start) -> None:
-    """Not ready; the line names the migration and the command that mends it, which does."""
+    """Not ready; the line names the migration and the command that repairs it, which does."""
     live = start(**QUICK_PINGS)
     name = "0003_event_retention.sql"
     run(ledger, "DROP INDEX events_by_time", "DELETE FROM schema_migrations WHERE name LIKE '0003%'")

@@ -132,7 +132,7 @@ def test_an_erased_donor_does_not_come_back(
     assert donationd("verify").exit_code == 0
 
 
-def test_an_email_nobody_has_is_an_error(donationd: Callable[..., Result], database_url: str) -> None:
+def test_an_email_of_no_donation_is_an_error(donationd: Callable[..., Result], database_url: str) -> None:
     """Nothing is erased, and the address is not repeated."""
     record(database_url, named_scenario().events)
     missing = donationd("erase", "--email", "--yes", stdin="nobody@example.com\n")

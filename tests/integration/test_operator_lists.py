@@ -159,7 +159,7 @@ async def deliver(session: aiohttp.ClientSession, number: int) -> int:
         return reply.status
 
 
-async def test_clients_that_read_slowly_or_leave_disturb_nobody(api: Api, many: Database) -> None:
+async def test_clients_that_read_slowly_or_leave_disturb_no_other(api: Api, many: Database) -> None:
     """Of each list, some read a byte per second and some leave in the middle: meanwhile every webhook is answered 200,
     afterwards every connection of theirs has ended, every list is answered, and their memory is free.
     """

@@ -245,9 +245,9 @@ async def provoke(witness: Witness, url: str, events: list[Json]) -> None:
     assert await witness.post(bodies[0][:-9]) == 400
     for event in broken(events):
         assert await witness.post(sender.encode(event)) == 422
-    admin(url, "ALTER TABLE stripe_attributions ADD CONSTRAINT poison CHECK (donor_country IS NULL) NOT VALID")
+    admin(url, "ALTER TABLE stripe_attributions ADD CONSTRAINT refusal CHECK (donor_country IS NULL) NOT VALID")
     assert 422 in [await witness.post(body) for body in bodies[:20]]
-    admin(url, "ALTER TABLE stripe_attributions DROP CONSTRAINT poison", "ALTER TABLE ticket_totals RENAME TO hidden")
+    admin(url, "ALTER TABLE stripe_attributions DROP CONSTRAINT refusal", "ALTER TABLE ticket_totals RENAME TO hidden")
     assert 503 in [await witness.post(body) for body in bodies[20:24]]
     admin(url, "ALTER TABLE hidden RENAME TO ticket_totals")
     with closing(psycopg2.connect(url)) as other, other.cursor() as cursor:
@@ -322,7 +322,7 @@ async def test_no_canary_is_found_anywhere(api: Api, database_url: str, server: 
         assert CANARY not in text.lower(), f"{place}: {_around(text)}"
     assert LAST_NAME in said["dump"]
     assert str(privacy.email_hash(EMAIL, None)) in said["dump"]
-    assert "poison" in said["postgresql"]
+    assert "refusal" in said["postgresql"]
     assert "statement: " in said["postgresql"]
     assert said["api"].count("can't be applied") >= len(BREAKAGES)
     assert "webhook_events_total" in said["replies"]

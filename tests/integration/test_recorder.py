@@ -220,9 +220,9 @@ async def test_an_event_the_database_refuses_fails_alone(database: Database) -> 
     """One event in a batch that PostgreSQL does not take is kept as failed, the others are applied; later it is too."""
     generated = scenarios.generate(2, 12, TICKETS, now=NOW)
     entries = [ReceivedEvent(reduced(event)) for scenario in generated for event in scenario.events]
-    poisoned = generated[5]
+    refused = generated[5]
     await database.fetch(
-        f"ALTER TABLE stripe_attributions ADD CONSTRAINT poison CHECK (id <> '{only_donation(poisoned).donation}')"
+        f"ALTER TABLE stripe_attributions ADD CONSTRAINT refusal CHECK (id <> '{only_donation(refused).donation}')"
     )
     recorder = Recorder(database)
     outcomes = await recorder.record(entries)
@@ -232,13 +232,13 @@ async def test_an_event_the_database_refuses_fails_alone(database: Database) -> 
         if outcome.result is Result.FAILED
     }
     assert set(results(outcomes)) == {Result.APPLIED, Result.IGNORED, Result.FAILED}
-    others = [scenario for scenario in generated if scenario is not poisoned]
+    others = [scenario for scenario in generated if scenario is not refused]
     assert {id_: row for id_, row in (await shown(database)).items() if id_ in expected(others)} == expected(others)
-    assert set(failures) <= {event["id"] for event in poisoned.events}
-    assert set(failures.values()) == {"the database refused it: check violation (poison)"}
+    assert set(failures) <= {event["id"] for event in refused.events}
+    assert set(failures.values()) == {"the database refused it: check violation (refusal)"}
     failed = await database.fetch("SELECT id, error FROM stripe_events WHERE error IS NOT NULL")
     assert dict(failed) == failures
-    await database.fetch("ALTER TABLE stripe_attributions DROP CONSTRAINT poison")
+    await database.fetch("ALTER TABLE stripe_attributions DROP CONSTRAINT refusal")
     again = results(await recorder.record(entries))
     assert again == [Result.APPLIED if entry.event.id in failures else Result.DUPLICATE for entry in entries]
     assert await shown(database) == expected(generated)

@@ -82,7 +82,7 @@ def test_a_failed_charge_names_no_donor() -> None:
 
 
 @pytest.mark.parametrize("status", ["arbitration", "x" * 200, "Ada Example", ""])
-def test_a_dispute_status_that_nobody_knows_is_held_as_open(status: str) -> None:
+def test_an_unknown_dispute_status_counts_as_open(status: str) -> None:
     """It takes the money and shows DISPUTED, later statuses go on from it, and free text is not kept."""
     dispute = {"id": "dp_1", "amount": 2000, "currency": "usd", "payment_intent": "pi_1"}
     paid = [event("charge.succeeded", AT, TOOK)]
@@ -146,7 +146,7 @@ def test_what_can_never_belong_to_a_donation_changes_nothing(event_type: str, st
 
 @pytest.mark.parametrize("place", ["description", "\\ud83d", "statement_descriptor"])
 @pytest.mark.parametrize("text", ["\\ud83d", "ok \\uDE00 then", "\\\\ud83d is no escape", "\\ud83d\\ud83d\\ude00"])
-def test_text_that_is_no_unicode_costs_nothing_where_nobody_reads_it(place: str, text: str) -> None:
+def test_text_that_is_no_unicode_costs_nothing_where_it_is_not_read(place: str, text: str) -> None:
     """Half of a surrogate pair in a value or a name of a field: the event counts as if it were not there."""
     charge = encode(TOOK).decode().replace('"id"', f'"{place}":"{text}","id"', 1)
     body = f'{{"id":"evt_1","type":"charge.succeeded","created":{AT},"livemode":false,"data":{{"object":{charge}}}}}'

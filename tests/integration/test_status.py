@@ -107,7 +107,7 @@ async def test_what_is_no_moment_of_the_past_is_refused(aiohttp_client: MakeClie
     assert (await reply.json())["message"].startswith("since: ")
 
 
-async def test_history_remembers_earlier_lives(database: Database) -> None:
+async def test_history_contains_earlier_processes(database: Database) -> None:
     """What the table holds comes before what this process has seen; each row is there once."""
     former = History(None, database.fetch)
     former.record(run(0, True))
@@ -121,7 +121,7 @@ async def test_history_remembers_earlier_lives(database: Database) -> None:
     assert [each.at for each in history.recent] == [minutes(0), minutes(1), minutes(2)]
 
 
-async def test_events_of_the_last_minute_and_hour_are_told_from_the_counters() -> None:
+async def test_events_of_the_last_minute_and_hour_come_from_the_counters() -> None:
     """An event a second, looked at for two hours: the windows hold what happened in them, and nothing at the start."""
     now = [0.0]
     rates = EventRates(lambda: {"applied": int(now[0])} if now[0] else {}, clock=lambda: now[0])

@@ -84,16 +84,16 @@ def month(n: int, *, old: bool) -> list[ReceivedEvent]:
     if old:
         intent["invoice"] = charge["invoice"] = f"in_{n}"
         invoice |= {"payment_intent": f"pi_{n}", "charge": f"ch_{n}", "subscription": "sub_1"}
-        told_twice = event("invoice.payment_succeeded", at + 2, invoice)
+        repeated = event("invoice.payment_succeeded", at + 2, invoice)
     else:
         invoice["parent"] = {"subscription_details": {"subscription": "sub_1", "metadata": {}}}
         payment = {"id": f"inpay_{n}", "invoice": f"in_{n}", "payment": {"payment_intent": f"pi_{n}"}}
-        told_twice = event("invoice_payment.paid", at + 2, payment)
+        repeated = event("invoice_payment.paid", at + 2, payment)
     return [
         event("payment_intent.succeeded", at, intent),
         event("charge.succeeded", at, charge),
         event("invoice.paid", at + 1, invoice),
-        told_twice,
+        repeated,
     ]
 
 

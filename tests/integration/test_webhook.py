@@ -248,9 +248,7 @@ async def test_a_fault_while_an_event_is_written_names_the_event(aiohttp_client:
     assert down["remedy"] == "look in pg_stat_activity for what is slow"
 
 
-async def test_a_status_that_nobody_knows_is_applied_and_counted(
-    database: Database, aiohttp_client: MakeClient
-) -> None:
+async def test_an_unknown_status_is_applied_and_counted(database: Database, aiohttp_client: MakeClient) -> None:
     """A new word of Stripe's is no failure: 200, and a metric says that there is one."""
     metrics = ApiMetrics()
     client = await aiohttp_client(application(database, follower(), metrics))

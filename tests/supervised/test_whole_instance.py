@@ -26,7 +26,7 @@ NEEDED["api:api_01"] = NEEDED["api:api_00"]
 NEEDED["jobs"] = {"DATABASE_URL", "DONOR_EMAIL_HASH_KEY", "STRIPE_API_KEY"}
 
 
-def test_a_whole_life(instance: Instance) -> None:
+def test_from_start_to_end(instance: Instance) -> None:
     """A process that dies is started again, an outage is reported and ends by itself, the data stays, and a stop leaves
     nothing behind."""
     printed = instance.start(API_PROCESSES="2")

@@ -103,11 +103,11 @@ class Live:
             **SETTINGS,
             **environ,
         }
-        self._events = self._paid_lives()
+        self._events = self._payments()
         self.acknowledged: list[Json] = []  # events answered 200
         self.refused: list[Json] = []  # events answered otherwise, in their order
 
-    def _paid_lives(self) -> Iterator[Json]:
+    def _payments(self) -> Iterator[Json]:
         """One event of each of many payments, without end: each is a donation more, in the same total."""
         for seed in itertools.count():
             for scenario in generate(seed, 20, [TICKET], now=int(time.time())):

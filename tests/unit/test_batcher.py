@@ -150,7 +150,7 @@ async def test_a_failed_batch_fails_its_own_only() -> None:
     assert (await again).error == "a"
 
 
-async def test_a_client_that_goes_away_takes_nobody_along() -> None:
+async def test_a_client_that_leaves_takes_no_other_along() -> None:
     """A cancelled request leaves the others of its batch untouched, waiting or in flight."""
     writer = Writer()
     batcher = Batcher(writer, limit=10)

@@ -118,7 +118,7 @@ def test_a_change_is_one_line_and_a_crash_says_how_long_it_ran(tmp_path: Path) -
 
 
 def test_a_damaged_file_means_zeros(tmp_path: Path) -> None:
-    """Metrics never fail for it, and the next event mends it."""
+    """Metrics never fail for it, and the next event repairs it."""
     path = tmp_path / "processes.json"
     path.write_text("{")
     assert samples(generate_latest(build_registry(Metrics(), None, path)))

@@ -11,25 +11,35 @@ from daemon.simulator.payment import Payment
 from daemon.simulator.scenarios import DONORS, card_testing
 from daemon.simulator.state import Inputs
 from daemon.simulator.stripe_objects import DAY_S, NO_DONOR, Donor, ticket_of
+from tests.simulator.known_payments import (
+    ANN,
+    BEN,
+    KNOWN_PAYMENTS,
+    RECEIVES_ALL,
+    START,
+    TICKET,
+    end_of,
+    endpoint,
+    payment,
+)
 from tests.simulator.oracle import INVOICE_PAID, expect, only_donation
-from tests.simulator.payment_stories import ANN, BEN, RECEIVES_ALL, START, STORIES, TICKET, end_of, endpoint, payment
 from tests.simulator.random_steps import take_step
 from tests.simulator.random_walk import NOT_TICKETS, OPENINGS, RandomWalk
 from tests.support.model_ledger import as_row, derived
 
 
-@pytest.mark.parametrize("name", STORIES)
-def test_the_expectations_of_a_story(name: str) -> None:
-    """The expectations of a story are those that its case names; its ticket is story-1 unless it says otherwise."""
-    story, wanted = STORIES[name]
-    end = end_of(story())
+@pytest.mark.parametrize("name", KNOWN_PAYMENTS)
+def test_the_expectations_of_a_known_payment(name: str) -> None:
+    """The expectations of a payment are those that its case names; its ticket is story-1 unless it says otherwise."""
+    make, wanted = KNOWN_PAYMENTS[name]
+    end = end_of(make())
     assert {field: getattr(end, field) for field in {"ticket": "", **wanted}} == {"ticket": "story-1", **wanted}
 
 
-@pytest.mark.parametrize("name", STORIES)
-def test_the_ledger_shows_a_story_in_any_order(name: str) -> None:
+@pytest.mark.parametrize("name", KNOWN_PAYMENTS)
+def test_the_ledger_shows_a_known_payment_in_any_order(name: str) -> None:
     """In twenty orders, with repetitions."""
-    of = STORIES[name][0]()
+    of = KNOWN_PAYMENTS[name][0]()
     rng = random.Random(name)
     for _ in range(20):
         events = rng.sample(of.endpoint.events * 2, 2 * len(of.endpoint.events))

@@ -1,4 +1,4 @@
-"""Our check of Stripe's signature, held against Stripe's own library."""
+"""Our check of Stripe's signature, compared with Stripe's own library."""
 
 import pytest
 import stripe

@@ -24,7 +24,7 @@ ONLY_REFUNDS = frozenset({"charge.refunded", "charge.updated"})
 
 
 def endpoint(api: Api = TODAY, unsubscribed: frozenset[str] = RECEIVES_ALL) -> Endpoint:
-    """An endpoint at the stories' first second."""
+    """An endpoint at the first second of all payments."""
     numbers = count(1)
     return Endpoint(lambda prefix: f"{prefix}{next(numbers)}", START, api, unsubscribed=unsubscribed)
 
@@ -73,7 +73,7 @@ def end_of(of: Payment) -> Expected:
     return end
 
 
-# --- The stories of the cases
+# --- The payments of the cases
 
 
 def multicapture(refund: int, *, counts_release: bool, unsubscribed: frozenset[str] = RECEIVES_ALL) -> Payment:
@@ -249,7 +249,7 @@ def destination_charge_both_sides() -> Payment:
     return of
 
 
-STORIES: dict[str, tuple[Callable[[], Payment], dict[str, object]]] = {
+KNOWN_PAYMENTS: dict[str, tuple[Callable[[], Payment], dict[str, object]]] = {
     "multicapture_open_after_first": (
         multicapture_open_after_first,
         {"status": "PAID", "amount_minor": 700, "paid_at": START + DAY_S},
