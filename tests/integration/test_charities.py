@@ -128,7 +128,7 @@ def test_a_lock_is_that_of_one_ledger(url: str, lock: str) -> None:
         for schema in ("public", HELPERS, SHELTER):
             cursor = stack.enter_context(closing(psycopg2.connect(url))).cursor()
             cursor.execute("SELECT set_config('search_path', %s, true)", (schema,))
-            cursor.execute("SET LOCAL statement_timeout = 2000")
+            cursor.execute("SET LOCAL statement_timeout = 30000")
             cursor.execute(statement)
             cursor.execute(
                 "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks "
@@ -155,7 +155,7 @@ def test_events_of_two_charities_do_not_wait_for_each_other(url: str) -> None:
         record(url, scenario("paid").events, schema=SHELTER)
         assert not recorded.is_set()
         session.rollback()
-        writer.join(timeout=10)
+        writer.join(timeout=30)
     assert recorded.is_set()
     seqs = {
         schema: rows(url, "SELECT array_agg(seq) FROM ledger_entries", schema=schema) for schema in (HELPERS, SHELTER)

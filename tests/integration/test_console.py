@@ -321,7 +321,7 @@ async def test_of_several_processes_one_at_a_time_adds_to_the_sums_per_day(
     await database.fetch("INSERT INTO daily_sums_state VALUES ('UTC', 0)")
     with closing(psycopg2.connect(database_url)) as other, other.cursor() as cursor:
         cursor.execute("SELECT FROM daily_sums_state FOR UPDATE")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert not await daily_sums.add(database, "UTC")
         assert await database.fetch("SELECT seq FROM daily_sums_state") == [(0,)]
         assert await database.fetch("SELECT FROM daily_sums") == []

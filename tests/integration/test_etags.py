@@ -87,7 +87,8 @@ class Replies:
 
 async def act(database: Database, rng: random.Random, number: int) -> None:
     """Assigns or erases a donation, derives it again, and changes a ticket."""
-    [(donation,)] = await database.fetch("SELECT id FROM stripe_attributions ORDER BY random() LIMIT 1") or [("",)]
+    donations = await database.fetch("SELECT id FROM stripe_attributions ORDER BY id") or [("",)]
+    [donation] = rng.choice(donations)
     facts = await Ledger(database).facts_of(donation)
     if facts is not None:
         assigned = operator_actions.assign(facts, donation, rng.choice(TICKETS), actor="alex", at_us=number)

@@ -19,7 +19,7 @@ from sql.database import Database
 from tests.support import export_world
 from tests.support.api_application import Client, MakeClient, application, follower
 from tests.support.export_files import figures, json_rows, movements, parsed
-from tests.support.ledger import record, scenario
+from tests.support.ledger import ask, record, scenario
 from tests.support.operators import EXPORTER, READER, bearer, entry
 from tests.support.postgres import MakeTemplate
 
@@ -28,15 +28,13 @@ OTHER = "other-token"
 TOKENS = parse_tokens(",".join((entry("books", "export", EXPORTER), entry("audit", "export", OTHER))))
 MANY_ROWS = (Path(__file__).parents[1] / "support" / "many_rows.sql").read_text(encoding="utf-8")
 MANY = 60_000  # 20 MB: more than the buffers of a connection
-WRITE_S = 0.3
+WRITE_S = 0.3  # for a slow reader
 OPEN = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'FETCH %%'"
 
 
 @pytest.fixture
 async def client(database: Database, aiohttp_client: MakeClient) -> Client:
-    """An API whose clients have little time to read."""
-    limits = OperatorLimits(write_s=WRITE_S)
-    return await aiohttp_client(application(database, follower(), tokens=TOKENS, limits=limits))
+    return await aiohttp_client(application(database, follower(), tokens=TOKENS))
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +42,20 @@ def world_template(make_template: MakeTemplate) -> str:
     return make_template(export_world.build)
 
 
+@pytest.fixture(scope="module")
+def many_template(make_template: MakeTemplate) -> str:
+    def fill(url: str) -> None:
+        ask(url, lambda database: database.fetch(MANY_ROWS, {"rows": MANY}))
+
+    return make_template(fill)
+
+
 @pytest.fixture
 def template(request: pytest.FixtureRequest, migrated: str) -> str:
-    """A test that asks for `world` begins with it."""
-    name: str = request.getfixturevalue("world_template") if "world" in request.fixturenames else migrated
-    return name
+    """A test that asks for `world` or `many` begins with it."""
+    [name] = {"world", "many"}.intersection(request.fixturenames) or [""]
+    filled: str = request.getfixturevalue(f"{name}_template") if name else migrated
+    return filled
 
 
 @pytest.fixture
@@ -60,14 +67,13 @@ def world(database_url: str) -> str:
 @pytest.fixture
 async def many(database: Database) -> AsyncIterator[Database]:
     """A ledger with MANY rows, of which nothing is being read when the test ends."""
-    await database.fetch(MANY_ROWS, {"rows": MANY})
     yield database
     await until_released(database)
 
 
 async def until_released(database: Database) -> None:
     """Returns when no connection is used, and no snapshot is open."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while database.stats()["used"] or await database.fetch(OPEN) != [(0,)]:  # noqa: ASYNC110 - of another process
             await asyncio.sleep(0.02)
 
@@ -247,14 +253,16 @@ async def test_a_client_that_leaves_releases_everything(client: Client, many: Da
     await no_manifest(client)
 
 
-async def test_a_slow_reader_is_disconnected(client: Client, many: Database) -> None:
+async def test_a_slow_reader_is_disconnected(many: Database, aiohttp_client: MakeClient) -> None:
     """A client that reads a byte at a time loses its connection, so that no snapshot stays open for it."""
+    limits = OperatorLimits(write_s=WRITE_S)
+    client = await aiohttp_client(application(many, follower(), tokens=TOKENS, limits=limits))
     assert client.port is not None
     reader, writer = await asyncio.open_connection(client.host, client.port, limit=1)
     authorization = bearer(EXPORTER)["Authorization"]
     writer.write(f"GET {CSV} HTTP/1.1\r\nHost: a\r\nAuthorization: {authorization}\r\n\r\n".encode())
     assert await reader.readexactly(1) == b"H"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not await many.fetch(OPEN) == [(0,)]:  # noqa: SIM201
             await reader.readexactly(1)
             await asyncio.sleep(WRITE_S / 10)

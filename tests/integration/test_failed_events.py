@@ -127,7 +127,10 @@ def test_two_operators_dismiss_an_event_at_once(donationd: Callable[..., Result]
     with ThreadPoolExecutor() as threads, closing(psycopg2.connect(database_url)) as first, first.cursor() as cursor:
         cursor.execute(load("dismiss_event"), {"id": "evt_1", "actor": "alex"})
         second = threads.submit(donationd, "failed", "dismiss", "evt_1")
-        waits = "SELECT application_name FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        waits = (
+            "SELECT application_name FROM pg_stat_activity"
+            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
         eventually(lambda: rows(database_url, waits) == [("donationd cli",)], "the second one waits for the first")
         first.commit()
         refused = second.result()

@@ -16,8 +16,8 @@ from tests.support.postgres import Server
 
 TICKET = "ticket_large"
 CLIENTS = 300
-PER_S, SECONDS = 40, 1.5  # at twice Stripe's rate half the time shows as much
-TAKEN = 0.99
+PER_S, SECONDS = 40, 0.75  # at twice Stripe's rate half the time shows as much
+TAKEN = 0.9  # of few deliveries: a busy machine may let one or two wait for too long; `make overload` asks for 99 %
 SLOWEST_MS = 1000  # of 99 % of the deliveries, on two cores that have nothing else to do
 BUSY_MACHINE = 5  # times as slow is one that has
 # 32 MiB of requests and 32 MiB of replies, three times: aiohttp copies what it parses, and the allocator keeps some.
@@ -31,7 +31,7 @@ def api(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
     with ExitStack() as stack:
         database = stack.enter_context(stored(server, "floods", folder))
         query(database.url, "INSERT INTO recording_tickets (id, title) VALUES (%s, '')", [TICKET])
-        fill.record(database, Stream(Pool(payments=100), [TICKET]).take(8000))
+        fill.record(database, Stream(Pool(payments=100), [TICKET]).take(4000))
         yield stack.enter_context(site(API, database, folder))
 
 

@@ -18,7 +18,8 @@ from sql.errors import DatabaseUnavailable
 from tests.chaos.proxy import HOST
 from tests.support.postgres import USER, Server
 
-SOON_S = 5.0  # a test that waits longer than this for something has failed
+LOCKED = "SELECT pg_advisory_xact_lock(2)"
+SOON_S = 20.0  # a test that waits longer than this for something has failed
 SHORT_S = 0.3  # how long the stock driver is watched while it hangs
 
 Open = Callable[..., Database]
@@ -36,9 +37,13 @@ class Instance(Server):
     def socket(self) -> str:
         return f"{self.home}/.s.PGSQL.5432"
 
+    def connect(self) -> psycopg2.extensions.connection:
+        """A connection of the test's own."""
+        return psycopg2.connect(host=str(self.home), user=USER, dbname="postgres")
+
     def ask(self, sql: str, *params: object) -> list[Any]:
         """Asks it directly; the first column of what it answers."""
-        connection = psycopg2.connect(host=str(self.home), user=USER, dbname="postgres")
+        connection = self.connect()
         connection.autocommit = True
         with contextlib.closing(connection), connection.cursor() as cursor:
             cursor.execute(sql, params)
@@ -122,6 +127,19 @@ async def until(true: Callable[[], object]) -> None:
     async with asyncio.timeout(SOON_S):
         while not true():  # noqa: ASYNC110 - the server and the driver have no event for it
             await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def busy(server: Instance, database: Database) -> AsyncIterator[None]:
+    """A statement of the database runs until the end of the block, and is then done."""
+    with contextlib.closing(server.connect()) as holder, holder.cursor() as cursor:
+        cursor.execute(LOCKED)
+        task = asyncio.create_task(database.fetch(LOCKED))
+        await until(lambda: server.running("ours"))
+        yield
+        holder.rollback()
+    async with asyncio.timeout(SOON_S):
+        await task
 
 
 async def hangs(work: Awaitable[object]) -> bool:

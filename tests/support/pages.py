@@ -17,6 +17,7 @@ from daemon.pages.consent_page import ConsentPage
 from daemon.pages.public import BeginPayment, PageSettings, PublicPages
 from daemon.pages.ticket_views import Entered
 from daemon.pages.tickets import Tickets
+from daemon.runtime.http.auth import OperatorToken
 from daemon.runtime.http.limits import Places
 from daemon.runtime.readiness import ReadinessClient
 from daemon.simulator.sender import encode
@@ -107,10 +108,15 @@ class Site:
         self.address = ""
 
     @contextmanager
-    def running(self, settings: PageSettings = SETTINGS, begin: BeginPayment = begin_payment) -> "Iterator[Site]":
-        """Serves until the end."""
+    def running(
+        self,
+        settings: PageSettings = SETTINGS,
+        begin: BeginPayment = begin_payment,
+        tokens: tuple[OperatorToken, ...] = (),
+    ) -> "Iterator[Site]":
+        """Serves until the end, the console to those who have one of the tokens."""
         self._thread.start()
-        runner, database = self.run(self._start(settings, begin))
+        runner, database = self.run(self._start(settings, begin, tokens))
         try:
             yield self
         finally:
@@ -119,9 +125,12 @@ class Site:
             self._thread.join()
             self._loop.close()
 
-    async def _start(self, settings: PageSettings, begin: BeginPayment) -> tuple[web.AppRunner, Database]:
+    async def _start(
+        self, settings: PageSettings, begin: BeginPayment, tokens: tuple[OperatorToken, ...]
+    ) -> tuple[web.AppRunner, Database]:
         self.database = database_at(self._url)
-        app = application(self.database, self.readiness, feature_routes=page_routes(self.database, settings, begin))
+        routes = page_routes(self.database, settings, begin)
+        app = application(self.database, self.readiness, feature_routes=routes, tokens=tokens)
         app.middlewares.insert(0, self._note())
         runner = web.AppRunner(app)
         await runner.setup()

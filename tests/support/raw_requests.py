@@ -3,7 +3,8 @@
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,8 @@ class Place:
 
     @property
     def log(self) -> str:
-        return "".join(path.read_text() for path in self.folder.glob("daemon-*.log"))
+        [log] = self.folder.glob("api-*.log")
+        return log.read_text()
 
     def replies(self, status: int) -> float:
         """How many requests were answered so, by the process's own count."""
@@ -53,11 +55,18 @@ class Place:
 
 def connect(place: Place, receive_bytes: int = 0, port: int | None = None) -> socket.socket:
     client = socket.socket()
-    client.settimeout(10)
+    client.settimeout(30)
     if receive_bytes:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     client.connect(("127.0.0.1", port or place.site.port))
     return client
+
+
+def is_open(place: Place, client: socket.socket) -> bool:
+    """Whether the process has its end of the connection: the kernel may keep it for longer (proc(5), net/tcp)."""
+    ends = f":{place.site.port:04X} 0100007F:{client.getsockname()[1]:04X} "
+    lines = Path("/proc/net/tcp").read_text().splitlines()
+    return any(ends in line and line.split()[9] != "0" for line in lines)
 
 
 def rest(client: socket.socket) -> bytes:
@@ -75,6 +84,12 @@ def ask(place: Place, request: bytes, port: int | None = None) -> bytes:
         with suppress(ConnectionError):  # answered and closed before all was sent
             client.sendall(request)
         return rest(client)
+
+
+def ask_each(place: Place, requests: Iterable[bytes]) -> list[bytes]:
+    """The replies to some requests, a few at the same time, because some of them are waited for."""
+    with ThreadPoolExecutor(8) as clients:
+        return list(clients.map(lambda request: ask(place, request), requests))
 
 
 def status(reply: bytes) -> int:
@@ -117,7 +132,7 @@ def dripping(client: socket.socket, data: bytes, every_s: float = 0.2) -> bytes:
                 first = client.recv(65536)
             except TimeoutError:
                 continue
-            client.settimeout(10)
+            client.settimeout(30)
             return first + rest(client)
     except ConnectionError:
         return b""
@@ -127,9 +142,3 @@ def dripping(client: socket.socket, data: bytes, every_s: float = 0.2) -> bytes:
 def sidecar_port(place: Place) -> int:
     log = (place.folder / "clients-sidecar.log").read_text()
     return int(log.partition("listening on http://127.0.0.1:")[2].split()[0])
-
-
-def took_s(function: Callable[[], object]) -> float:
-    began_s = time.monotonic()
-    function()
-    return time.monotonic() - began_s

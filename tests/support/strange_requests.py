@@ -2,12 +2,7 @@
 
 from collections.abc import Callable
 
-from tests.support.raw_requests import (
-    CHUNKED,
-    TICKET,
-    event,
-    signed,
-)
+from tests.support.raw_requests import CHUNKED, GET, TICKET, event, signed
 
 NO_HTTP = {
     "a chunk without a size": signed(b"", CHUNKED, length=False) + b"\r\ncanary\r\n0\r\n\r\n",
@@ -120,4 +115,18 @@ PATHS = [
     "/canary%00",
     "//canary",
     "/%ff",
+]
+METHODS = (b"HEAD", b"PUT", b"TRACE", b"CONNECT", b"canary")
+REPLIES = [
+    (GET % b"/health/live", 200),
+    (GET % b"/nowhere", 404),
+    (GET.replace(b"GET", b"PUT") % b"/health/live", 405),
+    (GET.replace(b"GET", b"G\xc3\xa9T") % b"/health/live", 400),
+    (b"canary / HTTP/1.1\r\n\r\n", 400),
+    (GET.replace(b"1.1", b"9.9") % b"/health/live", 400),
+    (GET.replace(b"Host", b"H ost") % b"/health/live", 400),
+    (GET.replace(b"\r\n\r\n", b"\r\nExpect: canary\r\n\r\n") % b"/health/live", 417),
+    (GET.replace(b"\r\n\r\n", b"\r\nExpect: \xff\r\n\r\n") % b"/health/live", 417),
+    (GET % b"/health/live".ljust(9000, b"a"), 400),
+    (GET.replace(b"Host: a", b"X: " + b"a" * 9000) % b"/health/live", 400),
 ]

@@ -62,6 +62,23 @@ async def test_turns_leave_the_loop_to_others() -> None:
     assert most == 3
 
 
+async def test_a_turn_that_is_cancelled_as_it_comes_is_no_error() -> None:
+    """Neither that of a task, nor a callback that another one cancels in the same iteration of the event loop."""
+    faults = list[object]()
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, fault: faults.append(fault))
+    turns = Turns(1)
+    tasks = [asyncio.create_task(turns.take()) for _ in range(3)]
+    await asyncio.sleep(0)  # one had its turn, two wait for the next iteration
+    tasks[1].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    turns, order = Turns(2), list[str]()
+    last = partial(order.append, "last")
+    for callback in (partial(order.append, "first"), partial(order.append, "second"), lambda: turns.cancel(last), last):
+        turns.call(callback)
+    await asyncio.sleep(0)
+    assert (order, faults) == (["first", "second"], [])
+
+
 async def test_who_leaves_takes_no_turn() -> None:
     """Callbacks that are cancelled, and tasks that are cancelled while they wait, delay nothing that still waits."""
     turns, order = Turns(1), list[str]()

@@ -7,7 +7,6 @@ import resource
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 
 from aiohttp import web
@@ -159,7 +158,11 @@ class Turns:
     async def take(self) -> None:
         """Return when the caller may continue."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        begin = partial(turn.set_result, None)
+
+        def begin() -> None:
+            if not turn.done():  # else the task that waits is being cancelled
+                turn.set_result(None)
+
         self.call(begin)
         try:
             await turn
@@ -169,8 +172,9 @@ class Turns:
     def _begin_iteration(self) -> None:
         self._free = self._count
         for callback in list(islice(self._waiting, self._count)):
-            del self._waiting[callback]
-            self.call(callback)
+            if callback in self._waiting:  # else one before it has cancelled it
+                del self._waiting[callback]
+                self.call(callback)
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:
