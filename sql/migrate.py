@@ -21,7 +21,7 @@ from psycopg2.extensions import cursor as Cursor
 from psycopg2.sql import SQL, Identifier
 
 from sql import load
-from sql.schemas import PUBLIC, SET_SEARCH_PATH
+from sql.schemas import PUBLIC
 from sql.statements import statements
 
 NAME = re.compile(r"\d{4}_[a-z0-9_]+\.sql")
@@ -35,6 +35,8 @@ LOCK_TIMEOUT_MS = 800
 FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 10.0  # between attempts, doubled each time, so that the others can work
 WAIT_S = 300.0
 
+# For one transaction: behind a pooler in transaction mode the next one may have another session.
+IN_SCHEMA = "SELECT set_config('search_path', quote_ident(%(schema)s), true)"
 HISTORY = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
     name       text PRIMARY KEY,
@@ -110,8 +112,8 @@ def compare(known: tuple[Migration, ...], applied: Mapping[str, str]) -> Drift:
 
 def drift(url: str, *, schema: str = PUBLIC) -> Drift:
     """What `donationd migrate --status` shows. Raises psycopg2.Error if the database cannot be reached."""
-    with closing(_connect(url, schema)) as connection:
-        return compare(discover(), _applied(connection))
+    with closing(_connect(url)) as connection:
+        return compare(discover(), _applied(connection, schema))
 
 
 def apply(url: str, report: Callable[[str], None] = lambda _line: None, *, schema: str = PUBLIC) -> list[str]:
@@ -131,9 +133,9 @@ def apply(url: str, report: Callable[[str], None] = lambda _line: None, *, schem
     """
     known = discover()
     applied = []
-    with closing(_connect(url, schema)) as connection:
-        _with_locks(connection, lambda cursor: _make_schema(cursor, schema), report)
-        while name := _with_locks(connection, lambda cursor: _apply_next(cursor, known), report):
+    with closing(_connect(url)) as connection:
+        _with_locks(connection, schema, lambda cursor: _make_schema(cursor, schema), report)
+        while name := _with_locks(connection, schema, lambda cursor: _apply_next(cursor, known), report):
             report(f"applied {name}")
             applied.append(name)
     return applied
@@ -177,7 +179,7 @@ def _apply_next(cursor: Cursor, known: tuple[Migration, ...]) -> str | None:
 
 
 def _with_locks(
-    connection: Connection, step: Callable[[Cursor], str | None], report: Callable[[str], None]
+    connection: Connection, schema: str, step: Callable[[Cursor], str | None], report: Callable[[str], None]
 ) -> str | None:
     """Runs a step in a transaction that has the migration lock.
 
@@ -189,6 +191,7 @@ def _with_locks(
     while True:
         try:
             with connection, connection.cursor() as cursor:
+                cursor.execute(IN_SCHEMA, {"schema": schema})
                 cursor.execute("SELECT set_config('lock_timeout', %s, true)", (str(LOCK_TIMEOUT_MS),))
                 cursor.execute(load("lock_migrations"))
                 return step(cursor)
@@ -205,15 +208,13 @@ def _with_locks(
         pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
 
-def _connect(url: str, schema: str) -> Connection:
-    connection = psycopg2.connect(url, connect_timeout=CONNECT_TIMEOUT_S, application_name="donationd migrate")
-    with connection, connection.cursor() as cursor:
-        cursor.execute(f"SELECT {SET_SEARCH_PATH}", {"schema": schema})
-    return connection
+def _connect(url: str) -> Connection:
+    return psycopg2.connect(url, connect_timeout=CONNECT_TIMEOUT_S, application_name="donationd migrate")
 
 
-def _applied(connection: Connection) -> dict[str, str]:
+def _applied(connection: Connection, schema: str) -> dict[str, str]:
     with connection, connection.cursor() as cursor:
+        cursor.execute(IN_SCHEMA, {"schema": schema})
         cursor.execute("SELECT to_regclass('schema_migrations') IS NOT NULL")
         row = cursor.fetchone()
         if row is None or not row[0]:

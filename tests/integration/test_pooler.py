@@ -121,15 +121,17 @@ async def test_shared_sessions_are_found_however_busy_the_pooler_is(pooled: Pool
 
 
 def test_migrations_leave_nothing_in_a_shared_session(pooled: Pooler, database_url: str) -> None:
-    """Neither a lock nor a time limit that another client of the pooler would get."""
+    """Neither a lock nor a time limit that another client of the pooler would get, nor the schema of a charity: what they
+    need they set in each transaction, because that may have another session."""
     url = pooled("transaction")
+    assert migrate.drift(url, schema="helpers").missing == tuple(each.name for each in migrate.discover())
     rows(database_url, "DELETE FROM schema_migrations WHERE name = '0025_daily_sums.sql'")
     rows(database_url, "DROP TABLE daily_sums, daily_sums_state")
     assert migrate.apply(url) == ["0025_daily_sums.sql"]
     assert rows(database_url, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
     with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
-        cursor.execute("SHOW lock_timeout")
-        assert cursor.fetchone() == ("0",)
+        cursor.execute("SELECT current_setting('lock_timeout'), current_setting('search_path')")
+        assert cursor.fetchone() == ("0", '"$user", public')
 
 
 async def test_a_session_lock_is_refused_where_sessions_are_shared(pooled: Pooler) -> None:
