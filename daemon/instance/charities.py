@@ -14,7 +14,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import parse_dsn
 
 from daemon.instance.charity_files import CharityFiles, locked, remove
-from daemon.instance.environment import new_password
+from daemon.instance.environment import DEFAULTS, new_password
 from daemon.instance.roles import set_rights
 from sql.schemas import SchemaTaken, has_role, make_role, make_schema
 
@@ -80,7 +80,7 @@ def add(url: str, name: str, folder: Path) -> Added:
         except BaseException:
             remove(written)
             raise
-    settings = charity.read()
+    settings = {**DEFAULTS, **charity.read()}
     return Added(
         name,
         database,

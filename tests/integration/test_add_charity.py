@@ -99,11 +99,13 @@ def test_repeated_it_changes_nothing(charities: Callable[..., Result], tmp_path:
     """What an operator has entered stays, and so do the passwords; what is missing is added."""
     assert charities("add", HELPERS).exit_code == 0
     path = tmp_path / "helpers.env"
-    path.write_text(path.read_text().replace("PORT=3004", "PORT=4000") + "CHARITY_NAME=The helpers' house\n")
+    entered = path.read_text().replace("PORT=3004", "PORT=4000").replace("METRICS_PORT=9465\n", "")
+    path.write_text(entered + "CHARITY_NAME=The helpers' house\n")
     before = {each: each.read_bytes() for each in tmp_path.iterdir()}
     again = charities("add", HELPERS, "--json")
     assert {each: each.read_bytes() for each in tmp_path.iterdir()} == before
-    assert json.loads(again.stdout)["port"] == 4000
+    shown = json.loads(again.stdout)
+    assert (shown["port"], shown["metrics_port"]) == (4000, 9464)
     assert "applied" not in again.output
     assert run_once(settings(tmp_path, HELPERS)) == 0
 

@@ -121,8 +121,8 @@ async def test_shared_sessions_are_found_however_busy_the_pooler_is(pooled: Pool
 
 
 def test_migrations_leave_nothing_in_a_shared_session(pooled: Pooler, database_url: str) -> None:
-    """Neither a lock nor a time limit that another client of the pooler would get, nor the schema of a charity: what they
-    need they set in each transaction, because that may have another session."""
+    """Neither a lock nor a time limit nor a charity's schema that another client of the pooler would get. What they
+    need they set in each transaction, which may have another session."""
     url = pooled("transaction")
     assert migrate.drift(url, schema="helpers").missing == tuple(each.name for each in migrate.discover())
     rows(database_url, "DELETE FROM schema_migrations WHERE name = '0025_daily_sums.sql'")
