@@ -18,20 +18,24 @@ PREPARE find_stored AS {load("find_stored")};
 PREPARE find_subscriptions AS {load("find_subscriptions")};
 PREPARE find_subscription_payments AS {load("find_subscription_payments")};
 PREPARE record_events (json, json, json, json, text, json, json, json, json, json, json) AS {{record}};
+PREPARE record_events_with_billing (json, json, json, json, text, json, json, json, json) AS {{with_billing}};
 PREPARE record_events_short (json, json, json, json, text, json, json, json) AS {{short}}
 """
-FIND_STORED = "EXECUTE find_stored (%s)"
+FIND_STORED = "EXECUTE find_stored (%s, %s)"
 FIND_SUBSCRIPTIONS = "EXECUTE find_subscriptions (%s)"
 FIND_SUBSCRIPTION_PAYMENTS = "EXECUTE find_subscription_payments (%s)"
-EXECUTE = f"{load('lock_ledger')};\nEXECUTE record_events (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-EXECUTE_SHORT = f"{load('lock_ledger')};\nEXECUTE record_events_short (%s, %s, %s, %s, %s, %s, %s, %s)"
+LOCK = load("lock_ledger")
+EXECUTE = f"{LOCK};\nEXECUTE record_events (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+EXECUTE_WITH_BILLING = f"{LOCK};\nEXECUTE record_events_with_billing (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+EXECUTE_SHORT = f"{LOCK};\nEXECUTE record_events_short (%s, %s, %s, %s, %s, %s, %s, %s)"
 
 
 def preparation(*, queues_mail: bool) -> str:
-    """What prepares the statements. The short one is without what only rare events need, which costs half of its time
-    where it writes a single one."""
+    """What prepares the statements. The shorter ones are without what only rare events need, which costs half of the
+    time where a statement writes a single event."""
     record = RECORD if queues_mail else _without("mail", RECORD)
-    return PREPARE.format(record=record, short=_without("rare", record))
+    with_billing = _without("rare", record)
+    return PREPARE.format(record=record, with_billing=with_billing, short=_without("billing", with_billing))
 
 
 def _without(mark: str, statement: str) -> str:

@@ -20,6 +20,7 @@ from daemon.ledger.joined_parts import Part, join_ids
 from daemon.ledger.prepared_statements import (
     EXECUTE,
     EXECUTE_SHORT,
+    EXECUTE_WITH_BILLING,
     FIND_STORED,
     FIND_SUBSCRIPTION_PAYMENTS,
     FIND_SUBSCRIPTIONS,
@@ -28,8 +29,8 @@ from daemon.ledger.prepared_statements import (
     preparation,
 )
 from daemon.ledger.stored_rows import FoundRow, FoundSubscription, StoredRow
-from daemon.ledger.written_groups import Batch, Subscription, group_parts
-from daemon.ledger.written_rows import USUAL_PARAMS
+from daemon.ledger.subscriptions import Subscription, Subscriptions, named_subscriptions
+from daemon.ledger.written_groups import Batch, group_parts
 from sql.connection import Row
 from sql.database import Database
 from sql.errors import DatabaseUnavailable, StatementRejected
@@ -91,7 +92,7 @@ class Recorder:
         Raises:
             DatabaseUnavailable, StatementRejected: as Database.fetch.
         """
-        parts = await self._joined([ReadObjects(facts, "") for facts in stated])
+        parts, _ = await self._joined([ReadObjects(facts, "") for facts in stated])
         return [
             KnownFacts(
                 merge({}, *(row.facts for row in part.stored)), merge({}, *(change.facts for change in part.changes))
@@ -101,8 +102,7 @@ class Recorder:
 
     async def known_subscriptions(self, ids: Iterable[str]) -> dict[str, ObjectFacts]:
         """What is stored of some subscriptions, by id. Raises as `known_facts`."""
-        rows = map(FoundSubscription._make, await self._fetch(FIND_SUBSCRIPTIONS, ids))
-        return {row.id: msgspec.json.decode(row.facts)[Family.SUBSCRIPTION][row.id] for row in rows}
+        return {each.id: each.facts for each in (await self._subscriptions(ids)).values() if each.version}
 
     async def known_payments(self, subscriptions: Iterable[str]) -> list[Facts]:
         """What is stored of the payments of some subscriptions. Raises as `known_facts`."""
@@ -155,12 +155,12 @@ class Recorder:
 
     async def _read(self, changes: Sequence[Change]) -> Batch:
         """Reads the stored rows of the changes' objects, and derives the donations with the changes."""
-        parts = await self._parts(changes)
+        parts, found = await self._parts(changes)
         own_changes = [change for change in changes if Family.SUBSCRIPTION in change.facts]
-        lenders = await self._subscriptions(parts, own_changes)
-        payments = await self._payments(parts, [each.id for each in lenders.values() if each.lent_changed])
+        lenders = await self._lenders(parts, found, own_changes)
+        payments, found = await self._payments(parts, [each for each in lenders.values() if each.lent_changed])
         # A row may contain payments of other subscriptions too.
-        lenders = await self._subscriptions(payments, []) | lenders
+        lenders = await self._lenders(payments, found, []) | lenders
         # The entries of these payments are booked with the event that changed the subscription as their cause.
         for payment in payments:
             changed = (each for each in lenders.values() if each.id in payment.subscriptions and each.lent_changed)
@@ -172,42 +172,53 @@ class Recorder:
                 part.derive(lent)
         return batch
 
-    async def _parts(self, changes: Sequence[Change]) -> list[Part]:
-        """The parts of some changes, with the changes merged into the stored facts."""
-        parts = await self._joined(changes)
+    async def _parts(self, changes: Sequence[Change]) -> tuple[list[Part], Subscriptions]:
+        """The parts of some changes, with the changes merged into the stored facts, and the subscriptions found."""
+        parts, found = await self._joined(changes)
         for part in parts:
             part.merge_changes()
-        return parts
+        return parts, found
 
-    async def _joined(self, changes: Sequence[Change]) -> list[Part]:
-        """Joins what shares an id, directly or through stored rows."""
+    async def _joined(self, changes: Sequence[Change]) -> tuple[list[Part], Subscriptions]:
+        """Joins what shares an id, directly or through stored rows. The subscriptions that it may belong to are looked
+        up by the same statement."""
         part_of: dict[str, Part] = {}
         named = [(change, ids) for change in changes if (ids := change.ids)]
-        for row in await self._stored_rows({id_ for _, ids in named for id_ in ids}):
-            join_ids(part_of, row.ids).stored.append(row)
+        found = {id_: Subscription(id_) for change in changes for id_ in named_subscriptions(change.facts)}
+        for row in await self._stored_rows({id_ for _, ids in named for id_ in ids}, found):
+            if row.facts.keys() == {Family.SUBSCRIPTION}:
+                found[row.root] = Subscription(row.root, row.version, row.facts[Family.SUBSCRIPTION][row.root])
+            else:
+                join_ids(part_of, row.ids).stored.append(row)
         for change, ids in named:
             join_ids(part_of, ids).changes.append(change)
-        return list({id(part): part for part in part_of.values()}.values())
+        return list({id(part): part for part in part_of.values()}.values()), found
 
-    async def _subscriptions(self, parts: Sequence[Part], changes: Sequence[Change]) -> dict[str, Subscription]:
-        """The subscriptions that the parts borrow from, and those that have events of their own."""
+    async def _lenders(self, parts: Sequence[Part], found: Subscriptions, changes: Sequence[Change]) -> Subscriptions:
+        """The subscriptions that the parts borrow from, and those that have events of their own.
+
+        Args:
+            found: those that were looked up already.
+        """
         named = {id_ for part in parts for id_ in part.subscriptions}
-        found = {
-            id_: Subscription(id_) for id_ in named.union(*(change.facts[Family.SUBSCRIPTION] for change in changes))
-        }
-        for row in map(FoundSubscription._make, await self._fetch(FIND_SUBSCRIPTIONS, found.keys())):
-            each = found[row.id]
-            each.version, each.facts = row.version, msgspec.json.decode(row.facts)[Family.SUBSCRIPTION][row.id]
+        named.update(*(change.facts[Family.SUBSCRIPTION] for change in changes))
+        found = found | await self._subscriptions(named - found.keys())
+        lenders = {id_: found[id_] for id_ in named}
         for change in changes:
             for id_ in change.facts[Family.SUBSCRIPTION]:
-                found[id_].changes.append(change)
-        for each in found.values():
+                lenders[id_].changes.append(change)
+        for each in lenders.values():
             each.merge_changes()
-        return found
+        return lenders
 
-    async def _payments(self, parts: Sequence[Part], changed: list[str]) -> list[Part]:
-        """The parts of all payments whose subscription lends something else now, but for those among `parts`."""
-        found = {root for (root,) in await self._fetch(FIND_SUBSCRIPTION_PAYMENTS, changed)}
+    async def _payments(
+        self, parts: Sequence[Part], lenders: Sequence[Subscription]
+    ) -> tuple[list[Part], Subscriptions]:
+        """The parts of all payments whose subscription lends something else now, but for those among `parts`, and the
+        subscriptions found. A payment is never stored before its subscription."""
+        changed = {each.id for each in lenders}
+        stored = [each.id for each in lenders if each.version]
+        found = {root for (root,) in await self._fetch(FIND_SUBSCRIPTION_PAYMENTS, stored)}
         for part in parts:
             part.is_written |= not part.subscriptions.isdisjoint(changed)
             if any(row.root in found for row in part.stored):
@@ -215,27 +226,37 @@ class Recorder:
                 # version now, and what is written together with it is read again.
                 part.subscriptions = part.subscriptions.union(changed)
         roots = [Derivation(root) for root in found.difference(row.root for part in parts for row in part.stored)]
-        payments = await self._parts(roots)
+        payments, subscriptions = await self._parts(roots)
         for payment in payments:
             payment.changes = []
-        return payments
+        return payments, subscriptions
 
-    async def _stored_rows(self, ids: set[str]) -> list[StoredRow]:
-        """The stored rows of these objects."""
-        return [StoredRow.of(FoundRow._make(row)) for row in await self._fetch(FIND_STORED, ids)]
+    async def _stored_rows(self, ids: Iterable[str], subscriptions: Iterable[str] = ()) -> list[StoredRow]:
+        """The stored rows of these objects and subscriptions, and of the subscriptions that the objects belong to."""
+        return [StoredRow.of(FoundRow._make(row)) for row in await self._fetch(FIND_STORED, ids, subscriptions)]
 
-    async def _fetch(self, statement: str, ids: Iterable[str]) -> list[Row]:
-        """The rows that a statement finds for ids; without ids no statement is sent."""
+    async def _subscriptions(self, ids: Iterable[str]) -> Subscriptions:
+        """What is stored of some subscriptions."""
+        found = {id_: Subscription(id_) for id_ in ids}
+        for row in map(FoundSubscription._make, await self._fetch(FIND_SUBSCRIPTIONS, found)):
+            facts = msgspec.json.decode(row.facts)[Family.SUBSCRIPTION][row.id]
+            found[row.id] = Subscription(row.id, row.version, facts)
+        return found
+
+    async def _fetch(self, statement: str, *ids: Iterable[str]) -> list[Row]:
+        """The rows that a statement finds for lists of ids; without any id no statement is sent."""
         # Quoted, because `null` may be an id too; an id contains neither quotes nor backslashes.
-        array = ",".join(f'"{id_}"' for id_ in ids)
-        return await self._database.fetch(statement, ["{" + array + "}"], prepare=self._prepare) if array else []
+        arrays = [",".join(f'"{id_}"' for id_ in each) for each in ids]
+        if not any(arrays):
+            return []
+        return await self._database.fetch(statement, [f"{{{array}}}" for array in arrays], prepare=self._prepare)
 
     async def _write(self, batch: Batch, changes: Sequence[Change]) -> RecordedRow:
-        """Writes the batch by one statement, the short one where it is enough."""
+        """Writes the batch by one statement, the shortest that is enough."""
         rows = batch.rows(changes)
-        params = rows.params()
+        statement = EXECUTE
         if rows.are_usual:
-            found = await self._database.fetch(EXECUTE_SHORT, params[:USUAL_PARAMS], prepare=self._prepare)
-        else:
-            found = await self._database.fetch(EXECUTE, params, prepare=self._prepare)
-        return RecordedRow._make(found[0])
+            statement = EXECUTE_WITH_BILLING if rows.billing else EXECUTE_SHORT
+        params = rows.params()[: statement.count("%s")]
+        [found] = await self._database.fetch(statement, params, prepare=self._prepare)
+        return RecordedRow._make(found)

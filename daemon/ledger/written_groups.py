@@ -6,40 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from daemon.ledger.changes import Change, ReceivedEvent
-from daemon.ledger.facts import FactName, Family, ObjectFacts, merge_object, value
+from daemon.ledger.facts import Family
 from daemon.ledger.joined_parts import Part
 from daemon.ledger.operator_actions import OperatorAction
+from daemon.ledger.subscriptions import Subscription, Subscriptions
 from daemon.ledger.written_rows import ActionRow, BaseRow, BillingRow, EventRow, WrittenRows
-
-# What a subscription lends its payments.
-LENT = (
-    FactName.TICKET,
-    FactName.SESSION_TICKET,
-    FactName.SESSION_REFERENCE,
-    FactName.SESSION_SHOW_NAME,
-)
-
-
-@dataclass
-class Subscription:
-    """A subscription's stored facts, and whether they are to be written. Version 0: none are stored yet."""
-
-    id: str
-    version: int = 0
-    facts: ObjectFacts = field(default_factory=dict)
-    changes: list[Change] = field(default_factory=list)
-    is_written: bool = False
-    lent_changed: bool = False
-
-    def merge_changes(self) -> None:
-        """Merges its own events. A change of what it lends concerns all its payments."""
-        before = self._lent()
-        for change in self.changes:
-            self.is_written |= merge_object(Family.SUBSCRIPTION, self.facts, change.facts[Family.SUBSCRIPTION][self.id])
-        self.lent_changed = before != self._lent()
-
-    def _lent(self) -> list[object]:
-        return [FactName.CONSENT_WITHDRAWN in self.facts, *(value(self.facts, name) for name in LENT)]
 
 
 @dataclass
@@ -55,7 +26,7 @@ class Group:
         of_parts = [change for part in self.parts for change in part.changes]
         return of_parts + [change for each in self.subscriptions for change in each.changes]
 
-    def add_rows(self, n: int, rows: WrittenRows, lenders: dict[str, Subscription]) -> None:
+    def add_rows(self, n: int, rows: WrittenRows, lenders: Subscriptions) -> None:
         """Adds what is to be written of it, and the rows and versions that it was derived from."""
         for part in self.parts:
             part.add_rows(n, rows)
@@ -74,7 +45,7 @@ class Batch:
     """All that one statement writes: groups, by number, and the subscriptions that they borrow from."""
 
     groups: list[Group]
-    lenders: dict[str, Subscription]
+    lenders: Subscriptions
 
     def rows(self, changes: Sequence[Change]) -> WrittenRows:
         """What is to be written of the batch and of all its changes."""
@@ -93,7 +64,7 @@ class Batch:
         return rows
 
 
-def group_parts(parts: Sequence[Part], lenders: dict[str, Subscription]) -> list[Group]:
+def group_parts(parts: Sequence[Part], lenders: Subscriptions) -> list[Group]:
     """Which parts are written together.
 
     A part that borrows from a subscription for the first time writes the subscription as well: then a change of the

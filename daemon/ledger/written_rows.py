@@ -36,7 +36,7 @@ class PlaceRow(Struct):
     entries_digest: int | None
 
 
-class BookedRow(Struct):
+class BookedRow(Struct, omit_defaults=True):
     """A donation whose entries are compared with what is booked.
 
     What differs is booked for `cause`, or for the operator action on the donation `action_on`, which has no id yet.
@@ -45,10 +45,10 @@ class BookedRow(Struct):
     n: int
     id: str
     cause: str | None
-    action_on: str | None
+    action_on: str | None = None
 
 
-class EntryRow(Struct):
+class EntryRow(Struct, omit_defaults=True):
     """An entry of a donation that is compared with what is booked."""
 
     n: int
@@ -60,10 +60,10 @@ class EntryRow(Struct):
     at: int
     amount: int
     cause: str | None
-    action_on: str | None
+    action_on: str | None = None
 
 
-class EventRow(Struct):
+class EventRow(Struct, omit_defaults=True):
     """An event. `n` is None for one that changes nothing."""
 
     n: int | None
@@ -71,7 +71,7 @@ class EventRow(Struct):
     type: str
     created: int
     livemode: bool
-    error: str | None
+    error: str | None = None
 
 
 class ActionRow(Struct):
@@ -114,26 +114,27 @@ class WrittenRows(Struct):
     booked: list[BookedRow] = field(default_factory=list)
     entries: list[EntryRow] = field(default_factory=list)
     events: list[EventRow] = field(default_factory=list)
-    actions: list[ActionRow] = field(default_factory=list)
     billing: list[BillingRow] = field(default_factory=list)
+    actions: list[ActionRow] = field(default_factory=list)
     charges: list[ChargeRow] = field(default_factory=list)
 
     @property
     def are_usual(self) -> bool:
-        """Whether the short statement writes them: events and donations, of which none goes or takes over another's."""
-        if self.actions or self.billing or self.charges or not all(row.is_new for row in self.objects):
+        """Whether a shorter statement writes them: events, billing rows and donations, of which none goes or takes over
+        another's."""
+        if self.actions or self.charges or not all(row.is_new for row in self.objects):
             return False
         return {row.id for row in self.bases if row.written} <= {donation.id for donation in self.donations}
 
     def params(self) -> list[str]:
-        """The parameters of the short statement, in their order, and then those that only the other one has."""
+        """The parameters in their order: those that each statement has come first."""
         arrays = (
             *(self.bases, self.objects, self.donations, self.places, self.booked, self.entries, self.events),
-            *(self.actions, self.billing, self.charges),
+            *(self.billing, self.actions, self.charges),
         )
         texts = [msgspec.json.encode(array).decode() for array in arrays]
         texts.insert(FACTS, b"\n".join(self.facts).decode())
         return texts
 
 
-FACTS, USUAL_PARAMS = 4, 8  # the place of the facts among the parameters; how many the short statement has
+FACTS = 4  # their place among the parameters

@@ -19,12 +19,13 @@
 -- $1 bases {n, id, version, written}: those that are written, or only read; $2 objects {n, id, root, is_new}: those that no
 -- row contained when the facts were read, and those whose facts were kept by another row than `root`; $3 donations, and for
 -- each of them, in their order, $4 its row {n, root, version, rules, entries_digest} and $5 a line with its facts, empty if
--- another row has them; $6 booked {n, id, cause, action_on}; $7 entries; $8 events; $9 operator actions; $10 billing rows
--- {n, id, version, facts}; $11 failed charges {n, id, payment_intent, facts}: arrays of JSON objects but for $5. Rows of
--- $10 and $11 without facts are deleted.
+-- another row has them; $6 booked {n, id, cause, action_on}; $7 entries; $8 events; $9 billing rows {n, id, version, facts};
+-- $10 operator actions; $11 failed charges {n, id, payment_intent, facts}: arrays of JSON objects but for $5. Rows of $9
+-- and $11 without facts are deleted.
 --
--- What stands between "<rare>" and "</rare>" is left out of the statement for events that need none of it: no row of $9 to
--- $11, no object whose facts another row kept, no donation that goes. What stands between "<mail>" and "</mail>" is left
+-- What stands between "<rare>" and "</rare>" is left out of the statement for events that need none of it: no row of $10 or
+-- $11, no object whose facts another row kept, no donation that goes. What stands between "<billing>" and "</billing>" is
+-- left out of it as well where there is no row of $9. What stands between "<mail>" and "</mail>" is left
 -- out where no mail is configured: it queues the thanks for a payment, once per donation, and a correction for what changed
 -- a donation that was queued before.
 WITH bases AS MATERIALIZED (
@@ -93,11 +94,13 @@ WITH bases AS MATERIALIZED (
 ), audited AS (
     INSERT INTO operator_acts (at, actor, action, donation_id, detail)
     SELECT to_timestamp(a.at_us / 1e6), a.actor, a.action, a.donation, a.detail
-    FROM json_to_recordset($9) AS a(at_us bigint, actor text, action text, donation text, detail text, n int)
+    FROM json_to_recordset($10) AS a(at_us bigint, actor text, action text, donation text, detail text, n int)
     WHERE a.n NOT IN (TABLE conflicting)
     RETURNING id, donation_id
+-- </rare>
+-- <billing>
 ), billing AS MATERIALIZED (
-    SELECT * FROM json_to_recordset($10) AS s(n int, id text, version bigint, facts json)
+    SELECT * FROM json_to_recordset($9) AS s(n int, id text, version bigint, facts json)
     WHERE n NOT IN (TABLE conflicting)
 ), unbilled AS (  -- an invoice's facts go to its donation's row when its payment is known
     DELETE FROM stripe_billing WHERE id = ANY (ARRAY(SELECT id FROM billing WHERE facts IS NULL))
@@ -105,6 +108,8 @@ WITH bases AS MATERIALIZED (
     INSERT INTO stripe_billing (id, version, facts)
     SELECT id, version, facts FROM billing WHERE facts IS NOT NULL
     ON CONFLICT (id) DO UPDATE SET version = excluded.version, facts = excluded.facts
+-- </billing>
+-- <rare>
 ), charges AS MATERIALIZED (
     SELECT * FROM json_to_recordset($11) AS c(n int, id text, payment_intent text, facts json)
     WHERE n NOT IN (TABLE conflicting)

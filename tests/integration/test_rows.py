@@ -93,7 +93,7 @@ ROWS: dict[str, tuple[tuple[str, ...], Any]] = {
 }
 PAGE = reader.PageRow._fields
 PREPARED = {
-    "find_stored": (stored_rows.FoundRow._fields, "'{}'"),
+    "find_stored": (stored_rows.FoundRow._fields, "'{}', '{}'"),
     "find_subscriptions": (stored_rows.FoundSubscription._fields, "'{}'"),
     "ledger_pages": ((*PAGE[:3], *DonationRow._fields, *PAGE[4:]), "'[]'"),
     "ticket_totals": (reader.TotalsRow._fields, "'{}'"),

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import msgspec
 
 from daemon.ledger import journal, projection
-from daemon.ledger.prepared_statements import EXECUTE, EXECUTE_SHORT
+from daemon.ledger.prepared_statements import EXECUTE, EXECUTE_SHORT, EXECUTE_WITH_BILLING
 from sql.connection import Params, Row
 from sql.database import Database
 
@@ -75,7 +75,7 @@ class ReleaseBeforeConsent(Database):
 
 def _by_rules(version: int, sql: str, params: Params) -> Params:
     """The parameters of a statement that writes rows, with the version of the rules that the rows name."""
-    if sql not in (EXECUTE, EXECUTE_SHORT):
+    if sql not in (EXECUTE, EXECUTE_WITH_BILLING, EXECUTE_SHORT):
         return params
     arrays = list(params)
     rows = msgspec.json.decode(str(arrays[PLACES]))
