@@ -89,6 +89,7 @@ JOBS = {
     "idle": "none: STRIPE_API_KEY is not set",
     "running_without_stripe": "this host runs those below; STRIPE_API_KEY is not set, so fees, payouts, mails, replay, "
     "reconciliation and the check of the account wait for it",
+    "waiting_without_stripe": "another host runs them, or this one cannot yet; STRIPE_API_KEY is not set on this one",
     "waiting": "another host runs them, or this one cannot yet",
     "running": "this host runs them",
 }

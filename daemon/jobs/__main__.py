@@ -23,7 +23,8 @@ log = structlog.get_logger()
 async def serve(config: JobsConfig, process: ProcessRun) -> int:
     """Run the jobs until the process is to stop, and return the exit status."""
     metrics = JobMetrics(open_files(config.prometheus_multiproc_dir, SLOT))
-    metrics.show_state("waiting" if config.has_jobs else "idle")
+    waiting = "waiting" if config.stripe_api_key else "waiting_without_stripe"
+    metrics.show_state(waiting if config.has_jobs else "idle")
     readiness = ReadinessClient(config.readiness_socket)
     async with process.running(metrics.keep(), readiness.run()):
         if not config.has_jobs:

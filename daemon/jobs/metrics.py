@@ -10,9 +10,9 @@ from daemon.stripe_api.metrics import count_calls
 
 SLOT = "jobs"
 SAMPLE_INTERVAL_S = 1.0
-# idle: no job can run; waiting: another host runs the jobs, or the database cannot be used; running: they run here;
-# running_without_stripe: those that need no STRIPE_API_KEY do.
-STATES = ("idle", "waiting", "running", "running_without_stripe")
+# idle: no job can run; waiting: another host runs the jobs, or the database cannot be used; running: they run here.
+# Without STRIPE_API_KEY only those run that do not call Stripe: a host that has a key may wait for one that has none.
+STATES = ("idle", "waiting", "running", "waiting_without_stripe", "running_without_stripe")
 OUTCOMES = ("succeeded", "failed")
 
 

@@ -74,11 +74,11 @@ class Runner:
 
     async def run(self) -> None:
         """Take the lock whenever it is free, and run the jobs while it is held. Never returns."""
+        suffix = "" if any(job.calls_stripe for job in self._jobs) else "_without_stripe"
         while True:
-            self._metrics.show_state("waiting")
+            self._metrics.show_state(f"waiting{suffix}")
             if await self._acquire():
-                calls_stripe = any(job.calls_stripe for job in self._jobs)
-                self._metrics.show_state("running" if calls_stripe else "running_without_stripe")
+                self._metrics.show_state(f"running{suffix}")
                 log.info("[Jobs] ✅ This host runs the jobs", jobs=", ".join(job.name for job in self._jobs))
                 reason = await self._run_while_locked()
                 log.warning("[Jobs] ❌ The lock of the jobs is lost: passes that ran were stopped", reason=reason)

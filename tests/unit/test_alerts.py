@@ -180,8 +180,8 @@ CASES = {
         Case({'fraud_signals{signal="early-warning",level="suspicious"}': "3 0x10"}),
     ),
     "JobsNotRunning": (
-        Case(jobs("a", "waiting") | jobs("b", "idle"), at="6m"),
         Case(jobs("a", "waiting") | jobs("b", "running_without_stripe"), at="6m"),
+        Case(jobs("a", "waiting_without_stripe") | jobs("b", "running_without_stripe"), at="6m"),
     ),
     "JobLate": (
         Case(job("daily", every_s=86400, succeeded_s=0), at="50h", interval="30m"),
