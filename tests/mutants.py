@@ -50,7 +50,7 @@ MUTANTS = (
     ),
     Mutant(
         "a withdrawal holds for one month only",
-        "daemon/ledger/written_groups.py",
+        "daemon/ledger/subscriptions.py",
         "[FactName.CONSENT_WITHDRAWN in self.facts, *(value",
         "[*(value",
     ),
@@ -136,7 +136,7 @@ MUTANTS = (
     ),
     Mutant(
         "payments do not follow their subscription",
-        "daemon/ledger/written_groups.py",
+        "daemon/ledger/subscriptions.py",
         "self.lent_changed = before != self._lent()",
         "self.lent_changed = False",
     ),
