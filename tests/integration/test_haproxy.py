@@ -363,7 +363,7 @@ def test_no_api_at_all(tmp_path: Path) -> None:
 
 
 @dataclass
-class Place:
+class ServedApi:
     """The API, and events that it has not had yet."""
 
     api: Site
@@ -371,27 +371,27 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def served(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedApi]:
     folder = tmp_path_factory.mktemp("haproxy")
     with ExitStack() as stack:
         database = stack.enter_context(stored(server, "haproxy", folder))
         query(database.url, "INSERT INTO recording_tickets (id, currency) VALUES (%s, 'USD')", [TICKET])
-        place = Place(stack.enter_context(site(API, database, folder)))
-        fill.record(database, place.stream.take(4000))
-        yield place
+        served = ServedApi(stack.enter_context(site(API, database, folder)))
+        fill.record(database, served.stream.take(4000))
+        yield served
 
 
 @pytest.fixture
-def front(place: Place, tmp_path: Path) -> Iterator[Proxy]:
+def front(served: ServedApi, tmp_path: Path) -> Iterator[Proxy]:
     """HAProxy in front of it, which has not seen any client yet."""
     program("haproxy", "haproxy")
-    with haproxy(place.api.port, tmp_path) as proxy:
+    with haproxy(served.api.port, tmp_path) as proxy:
         yield proxy
 
 
-def test_a_signed_delivery_is_taken_through_tls(place: Place, front: Proxy) -> None:
+def test_a_signed_delivery_is_taken_through_tls(served: ServedApi, front: Proxy) -> None:
     """It is 200, and a second time too, as a duplicate; one that is not signed is 400."""
-    [body] = place.stream.take(1)
+    [body] = served.stream.take(1)
     signed = {"Stripe-Signature": sender.sign(body, SECRET, int(time.time()))}
     replies = [ask(front.https_port, DELIVERY, method="POST", body=body, headers=signed) for _ in range(2)]
     assert [(reply.status, reply.json["idempotent"]) for reply in replies] == [(200, False), (200, True)]
@@ -399,15 +399,15 @@ def test_a_signed_delivery_is_taken_through_tls(place: Place, front: Proxy) -> N
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_signed_deliveries_beside_a_flood(place: Place, front: Proxy, kind: str) -> None:
+def test_signed_deliveries_beside_a_flood(served: ServedApi, front: Proxy, kind: str) -> None:
     """Whatever 300 clients from 75 addresses do, 99 of 100 signed deliveries are answered 200, and so are
     health checks. Times are measured by `make overload`: here other tests may have the processors.
     """
     flood = Flood(kind, front.https_port, True, TICKET, clients=CLIENTS, addresses=ADDRESSES, seconds=FLOOD_S)
     with flooding(flood) as running:
-        seen = watch(f"https://127.0.0.1:{front.https_port}", place.stream.take(int(PER_S * FLOOD_S)), per_s=PER_S)
+        seen = watch(f"https://127.0.0.1:{front.https_port}", served.stream.take(int(PER_S * FLOOD_S)), per_s=PER_S)
         flooded = running.result()
     assert seen.deliveries.share_ok >= 0.99
     assert seen.health.share_ok >= 0.9  # of health checks there is a limit for all addresses together
     assert flooded.ended_without_reply or flooded.replies or kind == "slow-heads"
-    assert get(f"{place.api.url}/health/db")[0] == 200
+    assert get(f"{served.api.url}/health/db")[0] == 200

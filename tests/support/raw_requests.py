@@ -23,7 +23,7 @@ KEEP = b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 @dataclass(frozen=True)
-class Place:
+class RunningApi:
     """A running API process with its database, and where it writes."""
 
     site: Site
@@ -53,18 +53,18 @@ class Place:
         return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
-def connect(place: Place, receive_bytes: int = 0, port: int | None = None) -> socket.socket:
+def connect(api: RunningApi, receive_bytes: int = 0, port: int | None = None) -> socket.socket:
     client = socket.socket()
     client.settimeout(30)
     if receive_bytes:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-    client.connect(("127.0.0.1", port or place.site.port))
+    client.connect(("127.0.0.1", port or api.site.port))
     return client
 
 
-def is_open(place: Place, client: socket.socket) -> bool:
+def is_open(api: RunningApi, client: socket.socket) -> bool:
     """Whether the process has its end of the connection: the kernel may keep it for longer (proc(5), net/tcp)."""
-    ends = f":{place.site.port:04X} 0100007F:{client.getsockname()[1]:04X} "
+    ends = f":{api.site.port:04X} 0100007F:{client.getsockname()[1]:04X} "
     lines = Path("/proc/net/tcp").read_text().splitlines()
     return any(ends in line and line.split()[9] != "0" for line in lines)
 
@@ -78,18 +78,18 @@ def rest(client: socket.socket) -> bytes:
     return received
 
 
-def ask(place: Place, request: bytes, port: int | None = None) -> bytes:
+def ask(api: RunningApi, request: bytes, port: int | None = None) -> bytes:
     """All that is answered to some bytes, by the API unless the port of another process is given."""
-    with closing(connect(place, port=port)) as client:
+    with closing(connect(api, port=port)) as client:
         with suppress(ConnectionError):  # answered and closed before all was sent
             client.sendall(request)
         return rest(client)
 
 
-def ask_each(place: Place, requests: Iterable[bytes]) -> list[bytes]:
+def ask_each(api: RunningApi, requests: Iterable[bytes]) -> list[bytes]:
     """The replies to some requests, a few at the same time, because some of them are waited for."""
     with ThreadPoolExecutor(8) as clients:
-        return list(clients.map(lambda request: ask(place, request), requests))
+        return list(clients.map(lambda request: ask(api, request), requests))
 
 
 def status(reply: bytes) -> int:
@@ -117,9 +117,9 @@ def event(**more: object) -> bytes:
     return json.dumps({"id": f"evt_{next(_numbers)}", **EVENT, "data": {"object": {}}, **more}).encode()
 
 
-def deliver(place: Place, *headers: str) -> bytes:
+def deliver(api: RunningApi, *headers: str) -> bytes:
     body = event()
-    return ask(place, signed(body, *headers) + body)
+    return ask(api, signed(body, *headers) + body)
 
 
 def dripping(client: socket.socket, data: bytes, every_s: float = 0.2) -> bytes:
@@ -139,6 +139,6 @@ def dripping(client: socket.socket, data: bytes, every_s: float = 0.2) -> bytes:
     raise AssertionError("no connection was closed")
 
 
-def sidecar_port(place: Place) -> int:
-    log = (place.folder / "clients-sidecar.log").read_text()
+def sidecar_port(api: RunningApi) -> int:
+    log = (api.folder / "clients-sidecar.log").read_text()
     return int(log.partition("listening on http://127.0.0.1:")[2].split()[0])
