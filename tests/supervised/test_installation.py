@@ -17,7 +17,7 @@ from tests.support.process import Process
 LOCKED = ("setuptools", "supervisor")
 INSTALL_TIMEOUT_S = 100
 PYTHON = str(sys._base_executable)  # type: ignore[attr-defined]
-MADE_BY_PYTHON = {r"pyvenv\.cfg$", r"bin/activate$"}
+FIRST, LAST = r"pyvenv\.cfg$", r"bin/activate$"  # of what Python writes when it makes a virtual environment
 # In every Python of the installation: ends make and all its processes when a file is about to be written.
 STOPPER = """
 import os, re, sys
@@ -143,8 +143,8 @@ def checkout(used: Checkout) -> Checkout:
 @pytest.mark.parametrize(
     ("point", "by"),
     [
-        (r"pyvenv\.cfg$", signal.SIGKILL),
-        (r"bin/activate$", signal.SIGINT),
+        (FIRST, signal.SIGKILL),
+        (LAST, signal.SIGINT),
         (r"supervisor-[^/]*\.dist-info/METADATA$", signal.SIGKILL),
         (r"bin/supervisorctl$", signal.SIGINT),
         (r"donationd-[^/]*\.dist-info/RECORD$", signal.SIGINT),
@@ -152,12 +152,11 @@ def checkout(used: Checkout) -> Checkout:
 )
 def test_an_installation_that_was_stopped_is_completed(checkout: Checkout, point: str, by: signal.Signals) -> None:
     """Whether by Ctrl-C or by `kill -9`: the next `make run` installs exactly what an undisturbed one installs."""
-    python = PYTHON if point in MADE_BY_PYTHON else ""
-    stopped = checkout.start(python, STOP_AT=point, STOP_BY=str(int(by)))
+    stopped = checkout.start(PYTHON if point in (FIRST, LAST) else "", STOP_AT=point, STOP_BY=str(int(by)))
     stopped.communicate(timeout=INSTALL_TIMEOUT_S)
     assert stopped.returncode != 0
     assert not (checkout.venv / ".runtime").exists()
-    checkout.complete(python)
+    checkout.complete(PYTHON if point == FIRST else "")
     checkout.check_complete()
 
 

@@ -35,6 +35,9 @@ class Api:
             "READINESS_SOCKET": str(self.socket),
             "PROMETHEUS_MULTIPROC_DIR": str(self.metrics),
             "API_SLOT": "0",
+            # On a busy machine an ordinary statement can take longer than in any operation.
+            "DB_STATEMENT_TIMEOUT_MS": "30000",
+            "REQUEST_DEADLINE_MS": "60000",
         }
 
     @asynccontextmanager
