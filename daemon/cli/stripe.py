@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 NO_KEY = "STRIPE_API_KEY: not set; use a key from Stripe's dashboard, under Developers, API keys"
 CALL_S = 15.0  # for one call, while a person waits; Stripe usually answers within a second
+TOTAL_S = 60.0  # for all calls of a command: some fifteen
 SECRET = "STRIPE_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
 
 
@@ -95,16 +96,18 @@ def _ask(config: StripeAccount, question: Callable[[StripeApi], Awaitable[T]]) -
     async def answer() -> T:
         stripe = StripeApi(config, deadline_s=CALL_S)
         try:
-            return await question(stripe)
+            async with asyncio.timeout(TOTAL_S):
+                return await question(stripe)
         finally:
             await stripe.close()
 
+    advice = f"check that this machine reaches {config.stripe_api_base}, and try again later"
     try:
         return asyncio.run(answer())
     except StripeUnavailable as error:
-        raise Failure(
-            f"{error}; check that this machine reaches {config.stripe_api_base}, and try again later"
-        ) from None
+        raise Failure(f"{error}; {advice}") from None
+    except TimeoutError:
+        raise Failure(f"Stripe's API did not answer every call within {TOTAL_S:g} s; {advice}") from None
     except StripeRejected as rejection:
         raise Failure(f"{rejection}; `donationd stripe check` says more") from None
 

@@ -261,6 +261,16 @@ async def test_a_command_does_not_wait_long_for_a_stripe_that_hangs(
     )
 
 
+async def test_a_command_does_not_wait_long_for_many_slow_calls(
+    fake_stripe: FakeStripe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call is answered in time, and all together are not."""
+    monkeypatch.setattr(commands, "TOTAL_S", 0.3)
+    fake_stripe.failures.add(Failure("slow", times=None, seconds=0.1))
+    done = await run(fake_stripe, "check", **DATABASE)
+    assert (done.exit_code, "did not answer every call within 0.3 s; check that" in done.stderr) == (1, True)
+
+
 async def test_the_embedded_instance_of_the_folder_gets_the_secret(
     fake_stripe: FakeStripe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
