@@ -113,9 +113,7 @@ def run_donationd(*arguments: str | bytes, stdout: str = "") -> "subprocess.Comp
     )
 
 
-@pytest.mark.parametrize(
-    "arguments", ["--help", "export --help", "export accounts hledger", "tokens new a --scopes read", "gate"]
-)
+@pytest.mark.parametrize("arguments", ["--help", "tokens new a --scopes read", "gate"])
 def test_an_output_that_cannot_be_written_is_a_failure(arguments: str) -> None:
     """A full disk is one sentence, and status 1."""
     done = run_donationd(*arguments.split(), stdout="> /dev/full")
