@@ -13,6 +13,7 @@ import logging
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import hypothesis
@@ -31,7 +32,7 @@ from tests.support import oldest_schema
 from tests.support.guard import guarded
 from tests.support.instance import SECRETS, Instance, instance_of_its_own
 from tests.support.order import place
-from tests.support.postgres import MakeTemplate, Server, running_server
+from tests.support.postgres import Clone, MakeTemplate, Server, own_database, running_server
 
 # Of new objects, after which Python looks for cycles that nothing refers to any more. At its default of 700 it spends a
 # tenth of the processor time of these tests on that, because the worlds that they make have millions of objects.
@@ -149,16 +150,31 @@ def template(migrated: str) -> str:
     return migrated
 
 
+@pytest.fixture(scope="session")
+def clone(postgres: str, administrator: Connection) -> Clone:
+    """Makes a database from the one of this name, and drops it at the end of the block; the block gets its URL."""
+    return partial(own_database, postgres, administrator)
+
+
 @pytest.fixture
-def empty_url(postgres: str, administrator: Connection) -> Iterator[str]:
+def empty_url(clone: Clone) -> Iterator[str]:
     """A database without any table."""
-    yield from _fresh(postgres, administrator, "template1")
+    with clone("template1") as url:
+        yield url
 
 
 @pytest.fixture
-def database_url(postgres: str, administrator: Connection, template: str) -> Iterator[str]:
+def database_url(clone: Clone, template: str) -> Iterator[str]:
     """A migrated database of the test's own."""
-    yield from _fresh(postgres, administrator, template)
+    with clone(template) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def shared_url(clone: Clone, template: str) -> Iterator[str]:
+    """A migrated database for all tests of a module that leave it as it is: to make one takes longer than they do."""
+    with clone(template) as url:
+        yield url
 
 
 @pytest.fixture
@@ -169,15 +185,6 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     )
     yield database
     await database.close()
-
-
-def _fresh(postgres: str, administrator: Connection, template: str) -> Iterator[str]:
-    """A database while the test runs. To copy its files takes two thirds of the time of copying its pages."""
-    name = f"test_{next(_numbers)}"
-    with administrator.cursor() as cursor:
-        cursor.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
-        yield postgres.format(name=name)
-        cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

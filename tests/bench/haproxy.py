@@ -3,7 +3,7 @@
 import resource
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +34,12 @@ class Proxy:
 
 
 @contextmanager
-def haproxy(api_port: int, folder: Path) -> Iterator[Proxy]:
+def haproxy(api_port: int, folder: Path, changes: Mapping[str, str] = {}) -> Iterator[Proxy]:
     """HAProxy from when it serves until the end.
+
+    Args:
+        folder: for its log and its certificate.
+        changes: texts of the file, and what stands in their place.
 
     Raises:
         Broken: it is not installed, or it does not start.
@@ -55,13 +59,24 @@ def haproxy(api_port: int, folder: Path) -> Iterator[Proxy]:
             "PROXY_CONNECTIONS": str(CONNECTIONS),
             "PROXY_UNPRIVILEGED": "yes",
         }
-        command = [program, "-db", "-f", str(CONFIGURATION)]
+        command = [program, "-db", "-f", str(_changed(folder, changes) if changes else CONFIGURATION)]
         descriptors = [listener.fileno() for listener in listeners]
         log = folder / "haproxy.log"
         stack.enter_context(Process(command, log, environ, pass_fds=descriptors))
         proxy = Proxy(*(listener.getsockname()[1] for listener in listeners))
         _await_figures(proxy, log)
         yield proxy
+
+
+def _changed(folder: Path, changes: Mapping[str, str]) -> Path:
+    text = CONFIGURATION.read_text()
+    for shipped, ours in changes.items():
+        if shipped not in text:
+            raise Broken(f"{CONFIGURATION} does not contain: {shipped}")
+        text = text.replace(shipped, ours)
+    file = folder / CONFIGURATION.name
+    file.write_text(text)
+    return file
 
 
 def _await_figures(proxy: Proxy, log: Path) -> None:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -40,11 +41,11 @@ from tests.support.stand_in import (
 from tests.support.tls import certificate
 
 TICKET = "ticket_large"
-PER_S, FLOOD_S = 40, 1.5  # at twice Stripe's rate half the time shows as much
-CLIENTS, ADDRESSES = 300, 75
+PER_S, FLOOD_S = 80, 0.75  # at four times Stripe's rate a quarter of the time shows as much
+CLIENTS, ADDRESSES = 150, 38  # more than there are places
 # HAProxy's `timeout http-request` and `timeout client`.
 TIMEOUT_S = 10.0
-SLACK_S = 5.0  # a busy machine
+SLACK_S = 30.0  # a busy machine
 PAGE, TOTAL = f"/api/tickets/{TICKET}/donations", f"/api/tickets/{TICKET}/donations/total"
 DELIVERY = "/webhooks/stripe"
 
@@ -57,11 +58,6 @@ def figure(proxy: Proxy, name: str) -> dict[str, int]:
     return {proxy: int(count) for proxy, count in found if count != "0"}
 
 
-def backends(proxy: Proxy) -> dict[str, int]:
-    """How many requests each backend has had."""
-    return figure(proxy, "backend_http_requests_total")
-
-
 # In front of a stand-in for the API, which shows what reaches it.
 
 
@@ -72,9 +68,15 @@ def api() -> Iterator[StandIn]:
 
 
 @pytest.fixture
-def proxy(api: StandIn, tmp_path: Path) -> Iterator[Proxy]:
+def changes() -> dict[str, str]:
+    """What is changed in the file for a test."""
+    return {}
+
+
+@pytest.fixture
+def proxy(api: StandIn, tmp_path: Path, changes: dict[str, str]) -> Iterator[Proxy]:
     program("haproxy", "haproxy")
-    with haproxy(api.port, tmp_path) as proxy:
+    with haproxy(api.port, tmp_path, changes) as proxy:
         yield proxy
 
 
@@ -86,9 +88,10 @@ def test_the_file_needs_a_certificate_and_nothing_else(tmp_path: Path) -> None:
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "backend"),
-    [
+def test_each_kind_of_request_has_a_backend(proxy: Proxy) -> None:
+    """A request counts for the backend of its kind, and so for its limit."""
+    expected = Counter[str]()
+    for method, path, backend in (
         ("POST", "/webhooks/stripe", "deliveries"),
         ("POST", "/webhooks/stripe/", "deliveries"),
         ("GET", "/webhooks/stripe", "others"),
@@ -101,30 +104,30 @@ def test_the_file_needs_a_certificate_and_nothing_else(tmp_path: Path) -> None:
         ("GET", "/tickets/story-1/badge.svg", "public_pages"),
         ("POST", "/consent/pi_1/signature", "others"),
         ("GET", "/nothing", "others"),
-    ],
-)
-def test_each_kind_of_request_has_a_backend(proxy: Proxy, method: str, path: str, backend: str) -> None:
-    """A request counts for the backend of its kind, and so for its limit."""
-    assert ask(proxy.https_port, path, method=method).status == 200
-    eventually(lambda: backends(proxy) == {backend: 1}, "the backend has counted it")
+    ):
+        assert ask(proxy.https_port, path, method=method).status == 200
+        expected[backend] += 1
+        await_backends(proxy, expected)
 
 
-@pytest.mark.parametrize(
-    ("body", "chunked", "backend"),
-    [
+def test_a_body_that_is_not_complete_takes_no_place_of_others(proxy: Proxy) -> None:
+    """A delivery larger than HAProxy's buffer, or without a length, has a backend of its own with few places."""
+    expected = Counter[str]()
+    for body, chunked, backend in (
         (b"a" * 20_000, False, "deliveries"),
         (b"a" * 100_000, False, "large_deliveries"),
         (b"a", True, "large_deliveries"),
-    ],
-)
-def test_a_body_that_is_not_complete_takes_no_place_of_others(
-    proxy: Proxy, body: bytes, chunked: bool, backend: str
-) -> None:
-    """A delivery larger than HAProxy's buffer, or without a length, has a backend of its own with few places."""
-    with closing(connection(proxy.https_port)) as client:
-        client.request("POST", DELIVERY, iter([body]) if chunked else body)  # without a length: in chunks
-        assert client.getresponse().status == 200
-    eventually(lambda: backends(proxy) == {backend: 1}, "the backend has counted it")
+    ):
+        with closing(connection(proxy.https_port)) as client:
+            client.request("POST", DELIVERY, iter([body]) if chunked else body)  # without a length: in chunks
+            assert client.getresponse().status == 200
+        expected[backend] += 1
+        await_backends(proxy, expected)
+
+
+def await_backends(proxy: Proxy, expected: Counter[str]) -> None:
+    """Returns when each backend has counted so many requests."""
+    eventually(lambda: figure(proxy, "backend_http_requests_total") == expected, "the backend has counted it")
 
 
 def test_what_a_client_says_of_its_address_does_not_arrive(proxy: Proxy) -> None:
@@ -217,13 +220,22 @@ def test_a_kind_that_has_no_free_place_delays_no_other(proxy: Proxy, api: StandI
     assert 0.9 < took_s < 1 + SLACK_S
 
 
+def served_before_a_refusal(
+    client: http.client.HTTPConnection, path: str, method: str = "GET", *, status: int = 200
+) -> int:
+    """How many requests are answered with this status, one after the other, before one is answered 429."""
+    for served in range(1000):
+        reply = reply_to(client, path, method=method)
+        if reply.status != status:
+            check_refused(reply, 429)
+            return served
+    raise AssertionError("no request is refused")
+
+
 def test_requests_of_one_address_are_limited(proxy: Proxy) -> None:
     """Beyond 200 in ten seconds an address is answered 429; its deliveries, and other addresses, are served."""
     with closing(connection(proxy.https_port)) as client:
-        statuses = [reply_to(client, TOTAL).status for _ in range(220)]
-        refused = reply_to(client, TOTAL)
-    assert statuses[:200] == [200] * 200
-    check_refused(refused, 429)
+        assert served_before_a_refusal(client, TOTAL) >= 200
     assert ask(proxy.https_port, DELIVERY, method="POST").status == 200
     assert ask(proxy.https_port, TOTAL, address="127.0.0.2").status == 200
 
@@ -231,9 +243,7 @@ def test_requests_of_one_address_are_limited(proxy: Proxy) -> None:
 def test_health_checks_of_one_address_are_limited(proxy: Proxy) -> None:
     """Beyond 30 in ten seconds they are answered 429; those of other addresses are served."""
     with closing(connection(proxy.https_port)) as client:
-        statuses = [reply_to(client, "/health/db").status for _ in range(40)]
-        check_refused(reply_to(client, "/health/db"), 429)
-    assert statuses[:30] == [200] * 30
+        assert served_before_a_refusal(client, "/health/db") >= 30
     assert ask(proxy.https_port, "/health/db", address="127.0.0.2").status == 200
 
 
@@ -243,14 +253,12 @@ def test_unsigned_deliveries_of_one_address_are_limited(proxy: Proxy, api: Stand
     """
     api.answers[DELIVERY] = lambda handler: answered(handler, 400)
     with closing(connection(proxy.https_port)) as client:
-        statuses = [reply_to(client, DELIVERY, method="POST").status for _ in range(20)]
-        refused = reply_to(client, DELIVERY, method="POST")
-    assert statuses[:10] == [400] * 10
-    check_refused(refused, 429)
+        assert served_before_a_refusal(client, DELIVERY, "POST", status=400) >= 10
     del api.answers[DELIVERY]
     assert ask(proxy.https_port, DELIVERY, method="POST", address="127.0.0.2").status == 200
 
 
+@pytest.mark.parametrize("changes", [{"timeout queue 1s": "timeout queue 60s"}], ids=["a long queue"])
 def test_senders_of_unsigned_deliveries_wait_behind_all_others(proxy: Proxy, api: StandIn) -> None:
     """When all places of deliveries are taken, the next free one is for an address that sent nothing unsigned, although
     another one waits for longer.
@@ -268,10 +276,8 @@ def test_senders_of_unsigned_deliveries_wait_behind_all_others(proxy: Proxy, api
     with ExitStack() as stack:
         stack.callback(places.release, 100)
         for address, count in (("127.0.0.1", 64), ("127.0.0.66", 5), ("127.0.0.2", 1)):
-            clients = [stack.enter_context(closing(connection(proxy.https_port, address))) for _ in range(count)]
-            for client in clients:
-                client.connect()
-            for client in clients:
+            for _ in range(count):
+                client = stack.enter_context(closing(connection(proxy.https_port, address)))
                 client.request("POST", DELIVERY)
             if count == 64:
                 eventually(lambda: len(api.requests) == 64, "all places are taken")
@@ -294,9 +300,7 @@ def test_wrong_operator_tokens_of_one_address_are_limited(proxy: Proxy, api: Sta
     """
     api.answers[PAGE] = lambda handler: answered(handler, 401)
     with closing(connection(proxy.https_port)) as client:
-        statuses = [reply_to(client, PAGE).status for _ in range(8)]
-        check_refused(reply_to(client, PAGE), 429)
-    assert statuses.count(401) < 10
+        assert 6 <= served_before_a_refusal(client, PAGE, status=401) < 10
     assert ask(proxy.https_port, PAGE, address="127.0.0.2").status == 401
 
 
@@ -400,7 +404,7 @@ def test_a_signed_delivery_is_taken_through_tls(served: ServedApi, front: Proxy)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_signed_deliveries_beside_a_flood(served: ServedApi, front: Proxy, kind: str) -> None:
-    """Whatever 300 clients from 75 addresses do, 99 of 100 signed deliveries are answered 200, and so are
+    """Whatever 150 clients from 38 addresses do, 99 of 100 signed deliveries are answered 200, and so are
     health checks. Times are measured by `make overload`: here other tests may have the processors.
     """
     flood = Flood(kind, front.https_port, True, TICKET, clients=CLIENTS, addresses=ADDRESSES, seconds=FLOOD_S)

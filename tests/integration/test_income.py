@@ -22,6 +22,8 @@ from daemon.reports.periods import Period, Unit
 from daemon.reports.presentation import as_csv
 from daemon.reports.tickets import UnknownTicket
 from sql.database import Database
+from tests.support.ledger import ask
+from tests.support.postgres import MakeTemplate
 from tests.support.reports import json_of, random_events, record, text_of
 
 BERLIN, APIA = "Europe/Berlin", "Pacific/Apia"
@@ -55,6 +57,12 @@ def expected(found: Iterable[dict[str, Any]], *keys: str) -> list[dict[str, Any]
     ]
 
 
+@pytest.fixture(scope="module")
+def template(make_template: MakeTemplate) -> str:
+    """Every test begins with random payments."""
+    return make_template(lambda url: ask(url, lambda database: record(database, random_events(1, 60))))
+
+
 @pytest.fixture(autouse=True)
 def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The journal is read in many parts, as a long one is."""
@@ -67,7 +75,6 @@ async def test_income_is_the_sum_of_the_entries_of_the_period(database: Database
     """Per currency, and per currency and ticket, as of any entry: exactly what the entries add up to whose time has a
     date of the period in the zone's calendar.
     """
-    await record(database, random_events(1, 60))
     all_entries = await entries(database)
     assert len(all_entries) > 60
     rng = random.Random(zone)
@@ -95,7 +102,6 @@ def is_within(text: str, local: datetime) -> bool:
 
 async def test_the_head_names_what_the_report_was_made_from(database: Database) -> None:
     """Zone, tzdata, the period and its instants, the last entry and its time, the release."""
-    await record(database, random_events(2, 5))
     [*_, last] = await entries(database)
     found = await json_of(await income(database, Period.parse("2024-q4", BERLIN)))
     assert {key: value for key, value in found.items() if not isinstance(value, list)} == {
@@ -118,10 +124,9 @@ async def test_a_time_is_as_good_as_the_entry_that_was_the_last_one_then(databas
     """As of the time at which an entry was recorded, the report is that of the entry, or of the last one of the same
     batch; as of the time before it, that of the batch before.
     """
-    await record(database, random_events(3, 20))
     all_entries = await entries(database)
     period = Period.parse("2024", "UTC")
-    for at in {each["recorded_at"] for each in all_entries}:
+    for at in sorted({each["recorded_at"] for each in all_entries})[::3]:
         last = max(each["seq"] for each in all_entries if each["recorded_at"] == at)
         by_time = await text_of(await income(database, period, moment=Moment(None, at)))
         assert by_time == await text_of(await income(database, period, moment=Moment(last, None)))
@@ -131,7 +136,6 @@ async def test_a_time_is_as_good_as_the_entry_that_was_the_last_one_then(databas
 
 async def test_a_moment_that_has_not_come_is_refused(database: Database) -> None:
     """An entry that does not exist yet, or a time of the future, would give another report later."""
-    await record(database, random_events(2, 5))
     last = len(await entries(database))
     period = Period.parse("2024", "UTC")
     with pytest.raises(MomentInFuture, match=f"there is no entry {last + 1} yet; the last one is {last}"):
@@ -142,7 +146,6 @@ async def test_a_moment_that_has_not_come_is_refused(database: Database) -> None
 
 async def test_only_known_tickets_have_a_report(database: Database, database_url: str) -> None:
     """A ticket that was added, or that an entry names, can be asked for; another one is a mistake of typing."""
-    await record(database, random_events(1, 30))
     await database.fetch("INSERT INTO recording_tickets (id) VALUES ('new-story')")
     period = Period.parse("2024", "UTC")
     assert (await json_of(await income(database, period, ticket="new-story")))["tickets"] == []
@@ -155,7 +158,6 @@ async def test_only_known_tickets_have_a_report(database: Database, database_url
 @pytest.mark.parametrize("zone", [BERLIN, APIA])
 async def test_a_series_is_the_income_of_each_of_its_periods(database: Database, unit: Unit, zone: str) -> None:
     """Its rows are those of separate reports; a currency without movement has zeros."""
-    await record(database, random_events(4, 40))
     whole = Period.parse("2024-Q3", zone)
     found = await json_of(await income_series(database, unit, zone, whole))
     assert moved(found["totals"]) == moved((await json_of(await income(database, whole)))["totals"])
@@ -178,15 +180,22 @@ def moved(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 async def test_a_series_of_all_times_begins_with_the_first_entry(database: Database) -> None:
-    """Without a period it reaches from the first movement of money to the last one; without entries it is empty."""
-    nothing = await json_of(await income_series(database, Unit.MONTH, "UTC"))
-    assert (nothing["series"], nothing["totals"], nothing["period"]) == ([], [], None)
-    await record(database, random_events(4, 40))
+    """Without a period it reaches from the first movement of money to the last one."""
     all_entries = await entries(database)
     months = sorted(f"{each['effective_at'].astimezone(UTC):%Y-%m}" for each in all_entries)
     found = await json_of(await income_series(database, Unit.MONTH, "UTC"))
     assert (found["series"][0]["month"], found["series"][-1]["month"]) == (months[0], months[-1])
     assert moved(found["totals"]) == expected(all_entries, "currency")
+
+
+def test_without_entries_a_series_is_empty(postgres: str, migrated: str) -> None:
+    """It has no period, no rows and no totals."""
+
+    async def series(database: Database) -> dict[str, Any]:
+        return await json_of(await income_series(database, Unit.MONTH, "UTC"))
+
+    nothing = ask(postgres.format(name=migrated), series)
+    assert (nothing["series"], nothing["totals"], nothing["period"]) == ([], [], None)
 
 
 async def test_a_series_has_a_limit(database: Database) -> None:
@@ -197,7 +206,6 @@ async def test_a_series_has_a_limit(database: Database) -> None:
 
 async def test_csv_has_the_rows_of_the_json(database: Database) -> None:
     """Each row repeats the head and names its table; a report without rows has one row with its head."""
-    await record(database, random_events(1, 30))
     for text in ("2024", "1999"):
         report = await income(database, Period.parse(text, BERLIN))
         as_object = await json_of(report)
@@ -219,7 +227,6 @@ async def test_csv_has_the_rows_of_the_json(database: Database) -> None:
 
 async def test_no_text_of_a_csv_is_taken_for_a_formula(database: Database) -> None:
     """A ticket's id may begin with a dash; a spreadsheet gets it with an apostrophe, and a negative amount without."""
-    await record(database, random_events(1, 30))
     await database.fetch("UPDATE ledger_entries SET ticket_id = '-story', kind = 'refund' WHERE ticket_id = 'story-1'")
     rows = csv.DictReader(io.StringIO(await text_of(await income(database, Period.parse("2024", "UTC")), as_csv)))
     [*found] = [row["net"] for row in rows if row["ticket"] == "'-story"]

@@ -3,40 +3,43 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from daemon.cli.main import main
 from sql import migrate
 from tests.simulator.oracle import only_donation
 from tests.support.guard import base_environ
 from tests.support.ledger import KEY, add_ticket, named_scenario, record, rows, scenario
 
-Run = Callable[..., tuple[int, Any]]
+
+def environ(url: str) -> dict[str, str]:
+    return {"DATABASE_URL": url, "GATE_ATTEMPTS": "1", "USER": "alex", "DONOR_EMAIL_HASH_KEY": KEY}
 
 
-@pytest.fixture
-def run() -> Run:
+def run(url: str, *words: str) -> tuple[int, Any]:
     """Runs `donationd WORDS --json` on a database; returns its exit status and the object that it prints."""
-
-    def donationd(url: str, *words: str, stdin: str = "") -> tuple[int, Any]:
-        done = subprocess.run(
-            [sys.executable, "-m", "daemon.cli.main", *words, "--json"],
-            env=base_environ()
-            | {"DATABASE_URL": url, "GATE_ATTEMPTS": "1", "USER": "alex", "DONOR_EMAIL_HASH_KEY": KEY},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.stdout.count("\n") == 1, done
-        return done.returncode, json.loads(done.stdout)
-
-    return donationd
+    done = CliRunner().invoke(main, [*words, "--json"], env=environ(url))
+    return done.exit_code, only_object(done.stdout)
 
 
-def test_the_schema(run: Run, empty_url: str) -> None:
+def run_process(url: str, *words: str, stdin: str) -> tuple[int, Any]:
+    """The same in a process of its own: where a question is asked, CliRunner prints the answer too."""
+    done = subprocess.run(
+        [sys.executable, "-m", "daemon.cli.main", *words, "--json"],
+        env=base_environ() | environ(url), input=stdin, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, only_object(done.stdout)
+
+
+def only_object(stdout: str) -> Any:
+    assert stdout.count("\n") == 1, stdout
+    return json.loads(stdout)
+
+
+def test_the_schema(empty_url: str) -> None:
     """`migrate --status` says what is missing, edited and unknown, and which of the missing this release needs,
     `migrate` what it applied; exit 1 if anything is missing or edited.
     """
@@ -58,7 +61,7 @@ def test_the_schema(run: Run, empty_url: str) -> None:
     assert (status, said["upToDate"], said["edited"]) == (1, False, names[:1])
 
 
-def test_the_gate(run: Run, database_url: str, empty_url: str) -> None:
+def test_the_gate(database_url: str, empty_url: str) -> None:
     """Passed or not, and why: a class of error and a sentence, for a wrong configuration too."""
     assert run(database_url, "gate") == (0, {"passed": True, "error": None, "detail": "all checks passed"})
     status, said = run(empty_url, "gate")
@@ -68,7 +71,7 @@ def test_the_gate(run: Run, database_url: str, empty_url: str) -> None:
     assert (status, said) == (1, {"passed": False, "error": "wrong configuration", "detail": "DATABASE_URL: not set"})
 
 
-def test_dropped_events(run: Run, database_url: str) -> None:
+def test_dropped_events(database_url: str) -> None:
     """How many, and how old they were at least."""
     record(database_url, named_scenario().events)
     rows(database_url, "UPDATE stripe_events SET processed_at = now() - interval '31 days'")
@@ -76,7 +79,7 @@ def test_dropped_events(run: Run, database_url: str) -> None:
     assert run(database_url, "prune") == (0, {"dropped": 0, "days": 90})
 
 
-def test_an_assignment(run: Run, database_url: str) -> None:
+def test_an_assignment(database_url: str) -> None:
     """The donation by its own id, whichever of its ids was given, the ticket, and what is on record about it."""
     add_ticket(database_url, "story-1")
     paid = scenario("no_ticket")
@@ -90,24 +93,18 @@ def test_an_assignment(run: Run, database_url: str) -> None:
 
 
 @pytest.mark.parametrize("by_email", [True, False])
-def test_an_erasure(run: Run, database_url: str, by_email: bool) -> None:
+def test_an_erasure(database_url: str, by_email: bool) -> None:
     """The donations whose donor was erased, with what is on record about it; a question to a person is no output."""
     erased = named_scenario()
     record(database_url, erased.events)
     if by_email:
-        done = run(database_url, "erase", "--email", "--yes", stdin="alice.smith@example.com\n")
+        done = run_process(database_url, "erase", "--email", "--yes", stdin="alice.smith@example.com\n")
     else:
-        done = run(database_url, "erase", only_donation(erased).donation, stdin="y\n")
+        done = run_process(database_url, "erase", only_donation(erased).donation, stdin="y\n")
     [act] = acts(database_url)
     assert done == (0, {"donations": [only_donation(erased).donation], "by": "alex", "at": act["at"]})
 
 
 def acts(url: str) -> list[dict[str, str]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "daemon.cli.main", "audit", "--json"],
-        env=base_environ() | {"DATABASE_URL": url},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = CliRunner().invoke(main, ["audit", "--json"], env=environ(url))
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -14,8 +14,8 @@ from daemon.ledger.verification import verify
 from daemon.simulator import scenarios
 from sql.connection import Row
 from sql.snapshot import Snapshot, snapshot
-from tests.support.ledger import NOW, add_ticket, record
-from tests.support.postgres import MakeTemplate
+from tests.support.ledger import NOW, add_ticket, record, scenario
+from tests.support.postgres import Clone, MakeTemplate
 
 WRONG: tuple[Any, ...] = (
     None,
@@ -38,8 +38,8 @@ def fill(url: str) -> None:
     """Records one payment of each kind and a subscription's donations."""
     add_ticket(url, "story-1")
     kinds = {scenario.kind: scenario for scenario in scenarios.generate(3, 200, ["story-1"], now=NOW)}
-    for scenario in kinds.values():
-        record(url, scenario.events)
+    for each in kinds.values():
+        record(url, each.events)
 
 
 @pytest.fixture(scope="module")
@@ -116,14 +116,23 @@ class Changed(Snapshot):
         return copy.deepcopy(self._kept[asked])
 
 
-def test_no_value_in_the_place_of_another_ends_verify(connection: Any) -> None:
+@pytest.fixture
+def small_ledger(clone: Clone, migrated: str) -> Iterator[Any]:
+    """A connection to a ledger of three payments."""
+    with clone(migrated) as url, closing(psycopg2.connect(url)) as connection:
+        for kind in ("dispute_won", "refund_failed", "paid"):
+            record(url, scenario(kind).events)
+        yield connection
+
+
+def test_no_value_in_the_place_of_another_ends_verify(small_ledger: Any) -> None:
     """Whatever stands in the place of whichever value, at every depth: there is an answer, and no other row's facts are
     called malformed.
     """
-    with connection.cursor() as cursor:
+    with small_ledger.cursor() as cursor:
         cursor.execute("SELECT id, facts FROM stripe_attributions WHERE facts IS NOT NULL ORDER BY length(facts::text)")
         id_, facts = cursor.fetchall()[-1]
-    changed, named = Changed(connection, id_), 0
+    changed, named = Changed(small_ledger, id_), 0
     for path in places(facts):
         for wrong in WRONG:
             changed.facts = replaced(facts, path, wrong)

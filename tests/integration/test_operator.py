@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from click.testing import CliRunner, Result
@@ -16,6 +17,7 @@ from daemon.ledger import privacy
 from daemon.simulator import scenarios
 from tests.simulator.oracle import only_donation
 from tests.support.ledger import KEY, NOW, add_ticket, named_scenario, record, rows, scenario
+from tests.support.postgres import Clone, MakeTemplate
 
 DEFACED = (
     "UPDATE stripe_attributions SET {} WHERE id = (SELECT min(id) FROM stripe_attributions WHERE paid_at > '2000-1-1')"
@@ -147,6 +149,13 @@ def test_erasing_asks_first(donationd: Callable[..., Result], database_url: str)
     assert rows(database_url, DONORS)[0][0] == "Smith"
 
 
+@pytest.fixture(scope="module")
+def filled(make_template: MakeTemplate) -> str:
+    """The payments of a simulation."""
+    events = scenarios.shuffled(scenarios.generate(5, 40, ["story-1", "story-2"], now=NOW), 1)
+    return make_template(lambda url: record(url, events))
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -165,15 +174,14 @@ def test_erasing_asks_first(donationd: Callable[..., Result], database_url: str)
         ("INSERT INTO stripe_objects VALUES ('ch_ghost', 'pi_ghost')", "Stripe objects are on record"),
     ],
 )
-def test_verify_finds_each_kind_of_damage(
-    donationd: Callable[..., Result], database_url: str, damage: str, said: str
-) -> None:
+def test_verify_finds_each_kind_of_damage(clone: Clone, filled: str, damage: str, said: str) -> None:
     """A right ledger passes; any figure, field or link that is off is named, with exit status 1."""
-    record(database_url, scenarios.shuffled(scenarios.generate(5, 40, ["story-1", "story-2"], now=NOW), 1))
-    right = donationd("verify")
-    assert (right.exit_code, right.stdout) == (0, "the ledger and its facts agree\n")
-    rows(database_url, damage)
-    wrong = donationd("verify")
+    with clone(filled) as url:
+        verify = partial(CliRunner().invoke, main, ["verify"], env={"DATABASE_URL": url})
+        right = verify()
+        assert (right.exit_code, right.stdout) == (0, "the ledger and its facts agree\n")
+        rows(url, damage)
+        wrong = verify()
     assert wrong.exit_code == 1
     assert said in wrong.stdout
     assert "Nobody" not in wrong.output

@@ -20,6 +20,7 @@ from sql import load
 from sql.database import Database
 from tests.support.api_application import Client, MakeClient, application, follower
 from tests.support.operators import ACTOR, EXPORTER, READER, TOKENS, WRONG, bearer
+from tests.support.process import WAIT_S
 
 PROBLEM = "application/problem+json"
 PART = b"x" * 65_536
@@ -105,6 +106,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls = Calls()
     monkeypatch.setattr(operator, "FEATURES", (*FEATURES, calls))
     return calls
+
+
+@pytest.fixture(scope="module")
+def database_url(shared_url: str) -> str:
+    """All tests have the same database, which they leave as it is."""
+    return shared_url
 
 
 @pytest.fixture
@@ -310,7 +317,7 @@ async def test_an_error_after_it_ends_the_connection(client: Client, calls: Call
     reply = await client.get(EXPORT, headers=bearer(EXPORTER))
     with pytest.raises(ClientPayloadError):
         await reply.read()
-    assert calls.parts.closed.is_set()
+    await asyncio.wait_for(calls.parts.closed.wait(), WAIT_S)
 
 
 async def test_a_client_that_leaves_ends_its_stream(client: Client, calls: Calls) -> None:
@@ -321,18 +328,24 @@ async def test_a_client_that_leaves_ends_its_stream(client: Client, calls: Calls
         reply = await client.get(EXPORT, headers=bearer(EXPORTER))
         await reply.content.readexactly(len(PART))
         reply.close()
-        await asyncio.wait_for(calls.parts.closed.wait(), 10)
+        await asyncio.wait_for(calls.parts.closed.wait(), WAIT_S)
 
 
 async def test_an_export_is_on_record_before_its_first_part(client: Client, calls: Calls, database: Database) -> None:
     """With the token's name, also if the client leaves; a call that is rejected is not."""
+    before = await recorded(database)
     await client.get(f"{EXPORT}?limit=0", headers=bearer(EXPORTER))
     await client.get(EXPORT, headers=bearer(READER))
     calls.parts.count = 10**9
     reply = await client.get(EXPORT, headers=bearer(EXPORTER))
-    rows = await database.fetch(load("list_operator_actions"), {"limit": 10, "before": None})
+    assert await recorded(database) == [("books", "export", "things a"), *before]
     reply.close()
-    assert [(row[2], row[3], row[7]) for row in rows] == [("books", "export", "things a")]
+
+
+async def recorded(database: Database) -> list[tuple[object, ...]]:
+    """Name, action and detail of what is on record."""
+    rows = await database.fetch(load("list_operator_actions"), {"limit": 1000, "before": None})
+    return [(row[2], row[3], row[7]) for row in rows]
 
 
 # --- Places

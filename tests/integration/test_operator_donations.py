@@ -177,28 +177,18 @@ async def test_a_page_looks_at_a_bounded_number_of_donations(client: Client, mon
     assert sum(sizes) == len([each for each in await listed(client, limit=1000) if each["status"] == "DISPUTED"])
 
 
-@pytest.mark.parametrize(
-    "cursor",
-    [
-        "x",
-        "MTow",
-        "OTk5OTk5OTk5OTk5OnBpXzE",
-        "MTpwaV8xOzI",
-        "MToneA",
-        "MTpwaV8xCg",
-        "LTE6cGlfMQ",
-        "x" * 501,
-        "%00",
-        "w6Q",
-    ],
-)
+FORGED = ("x", "MTow", "OTk5OTk5OTk5OTk5OnBpXzE", "MTpwaV8xOzI", "MToneA", "MTpwaV8xCg", "LTE6cGlfMQ", "x" * 501, "%00",
+          "w6Q")  # fmt: skip
+
+
 @pytest.mark.parametrize("path", ["donations", "unassigned", "failed-events", "tickets", "actions"])
-async def test_a_forged_cursor_does_no_harm(client: Client, path: str, cursor: str) -> None:
+async def test_a_forged_cursor_does_no_harm(client: Client, path: str) -> None:
     """It is a place in the list, or it is answered 400; never an error of the server."""
-    reply = await client.get(f"{PREFIX}{path}?cursor={cursor}", headers=bearer(READER))
-    assert reply.status in (200, 400)
-    if reply.status == 400:
-        assert "cursor: " in (await reply.json(content_type=None))["detail"]
+    for cursor in FORGED:
+        reply = await client.get(f"{PREFIX}{path}?cursor={cursor}", headers=bearer(READER))
+        assert reply.status in (200, 400), cursor
+        if reply.status == 400:
+            assert "cursor: " in (await reply.json(content_type=None))["detail"]
 
 
 # --- One donation

@@ -5,11 +5,12 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from datetime import date
 from pathlib import Path
 
 import aiohttp
+import psycopg2
 import pytest
 
 from daemon.api.endpoints import PREFIX
@@ -21,13 +22,12 @@ from daemon.ledger.search import SCAN, Search
 from daemon.ledger.stripe_events import read
 from daemon.reports import daily_sums, overview
 from daemon.reports.periods import Unit
-from daemon.runtime.readiness import Readiness
 from daemon.simulator import sender
-from health_sidecar.publisher import ReadinessServer
 from sql.database import Database
 from tests.bench.machine import Site, resident_mb
-from tests.support.api_process import SECRET, Api, until
+from tests.support.api_process import SECRET, Api, ready_sidecar, until
 from tests.support.operators import ENTRIES, READER, bearer
+from tests.support.postgres import MakeTemplate
 from tests.support.process import Process
 
 MANY_ROWS = (Path(__file__).parents[1] / "support" / "many_rows.sql").read_text(encoding="utf-8")
@@ -49,16 +49,21 @@ BIG = {"stripe_attributions", "stripe_objects", "stripe_events", "ledger_entries
 SCANNED = "SELECT relname, seq_tup_read, idx_tup_fetch FROM pg_stat_user_tables"
 
 
-@pytest.fixture
-async def many(database: Database) -> Database:
+def fill(url: str) -> None:
+    with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(MANY_ROWS, {"rows": ROWS})
+        cursor.execute(MORE_ROWS)
+
+
+@pytest.fixture(scope="module")
+def template(make_template: MakeTemplate) -> str:
     """A ledger with ROWS donations."""
-    await database.fetch(MANY_ROWS, {"rows": ROWS})
-    await database.fetch(MORE_ROWS)
-    return database
+    return make_template(fill)
 
 
 async def record_warnings(database: Database) -> None:
     """Some hundred payments, each with an early fraud warning."""
+    received = []
     for number in range(300):
         charge = {"id": f"ch_warned{number}", "amount": 5000, "currency": "usd", "paid": True, "captured": True,
                   "amount_captured": 5000, "status": "succeeded", "created": 1_760_000_000}  # fmt: skip
@@ -69,8 +74,9 @@ async def record_warnings(database: Database) -> None:
              "data": {"object": shown}}
             for type_, shown in events.items()
         ]  # fmt: skip
-        received = [ReceivedEvent(read(sender.encode(body), livemode=False, hash_key=None)) for body in bodies]
-        await Recorder(database).record(received)
+        received += [ReceivedEvent(read(sender.encode(body), livemode=False, hash_key=None)) for body in bodies]
+    for begin in range(0, len(received), 100):
+        await Recorder(database).record(received[begin : begin + 100])
 
 
 async def counts(database: Database) -> dict[str, tuple[int, int]]:
@@ -99,26 +105,26 @@ QUESTIONS: dict[str, Asking] = {
 }
 
 
-async def test_no_list_reads_a_whole_table(many: Database) -> None:
+async def test_no_list_reads_a_whole_table(database: Database) -> None:
     """Each page finds its rows by an index: not more rows than it shows or may look at."""
-    await audit.chain(many)
-    for name, ask in QUESTIONS.items():
-        before = await counts(many)
-        await ask(many)
-        after = await counts(many)
+    await audit.chain(database)
+    for name, question in QUESTIONS.items():
+        before = await counts(database)
+        await question(database)
+        after = await counts(database)
         for table in BIG:
             whole, fetched = (after[table][n] - before[table][n] for n in (0, 1))
             assert whole == 0, (name, table)
             assert fetched <= SCAN + 1000, (name, table, fetched)
 
 
-async def test_a_search_by_hash_reads_a_part_of_the_table(many: Database) -> None:
+async def test_a_search_by_hash_reads_a_part_of_the_table(database: Database) -> None:
     """The index by e-mail hashes leaves out what cannot contain the hash."""
-    await many.fetch("VACUUM stripe_attributions")
-    [(wanted,)] = await many.fetch("SELECT donor_email_hash FROM stripe_attributions WHERE amount_minor = 777")
-    found = await search.search(many, Search(100, q=wanted))
+    await database.fetch("VACUUM stripe_attributions")
+    [(wanted,)] = await database.fetch("SELECT donor_email_hash FROM stripe_attributions WHERE amount_minor = 777")
+    found = await search.search(database, Search(100, q=wanted))
     assert [each.amount_minor for each in found.donations] == [777]
-    plan = await many.fetch(
+    plan = await database.fetch(
         "SET enable_seqscan = off; EXPLAIN SELECT id FROM stripe_attributions WHERE donor_email_hash = %s", [wanted]
     )
     assert any("attributions_by_email_hash" in line for (line,) in plan)
@@ -131,11 +137,9 @@ async def test_a_search_by_hash_reads_a_part_of_the_table(many: Database) -> Non
 async def serving(api: Api) -> AsyncIterator[Process]:
     """An API process whose clients have a second to read a reply."""
     api.environ |= {"OPERATOR_TOKENS": ENTRIES, "WRITE_TIMEOUT_MS": "1000", "OPERATOR_PLACES": "4"}
-    async with ReadinessServer(api.socket, Readiness(ready=True), lambda: None) as publisher, api.running() as process:
-        heartbeat = asyncio.create_task(publisher.run())
+    async with ready_sidecar(api.socket), api.running() as process:
         await until(process, "listening on")
         yield process
-        heartbeat.cancel()
 
 
 def asking(api: Api, path: str) -> socket.socket:
@@ -159,11 +163,11 @@ async def deliver(session: aiohttp.ClientSession, number: int) -> int:
         return reply.status
 
 
-async def test_clients_that_read_slowly_or_leave_disturb_no_other(api: Api, many: Database) -> None:
+async def test_clients_that_read_slowly_or_leave_disturb_no_other(api: Api, database: Database) -> None:
     """Of each list, some read a byte per second and some leave in the middle: meanwhile every webhook is answered 200,
     afterwards every connection of theirs has ended, every list is answered, and their memory is free.
     """
-    await record_warnings(many)
+    await record_warnings(database)
     async with serving(api) as process, aiohttp.ClientSession(api.base) as session:
         for path in LISTS:
             async with session.get(PREFIX + path, params={"limit": "1000"}, headers=bearer(READER)) as reply:

@@ -25,13 +25,12 @@ from daemon.runtime.http.auth import (
     Scope,
     parse_tokens,
 )
-from daemon.runtime.readiness import Readiness
 from daemon.simulator import scenarios
-from health_sidecar.publisher import ReadinessServer
 from sql.database import Database
 from tests.support.api_application import Client, MakeClient, reply_parts
-from tests.support.api_process import Api, ended, until
-from tests.support.ledger import TICKET, fill
+from tests.support.api_process import Api, ended, ready_sidecar, until
+from tests.support.ledger import TICKET, ask, fill
+from tests.support.postgres import MakeTemplate
 
 READER, OLD_READER, EXPORTER = "reader-token", "old-reader-token", "exporter-token"
 WRONG = "wrong-token"
@@ -53,6 +52,18 @@ def bearer(token: str, **headers: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}", **headers}
 
 
+@pytest.fixture(scope="module")
+def template(make_template: MakeTemplate) -> str:
+    """The donations of the original design."""
+    return make_template(lambda url: ask(url, lambda database: fill(database, scenarios.seed_example(), TICKET)))
+
+
+@pytest.fixture(scope="module")
+def database_url(shared_url: str) -> str:
+    """All tests have the same database, which they leave as it is."""
+    return shared_url
+
+
 class Clock:
     """Seconds that the test sets."""
 
@@ -69,8 +80,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def client(database: Database, aiohttp_client: MakeClient, clock: Clock) -> Client:
-    """An API with a closed ledger, with the donations of the original design in it."""
-    await fill(database, scenarios.seed_example(), TICKET)
+    """An API with a closed ledger."""
     metrics = ApiMetrics()
     app = build(
         Webhook(None, metrics, secrets=("whsec",), livemode=False, hash_key=None),  # type: ignore[arg-type]
@@ -310,11 +320,10 @@ def test_one_token_belongs_to_one_entry() -> None:
         config(f"{entry('anna', 'read', READER)},{entry('books', 'act', READER)}")
 
 
-async def test_the_api_process_closes_the_ledger_when_it_is_asked_to(api: Api, database: Database) -> None:
+async def test_the_api_process_closes_the_ledger_when_it_is_asked_to(api: Api) -> None:
     """PUBLIC_LEDGER=false: 401, and 200 with a token of OPERATOR_TOKENS; no line of its log has any of the tokens."""
-    await fill(database, scenarios.seed_example(), TICKET)
     api.environ |= {"PUBLIC_LEDGER": "false", "OPERATOR_TOKENS": TOKENS, "LOG_LEVEL": "DEBUG"}
-    async with ReadinessServer(api.socket, Readiness(ready=True), lambda: None), api.running() as process:
+    async with ready_sidecar(api.socket), api.running() as process:
         await until(process, "listening on")
         async with aiohttp.ClientSession(api.base) as session:
             statuses = [
@@ -327,11 +336,10 @@ async def test_the_api_process_closes_the_ledger_when_it_is_asked_to(api: Api, d
     assert not any(token in api.log.read_text() for token in (READER, EXPORTER, WRONG))
 
 
-async def test_a_closed_ledger_without_tokens_is_closed_to_everybody(api: Api, database: Database) -> None:
+async def test_a_closed_ledger_without_tokens_is_closed_to_everybody(api: Api) -> None:
     """PUBLIC_LEDGER=false is a configuration without OPERATOR_TOKENS too; then no request opens the ledger."""
-    await fill(database, [], TICKET)
     api.environ |= {"PUBLIC_LEDGER": "false"}
-    async with ReadinessServer(api.socket, Readiness(ready=True), lambda: None), api.running() as process:
+    async with ready_sidecar(api.socket), api.running() as process:
         await until(process, "listening on")
         async with aiohttp.ClientSession(api.base) as session:
             assert (await session.get(PATH)).status == 401

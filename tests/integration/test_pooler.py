@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -25,11 +26,11 @@ from tests.support.process import Process
 
 PROGRAM = Path("/usr/sbin/pgbouncer")
 PORT = 6432  # of a Unix socket
-Pooler = Callable[[str], str]
+Pooler = Callable[..., str]
 
 
 @contextmanager
-def pgbouncer(server: Server, mode: str) -> Iterator[Path]:
+def pgbouncer(server: Server, mode: str, sessions: int) -> Iterator[Path]:
     """The folder of the socket of a PgBouncer in this mode in front of the server, which both run as the same user."""
     with tempfile.TemporaryDirectory(prefix="donationd-pgbouncer-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -40,6 +41,7 @@ def pgbouncer(server: Server, mode: str) -> Iterator[Path]:
             * = host={server.home}
             [pgbouncer]
             pool_mode = {mode}
+            default_pool_size = {sessions}
             listen_port = {PORT}
             unix_socket_dir = {folder}
             auth_type = trust
@@ -52,13 +54,19 @@ def pgbouncer(server: Server, mode: str) -> Iterator[Path]:
                 shutil.chown(path, server.user)
         command = [PROGRAM, folder / "pgbouncer.ini"]
         with Process(command, folder / "log", stop=signal.SIGKILL, cwd=Path("/"), user=server.user):
-            eventually((folder / f".s.PGSQL.{PORT}").exists, "PgBouncer listens")
+            eventually(lambda: listens(folder / f".s.PGSQL.{PORT}"), "PgBouncer listens")
             yield folder
+
+
+def listens(path: Path) -> bool:
+    """Whether a process takes connections at a socket, which is there a moment earlier."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 @pytest.fixture
 def pooled(server: Server, database_url: str) -> Iterator[Pooler]:
-    """Starts a PgBouncer in a mode, and returns the URL of the test's database through it."""
+    """Starts a PgBouncer in a mode, with at most so many sessions; returns the test database's URL through it."""
     if not PROGRAM.exists():
         reason = "PgBouncer is not installed: apt-get install pgbouncer"
         if os.environ.get("CI") == "true":
@@ -66,10 +74,9 @@ def pooled(server: Server, database_url: str) -> Iterator[Pooler]:
         pytest.skip(reason)
     with ExitStack() as stack:
 
-        def start(mode: str) -> str:
-            folder = stack.enter_context(pgbouncer(server, mode))
+        def start(mode: str, sessions: int = 20) -> str:
+            folder = stack.enter_context(pgbouncer(server, mode, sessions))
             url = f"{database_url.replace(str(server.home), str(folder))}&port={PORT}"
-            psycopg2.connect(url).close()
             return url
 
         yield start
@@ -91,7 +98,7 @@ def test_session_mode_is_as_good_as_no_pooler(pooled: Pooler, capsys: pytest.Cap
 
 def test_a_session_that_another_ledger_has_used_has_the_search_path_of_this_one(pooled: Pooler) -> None:
     """In session mode one session of the server serves the processes of several charities, one after the other."""
-    url = pooled("session")
+    url = pooled("session", sessions=1)
     question = "SELECT pg_backend_pid(), current_setting('search_path')"
     found = [rows(url, question, schema=schema) for schema in ("helpers", "public", "shelter")]
     assert [path for [(_pid, path)] in found] == ["helpers", "public", "shelter"]

@@ -68,7 +68,7 @@ BREAKAGES: tuple[tuple[str, Any], ...] = (
 LOG_EVERYTHING = """
 DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET log_statement = %L', current_database(), 'all'); END $$
 """
-WAIT_S = 20
+WAIT_S = 60
 
 # What a site may have put where a ticket id belongs.
 NO_TICKETS = (
@@ -228,7 +228,7 @@ class Witness:
 @pytest.fixture
 def api(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> Api:
     api = Api(tmp_path_factory.mktemp("api"), database_url)
-    api.environ |= {"LOG_LEVEL": "DEBUG", "DB_STATEMENT_TIMEOUT_MS": "500"}
+    api.environ |= {"LOG_LEVEL": "DEBUG", "DB_STATEMENT_TIMEOUT_MS": "3000"}
     return api
 
 

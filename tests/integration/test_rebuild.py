@@ -3,7 +3,8 @@
 import asyncio
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -24,6 +25,8 @@ from sql.connection import Row
 from sql.database import Database
 from sql.migrate import discover
 from sql.snapshot import snapshot
+from tests.support.ledger import ask
+from tests.support.postgres import Clone, MakeTemplate
 
 NOW = 1_760_000_000
 TICKETS = ("story-1", "story-2")
@@ -81,21 +84,39 @@ def differences(url: str) -> list[str]:
         return list(verify(moment, lambda _done: None))
 
 
+@cache
+def all_entries() -> list[ReceivedEvent]:
+    """The events of eighty payments."""
+    return entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1)
+
+
+@pytest.fixture(scope="module")
+def filled(make_template: MakeTemplate) -> str:
+    """A database with what today's rules make of them."""
+    return make_template(lambda url: ask(url, lambda database: record(database, all_entries())))
+
+
+@pytest.fixture(scope="module")
+def right(postgres: str, filled: str) -> tuple[list[Row], list[Row]]:
+    """Its ledger."""
+    return ask(postgres.format(name=filled), ledger)
+
+
 @pytest.fixture
-async def right(database: Database) -> tuple[list[Row], list[Row]]:
-    """The ledger that today's rules make of eighty payments; the database is empty again."""
-    await record(database, entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1))
-    found = await ledger(database)
-    await clear(database)
-    return found
+def filled_url(clone: Clone, filled: str) -> Iterator[str]:
+    """The same in a database of the test's own."""
+    with clone(filled) as url:
+        yield url
 
 
-async def clear(database: Database) -> None:
-    """Empties the ledger."""
-    await database.fetch(
-        "TRUNCATE stripe_events, stripe_attributions, stripe_objects, ticket_totals, stripe_billing,"
-        " stripe_failed_charges, ledger_entries"
+@pytest.fixture
+async def filled_ledger(filled_url: str) -> AsyncIterator[Database]:
+    """The same, through our driver."""
+    database = Database(
+        filled_url, pool_size=4, statement_timeout_s=10, connect_timeout_s=5, application_name="donationd test"
     )
+    yield database
+    await database.close()
 
 
 async def test_rebuilt_rows_and_totals_are_those_of_the_new_rules(
@@ -104,7 +125,7 @@ async def test_rebuilt_rows_and_totals_are_those_of_the_new_rules(
     """Donations that former rules stored are, rebuilt, what today's rules would have made of the same events."""
     with monkeypatch.context() as former:
         use_former_rules(former)
-        await record(database, entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1))
+        await record(database, all_entries())
     assert differences(database_url) != []
     stored = await count_rows(database)
     assert stored == len([row for row in right[0] if row[2] is not None])
@@ -120,7 +141,7 @@ async def test_later_events_have_their_effect_whenever_the_rows_are_rebuilt(
 ) -> None:
     """Half of the events under former rules, then the rest beside two rebuilds and a writer that still runs the former
     rules: after a last rebuild every row and total is right."""
-    events = entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1)
+    events = all_entries()
     half = len(events) // 2
     with monkeypatch.context() as former:
         use_former_rules(former)
@@ -138,30 +159,26 @@ async def test_later_events_have_their_effect_whenever_the_rows_are_rebuilt(
     assert differences(database_url) == []
 
 
-async def test_a_row_that_the_former_release_writes_again_counts_as_older(
-    database: Database, right: tuple[list[Row], list[Row]]
-) -> None:
+async def test_a_row_that_the_former_release_writes_again_counts_as_older(filled_ledger: Database) -> None:
     """During a rolling reload the former release writes rows without touching the columns that it does not know."""
-    await record(database, entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1))
-    assert await count_rows(database) == 0
-    await database.fetch(
+    assert await count_rows(filled_ledger) == 0
+    await filled_ledger.fetch(
         "UPDATE stripe_attributions SET version = version + 1, refunded_minor = 0, disputed_minor = 0"
         " WHERE id = (SELECT min(id) FROM stripe_attributions WHERE refunded_minor > 0)"
     )
-    assert await count_rows(database) == 1
-    assert await rebuild(database, lambda _done: None) == 1
+    assert await count_rows(filled_ledger) == 1
+    assert await rebuild(filled_ledger, lambda _done: None) == 1
 
 
 async def test_a_row_that_lost_its_object_keeps_no_other_from_being_rebuilt(
-    database: Database, database_url: str, right: tuple[list[Row], list[Row]]
+    filled_ledger: Database, filled_url: str
 ) -> None:
     """A row that its id no longer leads to stays older, and `verify` reports it; all others are derived again."""
-    await record(database, entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1))
-    await database.fetch("UPDATE stripe_attributions SET rules_version = 0")
-    await database.fetch("DELETE FROM stripe_objects WHERE id = (SELECT min(root) FROM stripe_attributions)")
-    await rebuild(database, lambda _done: None)
-    assert await count_rows(database) == 1
-    assert [line for line in differences(database_url) if "kept by no row" in line] != []
+    await filled_ledger.fetch("UPDATE stripe_attributions SET rules_version = 0")
+    await filled_ledger.fetch("DELETE FROM stripe_objects WHERE id = (SELECT min(root) FROM stripe_attributions)")
+    await rebuild(filled_ledger, lambda _done: None)
+    assert await count_rows(filled_ledger) == 1
+    assert [line for line in differences(filled_url) if "kept by no row" in line] != []
 
 
 async def test_facts_in_the_form_of_the_first_rules_are_read(database: Database, database_url: str) -> None:
@@ -197,13 +214,12 @@ def _read(event_type: str, stripe_object: dict[str, object], created: int) -> An
 
 
 async def test_an_interrupted_rebuild_goes_on_where_it_stopped(
-    database: Database, database_url: str, right: tuple[list[Row], list[Row]], monkeypatch: pytest.MonkeyPatch
+    filled_ledger: Database, right: tuple[list[Row], list[Row]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after a batch, the next run derives only the rows that are left."""
-    await record(database, entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1))
-    await database.fetch("UPDATE stripe_attributions SET rules_version = 0")
+    await filled_ledger.fetch("UPDATE stripe_attributions SET rules_version = 0")
     monkeypatch.setattr("daemon.ledger.rebuild.ROWS", 10)
-    total = await count_rows(database)
+    total = await count_rows(filled_ledger)
 
     def stop_after_three(_done: int, steps: list[int] = []) -> None:  # noqa: B006
         steps.append(_done)
@@ -211,10 +227,10 @@ async def test_an_interrupted_rebuild_goes_on_where_it_stopped(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        await rebuild(database, stop_after_three)
-    assert await count_rows(database) == total - 30
-    assert await rebuild(database, lambda _done: None) == total - 30
-    assert await ledger(database) == right
+        await rebuild(filled_ledger, stop_after_three)
+    assert await count_rows(filled_ledger) == total - 30
+    assert await rebuild(filled_ledger, lambda _done: None) == total - 30
+    assert await ledger(filled_ledger) == right
 
 
 @pytest.mark.parametrize(
@@ -230,7 +246,7 @@ async def test_wrong_totals_are_set_beside_traffic_and_a_second_run(
     database: Database, right: tuple[list[Row], list[Row]], damage: str
 ) -> None:
     """Totals that nothing explains are set to what the rows add up to, once, whichever other process runs or writes."""
-    events = entries(scenarios.generate(7, 80, TICKETS, now=NOW), 1)
+    events = all_entries()
     await record(database, events[:200])
     await database.fetch(damage)
     await asyncio.gather(record(database, events[200:]), set_wrong_totals(database), set_wrong_totals(database))

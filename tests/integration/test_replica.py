@@ -5,12 +5,13 @@ import os
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
 
 import psycopg2
 import pytest
 from prometheus_client import CollectorRegistry
+from psycopg2.extensions import connection as Connection
 from pydantic import SecretStr
 
 from daemon.api.config import Config
@@ -32,6 +33,7 @@ from sql.replica_lag import (
 )
 from tests.support.instance import eventually
 from tests.support.postgres import USER, Server, running_server
+from tests.support.process import WAIT_S
 
 WHO = "SELECT pg_is_in_recovery()"
 REPLICA, PRIMARY = [(True,)], [(False,)]
@@ -69,6 +71,16 @@ def accepts_connections(server: Server) -> bool:
     except psycopg2.OperationalError:
         return False
     return True
+
+
+def was_ended(connection: Connection) -> bool:
+    """Whether the server has ended a session."""
+    try:
+        connection.cursor().execute("SELECT 1")
+    except psycopg2.Error:
+        return True
+    connection.rollback()
+    return False
 
 
 def catch_up(primary: Server, replica: Server) -> None:
@@ -138,7 +150,7 @@ class Reads:
 
     async def compare_until_near(self) -> None:
         """Compares them until the replica has replayed what PostgreSQL writes by itself too."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(WAIT_S):
             while self.database.lag.bytes or not self.database.is_readable():
                 await self.compare(after_s=0)
 
@@ -147,13 +159,13 @@ class Reads:
         return await self.database.fetch(WHO)
 
 
-def connect(url: SecretStr, pool_size: int = 2, statement_timeout_ms: int = 5000) -> Database:
+def connect(url: SecretStr, pool_size: int = 2, statement_timeout_ms: int = 30_000) -> Database:
     """A pool of connections."""
     return Database(
         url.get_secret_value(),
         pool_size=pool_size,
         statement_timeout_s=statement_timeout_ms / 1000,
-        connect_timeout_s=2,
+        connect_timeout_s=10,
         application_name="donationd test",
     )
 
@@ -237,7 +249,7 @@ async def test_the_pools_of_an_api_process(primary: Server, replica: Server) -> 
         reads, registry = ReadPools(Config.from_environ(environ), connect), CollectorRegistry()
         tasks = [asyncio.create_task(task) for task in reads.tasks(registry)]
         try:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(WAIT_S):
                 while [await each.fetch(WHO) for each in (reads.ledger, reads.pages)] != [expected] * 2:  # noqa: ASYNC110 - it has no event
                     await asyncio.sleep(0.01)
             shown = replica_of(registry)
@@ -296,8 +308,12 @@ async def test_a_replica_is_compared_first_after_a_crash(
     reads = reads_of(own_replica, primary)
     await reads.compare_until_near()
     assert await reads.who() == REPLICA
-    with psycopg2.connect(url_of(own_replica)) as victim:
+    with (
+        closing(psycopg2.connect(url_of(own_replica))) as victim,
+        closing(psycopg2.connect(url_of(own_replica))) as other,
+    ):
         os.kill(victim.info.backend_pid, signal.SIGKILL)
+        await asyncio.to_thread(eventually, lambda: was_ended(other), "the replica ends all its sessions")
     await asyncio.to_thread(eventually, lambda: accepts_connections(own_replica), "it accepts connections again")
     assert reads.database.is_readable()
     await reads.compare(after_s=0)
@@ -309,7 +325,7 @@ async def test_a_replica_is_compared_first_after_a_crash(
 async def test_a_replica_that_hangs(primary: Server, own_replica: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A read waits as long as a statement may take, then the primary answers, and the next read does not wait."""
     monkeypatch.setattr("sql.database.CLIENT_GRACE_S", 0.2)
-    pools = [connect(SecretStr(url_of(server)), 2, 200) for server in (own_replica, primary)]
+    pools = [connect(SecretStr(url_of(own_replica)), 2, 1000), connect(SecretStr(url_of(primary)))]
     reads = Reads(*pools)
     await reads.compare_until_near()
     assert await reads.who() == REPLICA

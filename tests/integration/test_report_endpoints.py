@@ -17,6 +17,7 @@ from tests.support.api_application import Client, MakeClient, application, follo
 from tests.support.ledger import ask
 from tests.support.operators import ACTOR, EXPORTER, READER, TOKENS, bearer
 from tests.support.postgres import MakeTemplate
+from tests.support.process import WAIT_S
 from tests.support.reports import random_events, record, text_of
 
 BERLIN, APIA = "Europe/Berlin", "Pacific/Apia"
@@ -30,12 +31,19 @@ async def fill(database: Database) -> None:
     await record(database, events[:200])
     await closings.close(database, QUARTER, "alex")
     await record(database, events[200:])
+    await database.fetch("UPDATE ledger_entries SET recorded_at = '2025-12-31'")
 
 
 @pytest.fixture(scope="module")
 def template(make_template: MakeTemplate) -> str:
     """Every test begins with a ledger of which a quarter is closed."""
     return make_template(lambda url: ask(url, fill))
+
+
+@pytest.fixture(scope="module")
+def database_url(shared_url: str) -> str:
+    """All tests have the same database, which they leave as it is."""
+    return shared_url
 
 
 @pytest.fixture
@@ -75,7 +83,6 @@ async def reports(database: Database) -> dict[str, Report]:
 
 async def test_each_report_is_that_of_the_command(client: Client, database: Database) -> None:
     """As JSON, and as CSV for a client that prefers it, to the byte; X-Ledger-Seq is the head's seq."""
-    await database.fetch("UPDATE ledger_entries SET recorded_at = '2025-12-31'")
     for form, accept in ((as_json, "application/json"), (as_csv, "text/csv")):
         for address, report in (await reports(database)).items():
             reply = await client.get(f"{REPORTS}{address}", headers=bearer(READER, Accept=accept))
@@ -200,7 +207,7 @@ async def test_a_client_that_leaves_ends_its_report(client: Client, endless: asy
         reply = await client.get(f"{REPORTS}restated?period=2024-Q4", headers=bearer(READER))
         await reply.content.readexactly(100_000)
         reply.close()
-        await asyncio.wait_for(endless.wait(), 10)
+        await asyncio.wait_for(endless.wait(), WAIT_S)
     assert (await client.get(f"{REPORTS}tickets", headers=bearer(READER))).status == 200
 
 
@@ -215,7 +222,7 @@ async def test_a_client_that_reads_slowly_holds_no_place_for_long(client: Client
         await reply.content.readexactly(1)
         assert (await client.get(f"{PREFIX}actions", headers=bearer(READER))).status == 200
         await asyncio.sleep(WRITE_S / 20)
-    await asyncio.wait_for(endless.wait(), 10)
+    await asyncio.wait_for(endless.wait(), WAIT_S)
     assert (await client.get(f"{REPORTS}tickets", headers=bearer(READER))).status == 200
 
 

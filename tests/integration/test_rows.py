@@ -101,6 +101,12 @@ PREPARED = {
 }
 
 
+@pytest.fixture(scope="module")
+def database_url(shared_url: str) -> str:
+    """All tests have the same database, which they leave as it is."""
+    return shared_url
+
+
 def columns(url: str, *statements: tuple[str, Any]) -> tuple[str, ...]:
     """The names of the columns of the last statement's result."""
     with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:

@@ -2,7 +2,8 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,6 +17,8 @@ from daemon.simulator.sender import encode
 from sql.connection import Row
 from sql.database import Database
 from sql.snapshot import snapshot
+from tests.support.ledger import EMPTY_LEDGER, record_in_every_order
+from tests.support.process import WAIT_S
 
 START = 1_793_000_000
 ROWS = """
@@ -24,7 +27,6 @@ SELECT id, ticket_id, status, amount_minor, refunded_minor, extract(epoch FROM r
 FROM stripe_attributions ORDER BY id
 """
 TICKETS = "SELECT id, ticket_id FROM stripe_attributions ORDER BY id"
-WAIT_S = 10.0
 
 
 def event(event_type: str, second: int, stripe_object: dict[str, Any]) -> ReceivedEvent:
@@ -49,29 +51,29 @@ def payment(id_: str, second: int = 1, **fields: object) -> ReceivedEvent:
     return event("payment_intent.succeeded", second, {"id": id_, "amount_received": 500, "currency": "usd", **fields})
 
 
-def charge(id_: str, second: int, status: str, **fields: object) -> dict[str, Any]:
-    """A charge of pi_1."""
-    return {"id": id_, "payment_intent": "pi_1", "status": status, "created": START + second, **fields}
+def charge(id_: str, second: int, status: str, x: str = "", **fields: object) -> dict[str, Any]:
+    """A charge of pi_1, with ids that end with `x`."""
+    return {
+        "id": f"{id_}{x}", "payment_intent": f"pi_1{x}", "status": status, "created": START + second, **fields
+    }  # fmt: skip
 
 
-async def clear(database: Database) -> None:
-    """Empties the ledger."""
-    await database.fetch(
-        "TRUNCATE stripe_events, stripe_attributions, stripe_objects, ticket_totals, stripe_billing,"
-        " stripe_failed_charges, ledger_entries"
-    )
+async def rows_in_every_order(
+    database: Database, url: str, events: Callable[[str], list[ReceivedEvent]], rows: str = ROWS
+) -> list[Row]:
+    """What stands after the events, which must be the same in every order, and agree with the facts.
 
-
-async def rows_in_every_order(database: Database, url: str, events: list[ReceivedEvent], rows: str = ROWS) -> list[Row]:
-    """What stands after the events, which must be the same in every order, and agree with the facts."""
-    results: set[tuple[Row, ...]] = set()
-    for order in itertools.permutations(events):
-        await clear(database)
-        for entry in order:
-            await Recorder(database).record([entry])
-        results.add(tuple(await database.fetch(rows)))
-        assert_right(url)
-    [result] = results
+    Args:
+        events: makes them; their ids end with what it gets.
+    """
+    orders = await record_in_every_order(database, lambda number: events(f"x{number}"))
+    results: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in await database.fetch(rows):
+        ending = row[0][row[0].rindex("x") :]
+        results[ending].append(tuple(v.removesuffix(ending) if isinstance(v, str) else v for v in row))
+    assert_right(url)
+    assert len(results) == orders
+    [result] = {tuple(found) for found in results.values()}
     return list(result)
 
 
@@ -138,13 +140,16 @@ async def test_a_payment_that_leaves_one_subscription_s_invoice_for_another_s(
     database: Database, database_url: str
 ) -> None:
     """A row whose facts name two subscriptions follows the one whose invoice the PaymentIntent names now."""
-    events = [
-        invoice("in_1", "sub_1"),
-        invoice("in_2", "sub_2"),
-        payment("pi_1", 1, invoice="in_1"),
-        payment("pi_1", 2, invoice="in_2"),
-        subscription("sub_2", "story-1", 3),
-    ]
+
+    def events(x: str) -> list[ReceivedEvent]:
+        return [
+            invoice(f"in_1{x}", f"sub_1{x}"),
+            invoice(f"in_2{x}", f"sub_2{x}"),
+            payment(f"pi_1{x}", 1, invoice=f"in_1{x}"),
+            payment(f"pi_1{x}", 2, invoice=f"in_2{x}"),
+            subscription(f"sub_2{x}", "story-1", 3),
+        ]
+
     assert await rows_in_every_order(database, database_url, events, TICKETS) == [("pi_1", "story-1")]
 
 
@@ -163,7 +168,7 @@ async def test_donations_of_two_subscriptions_in_one_row_follow_their_own(
     ]
     tied, changed = events[:4], events[4:]
     for order in itertools.permutations(changed):
-        await clear(database)
+        await database.fetch(EMPTY_LEDGER)
         for entry in (*tied, *order):
             await Recorder(database).record([entry])
         assert await database.fetch(TICKETS) == [("pi_1", "story-1"), ("pi_2", "story-9")]
@@ -174,11 +179,14 @@ async def test_a_charge_that_failed_names_no_donor_whatever_comes_first(database
     """The donor of a charge that failed once is gone in every order, also where a later snapshot says it succeeded."""
     paid = {"amount": 500, "amount_captured": 500, "captured": True, "paid": True}
     donor = {"name": "Ada Example", "email": "ada@example.org", "address": None}
-    events = [
-        event("charge.succeeded", 1, charge("ch_1", 0, "succeeded", billing_details=donor, **paid)),
-        event("charge.failed", 2, charge("ch_1", 0, "failed")),
-        event("charge.updated", 3, charge("ch_1", 0, "succeeded", **paid)),
-    ]
+
+    def events(x: str) -> list[ReceivedEvent]:
+        return [
+            event("charge.succeeded", 1, charge("ch_1", 0, "succeeded", x, billing_details=donor, **paid)),
+            event("charge.failed", 2, charge("ch_1", 0, "failed", x)),
+            event("charge.updated", 3, charge("ch_1", 0, "succeeded", x, **paid)),
+        ]
+
     shown = ("pi_1", None, "PAID", 500, 0, None, None, None, "ch_1")
     assert await rows_in_every_order(database, database_url, events) == [shown]
 
@@ -193,11 +201,14 @@ def test_the_connected_account_s_side_of_a_destination_charge_is_nowhere_a_donat
 
 async def test_a_failed_charge_that_was_refunded_keeps_its_time(database: Database, database_url: str) -> None:
     """When the money went back does not depend on whether a failed charge was first set apart from its donation."""
-    events = [
-        event("charge.refunded", 1, charge("ch_1", 0, "failed", amount_refunded=700)),
-        event("charge.failed", 3, charge("ch_2", 1, "failed", amount_refunded=700)),
-        event("refund.failed", 3, {"id": "re_1", "amount": 200, "charge": "ch_2"}),
-    ]
+
+    def events(x: str) -> list[ReceivedEvent]:
+        return [
+            event("charge.refunded", 1, charge("ch_1", 0, "failed", x, amount_refunded=700)),
+            event("charge.failed", 3, charge("ch_2", 1, "failed", x, amount_refunded=700)),
+            event("refund.failed", 3, {"id": f"re_1{x}", "amount": 200, "charge": f"ch_2{x}"}),
+        ]
+
     shown = ("pi_1", None, "FAILED", None, 700, START + 1, None, None, "ch_2")
     assert await rows_in_every_order(database, database_url, events) == [shown]
 
@@ -221,8 +232,13 @@ async def test_what_names_only_a_failed_charge_set_apart_changes_its_donation(
     database: Database, database_url: str
 ) -> None:
     """A dispute that names only an early failed attempt leaves the money that the PaymentIntent received in its row."""
-    failed = [event("charge.failed", n, charge(f"ch_{n}", n, "failed", amount=500, currency="usd")) for n in (1, 2)]
-    dispute = {"id": "dp_1", "amount": 200, "status": "needs_response", "charge": "ch_1", "currency": "usd"}
-    events = [payment("pi_1", 3), *failed, event("charge.dispute.created", 4, dispute)]
+    attempt = {"amount": 500, "currency": "usd"}
+    dispute = {"amount": 200, "status": "needs_response", "currency": "usd"}
+
+    def events(x: str) -> list[ReceivedEvent]:
+        failed = [event("charge.failed", n, charge(f"ch_{n}", n, "failed", x, **attempt)) for n in (1, 2)]
+        disputed = event("charge.dispute.created", 4, dispute | {"id": f"dp_1{x}", "charge": f"ch_1{x}"})
+        return [payment(f"pi_1{x}", 3), *failed, disputed]
+
     rows = "SELECT id, status, amount_minor, disputed_minor, paid_at IS NOT NULL FROM stripe_attributions"
     assert await rows_in_every_order(database, database_url, events, rows) == [("pi_1", "DISPUTED", 500, 200, True)]

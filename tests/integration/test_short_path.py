@@ -28,8 +28,9 @@ from daemon.runtime.http.server import HttpServer
 from daemon.simulator import sender
 from sql.errors import DatabaseUnavailable
 from tests.support.api_application import NOW, SECRET, follower, reply_parts
+from tests.support.process import WAIT_S
 
-LIMITS = Limits(connections=50, memory_bytes=2**20, head_s=5, body_s=5, reply_s=5, idle_s=5)
+LIMITS = Limits(connections=50, memory_bytes=2**20, head_s=60, body_s=60, reply_s=60, idle_s=60)
 CHANGES_NOTHING = {"object": "event", "created": NOW, "livemode": False, "data": {"object": {}}}
 REPLY = re.compile(rb"HTTP/1\.[01] (\d+) [^\r]*\r\n((?:[^\r]+\r\n)*)\r\n")
 Reply = tuple[int, frozenset[str], bytes]
@@ -110,7 +111,7 @@ class Client:
 
     async def reply(self) -> Reply:
         """The next reply: its status, its headers without those that differ each time, its body."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             head = await self.reader.readuntil(b"\r\n\r\n")
         found = REPLY.fullmatch(head)
         assert found, head
@@ -133,7 +134,7 @@ class Client:
 
 @asynccontextmanager
 async def served(
-    *, short: bool = True, ready: bool = True, places: int = 20, queue: int = 100, deadline_s: float = 10
+    *, short: bool = True, ready: bool = True, places: int = 20, queue: int = 100, deadline_s: float = 60
 ) -> AsyncIterator[Served]:
     """A server as an API process has it, with a writer that needs no database."""
     writer, metrics, readiness = Writer(), ApiMetrics(), follower(ready)
@@ -151,7 +152,7 @@ async def served(
     handlers = ShortPath(webhook, batcher, free, health, replies).handlers() if short else {}
     app = build(webhook, Donations(None, "USD"), parts, health=health)  # type: ignore[arg-type]
     watch = asyncio.create_task(replies.watch_deadline())
-    async with HttpServer(web.AppRunner(app, shutdown_timeout=2), LIMITS, short_path=handlers.get) as server:
+    async with HttpServer(web.AppRunner(app, shutdown_timeout=30), LIMITS, short_path=handlers.get) as server:
         await server.listen(host="127.0.0.1", port=0)
         yield Served(server, webhook, writer, metrics, parts.draining)
     watch.cancel()
@@ -321,7 +322,7 @@ async def test_a_head_that_aiohttp_has_begun_to_read_is_continued() -> None:
 
 async def test_a_delivery_has_a_deadline() -> None:
     """What is not recorded in time is answered 503, with or without a place."""
-    async with served(deadline_s=0.3, places=1) as each, each.client() as client, each.client() as other:
+    async with served(deadline_s=2, places=1) as each, each.client() as client, each.client() as other:
         each.writer.may_write.clear()
         sent = [asyncio.create_task(one.ask(delivery(event(number)))) for number, one in enumerate((client, other))]
         assert [(await reply)[0] for reply in sent] == [503, 503]

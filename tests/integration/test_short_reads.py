@@ -16,6 +16,7 @@ from daemon.api.short_reads import ShortReads
 from daemon.api.tickets import Donations
 from daemon.api.webhook import Webhook
 from daemon.ledger.reader import Ledger
+from daemon.runtime.http import limits
 from daemon.runtime.http.auth import OperatorAuthentication
 from daemon.runtime.http.limits import Limits, Places
 from daemon.runtime.http.server import HttpServer
@@ -27,7 +28,7 @@ from sql.errors import DatabaseUnavailable
 from tests.support.api_application import follower, reply_parts
 from tests.support.ledger import TICKET, fill
 
-LIMITS = Limits(connections=50, memory_bytes=2**20, head_s=5, body_s=5, reply_s=5, idle_s=5)
+LIMITS = Limits(connections=50, memory_bytes=2**20, head_s=60, body_s=60, reply_s=60, idle_s=60)
 TOKENS = parse_tokens(f"reader:read:{sha256(b'reader-token').hexdigest()}")
 PAGE, TOTAL = f"/api/tickets/{TICKET}/donations", f"/api/tickets/{TICKET}/donations/total"
 
@@ -74,7 +75,7 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    database: Database, *, ready: bool = True, places: int = 10, deadline_s: float = 10, public: bool = True
+    database: Database, *, ready: bool = True, places: int = 10, deadline_s: float = 60, public: bool = True
 ) -> AsyncIterator[Served]:
     """A server as an API process has it."""
     metrics, operators = ApiMetrics(), OperatorAuthentication(TOKENS)
@@ -193,8 +194,9 @@ async def test_a_read_fails_as_it_does_on_the_long_way(path: str) -> None:
         assert (await both(site, path))[0][0] == 503
 
 
-async def test_large_pages_have_places_of_their_own(database: Database) -> None:
+async def test_large_pages_have_places_of_their_own(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of more donations than usual wait for each other, and do not delay others."""
+    monkeypatch.setattr(limits, "QUEUE_WAIT_S", 60.0)
     await fill(database, scenarios.seed_example(), TICKET)
     async with served(database) as site:
         large = site.places.large_pages

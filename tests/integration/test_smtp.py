@@ -9,6 +9,7 @@ import pytest
 from daemon.receipts.config import parse_server
 from daemon.receipts.smtp import DeliveryUnknown, MailRefused, MailServerUnavailable, Transmission
 from tests.support.mail_server import mail_server
+from tests.support.process import WAIT_S
 from tests.support.tls import certificate
 
 SENDER, RECIPIENT = "thanks@charity.example", "canary@secret.example"
@@ -127,6 +128,6 @@ async def test_a_server_that_does_not_answer_the_last_command_delays_no_stop(mon
         port = server.sockets[0].getsockname()[1]
         transmission = Transmission(parse_server(f"smtp://127.0.0.1:{port}"), SENDER)
         await transmission.offer(RECIPIENT)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             await transmission.close()
             await ended.wait()

@@ -82,6 +82,12 @@ def template(make_template: MakeTemplate) -> str:
     return make_template(lambda url: ask(url, lambda database: record(database, random_events(11, 120))))
 
 
+@pytest.fixture(scope="module")
+def database_url(shared_url: str) -> str:
+    """All tests have the same database, which they leave as it is."""
+    return shared_url
+
+
 @selections
 async def test_the_summary_is_that_of_the_donations(database: Database, selection: Selection) -> None:
     """Number, sums, average, median and largest amount of each currency, exactly; averages also to the minor unit."""

@@ -44,7 +44,7 @@ def ask(base: str, path: str, form: Mapping[str, str] | None = None, version: st
     authorization = f"Basic {base64.b64encode(f'{KEY}:'.encode()).decode()}"
     headers = {"Authorization": authorization, "Stripe-Version": version}
     request = urllib.request.Request(f"{base}/v1/{path}", data, headers)  # noqa: S310 - ours
-    with urllib.request.urlopen(request, timeout=10) as reply:  # noqa: S310 - ours
+    with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310 - ours
         return json.load(reply)
 
 
@@ -58,7 +58,7 @@ def test_stripes_command_line(fake: str, npm: Path, tmp_path: Path) -> None:
     def run(*words: str) -> str:
         environ = {"HOME": str(tmp_path), "STRIPE_API_KEY": KEY, "STRIPE_CLI_TELEMETRY_OPTOUT": "1"}
         command = [str(program), "--api-base", fake, *words]
-        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=100, check=False)
         assert done.returncode == 0, (words, done.stdout, done.stderr)
         return done.stdout
 
@@ -80,7 +80,7 @@ def test_stripes_node_library(fake: str, npm: Path) -> None:
     body = encode(event)
     signature = sign(body, SECRET, int(event["created"]))
     command = ["node", "client.mjs", fake, KEY, body.decode(), signature, SECRET]
-    done = subprocess.run(command, cwd=npm, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, cwd=npm, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
         "charges": charges,

@@ -123,7 +123,7 @@ async def test_it_is_killed_between_the_servers_answer_and_its_note(
                 while not (waiting := await site.database.fetch(WAITING)):  # noqa: ASYNC110 - there is no event for it
                     await asyncio.sleep(0.02)
             process.kill()
-        await site.database.fetch("SELECT pg_terminate_backend(%s, 5000)", waiting[0])
+        await site.database.fetch("SELECT pg_terminate_backend(%s, 30000)", waiting[0])
         blocking.rollback()
     await site.run()
     assert [mail[1] for mail in await site.mails()] == ["uncertain"]

@@ -23,9 +23,9 @@ from sql.snapshot import snapshot
 from tests.simulator.oracle import only_donation
 from tests.support.ledger import scenario
 from tests.support.model_ledger import SHOWN, TOTALS, as_row, totals_of
+from tests.support.process import WAIT_S
 
 NOW = 1_760_000_000
-WAIT_S = 20
 WAITING = """
 SELECT pid FROM pg_stat_activity
 WHERE wait_event_type = 'Lock' AND application_name = 'donationd batches' ORDER BY query_start
@@ -47,7 +47,7 @@ async def writer(database_url: str) -> AsyncIterator[CountingDatabase]:
     opened = CountingDatabase(
         database_url,
         pool_size=BATCHES,
-        statement_timeout_s=20,
+        statement_timeout_s=60,
         connect_timeout_s=5,
         application_name="donationd batches",
     )
@@ -105,7 +105,7 @@ Break = Callable[[Database, int, list[asyncio.Task[Outcome]]], Awaitable[object]
 
 
 async def its_connection_is_killed(database: Database, pid: int, _requests: list[asyncio.Task[Outcome]]) -> None:
-    assert await database.fetch("SELECT pg_terminate_backend(%s, 5000)", (pid,)) == [(True,)]
+    assert await database.fetch("SELECT pg_terminate_backend(%s, 30000)", (pid,)) == [(True,)]
 
 
 async def its_statement_is_cancelled(database: Database, pid: int, _requests: list[asyncio.Task[Outcome]]) -> None:

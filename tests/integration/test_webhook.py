@@ -27,6 +27,20 @@ from tests.support.api_application import (
     follower,
     reply_parts,
 )
+from tests.support.ledger import EMPTY_LEDGER
+
+
+@pytest.fixture(scope="module")
+def database_url(shared_url: str) -> str:
+    """All tests have the same database."""
+    return shared_url
+
+
+@pytest.fixture
+async def client(database: Database, aiohttp_client: MakeClient) -> Client:
+    """An API whose ledger is empty."""
+    await database.fetch(EMPTY_LEDGER)
+    return await aiohttp_client(application(database, follower()))
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from daemon.runtime.readiness import Readiness
+from health_sidecar.publisher import ReadinessServer
 from tests.support.instance import free_ports
 from tests.support.process import WAIT_S, Process
 
@@ -52,6 +54,17 @@ class Api:
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=str(self.metrics))  # type: ignore[no-untyped-call]
         return sum(s.value for metric in registry.collect() for s in metric.samples if s.name == name)
+
+
+@asynccontextmanager
+async def ready_sidecar(socket: Path) -> AsyncIterator[None]:
+    """In the place of the sidecar: it reports again and again that the database is ready."""
+    async with ReadinessServer(socket, Readiness(ready=True), lambda: None) as publisher:
+        heartbeat = asyncio.create_task(publisher.run())
+        try:
+            yield
+        finally:
+            heartbeat.cancel()
 
 
 async def until(process: Process, words: str) -> None:

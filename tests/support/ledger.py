@@ -1,6 +1,7 @@
 """Payments written into a test's database, and what the database holds of them."""
 
 import asyncio
+import itertools
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -89,3 +90,17 @@ async def fill(database: Database, several: Sequence[scenarios.Scenario], *ticke
         for event in each.events
     ]
     await Recorder(database).record(entries)
+
+
+async def record_in_every_order(database: Database, events: Callable[[int], list[ReceivedEvent]]) -> int:
+    """Records the events that `events` makes in each order that there is, one batch after the other: first the first
+    ones of all orders. Returns how many orders there are.
+
+    Args:
+        events: makes the events of one order, whose ids no other order has; it gets the order's number.
+    """
+    orders = itertools.permutations(range(len(events(0))))
+    copies = [[given[place] for place in order] for order, given in ((o, events(n)) for n, o in enumerate(orders))]
+    for entries in zip(*copies, strict=True):
+        await Recorder(database).record(list(entries))
+    return len(copies)

@@ -42,6 +42,8 @@ SETTINGS = {
     "RECONNECT_ATTEMPTS": "1000",
     "RECONNECT_DELAY_MS": "100",
 }
+# For tests that are not about these limits: no statement of a busy machine reaches them.
+PATIENT = {"DB_STATEMENT_TIMEOUT_MS": "5000", "REQUEST_DEADLINE_MS": "20000"}
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ LONGEST = (
     "tests/integration/test_browser_pages.py",
     "tests/supervised/test_logging.py",
     "tests/integration/test_durability.py",
+    "tests/integration/test_openapi.py",
     "tests/unit/test_random_payments.py",
     "tests/supervised/test_production.py",
     "tests/supervised/test_fake_stripe.py",

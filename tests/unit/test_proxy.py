@@ -31,7 +31,7 @@ class Client:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 
-    async def said(self, timeout_s: float = 5) -> bytes:
+    async def said(self, timeout_s: float = 30) -> bytes:
         """What comes back for a word."""
         self.writer.write(b"word")
         async with asyncio.timeout(timeout_s):
@@ -54,8 +54,9 @@ async def test_delay_holds_each_direction_up(proxy: Proxy, client: Client) -> No
     begin = loop.time()
     assert await client.said() == b"word"
     assert loop.time() - begin >= 0.1
+    proxy.delay(60)
     proxy.heal()
-    assert await client.said(0.05) == b"word"
+    assert await client.said() == b"word"
 
 
 async def test_a_black_hole_swallows_and_gives_back(proxy: Proxy, client: Client) -> None:
@@ -67,7 +68,7 @@ async def test_a_black_hole_swallows_and_gives_back(proxy: Proxy, client: Client
             await each.said(0.02)
     proxy.heal()
     for each in (client, fresh):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert await each.reader.read(100) == b"word"
     fresh.writer.close()
 

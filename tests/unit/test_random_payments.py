@@ -39,7 +39,7 @@ def assert_shown(scenario: RandomScenario, events: Sequence[Json]) -> None:
     assert derived(events) == sorted(map(as_row, expected_donations(scenario)))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200)
 @given(RANDOM)
 def test_any_order_shows_the_end_that_the_oracle_expects(rng: random.Random) -> None:
     """Whatever happened at Stripe, in whatever order and how often it is reported: the ledger shows what the oracle
@@ -58,6 +58,8 @@ def test_families_of_events_can_be_left_out(random_scenarios: list[RandomScenari
             shorter += 1
             assert_shown(rest, shuffled([rest], shorter))
             assert rest.without(family) is None
+        if shorter == 100:
+            break
     assert shorter > 20
 
 

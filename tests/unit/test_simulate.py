@@ -20,8 +20,8 @@ NOW = 1_800_000_000
 
 @pytest.fixture(scope="module")
 def scenarios() -> list[Scenario]:
-    """Two thousand scenarios over three tickets."""
-    return generate(7, 2000, ["story-1", "story-2", "story-3"], now=NOW)
+    """Six hundred scenarios over three tickets."""
+    return generate(7, 600, ["story-1", "story-2", "story-3"], now=NOW)
 
 
 def ends(scenarios: Sequence[Scenario]) -> list[Expected]:

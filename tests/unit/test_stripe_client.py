@@ -316,7 +316,7 @@ async def test_a_server_that_does_not_answer_is_given_up_in_time() -> None:
         stub.delay_s = 60
         began_s = loop.time()
         error = await caught(api.get("/v1/events"), StripeUnavailable)
-        assert loop.time() - began_s < 5
+        assert loop.time() - began_s < 30
     assert error.reason == "timeout"
 
 
