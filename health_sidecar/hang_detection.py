@@ -86,7 +86,7 @@ def _limit(observation: Observation) -> int:
 def find(groups: Collection[str]) -> dict[str, Observation]:
     """supervisord's processes of these groups, by the name that supervisorctl shows.
 
-    They are read from /proc, as the other children of our parent. Raises OSError where /proc cannot be read.
+    They are read from /proc, as the other children of this process's parent. Raises OSError where /proc cannot be read.
     """
     parent = os.getppid()
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()

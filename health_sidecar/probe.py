@@ -31,7 +31,7 @@ ONLY_FOR_NEW_CONNECTIONS = {"too many connections"}
 SLOW_KINDS = {"timeout", "lock held"}
 
 # Two statements each, of less than a millisecond. A pooler has some dozen sessions (PgBouncer: default_pool_size = 20).
-# The probability that our two connections meet different ones in all these rounds is less than one in a million.
+# The probability that two connections meet different ones in all these rounds is less than one in a million.
 SHARING_ROUNDS = 20
 
 
@@ -97,7 +97,7 @@ class Probe:
         await self.ping()
 
     async def shares_sessions(self) -> bool:
-        """Whether open connections of ours share a session of PostgreSQL. Raises DatabaseUnavailable.
+        """Whether open connections of this process share a session of PostgreSQL. Raises DatabaseUnavailable.
 
         Without a pooler, or with one that gives each client a session of its own, they never do. A pooler that shares
         sessions gives one that is idle to both in the first round; where other clients use them meanwhile, one of many
@@ -155,7 +155,7 @@ class Probe:
         return False
 
     async def server_settings(self) -> ServerSettings:
-        """The server's settings for sessions of our role. Raises DatabaseUnavailable."""
+        """The server's settings for sessions of this role. Raises DatabaseUnavailable."""
         return ServerSettings(await self.fetch(load("server_settings"), {"names": NAMES}))
 
     async def fetch(self, sql: str, params: Mapping[str, object] | Sequence[object] = ()) -> list[tuple[Any, ...]]:

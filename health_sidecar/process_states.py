@@ -25,7 +25,7 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     """One process.
 
     `started_s` is None while it does not run; `restarts` and `hangs` count over all runs of supervisord.
-    `was_asked`: it exited with status 0, as our processes do after SIGTERM and not otherwise.
+    `was_asked`: it exited with status 0, as donationd's processes do after SIGTERM and not otherwise.
     """
 
     state: str

@@ -39,8 +39,8 @@ class ReadinessServer:
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
-        """Remove the socket, if it is still ours, and close all connections."""
-        # While our listener is open no other file can have its inode number.
+        """Remove the socket, if it is still this server's, and close all connections."""
+        # While the listener is open no other file can have its inode number.
         if _identity(self._path) == self._identity:
             self._path.unlink(missing_ok=True)
         if self._server is not None:

@@ -29,7 +29,7 @@ RESTART_AFTER_S = 10.0
 
 
 class Supervision:
-    """Calls the supervisord at `address`, which is our parent, at regular intervals."""
+    """Calls the supervisord at `address`, the parent of this process, at regular intervals."""
 
     def __init__(self, address: str, metrics: Metrics) -> None:
         self.problem: str | None = None  # for `donationd status`

@@ -31,8 +31,8 @@ LOCK_SHARE = 0.8
 # Run once on each connection. The third setting makes the server check, during a statement, whether its client is
 # still connected: the statement of a killed process ends within a second, not at the time limit. The two after it are
 # for what is acknowledged after a commit: the commit waits at least for the disk, and for that of the synchronous
-# standby if there is one, and the warning that this wait was cancelled is sent to us. A prepared statement is planned
-# once; only Citus needs its values to plan it, and refuses the forced plan (0A000).
+# standby if there is one, and the warning that this wait was cancelled is sent to the client. A prepared statement is
+# planned once; only Citus needs its values to plan it, and refuses the forced plan (0A000).
 SESSION = f"""
 SELECT set_config('statement_timeout', %(timeout_ms)s, false),
        set_config('lock_timeout', %(lock_timeout_ms)s, false),
@@ -44,7 +44,7 @@ SELECT set_config('statement_timeout', %(timeout_ms)s, false),
                                      THEN 'auto' ELSE 'force_generic_plan' END, false),
        {SET_SEARCH_PATH},
        pg_postmaster_start_time()
-"""  # noqa: S608 - a constant of ours
+"""  # noqa: S608 - a constant of this module
 # The function of PostgreSQL that waits for a synchronous standby. Its warning has no SQLSTATE of its own, and its text
 # may be translated; libpq adds the function's name at its highest verbosity.
 WAIT_FOR_STANDBY = "SyncRepWaitForLSN"

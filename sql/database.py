@@ -78,7 +78,7 @@ class Database:
         self._pool_size = pool_size
         self._statement_timeout_s = statement_timeout_s
         self._connect_timeout_s = connect_timeout_s
-        # A pool of our own: in aiopg's, a connection that breaks wakes no waiting caller, and one that is slow to open
+        # A pool of its own: in aiopg's, a connection that breaks wakes no waiting caller, and one that is slow to open
         # delays all others. Idle connections are taken from the end: those used last are most likely alive.
         self._free = asyncio.Semaphore(pool_size)
         self._idle: list[Connection] = []

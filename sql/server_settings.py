@@ -26,7 +26,7 @@ class Rule:
 
 OFF = Rule(("off",))
 # log_min_error_statement: `fatal` is not enough, because a backend that an administrator ends reports a FATAL error and
-# logs its statement. log_statement: `ddl` logs no statement of ours that has values.
+# logs its statement. log_statement: `ddl` logs no statement of donationd that has values.
 LOGGED = {
     "log_min_error_statement": Rule(("panic",)),
     "log_statement": Rule(("none", "ddl")),

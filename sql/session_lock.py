@@ -100,7 +100,7 @@ class SessionLock:
         return rows[0][0] if rows else None
 
     async def _is_shared(self) -> bool:
-        """Whether another connection of ours reaches the session that has the lock."""
+        """Whether another connection of this process reaches the session that has the lock."""
         other = await self._connect()
         try:
             return bool(await self._ask(other, "check_session_lock", {"token": self._token}))

@@ -3,8 +3,9 @@
 Citus sends the text of a request to other servers as it stands, which must be one statement there, and it takes no ADD
 CONSTRAINT beside another change. Within a transaction the result is the same on every PostgreSQL.
 
-This reads our own files and is no parser of SQL: it knows no strings with backslashes, no comments other than `--`, and
-no functions with a body in SQL. A test compares what it makes of each file with what PostgreSQL's parser makes of it.
+This is no parser of SQL, and reads only the files of this package: it knows no strings with backslashes, no comments
+other than `--`, and no functions with a body in SQL. A test compares what it makes of each file with what PostgreSQL's
+parser makes of it.
 """
 
 import re

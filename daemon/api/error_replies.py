@@ -11,8 +11,8 @@ from daemon.runtime.rate_limited_log import IncidentLog
 from daemon.runtime.readiness import ReadinessClient
 from sql.errors import DatabaseUnavailable, StatementRejected, remedy
 
-# What can go wrong with a request for reasons of ours, with its log line. It repeats with each request: it is written
-# once, and then counted.
+# What can go wrong with a request for reasons of the server, with its log line. It repeats with each request: it is
+# written once, and then counted.
 FAULTS = {
     "busy": ("warning", "[API] More requests at the same time than the limits allow"),
     "down": ("warning", "[API] Database unavailable"),

@@ -215,7 +215,7 @@ class ApiMetrics:
                 self._fraud_signals.labels(name, level).set(counts.get((name, level), 0))
 
     def clock_skew(self, seconds: float) -> None:
-        """Show how far the time in a valid signature is behind our clock."""
+        """Show how far the time in a valid signature is behind this host's clock."""
         self._clock_skew.set(seconds)
 
     def body_rejected(self, reason: str) -> None:

@@ -22,7 +22,7 @@ DEFAULTS = {
     "SHUTDOWN_GRACE_MS": "10000",
 }
 SECRETS_KEPT = 3  # signing secrets: that of the present endpoint, of the one before, and the one that was made first
-UNSHARED = {"DONATIOND_DATABASE_PASSWORD", "MIGRATE_DATABASE_URL"}  # secrets that no process of ours needs
+UNSHARED = {"DONATIOND_DATABASE_PASSWORD", "MIGRATE_DATABASE_URL"}  # secrets that no process of the instance needs
 OPERATOR, SCOPES = "local", "read+export+act"  # of the token that an embedded instance makes
 EMBEDDED_DEFAULTS = {"HOST": "127.0.0.1", "STRIPE_LIVEMODE": "false"}
 
@@ -64,7 +64,7 @@ def complete_environ(given: Mapping[str, str], state: Path, embedded: bool) -> d
     environ |= {"READINESS_SOCKET": str(run / "readiness.sock"), **given}
     environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # supervisord.conf sets it, for the API processes only
     if not IS_CHECKOUT:
-        environ["PYTHONSAFEPATH"] = "1"  # a module in the current folder is not one of ours
+        environ["PYTHONSAFEPATH"] = "1"  # a module in the current folder is none of donationd's
     return environ | {
         "METRICS_DIR": str(state / "metrics"),
         "DONATIOND_STATE": str(state),

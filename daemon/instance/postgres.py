@@ -108,7 +108,7 @@ def _last_line(output: bytes) -> str:
 
 @contextmanager
 def running(cluster: Cluster, log: Path) -> Iterator[None]:
-    """Runs the server as our child for the time of the block; then stops it and waits until it has ended."""
+    """Runs the server as a child process for the time of the block; then stops it and waits until it has ended."""
     with log.open("ab") as output:
         server = start(cluster.command(), cluster.user, output=output, dies_by=signal.SIGINT)
     try:

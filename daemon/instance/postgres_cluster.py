@@ -42,7 +42,7 @@ class Cluster:
         programs: the folder of initdb and postgres.
         data: the data directory.
         socket: the folder of the Unix socket that it listens on; empty in a note of a release that listened on TCP.
-        user: the user it runs as, or None for the one who started us.
+        user: the user it runs as, or None for the user of this process.
     """
 
     programs: str

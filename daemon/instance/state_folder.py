@@ -103,7 +103,7 @@ def lock(state: Path) -> Iterator[int]:
 
 def socket_folder(state: Path) -> Path:
     """Where the Unix sockets are: in the state folder, or, where their addresses can't be that long or libpq would
-    take a comma for the next host, in a folder of our own among the temporary files.
+    take a comma for the next host, in a folder of their own among the temporary files.
     """
     name = f"donationd-{hashlib.sha256(os.fsencode(state)).hexdigest()[:12]}"
     for folder in (state / "run", Path(tempfile.gettempdir(), name), Path("/tmp", name)):  # noqa: S108 - checked below
@@ -115,7 +115,7 @@ def socket_folder(state: Path) -> Path:
 
 
 def _make_own(folder: Path) -> None:
-    """Makes a folder where other users may make some too; one that exists must be ours, and closed to all others."""
+    """Makes a folder where other users may make some too. One that exists must be this user's, and closed to others."""
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
         folder.chmod(_enterable_mode())

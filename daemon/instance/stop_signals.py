@@ -27,7 +27,7 @@ def _raise_stop(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def follow(parent: int) -> None:
-    """From now on checks our parent twice a second, and raises Stop when it has ended or is about to."""
+    """From now on checks the parent process twice a second, and raises Stop when it has ended or is about to."""
 
     def check(number: int = signal.SIGALRM, frame: FrameType | None = None) -> None:
         if os.getppid() != parent or _waits_to_end(parent):

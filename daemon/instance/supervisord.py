@@ -46,7 +46,7 @@ def start(environ: Mapping[str, str], state: Path, lock: int) -> subprocess.Pope
         env={name: value for name, value in environ.items() if name not in UNSHARED},
         start_new_session=True,
         pass_fds=[lock],
-        preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509 - we have no threads yet
+        preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509 - there are no threads yet
     )
 
 
@@ -166,7 +166,7 @@ def _signal_children(number: signal.Signals) -> None:
 
 
 def _children() -> list[int]:
-    """Every child of ours, adopted ones included."""
+    """Every child of this process, adopted ones included."""
     ours = f"PPid:\t{os.getpid()}\n"
     found = []
     for status in Path("/proc").glob("[0-9]*/status"):

@@ -34,7 +34,7 @@ class NotAnEvent(Exception):
 
 
 class CannotApply(Exception):
-    """An event of a handled type in a shape we do not know. The message names places and types, never values."""
+    """An event of a handled type in an unknown shape. The message names places and types, never values."""
 
     def __init__(self, event: "StripeEvent", reason: str) -> None:
         super().__init__(reason)

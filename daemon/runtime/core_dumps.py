@@ -1,4 +1,4 @@
-"""No process of ours writes a core dump. The console command imports this module before everything else."""
+"""No process of donationd writes a core dump. The console command imports this module before everything else."""
 
 import resource
 from contextlib import suppress

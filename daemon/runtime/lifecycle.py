@@ -1,4 +1,4 @@
-"""How a process of ours starts, runs and ends: configuration, logging, signals, heartbeat and minimum uptime.
+"""How a process of donationd starts, runs and ends: configuration, logging, signals, heartbeat and minimum uptime.
 
 Each process describes itself by a `Program` and starts with `run_process`.
 """

@@ -6,8 +6,8 @@ no room in it waits in memory; what has no room there either is dropped, in whol
 
 Why not a queue with a writer thread (logging.handlers.QueueHandler): what is written here has left the process even if
 the process is killed a moment later; tracebacks, warnings and `print` are written in the same way and in their order;
-and what writes to the descriptor itself (libpq, faulthandler) does not wait either. Non-blocking is a property of our
-end of the pipe, which supervisord closes in its own process after it has started us: no other process is affected.
+and what writes to the descriptor itself (libpq, faulthandler) does not wait either. Non-blocking is a property of this
+end of the pipe, which supervisord closes in its own process once this one has started: no other process is affected.
 
 A log that is a regular file is written as usual, and waits for the disk of that file.
 """

@@ -21,7 +21,7 @@ HEADER = Struct("i4x")
 LENGTH = Struct("i")
 VALUE = Struct("dd")  # and the time it was set, for the gauges that show the newest
 ALIGNMENT = 8
-MAX_BYTES = 16 * 1024 * 1024  # hundreds of times what all our labels need
+MAX_BYTES = 16 * 1024 * 1024  # hundreds of times what all labels need
 
 _FILE_NAME = re.compile(r"(counter|histogram|summary|gauge_(?:live)?(?:all|min|max|sum|mostrecent))_[^_]+\.db")
 _METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")

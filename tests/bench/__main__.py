@@ -32,7 +32,7 @@ def main() -> int:
     if len(sys.argv) > 1:
         print(f"There are no arguments.\n\n{__doc__}", file=sys.stderr)
         return 2
-    for sig in (signal.SIGINT, signal.SIGTERM):  # also where a shell's `&` made us deaf to Ctrl-C
+    for sig in (signal.SIGINT, signal.SIGTERM):  # also where a shell's `&` made this process ignore Ctrl-C
         signal.signal(sig, signal.default_int_handler)
     wanted = os.environ.get("ROUNDS") or str(ROUNDS)
     if not (wanted.isascii() and wanted.isdigit() and 1 <= int(wanted) <= 1000):

@@ -30,7 +30,7 @@ KNOWN_EVENTS = "SELECT id FROM stripe_events WHERE error IS NULL"
 
 @dataclass
 class Incident:
-    """One fault that was done, in monotonic seconds; it ends for us when everything is ready again."""
+    """One fault that was done, in monotonic seconds; it has ended when everything is ready again."""
 
     fault: Fault
     began_s: float

@@ -54,7 +54,7 @@ class NotReady(Exception):
 
 
 class Postgres:
-    """A server of our own, which we start again after what was done to it."""
+    """A server of the trial's own, which is started again after what was done to it."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -79,7 +79,7 @@ class Postgres:
                 return
 
     async def follow(self, primary: "Postgres") -> None:
-        """Becomes the standby of a running server that from then on acknowledges nothing that we do not hold."""
+        """Becomes the standby of a running server, which from then on acknowledges nothing that it does not hold."""
         await asyncio.to_thread(
             self._server.run, "pg_basebackup", "-d", primary.url, "-R", "-X", "stream", "-c", "fast", "--no-sync"
         )

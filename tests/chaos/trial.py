@@ -47,7 +47,7 @@ def run(trial: Trial, count: str, default: int) -> int:
 
     Returns the exit status: 0 if everything that must be zero is, 1 if not, 2 for a wrong number, 130 after Ctrl-C.
     """
-    for sig in (signal.SIGINT, signal.SIGTERM):  # also where a shell's `&` made us deaf to Ctrl-C
+    for sig in (signal.SIGINT, signal.SIGTERM):  # also where a shell's `&` made this process ignore Ctrl-C
         signal.signal(sig, signal.default_int_handler)
     try:
         faults, seed = (int(os.environ.get(name) or number) for name, number in ((count, default), ("SEED", 1)))

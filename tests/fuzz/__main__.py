@@ -31,7 +31,7 @@ LIVING, ASKING, SURFACE = 10, 20, 320
 
 def main(words: list[str]) -> int:
     """Runs everything; returns the exit status."""
-    for sig in (signal.SIGINT, signal.SIGTERM):  # also where a shell's `&` made us deaf to Ctrl-C
+    for sig in (signal.SIGINT, signal.SIGTERM):  # also where a shell's `&` made this process ignore Ctrl-C
         signal.signal(sig, signal.default_int_handler)
     if words[:1] == ["repeat"] and len(words) == 3 and words[1] in TARGETS:
         with guarded():

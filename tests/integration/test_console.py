@@ -11,20 +11,15 @@ import pytest
 from aiohttp import hdrs
 
 from daemon.ledger.audit import actions
-from daemon.ledger.changes import ReceivedEvent
-from daemon.ledger.recorder import Recorder
-from daemon.ledger.stripe_events import read
 from daemon.ledger.tickets import tickets
 from daemon.pages.console_pages import PAGES, search_parameters
 from daemon.reports import daily_sums
-from daemon.simulator import scenarios, sender
 from sql.database import Database
 from tests.support.api_application import Client, MakeClient, application, follower
-from tests.support.console import Visitor
+from tests.support.console import Visitor, record_payments
 from tests.support.ledger import put_ticket
 from tests.support.operators import ACTOR, TOKENS
 
-NOW = 1_760_000_000
 SAFE = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -58,20 +53,10 @@ async def anna(client: Client) -> Visitor:
     return await Visitor(client).sign_in(ACTOR)
 
 
-async def record(database: Database, count: int = 30) -> list[str]:
-    """Records payments; returns the ids of their donations."""
-    await put_ticket(database, "story-1")
-    found = scenarios.generate(3, count, ["story-1"], now=NOW)
-    events = [event for each in found for event in each.events]
-    received = [ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=None)) for event in events]
-    await Recorder(database).record(received)
-    return [str(id_) for (id_,) in await database.fetch("SELECT id FROM stripe_attributions ORDER BY id")]
-
-
 async def test_every_reply_is_protected_and_no_page_contains_a_script_or_a_style(
     anna: Visitor, database: Database
 ) -> None:
-    ids = await record(database, 5)
+    ids = await record_payments(database, 5)
     paths = ["/operator" + page.path.replace("{id}", ids[0]) for page in PAGES]
     for path in [*paths, "/operator/sign-in", "/operator/nothing", "/operator/donations?limit=x"]:
         reply = await anna.get(path)
@@ -152,7 +137,7 @@ async def test_a_form_that_is_not_accepted_comes_back_with_what_was_entered(
 async def test_a_form_for_a_ticket_that_does_not_exist_comes_back_beside_its_donation(
     anna: Visitor, database: Database
 ) -> None:
-    await record(database)
+    await record_payments(database)
     [first, second, *_] = [str(id_) for (id_,) in await database.fetch(
         "SELECT id FROM stripe_attributions WHERE ticket_id IS NULL AND paid_at IS NOT NULL ORDER BY id"
     )]  # fmt: skip
@@ -170,7 +155,7 @@ async def test_a_form_for_a_ticket_that_does_not_exist_comes_back_beside_its_don
 async def test_a_donation_without_a_ticket_gets_one_and_its_timeline_shows_the_effect(
     anna: Visitor, database: Database
 ) -> None:
-    await record(database)
+    await record_payments(database)
     [(id_,)] = await database.fetch("SELECT id FROM stripe_attributions WHERE ticket_id IS NULL AND paid_at IS NOT NULL"
                                     " ORDER BY id LIMIT 1")  # fmt: skip
     assert id_ in await anna.page("/operator/unassigned")
@@ -192,7 +177,7 @@ async def test_a_donation_without_a_ticket_gets_one_and_its_timeline_shows_the_e
 
 
 async def test_a_donation_shows_its_fees_and_payout(anna: Visitor, database: Database) -> None:
-    await record(database)
+    await record_payments(database)
     [(id_,)] = await database.fetch("SELECT id FROM stripe_attributions WHERE status = 'PAID' ORDER BY id LIMIT 1")
     path = f"/operator/donations/{id_}"
     assert "not known yet" in await anna.page(path)
@@ -236,7 +221,7 @@ async def test_a_mail_is_sent_once_more_or_dismissed(anna: Visitor, database: Da
 
 
 async def test_a_search_finds_by_any_id_by_ticket_and_by_hash(anna: Visitor, database: Database) -> None:
-    await record(database)
+    await record_payments(database)
     [(id_, charge, hash_)] = await database.fetch(
         "SELECT id, charge_id, donor_email_hash FROM stripe_attributions"
         " WHERE charge_id IS NOT NULL AND donor_email_hash IS NOT NULL AND ticket_id = 'story-1' ORDER BY id LIMIT 1"
@@ -258,7 +243,7 @@ def test_the_fields_of_the_search_become_parameters() -> None:
 
 
 async def test_pages_of_a_list_follow_each_other(anna: Visitor, database: Database) -> None:
-    ids = await record(database)
+    ids = await record_payments(database)
     seen, path = list[str](), "/operator/donations?limit=10"
     while path:
         page = await anna.page(path)
@@ -269,7 +254,7 @@ async def test_pages_of_a_list_follow_each_other(anna: Visitor, database: Databa
 
 
 async def test_charts_show_what_the_journal_adds_up_to(anna: Visitor, database: Database) -> None:
-    await record(database)
+    await record_payments(database)
     assert "Nothing moved" in await anna.page("/operator/reports")
     await database.fetch("UPDATE ledger_entries SET effective_at = now()")
     while await daily_sums.add(database, "UTC"):
@@ -292,7 +277,7 @@ async def test_sums_per_day_are_those_of_the_journal_whatever_was_added_at_once(
 ) -> None:
     """Also when several processes add at the same time, and when the journal goes on."""
     monkeypatch.setattr(daily_sums, "ADDED_AT_ONCE", 7)
-    await record(database)
+    await record_payments(database)
     for _ in range(2):
         while any(await asyncio.gather(*(daily_sums.add(database, zone) for _ in range(3)))):
             pass
@@ -317,7 +302,7 @@ async def test_sums_per_day_are_those_of_the_journal_whatever_was_added_at_once(
 async def test_of_several_processes_one_at_a_time_adds_to_the_sums_per_day(
     database: Database, database_url: str
 ) -> None:
-    await record(database)
+    await record_payments(database)
     await database.fetch("INSERT INTO daily_sums_state VALUES ('UTC', 0)")
     with closing(psycopg2.connect(database_url)) as other, other.cursor() as cursor:
         cursor.execute("SELECT FROM daily_sums_state FOR UPDATE")

@@ -9,21 +9,15 @@ from aiohttp import hdrs
 from yarl import URL
 
 from daemon.ledger.audit import actions
-from daemon.ledger.changes import ReceivedEvent
-from daemon.ledger.recorder import Recorder
-from daemon.ledger.stripe_events import read
 from daemon.ledger.tickets import tickets
 from daemon.pages.console_pages import ACTIONS, PAGES
 from daemon.runtime.http.auth import MAX_FAILED_ATTEMPTS
 from daemon.runtime.http.sessions import COOKIE
-from daemon.simulator import scenarios, sender
 from sql.database import Database
 from tests.support.api_application import Client, MakeClient, application, follower
-from tests.support.console import Visitor
-from tests.support.ledger import put_ticket
+from tests.support.console import Visitor, record_payments
 from tests.support.operators import ACTOR, EXPORTER, READER, TOKENS, WRONG
 
-NOW = 1_760_000_000
 ONE_FORM = "/operator/tickets"
 FIELDS = {"id": "story-9", "title": "A well", "currency": "", "goal": "", "state": "open"}
 
@@ -37,16 +31,6 @@ async def client(database: Database, aiohttp_client: MakeClient) -> Client:
 async def anna(client: Client) -> Visitor:
     """An operator who may read and act."""
     return await Visitor(client).sign_in(ACTOR)
-
-
-async def record(database: Database, count: int = 30) -> list[str]:
-    """Records payments; returns the ids of their donations."""
-    await put_ticket(database, "story-1")
-    found = scenarios.generate(3, count, ["story-1"], now=NOW)
-    events = [event for each in found for event in each.events]
-    received = [ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=None)) for event in events]
-    await Recorder(database).record(received)
-    return [str(id_) for (id_,) in await database.fetch("SELECT id FROM stripe_attributions ORDER BY id")]
 
 
 # --- Sessions
@@ -212,7 +196,7 @@ async def test_a_body_that_is_no_form_is_rejected(client: Client, anna: Visitor)
 
 async def test_a_session_can_do_what_its_token_permits(client: Client, database: Database) -> None:
     rita, books = [await Visitor(client).sign_in(token) for token in (READER, ACTOR)]
-    [id_, *_] = await record(database, 3)
+    [id_, *_] = await record_payments(database, 3)
     page = await rita.page(f"/operator/donations/{id_}")
     assert "Assign" not in page and "/operator/exports" not in page
     for action in ACTIONS:
@@ -225,7 +209,7 @@ async def test_a_session_can_do_what_its_token_permits(client: Client, database:
 
 
 async def test_one_who_may_only_export_gets_files_and_manifests(client: Client, database: Database) -> None:
-    await record(database, 3)
+    await record_payments(database, 3)
     signed_in = await Visitor(client).post("/operator/sign-in", {"token": EXPORTER})
     books = Visitor(client, signed_in.cookies[COOKIE].value)
     assert (await books.get("/operator")).status == HTTPStatus.FORBIDDEN

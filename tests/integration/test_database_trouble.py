@@ -251,7 +251,7 @@ def passwords_wanted(server: Server, url: str) -> Iterator[None]:
 
 
 def can_connect(url: str) -> bool:
-    """Whether PostgreSQL lets us in."""
+    """Whether PostgreSQL accepts a connection."""
     try:
         psycopg2.connect(url).close()
     except psycopg2.OperationalError:

@@ -71,24 +71,31 @@ def test_an_e_mail_hash_given_by_mistake_is_not_on_record(donationd: Donationd) 
     assert ("donations, csv, after (an e-mail hash)" in recorded, email_hash in recorded) == (True, False)
 
 
-def test_mistakes_are_explained_and_change_nothing(donationd: Donationd, database_url: str, tmp_path: Path) -> None:
-    """Each wrong option ends with 2, each file that cannot be used with 1; nothing is written or recorded."""
+WRONG_ACCOUNTS = {
+    "no TOML": "it is not TOML",
+    'money = "assets"': "it does not set payment, refund, dispute, no_ticket",
+    'monney = "assets"': "monney is not known",
+    'money = "assets:{donor}"': "only {ticket} and {currency} are replaced",
+    'fee = "expenses:{ticket}"': "some fees are of no ticket",
+    'money = "assets  two spaces"': "money is not valid",
+    'money = "a;b"': "money is not valid",
+    "money = 1": "money is not a text",
+    'tickets = "x"': "it does not set",
+}
+
+
+def test_a_file_of_accounts_that_cannot_be_used_is_explained(donationd: Donationd, tmp_path: Path) -> None:
+    """The error says what is wrong with which line, with exit status 1."""
     accounts = tmp_path / "accounts.toml"
-    wrong_accounts = {
-        "no TOML": "it is not TOML",
-        'money = "assets"': "it does not set payment, refund, dispute, no_ticket",
-        'monney = "assets"': "monney is not known",
-        'money = "assets:{donor}"': "only {ticket} and {currency} are replaced",
-        'fee = "expenses:{ticket}"': "some fees are of no ticket",
-        'money = "assets  two spaces"': "money is not valid",
-        'money = "a;b"': "money is not valid",
-        "money = 1": "money is not a text",
-        'tickets = "x"': "it does not set",
-    }
-    for text, complaint in wrong_accounts.items():
+    for text, complaint in WRONG_ACCOUNTS.items():
         accounts.write_text(text, encoding="utf-8")
         done = donationd("export", "entries", "--format", "hledger", "--accounts", accounts)
         assert (done.exit_code, complaint in done.output) == (1, True), done.output
+
+
+def test_mistakes_are_explained_and_change_nothing(donationd: Donationd, database_url: str, tmp_path: Path) -> None:
+    """Each wrong option ends with 2, each file that cannot be used with 1; nothing is written or recorded."""
+    accounts = tmp_path / "accounts.toml"
     accounts.write_text(default_file(Program.HLEDGER), encoding="utf-8")
     for words, status, complaint in (
         (["donations", "--profile", "lotus"], 2, "'standard', 'excel', 'excel-de'"),

@@ -183,7 +183,7 @@ def paid_and_refunded(base: str, method: str) -> dict[str, Any]:
 
 
 def differences(ours: Any, theirs: Any, place: str) -> Iterator[str]:
-    """Where the types of two JSON values differ, and which fields we lack; null has any type."""
+    """Where the types of two JSON values differ, and which fields the fake lacks; null has any type."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         for name, value in theirs.items():
             if name not in ours:

@@ -1,4 +1,4 @@
-"""Debian's Prometheus and Alertmanager watch the real thing: what we ship works together."""
+"""Debian's Prometheus and Alertmanager watch a running instance: the files of deploy/ work together."""
 
 import json
 import os

@@ -113,7 +113,7 @@ class Make:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - we have no threads
+                preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - there are no threads
             )
         os.close(inside)
 

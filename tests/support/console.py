@@ -1,4 +1,7 @@
-"""An operator's browser as a client of tests: it keeps the cookie, and sends forms as browsers do."""
+"""An operator's browser as a client of tests, and what the console shows there.
+
+The client keeps the cookie, and sends forms as browsers do.
+"""
 
 import re
 from collections.abc import Mapping
@@ -7,8 +10,14 @@ from typing import Self
 
 from aiohttp import ClientResponse, hdrs
 
+from daemon.ledger.changes import ReceivedEvent
+from daemon.ledger.recorder import Recorder
+from daemon.ledger.stripe_events import read
 from daemon.runtime.http.sessions import COOKIE
+from daemon.simulator import scenarios, sender
+from sql.database import Database
 from tests.support.api_application import Client
+from tests.support.ledger import NOW, put_ticket
 
 FORM_TOKEN = re.compile(r'name="form_token" value="([^"]+)"')
 
@@ -53,3 +62,13 @@ class Visitor:
 
     def _cookies(self) -> dict[str, str]:
         return {hdrs.COOKIE: f"{COOKIE}={self.cookie}"} if self.cookie else {}
+
+
+async def record_payments(database: Database, count: int = 30) -> list[str]:
+    """Records payments; returns the ids of their donations."""
+    await put_ticket(database, "story-1")
+    found = scenarios.generate(3, count, ["story-1"], now=NOW)
+    events = [event for each in found for event in each.events]
+    received = [ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=None)) for event in events]
+    await Recorder(database).record(received)
+    return [str(id_) for (id_,) in await database.fetch("SELECT id FROM stripe_attributions ORDER BY id")]

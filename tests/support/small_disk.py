@@ -1,4 +1,4 @@
-"""A disk so small that a test can fill it: a tmpfs of its own where we may mount one, else a container's /dev/shm."""
+"""A disk so small that a test can fill it: a tmpfs where this user may mount one, else a container's /dev/shm."""
 
 import contextlib
 import os

@@ -37,7 +37,7 @@ def stripes(body: bytes, header: str) -> bool:
 @example(",".join(reversed(GOOD.split(","))))
 @example(f"{GOOD},v1={'0' * 64},v0=1")
 def test_never_laxer_than_stripe(header: str) -> None:
-    """Whatever header we take, Stripe's library takes; and every header that Stripe would send, we take."""
+    """Stripe's library takes each header that donationd takes; and donationd takes each that Stripe would send."""
     if ours(b"{}", header):
         assert stripes(b"{}", header)
     assert ours(b"{}", GOOD)

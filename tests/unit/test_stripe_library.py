@@ -56,7 +56,7 @@ def test_the_librarys_lists_are_found() -> None:
 def test_every_status_of_the_library_is_in_our_list(
     module: ModuleType, name: str, known: set[str], retired: set[str]
 ) -> None:
-    """A status that Stripe adds is noticed with the library's next version; one that we misspell at once."""
+    """A status that Stripe adds is noticed with the library's next version; one that is misspelt here at once."""
     listed = set(getattr(module, name))
     unlisted, unknown = sorted(known - listed), sorted(listed - known - retired)
     assert not unlisted, (
@@ -68,7 +68,7 @@ def test_every_status_of_the_library_is_in_our_list(
 
 
 def test_every_handled_type_can_be_subscribed_to() -> None:
-    """A type that Stripe never sends, because it is misspelt or was removed, is no type that we handle."""
+    """A type that Stripe never sends, because it is misspelt or was removed, is no type that is handled."""
     unknown = sorted(stripe_events.HANDLERS.keys() - EVENT_TYPES)
     assert not unknown, (
         f"daemon.ledger.stripe_events.HANDLERS has types that stripe {stripe.VERSION} does not have: {unknown}"

@@ -28,7 +28,7 @@ FAMILY_OF_PREFIX = {
 
 
 class UnknownValue(ValueError):
-    """A value we cannot interpret; the message does not repeat it."""
+    """A value that cannot be interpreted; the message does not repeat it."""
 
 
 class Attempt(Struct, frozen=True):

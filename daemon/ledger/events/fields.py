@@ -9,7 +9,7 @@ from msgspec import Meta, Raw, Struct
 from daemon.ledger.facts import ID_PATTERN, TICKET_PATTERN
 
 NULL = Raw(b"null")
-STATUS_PATTERN = re.compile(r"[a-z0-9_]{1,64}")  # what may be kept of a status that we do not know
+STATUS_PATTERN = re.compile(r"[a-z0-9_]{1,64}")  # what may be kept of an unknown status
 
 Id = Annotated[str, Meta(pattern=ID_PATTERN)]
 Minor = Annotated[int, Meta(ge=0, le=10**15)]  # Stripe's amounts have 12 digits at most

@@ -1,1 +1,1 @@
-"""The HTTP server of a process: start, drain, limits, timeouts and error bodies; it knows no route of ours."""
+"""The HTTP server of a process: start, drain, limits, timeouts and error bodies; it knows no application."""
