@@ -92,7 +92,7 @@ class Bench:
         self._note("look", asyncio.run(_look_us(self.small.readiness)), watch.conditions())
 
     def _many_connections(self) -> int:
-        """One process and two, each beside as many empty handlers, and the peers. Returns how many events were taken."""
+        """One process and two, each beside as many empty handlers, and peers. Returns how many events were taken."""
         self._empty("empty", "empty", CONNECTIONS)
         one = post_new(self.sites["api"], self.spread, connections=CONNECTIONS, seconds=SECONDS)
         self._note("one", one.per_s, one.conditions)
