@@ -17,7 +17,7 @@ from daemon.runtime.config import set_variables
 from daemon.stripe_api.account_check import account_problems
 from daemon.stripe_api.client import StripeApi, StripeRejected, StripeUnavailable
 from daemon.stripe_api.config import StripeAccount
-from daemon.stripe_api.webhook_endpoint import Endpoint, endpoint_url
+from daemon.stripe_api.webhook_endpoint import WebhookEndpoint, endpoint_url
 from daemon.stripe_api.webhook_endpoint import set_up as set_up_endpoint
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ def set_up(url: str | None, *, replace: bool, as_json: bool) -> None:
         raise Failure("name the address at which Stripe reaches the API: --url https://give.example.org, or PUBLIC_URL")
     kept: list[Path] = []
 
-    def created(made: Endpoint) -> None:
+    def created(made: WebhookEndpoint) -> None:
         kept.extend(_keep(made.secret or ""))
         if not as_json:
             click.echo(f"secret: {made.secret}")

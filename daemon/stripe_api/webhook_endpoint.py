@@ -20,7 +20,7 @@ DESCRIPTION = "Donations for donationd"
 PATH = "/v1/webhook_endpoints"
 
 
-class Endpoint(msgspec.Struct, kw_only=True):
+class WebhookEndpoint(msgspec.Struct, kw_only=True):
     """A webhook endpoint. `secret` is in the reply to its creation only."""
 
     id: str
@@ -44,7 +44,7 @@ class Result(NamedTuple):
     """What `set_up` did to an endpoint: `created`, `replaced`, `corrected` or `unchanged`."""
 
     action: str
-    endpoint: Endpoint
+    endpoint: WebhookEndpoint
 
 
 def endpoint_url(address: str) -> str:
@@ -66,7 +66,7 @@ def endpoint_url(address: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.lower(), path, "", ""))
 
 
-async def list_endpoints(stripe: StripeApi) -> list[Endpoint]:
+async def list_endpoints(stripe: StripeApi) -> list[WebhookEndpoint]:
     """All endpoints of the account in the key's mode. Raises StripeUnavailable or StripeRejected."""
     found = []
     async for page in stripe.pages(PATH):
@@ -74,16 +74,20 @@ async def list_endpoints(stripe: StripeApi) -> list[Endpoint]:
     return found
 
 
-def _read(text: bytes | msgspec.Raw) -> Endpoint:
+def _read(text: bytes | msgspec.Raw) -> WebhookEndpoint:
     try:
-        return msgspec.json.decode(text, type=Endpoint)
+        return msgspec.json.decode(text, type=WebhookEndpoint)
     except msgspec.MsgspecError:
         pass
     raise StripeUnavailable("a malformed webhook endpoint")
 
 
 async def set_up(
-    stripe: StripeApi, url: str, *, replace: bool = False, created: Callable[[Endpoint], None] = lambda _made: None
+    stripe: StripeApi,
+    url: str,
+    *,
+    replace: bool = False,
+    created: Callable[[WebhookEndpoint], None] = lambda _made: None,
 ) -> list[Result]:
     """Make the endpoint for this URL, or correct the one that there is (each, if there are several).
 
@@ -104,7 +108,7 @@ async def set_up(
     return [Result("replaced" if present else "created", made)]
 
 
-async def _correct(stripe: StripeApi, endpoint: Endpoint) -> Result:
+async def _correct(stripe: StripeApi, endpoint: WebhookEndpoint) -> Result:
     if not _corrections(endpoint) and MARK.items() <= endpoint.metadata.items():
         return Result("unchanged", endpoint)
     wanted = {"enabled_events": EVENT_TYPES, "disabled": "false", **_description()}
@@ -116,7 +120,7 @@ def _description() -> dict[str, object]:
     return {"description": DESCRIPTION, "metadata": MARK}
 
 
-def _corrections(endpoint: Endpoint) -> list[str]:
+def _corrections(endpoint: WebhookEndpoint) -> list[str]:
     """What `set_up` can correct without a new endpoint, a sentence each."""
     enabled = set(endpoint.enabled_events)
     found = []
@@ -129,7 +133,7 @@ def _corrections(endpoint: Endpoint) -> list[str]:
     return found
 
 
-def endpoint_problems(endpoints: Sequence[Endpoint], url: str | None, *, livemode: bool) -> list[Problem]:
+def endpoint_problems(endpoints: Sequence[WebhookEndpoint], url: str | None, *, livemode: bool) -> list[Problem]:
     """What is wrong with the endpoints of this instance.
 
     Args:
@@ -151,7 +155,7 @@ def endpoint_problems(endpoints: Sequence[Endpoint], url: str | None, *, livemod
     return found
 
 
-def _problems(endpoint: Endpoint, *, livemode: bool) -> list[Problem]:
+def _problems(endpoint: WebhookEndpoint, *, livemode: bool) -> list[Problem]:
     setup = f"donationd stripe setup --url {endpoint.url}"
     found = [Problem(f"the webhook endpoint {endpoint.id} {text}", setup) for text in _corrections(endpoint)]
     if endpoint.api_version != API_VERSION:
