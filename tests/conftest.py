@@ -181,7 +181,7 @@ def shared_url(clone: Clone, template: str) -> Iterator[str]:
 async def database(database_url: str) -> AsyncIterator[Database]:
     """The test's own database, through our driver."""
     database = Database(
-        database_url, pool_size=4, statement_timeout_s=10, connect_timeout_s=5, application_name="donationd test"
+        database_url, pool_size=4, statement_timeout_s=60, connect_timeout_s=30, application_name="donationd test"
     )
     yield database
     await database.close()

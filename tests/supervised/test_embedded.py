@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psycopg2
@@ -103,8 +103,11 @@ def listening_tcp(pid: int) -> set[str]:
     """The inodes of the TCP sockets on which the process listens."""
     tables = [Path("/proc/net/tcp").read_text(), Path("/proc/net/tcp6").read_text()]
     rows = [line.split() for table in tables for line in table.splitlines()[1:]]
-    listening = {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"}
-    return listening & {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    listening, found = {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"}, set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found.add(str(path.readlink()))
+    return listening & found
 
 
 def test_it_listens_on_a_socket_of_its_users_alone(folder: Folder) -> None:

@@ -16,7 +16,7 @@ FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--force-color-profile=srgb",
 )  # fmt: skip
-WAIT_S = 30.0  # for what a page is expected to show
+WAIT_S = 90.0  # for the start of the browser, and for what a page is expected to show
 expect.set_options(timeout=WAIT_S * 1000)
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 COLOURS = ["color-contrast", "link-in-text-block"]
@@ -52,7 +52,7 @@ def running_browser() -> Iterator[Browser]:
             pytest.fail("apt-get install chromium")
         pytest.skip("needs Chromium: apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS), timeout=WAIT_S * 1000)
         try:
             yield browser
         finally:

@@ -27,8 +27,8 @@ def ask(url: str, question: Callable[[Database], Coroutine[Any, Any, T]], *, sch
         database = Database(
             url,
             pool_size=1,
-            statement_timeout_s=10,
-            connect_timeout_s=5,
+            statement_timeout_s=60,
+            connect_timeout_s=30,
             application_name="donationd test",
             schema=schema,
         )

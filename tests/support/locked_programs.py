@@ -12,7 +12,7 @@ import pytest
 
 from tests.support import debian
 
-INSTALL_TIMEOUT_S = 100
+INSTALL_TIMEOUT_S = 250
 
 
 def installed(sources: Path, kind: str, install: Callable[[Path, Path], None]) -> Path:

@@ -86,6 +86,6 @@ def _filled(legend: str, labels: dict[str, str]) -> str:
 
 
 def _json(url: str) -> Any:
-    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=3) as reply:  # noqa: S310 - our own
+    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=10) as reply:  # noqa: S310 - our own
         return json.loads(reply.read())
     return None

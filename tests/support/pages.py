@@ -93,7 +93,7 @@ def _event(event_type: str, stripe_object: Mapping[str, object], at: int) -> Rec
 
 def database_at(url: str) -> Database:
     """A database for pages."""
-    return Database(url, pool_size=4, statement_timeout_s=10, connect_timeout_s=5, application_name="donationd test")
+    return Database(url, pool_size=4, statement_timeout_s=60, connect_timeout_s=30, application_name="donationd test")
 
 
 class Site:

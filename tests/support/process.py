@@ -10,7 +10,7 @@ from types import TracebackType
 from tests.support.guard import base_environ
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 30.0  # for a line of its output, and for its end
+WAIT_S = 90.0  # for a line of its output, and for its end
 POLL_S = 0.02
 
 
