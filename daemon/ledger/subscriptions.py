@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from daemon.ledger.changes import Change
-from daemon.ledger.facts import FactName, Facts, Family, ObjectFacts, merge_object, value
+from daemon.ledger.facts import SHARED, FactName, Facts, Family, ObjectFacts, merge_object, value
 
 # What a subscription lends its payments.
 LENT = (
@@ -43,6 +43,8 @@ Subscriptions = dict[str, Subscription]  # by id
 
 def named_subscriptions(facts: Facts) -> set[str]:
     """The ids of the subscriptions in these facts, and of those that their invoices name."""
+    if SHARED.isdisjoint(facts):  # nearly always
+        return set()
     invoices = facts.get(Family.INVOICE, {}).values()
     return {
         *facts.get(Family.SUBSCRIPTION, ()),
