@@ -132,19 +132,18 @@ async def test_what_a_client_does_wrong_is_counted_and_not_logged(api: Api) -> N
         for request in [NOISE, *BAD_REQUESTS] * 3:
             assert await status_of(api, request) == 400
         assert api.counted("http_requests_total") == len(BAD_REQUESTS) * 3
-        for path, rest, status in SPOILT.values():
-            assert await status_of(api, b"POST " + path + b" HTTP/1.1\r\nHost: a\r\n" + rest) == status
+        for what, (path, rest, status) in SPOILT.items():
+            assert await status_of(api, b"POST " + path + b" HTTP/1.1\r\nHost: a\r\n" + rest) == status, what
         # All but the expectation, which is refused before there is a request; the half of a body when its client left.
         await counts(api, len(BAD_REQUESTS) * 3 + len(SPOILT) - 1)
         assert await deliver(api, 1) == 200
         assert 0 <= api.counted("webhook_clock_skew_seconds") < WAIT_S
         await stop(process)
     written = process.unread()
-    [line] = [
-        line for line in written.splitlines() if "Rejected requests" not in line
-    ]  # which counts, every ten seconds
-    assert "API stopped" in line
     assert "canary" not in written
+    # Every ten seconds a line counts what was rejected.
+    [line] = [line for line in written.splitlines() if "Rejected requests" not in line]
+    assert "API stopped" in line
 
 
 def check_first_figures(api: Api) -> None:

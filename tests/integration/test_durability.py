@@ -38,7 +38,7 @@ def own(request: pytest.FixtureRequest) -> Iterator[Server]:
     programs = debian_programs() if "Debian" in request.param else None
     with pytest.MonkeyPatch.context() as environ:
         environ.setenv("LANGUAGE", "de")
-        with running_server({"lc_messages": "C.UTF-8"}, programs) as server:
+        with running_server({"lc_messages": "C.UTF-8"}, programs, in_memory=True) as server:
             yield server
 
 
@@ -114,8 +114,10 @@ async def test_no_default_weakens_a_commit(default: str, used: str, url: str, da
                                 "WHERE application_name = %s", APPLICATION)  # fmt: skip
 
 
-@pytest.mark.parametrize("before", ["", "SELECT 1; ", "SELECT generate_series(1, 10000); "])
-@pytest.mark.parametrize("level", ["notice", "error"])
+@pytest.mark.parametrize(
+    ("before", "level"),
+    [("", "notice"), ("", "error"), ("SELECT 1; ", "error"), ("SELECT generate_series(1, 10000); ", "notice")],
+)
 async def test_a_cancelled_wait_for_the_standby_is_an_outage(
     before: str, level: str, url: str, database: Database
 ) -> None:

@@ -11,11 +11,9 @@ LONGEST = (
     "tests/supervised/test_installation.py",
     "tests/integration/test_database_trouble.py",
     "tests/supervised/test_socket.py",
-    "tests/integration/test_cases.py",
     "tests/supervised/test_repair.py",
     "tests/integration/test_floods.py",
     "tests/supervised/test_whole_instance.py",
-    "tests/integration/test_any_order.py",
     "tests/supervised/test_waiting.py",
     "tests/integration/test_broken_clients.py",
     "tests/supervised/test_guard.py",
@@ -28,12 +26,10 @@ LONGEST = (
     "tests/unit/test_random_payments.py",
     "tests/supervised/test_production.py",
     "tests/supervised/test_fake_stripe.py",
-    "tests/integration/test_api_process.py",
     "tests/supervised/test_up.py",
     "tests/integration/test_postgres_log.py",
     "tests/supervised/test_embedded.py",
     "tests/integration/test_upgrades.py",
-    "tests/integration/test_crash_points.py",
 )
 
 
