@@ -21,7 +21,7 @@ MIB = 1024
 FACTS = """json_build_object('facts', repeat(md5(n::text), 33))"""
 # Recorded in the end, so that a quarter can be closed with some of its entries.
 RECORDED = "to_timestamp(1760000000 + n * 20 + 6)", "to_timestamp(1785000000 + n / 1000)"
-QUARTER = "2025-Q4 --tz Europe/Berlin"
+QUARTER, MONTH = "2025-Q4 --tz Europe/Berlin", "2025-11 --tz Europe/Berlin"
 REPORTS = (
     f"income --period {QUARTER}",
     f"income --period {QUARTER} --ticket story-7",
@@ -32,7 +32,9 @@ REPORTS = (
     f"summary --period {QUARTER}",
     "summary",
     "tickets",
+    f"tickets --period {MONTH}",
     "donors",
+    f"donors --period {MONTH}",
 )
 
 
