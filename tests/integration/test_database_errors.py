@@ -114,7 +114,7 @@ async def test_an_index_entry_too_long_is_its_value_s_fault(database: Database) 
 async def test_waiting_for_a_lock_has_a_kind_of_its_own(database: Database, database_url: str) -> None:
     """It ends before the statement's time does, so that the server can say what it was."""
     await database.fetch("SELECT pg_advisory_lock(1)")
-    other = opened(database_url, statement_timeout_s=0.5)
+    other = opened(database_url, statement_timeout_s=2)
     assert await reported(other.fetch("SELECT pg_advisory_lock(1)")) == "lock held"
     await other.close()
 

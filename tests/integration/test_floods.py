@@ -16,7 +16,10 @@ from tests.support.postgres import Server
 
 TICKET = "ticket_large"
 CLIENTS = 300
-PER_S, SECONDS = 40, 0.75  # at twice Stripe's rate half the time shows as much
+PER_S = 40  # at twice Stripe's rate half the time shows as much
+SECONDS = 0.75
+FILLING_S = 1.5  # of the kinds that need time to fill memory
+FILLING = {"cut-bodies", "slow-bodies", "slow-readers", "sent-ahead"}
 TAKEN = 0.9  # of few deliveries: a busy machine may let one or two wait for too long; `make overload` asks for 99 %
 SLOWEST_MS = 1000  # of 99 % of the deliveries, on two cores that have nothing else to do
 BUSY_MACHINE = 5  # times as slow is one that has
@@ -37,10 +40,10 @@ def api(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_deliveries_beside_a_flood(api: Site, kind: str) -> None:
-    """Beside 300 clients that do nothing else, 99 % of the signed deliveries are answered 200 within a second and every
-    health check is answered; the process's memory stays within its limits.
+    """Beside 300 clients that do nothing else, the signed deliveries are answered 200 in time and every health check is
+    answered; the process's memory stays within its limits.
     """
-    bodies = Stream(Pool(payments=20), [TICKET]).take(int(PER_S * SECONDS))
+    bodies = Stream(Pool(payments=20), [TICKET]).take(int(PER_S * (FILLING_S if kind in FILLING else SECONDS)))
     before_mb = resident_mb(api)
     forget_peak(api)
     with flooding(Flood(kind, api.port, tls=False, ticket=TICKET, clients=CLIENTS, addresses=1, seconds=60)):
