@@ -413,5 +413,6 @@ def test_signed_deliveries_beside_a_flood(served: ServedApi, front: Proxy, kind:
         flooded = running.result()
     assert seen.deliveries.share_ok >= 0.99
     assert seen.health.share_ok >= 0.9  # of health checks there is a limit for all addresses together
-    assert flooded.ended_without_reply or flooded.replies or kind == "slow-heads"
+    # Of the slow kinds, which the proxy ends later, no more is known than that all clients came.
+    assert flooded.ended_without_reply or flooded.replies or kind.startswith("slow-")
     assert get(f"{served.api.url}/health/db")[0] == 200

@@ -12,7 +12,7 @@ from tests.bench.stream import Pool, Stream
 
 EVENTS, OBSERVED = 3_000, 500
 BATCH = 50
-MOST = 40  # a page's eleven rows, and former versions of them, whose number depends on the moment
+MOST = 80  # a page's eleven rows, and former versions of them, whose number depends on the moment
 CURRENCIES = 10  # more than the stream has
 TICKETS = [f"story-{number}" for number in range(20)]
 # What the statements look rows up by, besides primary keys: the donations of a subscription, the failed charges of a
@@ -66,7 +66,7 @@ async def check_reads(database: Database, ledger: Ledger) -> None:
     """What is read for the first page, for another one, and for totals."""
     [(paid, created, id_)] = await database.fetch(
         "SELECT extract(epoch FROM paid_at)::bigint, extract(epoch FROM created_at)::bigint, id"
-        " FROM stripe_attributions WHERE ticket_id = %s AND paid_at IS NOT NULL ORDER BY paid_at LIMIT 1 OFFSET 100",
+        " FROM stripe_attributions WHERE ticket_id = %s AND paid_at IS NOT NULL ORDER BY paid_at LIMIT 1 OFFSET 200",
         [TICKETS[0]],
     )
     for query in (
