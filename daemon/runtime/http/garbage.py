@@ -3,6 +3,8 @@
 import gc
 
 TRANSPORT_BYTES = 1536  # asyncio's transport and its socket: each transport refers to itself, however it ends
+# So much may wait for a search, and so much more for each open connection, because the search looks at it.
+LEAST_BYTES, OPEN_BYTES = 1024 * 1024, 8 * 1024
 
 
 class Garbage:
@@ -12,7 +14,7 @@ class Garbage:
     them it takes some hundredths of a second. So only what reference counts have not freed is counted.
 
     Args:
-        limit: so many bytes may be waiting for a search.
+        limit: no more bytes may be waiting for a search, however many connections are open.
     """
 
     def __init__(self, limit: float) -> None:
@@ -30,9 +32,10 @@ class Garbage:
         """Nothing refers to this connection any more."""
         self._connections -= size
 
-    def collect(self) -> None:
-        """Search for reference cycles, if they take too much memory."""
+    def collect(self, open_connections: int) -> None:
+        """Search for reference cycles, if they take too much memory for a search beside so many connections."""
         self._in_use = min(self._in_use, self._connections)
-        if self._transports * TRANSPORT_BYTES + self._connections - self._in_use > self._limit:
+        limit = min(self._limit, LEAST_BYTES + open_connections * OPEN_BYTES)
+        if self._transports * TRANSPORT_BYTES + self._connections - self._in_use > limit:
             gc.collect()
             self._transports, self._in_use = 0, self._connections

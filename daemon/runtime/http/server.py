@@ -163,7 +163,7 @@ class HttpServer:
                 if waits_for and now_s - connection.since_s >= self._times_s[waits_for]:
                     connection.reject(BodyTimeout())
             self._bound_replies()
-            self.garbage.collect()
+            self.garbage.collect(len(self._connections))
 
     def _bound_replies(self) -> None:
         unsent = sorted((connection for connection in self._connections if connection.unsent), key=UNSENT)
