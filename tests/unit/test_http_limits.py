@@ -82,18 +82,18 @@ async def test_a_turn_that_is_cancelled_as_it_comes_is_no_error() -> None:
 async def test_who_leaves_takes_no_turn() -> None:
     """Callbacks that are cancelled, and tasks that are cancelled while they wait, delay nothing that still waits."""
     turns, order = Turns(1), list[str]()
-    callbacks = [partial(order.append, name) for name in ("first", "cancelled", "second")]
+    callbacks = [partial(order.append, name) for name in ("first", "cancelled", "second", "third")]
     for callback in callbacks:
         turns.call(callback)
-    waits = asyncio.create_task(turns.take())
-    turns.call(partial(order.append, "third"))
     turns.cancel(callbacks[1])
+    waits = asyncio.create_task(turns.take())
     await asyncio.sleep(0)
+    turns.call(partial(order.append, "fourth"))
+    assert order == ["first", "second"]
     waits.cancel()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert order == ["first", "second", "third"]
-    turns.cancel(callbacks[0])  # it has been called: this changes nothing
+    assert order == ["first", "second", "third", "fourth"]
 
 
 @pytest.mark.parametrize(

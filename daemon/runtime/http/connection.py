@@ -71,7 +71,7 @@ class Connection(web.RequestHandler):
         self._head_bytes = 0  # of aiohttp's request, if its head arrived in one piece on a clean connection
         self._short: ShortRequest | None = None  # the request on the short path
         self._later = b""  # received, and not passed on before the current request has begun or is answered
-        self._closes = False  # after the reply to it
+        self._closes = False  # the connection, after the reply to the current request
         self.unanswered_bytes = 0  # received, of requests that have no reply yet
         self.ended_bytes = 0  # of memory, which are free when nothing refers to this object any more
 
