@@ -16,7 +16,7 @@ from daemon.pages.console_pages import PAGES, search_parameters
 from daemon.reports import daily_sums
 from sql.database import Database
 from tests.support.api_application import Client, MakeClient, application, follower
-from tests.support.console import Visitor, record_payments
+from tests.support.console import FIELDS, ONE_FORM, Visitor, record_payments
 from tests.support.ledger import put_ticket
 from tests.support.operators import ACTOR, TOKENS
 
@@ -38,8 +38,6 @@ TITLES = [
     "x" * 201,
 ]
 NO_TITLES = {TITLES[2], *TITLES[6:]}
-ONE_FORM = "/operator/tickets"
-FIELDS = {"id": "story-9", "title": "A well", "currency": "", "goal": "", "state": "open"}
 
 
 @pytest.fixture

@@ -15,11 +15,8 @@ from daemon.runtime.http.auth import MAX_FAILED_ATTEMPTS
 from daemon.runtime.http.sessions import COOKIE
 from sql.database import Database
 from tests.support.api_application import Client, MakeClient, application, follower
-from tests.support.console import Visitor, record_payments
+from tests.support.console import FIELDS, ONE_FORM, Visitor, record_payments
 from tests.support.operators import ACTOR, EXPORTER, READER, TOKENS, WRONG
-
-ONE_FORM = "/operator/tickets"
-FIELDS = {"id": "story-9", "title": "A well", "currency": "", "goal": "", "state": "open"}
 
 
 @pytest.fixture

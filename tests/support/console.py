@@ -21,6 +21,10 @@ from tests.support.ledger import NOW, put_ticket
 
 FORM_TOKEN = re.compile(r'name="form_token" value="([^"]+)"')
 
+# A form that can be posted, and what is entered in it.
+ONE_FORM = "/operator/tickets"
+FIELDS = {"id": "story-9", "title": "A well", "currency": "", "goal": "", "state": "open"}
+
 
 class Visitor:
     """A client with at most one cookie."""
