@@ -3,10 +3,10 @@
 Exit status 0 after SIGTERM, 1 when the gate failed, the watchdog gave up or anything broke.
 """
 
-import gc
+from daemon.runtime.loading import begin_loading
 
 if __name__ == "__main__":
-    gc.disable()  # until `run_process`: the search for cycles takes a sixth of the time of the imports, and finds none
+    begin_loading()
 
 import asyncio
 import os

@@ -5,10 +5,10 @@ It is a process of its own, because supervisord talks to a listener over its sta
 and `hang_detection` which process hangs; the sidecar serves what is recorded and kills a listener that hangs.
 """
 
-import gc
+from daemon.runtime.loading import begin_loading
 
 if __name__ == "__main__":
-    gc.disable()  # until `run_process`: the search for cycles takes a sixth of the time of the imports, and finds none
+    begin_loading()
 
 import os
 import select

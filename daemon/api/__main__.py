@@ -4,12 +4,13 @@ Under supervisord the listening socket is file descriptor 0. A process that is s
 the sidecar reports that the startup gate has passed, and then listens on the configured port itself.
 """
 
-import gc
+from daemon.runtime.loading import begin_loading
 
 if __name__ == "__main__":
-    gc.disable()  # until `run_process`: the search for cycles takes a sixth of the time of the imports, and finds none
+    begin_loading()
 
 import asyncio
+import gc
 import math
 import os
 import signal

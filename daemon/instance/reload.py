@@ -5,6 +5,8 @@ listening socket open, so that no connection is reset and no request fails; supe
 next one. Nothing here stops a process through supervisord, which would leave it stopped: if this is interrupted at any
 moment, even by kill -9, every process runs. The next process is replaced only when the new one has answered: a release
 that can't run ends one process and does not reach the others.
+
+The sidecar goes on: without one each request is answered 503 (SPEC 6), so the operator chooses when to replace it.
 """
 
 import time
@@ -22,9 +24,14 @@ from daemon.runtime.supervisor_rpc import SocketLost, SupervisordUnreachable, so
 
 GROUP = "api"
 JOBS = "jobs"  # a program, and the group of the same name
+SIDECAR = "sidecar"
 START_TIMEOUT_S = 30.0  # a new process answers within about a second
 STOP_SPARE_S = 10.0  # beyond SHUTDOWN_GRACE_MS; after half of it a process that still drains ends itself
 POLL_S = 0.02  # each question is a new connection, which any of the processes may accept
+SIDECAR_GOES_ON = (
+    "the sidecar was not replaced and goes on with its release; `kill {pid}` replaces it, and every request is "
+    "answered 503 for one or two seconds until the new one is ready"
+)
 
 
 class CannotReload(Exception):
@@ -36,7 +43,7 @@ def reload(environ: Mapping[str, str], report: Callable[[str], None]) -> None:
 
     Args:
         environ: the instance's, from `environment.running_environ`.
-        report: called with a line for each process that was started or replaced.
+        report: called with a line for each process that was started or replaced, and one about the sidecar.
 
     Raises:
         CannotReload: supervisord does not answer, or a new process does not become ready; the others are not changed.
@@ -57,6 +64,8 @@ def reload(environ: Mapping[str, str], report: Callable[[str], None]) -> None:
             began_s = time.monotonic()
             if _replace_jobs(supervisor):
                 report(f"{JOBS} restarted in {time.monotonic() - began_s:.1f} s")
+            if pid := supervisor.getProcessInfo(SIDECAR)["pid"]:  # 0 while it does not run
+                report(SIDECAR_GOES_ON.format(pid=pid))
     except SocketLost as error:
         supervisord_pid = int(Path(environ["DONATIOND_RUN"], "supervisord.pid").read_text())
         raise CannotReload(f"{error}; {socket_remedy(supervisord_pid)}") from error

@@ -1,9 +1,9 @@
 """The jobs process: what is done regularly, most of it by Stripe's API, until SIGTERM."""
 
-import gc
+from daemon.runtime.loading import begin_loading
 
 if __name__ == "__main__":
-    gc.disable()  # until `run_process`: the search for cycles takes a sixth of the time of the imports, and finds none
+    begin_loading()
 
 import os
 import sys

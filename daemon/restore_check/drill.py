@@ -92,8 +92,11 @@ class Drill:
         with ledger.running():
             async with connected(ledger.url, fake) as deps:
                 work.continue_with(deps)
-                with self._step(f"{self._events} events and all actions of operators after it"):
+                with self._step(f"{self._events} events after it"):
                     await work.after_the_backup(self._events)
+                    await export(deps.database, self._log)
+                with self._step("all actions of operators"):
+                    await work.until_the_loss()
                 with self._step("export of the operator log"):
                     await export(deps.database, self._log)
             keep(ledger.url, "facts", self._folder / "lost-facts")

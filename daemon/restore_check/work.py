@@ -56,6 +56,7 @@ class Work:
         self.continue_with(deps)
         self._rng = random.Random(1)  # noqa: S311 - invented payments, nothing secret
         self._delivered: set[str] = set()
+        self._waiting: list[Json] = []
         self._scenarios: list[Scenario] = []
         self._to_erase: list[Payment] = []
 
@@ -80,37 +81,40 @@ class Work:
         for ticket in TICKETS:
             change = TicketChange(title=f"For the {ticket}", currency="USD", goal=Decimal(5000))
             await tickets.put(self._database, ticket, change, actor=ACTOR, default_currency="USD")
-        began_at = datetime.fromtimestamp(self._now - 100 * DAY_S, UTC).isoformat()
-        await self._database.fetch(
-            load("apply_mail_start"), {"rows": f'[{{"started_at": "{began_at}", "is_only": true}}]'}
-        )
         self._add(generate(1, max(20, events // EVENTS_OF_PAYMENT), TICKETS, now=self.backup_at))
         self._to_erase += [self._pay(number, self.backup_at) for number in range(MANY // 2)]
         await self._deliver(self._undelivered())
-        await self._send_mails(MANY)
         await self._act(MANY // 4)
         await self._close_month(2)
 
     async def after_the_backup(self, events: int) -> None:
-        """So many events more, of new and of earlier payments, and everything that operators can do."""
+        """So many events more, of new and of earlier payments; a third of them arrive, and donors are thanked for the
+        first time."""
+        began_at = datetime.fromtimestamp(self.backup_at, UTC).isoformat()
+        await self._database.fetch(
+            load("apply_mail_start"), {"rows": f'[{{"started_at": "{began_at}", "is_only": true}}]'}
+        )
         made = generate(2, max(20, events // EVENTS_OF_PAYMENT * 2), TICKETS, now=self._now)
         since = [each for each in made if each.events[0]["created"] > self.backup_at]
         self._change_earlier_payments()
         self._add(since[: max(20, events // EVENTS_OF_PAYMENT)])
         self._to_erase += [self._pay(number, self._now - DAY_S) for number in range(MANY // 2, MANY)]
         self._break_an_event()
-        waiting = sorted(self._undelivered(), key=lambda event: event["type"] in LATE)
-        third = len(waiting) // 3
-        await self._deliver(waiting[:third])
+        self._waiting = sorted(self._undelivered(), key=lambda event: event["type"] in LATE)
+        await self._deliver(self._next_waiting(1 / 3))
+        await self._send_mails(MANY)
         await self._close_month(1)
-        await self._deliver(waiting[third:-third])
+
+    async def until_the_loss(self) -> None:
+        """The rest arrives, and operators do everything that they can do."""
+        await self._deliver(self._next_waiting(1 / 2))
         await self._act(MANY)
         await self._erase()
         await self._send_mails(2 * MANY)
         await self._decide_mails()
         await read_balance(self._deps.stripe, self._database)
         await self._close_month(1)
-        await self._deliver(waiting[-third:])  # no closed report counts these
+        await self._deliver(self._next_waiting(1))  # no closed report counts these
         await self._dismiss()
         await read_balance(self._deps.stripe, self._database)
 
@@ -172,6 +176,12 @@ class Work:
         new += self._rng.choices(new, k=int(len(new) * COPIES)) if new else []
         self._rng.shuffle(new)
         return new
+
+    def _next_waiting(self, share: float) -> list[Json]:
+        """This share of the events that wait, which then wait no more."""
+        count = round(len(self._waiting) * share)
+        events, self._waiting = self._waiting[:count], self._waiting[count:]
+        return events
 
     async def _deliver(self, events: Sequence[Json]) -> None:
         for begin in range(0, len(events), DELIVERED_AT_ONCE):

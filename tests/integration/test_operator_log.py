@@ -86,6 +86,8 @@ def lost(
             work.continue_with(deps)
             await work.after_the_backup(EVENTS)
             await export(deps.database, path)
+            await work.until_the_loss()
+            await export(deps.database, path)
 
     work = asyncio.run(before())
     cursor.execute("CREATE DATABASE backup TEMPLATE lost")

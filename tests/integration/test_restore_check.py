@@ -12,7 +12,9 @@ from psycopg2.extensions import connection as Connection
 
 from daemon.cli.main import main
 from daemon.jobs.reconcile import Reconciled
+from daemon.operator_log import apply as applying
 from daemon.restore_check import drill
+from sql.database import Database
 
 KINDS = {
     *("audit chain", "closed reports", "dismissed warnings", "donations", "events", "facts", "fees", "filed entries"),
@@ -70,6 +72,13 @@ def ledger_of_tests(
 async def nothing(*_arguments: object, **_named: object) -> None: ...
 
 
+async def apply_without_mail_start(database: Database, path: Path) -> None:
+    """The operator log is applied, but for the time since when donors are thanked."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delitem(applying.KEYS, "mail_start")
+        await applying.apply(database, path)
+
+
 async def no_reconciliation(*_arguments: object, **_named: object) -> Reconciled:
     return Reconciled()
 
@@ -81,7 +90,11 @@ BROKEN = {
         {"donations", "events", "facts", "objects", "sums by time", "totals"},
         "",
     ),
-    "no reconciliation": ({"reconcile": no_reconciliation}, set(), "mails still wait"),
+    "no reconciliation, and no time since when donors are thanked": (
+        {"reconcile": no_reconciliation, "apply": apply_without_mail_start},
+        {"mails"},
+        "mails still wait",
+    ),
     "no operator log": (
         {"apply": nothing},
         {

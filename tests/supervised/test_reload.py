@@ -101,6 +101,7 @@ async def test_no_client_notices_a_reload(site: Instance) -> None:
             print(done.stdout, clients.replies)
             after = site.pids()
             assert {name for name in after if after[name] != before[name]} == {*API, "jobs"}
+            assert f"`kill {after['sidecar']}` replaces it" in done.stdout
         clients.stop.set()
     assert clients.replies.keys() == {"200"}, clients.replies
     assert clients.replies["200"] > 10 * CLIENTS

@@ -195,6 +195,10 @@ CASES = {
         Case({'job_problems{name="reconcile"}': "2x10"}, at="6m"),
         Case({'job_problems{name="reconcile"}': "2 0x10", 'job_problems{name="check_account"}': "2x10"}, at="6m"),
     ),
+    "MigrationsMissing": (
+        Case({"schema_migrations_missing": "2x90"}, at="65m"),
+        Case({"schema_migrations_missing": "2x50 0x40"}, at="65m"),
+    ),
     "ClockSkew": (
         Case({"webhook_clock_skew_seconds": "-45x10"}, at="6m"),
         Case({"webhook_clock_skew_seconds": "2x3 45 2x10"}, at="6m"),

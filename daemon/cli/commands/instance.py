@@ -45,6 +45,9 @@ def reload() -> None:
     reset, and others wait about a second for the new process. A process that does not run is started. If this command
     is interrupted, every process still runs.
 
+    The sidecar goes on as it is: the last line has the command that replaces it, and what that costs. New settings need
+    a restart of `donationd up`.
+
     \b
     Example:
       donationd reload
