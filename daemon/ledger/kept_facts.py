@@ -23,7 +23,9 @@ def donor_objects(facts: Facts) -> dict[str, list[tuple[Family, str, ObjectFacts
         for id_, known in objects.members[Family.INVOICE]:
             found.setdefault(donation, []).append((Family.INVOICE, id_, known))
             unpaid.pop(id_, None)
-    return found | {id_: [(Family.INVOICE, id_, known)] for id_, known in unpaid.items()}
+    for id_, known in unpaid.items():  # one may have the id of a donation
+        found.setdefault(id_, []).append((Family.INVOICE, id_, known))
+    return found
 
 
 def redact(facts: Facts) -> Facts:

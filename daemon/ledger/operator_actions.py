@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from daemon.ledger import kept_facts, projection
-from daemon.ledger.facts import FactName, Facts, Family, ObjectFacts, object_ids, owners, value
+from daemon.ledger.facts import SHARED, FactName, Facts, Family, ObjectFacts, object_ids, owners, value
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ACTOR_LIMIT = 64  # characters of an operator's name
@@ -93,4 +93,4 @@ def donations_with(facts: Facts, email_hashes: Collection[str]) -> set[str]:
 
 
 def _family(facts: Facts, id_: str) -> Family:
-    return next(family for family, objects in facts.items() if id_ in objects)
+    return next(family for family, objects in facts.items() if id_ in objects and family not in SHARED)

@@ -12,7 +12,7 @@ import msgspec
 
 from daemon.ledger import privacy, stripe_events
 from daemon.ledger.events.payments import CHARGE_STATUSES
-from daemon.ledger.facts import FIRST, NEWEST, RULES, SHARED, FactName, Facts, PerKey, Rule
+from daemon.ledger.facts import FIRST, NEWEST, RULES, SHARED, FactName, Facts, Family, PerKey, Rule
 from daemon.ledger.stripe_events import CannotApply, NotAnEvent, StripeEvent
 from tests.fuzz import mutation, seeds
 from tests.fuzz.mutation import CANARY
@@ -56,10 +56,12 @@ def _between(least: int, most: int) -> Callable[[Any], bool]:
 
 
 ID, TICKET, MONEY = _is(r"[A-Za-z0-9_]{1,255}"), _is(r"(?![0-9]{9,}\Z)[A-Za-z0-9_-]{1,64}"), _between(1, 10**15)
+SUBSCRIPTION = _is(r"sub(_[A-Za-z0-9_]*)?")
 DISPUTE_STATUS = _is("[a-z0-9_]{1,64}")
 # What a newest fact may be, by its name.
 FORMS: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("payment_intent", "charge", "account", "invoice", "subscription"), ID),
+    **dict.fromkeys(("payment_intent", "charge", "account", "invoice"), ID),
+    "subscription": SUBSCRIPTION,
     **dict.fromkeys(("ticket", "reference", "session_ticket", "session_reference"), TICKET),
     **dict.fromkeys(("amount", "taken", "received"), MONEY),
     "returned": _between(0, 10**15),
@@ -122,7 +124,7 @@ def check_facts(event: StripeEvent) -> None:
     for family, objects in event.facts.items():
         assert family in RULES
         for id_, known in objects.items():
-            assert ID(id_)
+            assert (SUBSCRIPTION if family == Family.SUBSCRIPTION else ID)(id_)
             assert known.get(FactName.SEEN) == (None if family in SHARED else event.created)
             for name, fact in known.items():
                 _check_fact(name, fact, RULES[family][name], event.created)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from daemon.ledger.changes import ReceivedEvent
+from daemon.ledger.changes import APPLIED, ReceivedEvent
 from daemon.ledger.recorder import Recorder
 from daemon.ledger.stripe_events import CannotApply, read
 from daemon.ledger.verification import verify
@@ -226,6 +226,28 @@ def test_an_id_of_another_kind_of_object_is_no_id(event_type: str, stripe_object
     """An id that begins like those of another kind of object can't be applied: rows are keyed by an id alone."""
     with pytest.raises(CannotApply, match="another kind of object"):
         event(event_type, 1, stripe_object)
+
+
+async def test_one_id_of_a_payment_an_invoice_and_a_subscription(database: Database, database_url: str) -> None:
+    """What has one id, which begins like no kind's, has its own facts: in every order the donation of another invoice
+    gets the ticket of its subscription."""
+
+    def events(x: str) -> list[ReceivedEvent]:
+        of_others = subscription(f"won{x}", "story-1", 1), invoice(f"won{x}", f"won{x}")
+        return [payment(f"won{x}"), *of_others, invoice(f"in_1{x}", f"won{x}", payment_intent=f"pi_1{x}")]
+
+    assert await rows_in_every_order(database, database_url, events, TICKETS) == [("pi_1", "story-1"), ("won", None)]
+
+
+async def test_an_id_of_a_payment_and_a_subscription_delays_no_other_event(
+    database: Database, database_url: str
+) -> None:
+    """An invoice whose subscription has the id of a donation is recorded, and so are the other events of its batch."""
+    recorder = Recorder(database)
+    await recorder.record([payment("won")])
+    outcomes = await recorder.record([invoice("in_1", "won", payment_intent="pi_1"), payment("pi_2")])
+    assert outcomes == [APPLIED, APPLIED]
+    assert_right(database_url)
 
 
 async def test_what_names_only_a_failed_charge_set_apart_changes_its_donation(

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.ledger import operator_actions
 from daemon.ledger.donation_objects import SOURCES
 from daemon.ledger.facts import NEWEST, RULES, FactName, Facts, Family, ObjectFacts, checked, merge, owners
+from daemon.ledger.kept_facts import redact
 from daemon.ledger.projection import donations
 from daemon.ledger.stripe_events import HANDLERS, CannotApply, NotAnEvent, read
 from daemon.simulator import scenarios
@@ -72,6 +74,18 @@ def test_an_id_of_two_objects_is_refused() -> None:
     """An event in which one id names a charge and a PaymentIntent is no event of Stripe's."""
     with pytest.raises(CannotApply, match="one id names two objects"):
         facts_of("charge.updated", {**charge("x_1", paid=True), "payment_intent": "x_1"})
+
+
+def test_an_operator_reaches_a_donation_that_has_the_id_of_an_invoice() -> None:
+    """An assignment moves it and an erasure removes its donor, whichever of the two objects was named first."""
+    intent = facts_of("payment_intent.succeeded", {**PAYMENT, "id": "won", "receipt_email": "ada@example.org"})
+    invoice = facts_of("invoice.paid", {"id": "won"})
+    for facts in (merge(intent, invoice), merge(invoice, intent)):
+        done: Any = {"actor": "test", "at_us": 1}
+        moved = merge(facts, operator_actions.assign(facts, "won", "story-2", **done).facts)
+        erased = redact(merge(facts, operator_actions.erase(facts, "won", **done).facts))
+        assert [(d.ticket, d.email_hash is None) for d in donations(moved)] == [("story-2", False)]
+        assert [(d.ticket, d.email_hash is None) for d in donations(erased)] == [(None, True)]
 
 
 def test_a_payment_only_named_is_as_old_as_the_event() -> None:

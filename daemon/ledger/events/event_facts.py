@@ -12,7 +12,8 @@ from daemon.ledger.events.fields import Metadata, Reference, id_of, ticket_of
 from daemon.ledger.facts import SHARED, FactName, Facts, Family, ObjectFacts
 
 # How Stripe's ids of a family begin. The key of a row is only the id, so one that begins like another family's is
-# rejected; a beginning that is not listed is accepted.
+# rejected. A beginning that is not listed is accepted: such an id may name objects of several families. They are kept
+# in one row, except a subscription, which has its own (`subscription_key`).
 FAMILY_OF_PREFIX = {
     "pi": Family.PAYMENT_INTENT,
     "cs": Family.SESSION,
@@ -113,6 +114,16 @@ def check_family(family: Family, id_: str) -> None:
     """Raises UnknownValue for an id that begins as the ids of another family do."""
     if FAMILY_OF_PREFIX.get(id_.partition("_")[0], family) != family:
         raise UnknownValue("an id is of another kind of object - at `$.id`")
+
+
+def subscription_key(id_: str) -> str:
+    """The id that a subscription is kept by. One that does not begin as Stripe's ids of subscriptions do gets `sub_`
+    before it: it may be the id of a donation or an invoice too, and none of these begins so.
+
+    Raises UnknownValue as check_family.
+    """
+    check_family(Family.SUBSCRIPTION, id_)
+    return id_ if id_.partition("_")[0] in FAMILY_OF_PREFIX else f"sub_{id_}"
 
 
 # Adds what an event's object states. The result is None, or the reason why the event changes nothing.

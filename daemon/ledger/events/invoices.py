@@ -4,7 +4,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from daemon.ledger import privacy
-from daemon.ledger.events.event_facts import EventFacts, Handler, check_family
+from daemon.ledger.events.event_facts import EventFacts, Handler, subscription_key
 from daemon.ledger.events.fields import NULL, Id, Metadata, Reference, id_of, ticket_of
 from daemon.ledger.facts import FactName, Family
 
@@ -74,20 +74,18 @@ def _subscription(event: EventFacts, raw: Raw) -> str | None:
     ticket = ticket_of(subscription.metadata)
     if ticket is None:
         return "this subscription names no ticket"
-    event.add(Family.SUBSCRIPTION, subscription.id, {FactName.TICKET: ticket})
+    event.add(Family.SUBSCRIPTION, subscription_key(subscription.id), {FactName.TICKET: ticket})
     return None
 
 
 def _invoice(event: EventFacts, raw: Raw) -> str | None:
     invoice = msgspec.json.decode(raw, type=_Invoice)
     subscription = id_of(invoice.subscription or invoice.details.subscription)
-    if subscription:
-        check_family(Family.SUBSCRIPTION, subscription)
     event.add(
         Family.INVOICE,
         invoice.id,
         {
-            FactName.SUBSCRIPTION: subscription,
+            FactName.SUBSCRIPTION: subscription_key(subscription) if subscription else None,
             FactName.TICKET: invoice.ticket,
             FactName.LAST_NAME: privacy.reduce_name(invoice.customer_name),
             FactName.EMAIL_HASH: privacy.reduce_email(invoice.customer_email, event.hash_key),

@@ -3,7 +3,7 @@
 import msgspec
 from msgspec import Raw, Struct
 
-from daemon.ledger.events.event_facts import EventFacts, Handler
+from daemon.ledger.events.event_facts import EventFacts, Handler, subscription_key
 from daemon.ledger.events.fields import (
     NULL,
     Currency,
@@ -93,7 +93,7 @@ def _add_to_subscription(event: EventFacts, session: _Session) -> str | None:
     subscription = id_of(session.subscription)
     if not subscription or all(each is None for each in stated.values()):
         return "this session of a subscription names no ticket and no consent"
-    event.add(Family.SUBSCRIPTION, subscription, stated)
+    event.add(Family.SUBSCRIPTION, subscription_key(subscription), stated)
     return None
 
 
