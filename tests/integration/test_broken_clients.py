@@ -4,6 +4,7 @@ Each gets a correct status or a closed connection in bounded time; no other clie
 stays in use.
 """
 
+import json
 import resource
 import socket
 import time
@@ -14,6 +15,7 @@ import psycopg2
 import pytest
 
 from daemon.runtime.config import ConfigError
+from daemon.runtime.http.errors import error_body
 from daemon.runtime.http.limits import QUEUE_WAIT_S, reserve_descriptors
 from health_sidecar.__main__ import LIMITS as SIDECAR
 from tests.bench import fill
@@ -106,6 +108,12 @@ def api(running: RunningApi) -> Iterator[RunningApi]:
     eventually(lambda: running.descriptors <= descriptors + 2, "every connection is closed")
 
 
+def is_error(reply: bytes) -> bool:
+    """Whether it has the form of an error (SPEC 5)."""
+    content = json.loads(reply.partition(b"\r\n\r\n")[2])
+    return bool(content == error_body(status(reply), content["message"]))
+
+
 def test_slow_headers(api: RunningApi) -> None:
     """A head that drips in is ended with 408 after the header timeout."""
     began_s = time.monotonic()
@@ -113,7 +121,7 @@ def test_slow_headers(api: RunningApi) -> None:
         head = b"GET /health/live HTTP/1.1\r\nX-Slow: " + b"a" * 100
         reply = dripping(client, head)
         assert HEADER_S <= time.monotonic() - began_s < HEADER_S + SLACK_S
-        assert status(reply) == 408
+        assert (status(reply), is_error(reply), b"\r\nConnection: close\r\n" in reply) == (408, True, True)
 
 
 def test_a_connection_that_says_nothing(api: RunningApi) -> None:
@@ -348,8 +356,9 @@ def test_a_hundred_megabytes(api: RunningApi, chunked: bool) -> None:
 
 
 def test_what_is_no_http(api: RunningApi) -> None:
-    """400 or the like, and none of the client's words in it."""
+    """400 or the like, in the form of every error, and none of the client's words in it."""
     replies = ask_each(api, NO_HTTP.values())
+    assert [what for what, reply in zip(NO_HTTP, replies, strict=True) if not is_error(reply)] == []
     found = {what: status(reply) for what, reply in zip(NO_HTTP, replies, strict=True)}
     assert {what: each for what, each in found.items() if not 400 <= each < 500} == {}
     assert not any(b"canary" in reply for reply in replies)

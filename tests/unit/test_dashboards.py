@@ -1,6 +1,8 @@
 """Prometheus parses the dashboards' expressions; tests/supervised/test_monitoring.py shows that the metrics exist."""
 
 import json
+import re
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,12 @@ def test_panels_have_places_of_their_own(uid: str) -> None:
     ]
     assert len(set(cells)) == len(cells)
     assert all(x < 24 for x, _ in cells)
+
+
+def test_the_picture_has_the_panels_of_the_on_call_dashboard() -> None:
+    """Each row and panel under its title, in their order; after a change `make picture` draws it anew."""
+    shown = re.findall(r'font-weight="bold">([^<]*)<', (FOLDER / "on-call.svg").read_text())
+    assert list(map(unescape, shown)) == [panel["title"] for panel in json.loads(render("donationd-on-call"))["panels"]]
 
 
 def test_prometheus_understands_every_expression(tmp_path: Path) -> None:
