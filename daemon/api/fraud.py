@@ -25,6 +25,8 @@ TURN_S = 5.0  # counts are stored at each turn; a signal of attempts is in the m
 TURNS_PER_LEDGER = 60  # payments and refunds are read from the journal every five minutes
 TURNS_PER_CLEANING = 12
 LAST_STORE_S = 1.0  # at the end of the process
+OF_ATTEMPTS = (Name.CARD_TESTING, Name.COUNTRY)
+OF_LEDGER = (Name.BURST, Name.SOON_REFUNDS, Name.EARLY_WARNING)
 # How long a signal of attempts is in the metrics after its last failure. Hours are counted, so it is up to one more.
 CURRENT_S = HOUR_S
 
@@ -87,13 +89,18 @@ class FraudWatch:
         now_s = self._clock()
         found = await attempt_signals(self._database, self._limits)
         self._of_attempts = [signal for signal in found if signal.until > now_s - HOUR_S - CURRENT_S]
+        self._show(OF_ATTEMPTS, self._of_attempts)
         if turn % TURNS_PER_LEDGER == 0:
             now = datetime.fromtimestamp(now_s, UTC)
             self._of_ledger = await ledger_signals(self._database, self._limits, now, self._dispute_fee)
-        self._show([*self._of_attempts, *self._of_ledger])
+            self._show(OF_LEDGER, self._of_ledger)
+        self._log([*self._of_attempts, *self._of_ledger])
 
-    def _show(self, signals: Sequence[Signal]) -> None:
-        self._metrics.fraud_signals(Counter((signal.name, signal.level) for signal in signals))
+    def _show(self, names: Iterable[Name], signals: Sequence[Signal]) -> None:
+        """Show what was read just now: of all processes the metric has what was shown last."""
+        self._metrics.fraud_signals(names, Counter((signal.name, signal.level) for signal in signals))
+
+    def _log(self, signals: Sequence[Signal]) -> None:
         new: dict[tuple[Name, Level, str], list[Signal]] = {}
         for signal in self._new(signals):
             new.setdefault((signal.name, signal.level, signal.by), []).append(signal)

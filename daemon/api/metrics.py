@@ -5,7 +5,7 @@ their sum.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cache
 
@@ -208,9 +208,9 @@ class ApiMetrics:
         """Show how many counts of attempts are missing in the signals since the process started."""
         self._attempts_not_counted.set(count)
 
-    def fraud_signals(self, counts: Mapping[tuple[Name, Level], int]) -> None:
-        """Show how many signals of each kind and level there are now."""
-        for name in Name:
+    def fraud_signals(self, names: Iterable[Name], counts: Mapping[tuple[Name, Level], int]) -> None:
+        """Show how many signals of these kinds, of each level, there are now."""
+        for name in names:
             for level in Level:
                 self._fraud_signals.labels(name, level).set(counts.get((name, level), 0))
 

@@ -260,10 +260,16 @@ async def test_what_an_outage_did_not_store_is_stored_afterwards(database: Datab
 
 
 async def test_bursts_and_soon_refunds_are_read_from_the_journal(database: Database) -> None:
-    """Five payments of one hash within an hour, three of them refunded within a day."""
+    """Five payments of one hash within an hour, three of them refunded within a day. The metric has what was read last:
+    another process, which reads the journal at other times, does not replace it by what it read before."""
+    metrics = ApiMetrics()
+    other = FraudWatch(database, metrics, LIMITS, None)
+    await other._turn(0)
     refunded = [received(100 + n, charge(n, paid=True, amount_refunded=500), "charge.refunded") for n in range(3)]
     await watch(database, *(received(n, charge(n, paid=True)) for n in range(5)))
-    await watch(database, *refunded)
+    await watch(database, *refunded, metrics=metrics)
+    await other._turn(1)
+    assert shown(metrics, Name.BURST, Level.SUSPICIOUS) == 1
     signals = await ledger_signals(database, LIMITS, datetime.now(UTC), None)
     assert [(signal.name, signal.by, signal.tickets) for signal in signals] == [
         (Name.BURST, "hash", ("story-1",)),

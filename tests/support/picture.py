@@ -107,8 +107,9 @@ def _stat(panel: dict[str, Any], found: list[Series], width: float, height: floa
 def _lines(panel: dict[str, Any], found: list[Series], width: float, height: float) -> Iterator[str]:
     unit = panel["fieldConfig"]["defaults"]["unit"]
     left, top, right, bottom = 52.0, 28.0, width - 10, height - 28
+    found = sorted(found, key=_highest, reverse=True)  # there may be no room for all legends
     times = [at for _, points in found for at, _ in points]
-    highest = max((value for _, points in found for _, value in points), default=0.0) or 1.0
+    highest = max(map(_highest, found), default=0.0) or 1.0
     first, last = (min(times), max(times)) if times else (0.0, 1.0)
     span = (last - first) or 1.0
     for share in (0.0, 0.5, 1.0):
@@ -125,10 +126,14 @@ def _lines(panel: dict[str, Any], found: list[Series], width: float, height: flo
         yield f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
     at = left
     for number, (legend, _) in enumerate(found[: len(COLOURS)]):
+        if at + 6.5 * len(legend) > width:
+            break
         yield f'<text x="{at:.0f}" y="{height - 8}" fill="{COLOURS[number]}">{escape(legend)}</text>'
         at += 6.5 * len(legend) + 8
-        if at > width - 60:
-            break
+
+
+def _highest(series: Series) -> float:
+    return max((value for _, value in series[1]), default=0.0)
 
 
 def _number(value: float, unit: str) -> str:
