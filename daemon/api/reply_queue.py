@@ -7,7 +7,7 @@ too long.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -93,9 +93,13 @@ class ReplyQueue:
             self.answer(pending, result)
 
     def answer(self, pending: PendingRequest, result: object = None) -> None:
-        """Reply in this iteration of the event loop."""
+        """Reply together with the others of this iteration of the event loop."""
         self._finished.append((pending, result))
         self._send_soon()
+
+    def answer_now(self, pending: PendingRequest) -> None:
+        """Reply before anything else."""
+        self._send([(pending, None)])
 
     def answer_by_turns(self, pending: PendingRequest) -> None:
         """Reply in this iteration or a later one: in each to no more than MAX_TURNS of such requests."""
@@ -115,14 +119,20 @@ class ReplyQueue:
     def _send_soon(self) -> None:
         if not self._is_sending:
             self._is_sending = True
-            asyncio.get_running_loop().call_soon(self._send)
+            asyncio.get_running_loop().call_soon(self._send_finished)
 
-    def _send(self) -> None:
-        """Send the replies of this iteration of the event loop, after they have been counted together."""
+    def _send_finished(self) -> None:
+        """Send the replies of this iteration of the event loop."""
         self._is_sending = False
         finished, self._finished = self._finished, []
         if self._turns:
             finished += [(self._turns.popleft(), None) for _ in range(min(MAX_TURNS, len(self._turns)))]
+        self._send(finished)
+        if self._turns:
+            self._send_soon()
+
+    def _send(self, finished: Sequence[tuple[PendingRequest, object]]) -> None:
+        """Send these replies, after they have been counted together."""
         now_s, metrics, replies = time.perf_counter(), self.parts.metrics, []
         with metrics.written_together():
             for pending, result in finished:
@@ -133,18 +143,19 @@ class ReplyQueue:
         close = self.parts.draining.is_set()
         for request, reply in replies:
             request.answer(reply, close=close)
-        if self._turns:
-            self._send_soon()
 
     def _reply(self, pending: PendingRequest, result: object, took_s: float) -> PreparedReply:
+        if isinstance(result, Exception):  # not raised again: this frame and its trace would be a reference cycle
+            return self._error_reply(pending, result)
         try:
-            if isinstance(result, BaseException):
-                raise result
             return pending.make_reply(result, took_s)
         except Exception as error:
-            id_ = pending.event_id
-            context = partial(event_log_context, id_) if id_ else new_log_context
-            reply = self.parts.errors.reply(error, pending.route, context)
-            if pending.route == TOTAL_PATH:
-                allow_all_sites(reply)
-            return PreparedReply.of(reply)
+            return self._error_reply(pending, error)
+
+    def _error_reply(self, pending: PendingRequest, error: Exception) -> PreparedReply:
+        id_ = pending.event_id
+        context = partial(event_log_context, id_) if id_ else new_log_context
+        reply = self.parts.errors.reply(error, pending.route, context)
+        if pending.route == TOTAL_PATH:
+            allow_all_sites(reply)
+        return PreparedReply.of(reply)

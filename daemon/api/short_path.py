@@ -14,6 +14,7 @@ from daemon.api.webhook import JSON, Webhook
 from daemon.ledger.batcher import Batcher, Overloaded
 from daemon.ledger.changes import Outcome, ReceivedEvent
 from daemon.ledger.stripe_events import StripeEvent
+from daemon.runtime.http.errors import error_reply
 from daemon.runtime.http.health_routes import HealthChecks
 from daemon.runtime.http.limits import Places
 from daemon.runtime.http.short_path import PreparedReply, ShortHandler, ShortRequest
@@ -43,17 +44,22 @@ class ShortPath:
         """A check after a pause is answered at once, so that no number of others delays it; the others by turns."""
         check = PendingRequest(request, path, lambda _result, _took_s: self._health.prepared(path))
         if request.after_pause:
-            self._replies.answer(check)
+            self._replies.answer_now(check)
         else:
             self._replies.answer_by_turns(check)
         return True
 
     def _deliver(self, request: ShortRequest) -> bool:
-        """Record an event that Stripe signed, if there is one. Everything else is left to `webhook.receive`."""
+        """Record an event that Stripe signed. What Stripe has not signed is rejected by turns, so that no number of
+        such requests delays an event."""
         if not self._readiness.ready:
             return False
         try:
             received = ReceivedEvent(*self._webhook.read(request.body, request.headers))
+        except web.HTTPBadRequest as error:
+            rejected = _rejected(str(error.text))
+            self._replies.answer_by_turns(PendingRequest(request, WEBHOOK_ROUTE, lambda _result, _took_s: rejected))
+            return True
         except Exception:  # `webhook.receive` meets the same one, and replies
             return False
         event = received.event
@@ -91,3 +97,8 @@ class ShortPath:
 @lru_cache(maxsize=MAX_REPLIES)
 def _accepted(body: bytes) -> PreparedReply:
     return PreparedReply.of(web.Response(body=body, content_type=JSON))
+
+
+@lru_cache(maxsize=MAX_REPLIES)
+def _rejected(reason: str) -> PreparedReply:
+    return PreparedReply.of(error_reply(web.HTTPBadRequest(text=reason)))

@@ -95,26 +95,27 @@ class Webhook:
         """
         try:
             body = await read_body(request, BODY_LIMIT)
-            event, failure = self.read(body, request.headers)
         except web.HTTPRequestEntityTooLarge:
             self._count_rejection("too large")
             raise
-        except BadSignature as rejection:
-            self._count_rejection(rejection.reason)
-            raise web.HTTPBadRequest(text=str(rejection)) from None
-        except NotAnEvent as rejection:
-            self._count_rejection("no event")
-            raise web.HTTPBadRequest(text=str(rejection)) from None
+        event, failure = self.read(body, request.headers)
         return event, failure, len(body)
 
     def read(self, body: bytes, headers: Mapping[str, str]) -> tuple[StripeEvent, str | None]:
         """The event that Stripe signed, and the reason why it cannot be applied; None if it can.
 
         Raises:
-            BadSignature, NotAnEvent: it is not an event that Stripe signed.
+            HTTPBadRequest: it is not an event that Stripe signed; it is counted as rejected.
         """
-        self._verify(body, headers.get("Stripe-Signature", ""))
-        return self._reduce(body)
+        try:
+            self._verify(body, headers.get("Stripe-Signature", ""))
+            return self._reduce(body)
+        except BadSignature as rejection:
+            self._count_rejection(rejection.reason)
+            raise web.HTTPBadRequest(text=str(rejection)) from None
+        except NotAnEvent as rejection:
+            self._count_rejection("no event")
+            raise web.HTTPBadRequest(text=str(rejection)) from None
 
     def _verify(self, body: bytes, signature: str) -> None:
         """Checks the signature, and measures from time to time how far the clock here is from Stripe's."""

@@ -64,7 +64,8 @@ SETTINGS = {
 GROWTH_MB = 8  # of a process: caches and the allocator's leftovers, not a hostile client's megabytes
 
 
-# The lines that the log may have: what was refused, counted; and what became of an event that was signed.
+# The lines that the log may have: what was refused, counted; what became of an event that was signed; and that all of
+# these events have one donor.
 EXPECTED = (
     *(
         "Rejected requests that are not HTTP",
@@ -72,7 +73,7 @@ EXPECTED = (
         "More requests at the same time",
         "Connections were closed",
     ),
-    *("Attribution updated", "already processed", "can't be applied", "more events"),
+    *("Attribution updated", "already processed", "can't be applied", "more events", "with one e-mail hash"),
 )
 
 

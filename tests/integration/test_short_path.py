@@ -1,8 +1,10 @@
 """The short path beside aiohttp's own: the same replies, in the same order, whatever a client sends and however."""
 
 import asyncio
+import gc
 import json
 import re
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.web_urldispatcher import AbstractRoute
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,9 +25,11 @@ from daemon.api.webhook import Webhook
 from daemon.ledger.batcher import Batcher
 from daemon.ledger.changes import APPLIED, DUPLICATE, IGNORED, Outcome, ReceivedEvent, Result
 from daemon.runtime.http import limits
+from daemon.runtime.http.connection import Connection
 from daemon.runtime.http.health_routes import HealthChecks
 from daemon.runtime.http.limits import Limits, Places
 from daemon.runtime.http.server import HttpServer
+from daemon.runtime.http.short_path import ShortRequest
 from daemon.simulator import sender
 from sql.errors import DatabaseUnavailable
 from tests.support.api_application import NOW, SECRET, follower, reply_parts
@@ -183,14 +188,14 @@ ORDINARY = {
     "thin": delivery(event(5, object="v2.core.event", created="2025-10-09T08:53:20Z", data=None)),
     "closing": delivery(event(6), "Connection: close"),
     "many headers": delivery(event(7), *(f"X-{number}: x" for number in range(90))),
+    "wrong signature": delivery(event(8), secret="whsec_other"),
+    "no event": delivery(b"{}"),
+    "no JSON": delivery(b"\xff\xfe"),
     "health": get("/health/db"),
     "health, closing": get("/health/db", "Connection: close"),
     "health with a body": get("/health/db", "Content-Length: 3") + b"abc",
 }
 OTHERS = {
-    "wrong signature": delivery(event(11), secret="whsec_other"),
-    "no event": delivery(b"{}"),
-    "no JSON": delivery(b"\xff\xfe"),
     "chunked": delivery(b"3\r\nabc\r\n0\r\n\r\n", "Transfer-Encoding: chunked"),
     "expectation": delivery(event(12), "Expect: other"),
     "encoded": delivery(event(13), "Content-Encoding: gzip"),
@@ -306,10 +311,53 @@ async def test_a_connection_comes_back_to_the_short_path() -> None:
     """After a request that aiohttp has answered completely an ordinary one takes the short path again."""
     async with served() as each, each.client() as client:
         for ways in (2, 4):
-            await client.ask(OTHERS["no event"])
+            await client.ask(ORDINARY["no event"][:-1], ORDINARY["no event"][-1:])
             await client.ask(ORDINARY["new"][:-10], ORDINARY["new"][-10:])
             await client.ask(ORDINARY["new"])
             assert each.webhook.long_ways == ways
+
+
+@pytest.mark.parametrize(
+    ("pieces", "status"),
+    [
+        ([ORDINARY["health"]], b"200"),
+        ([ORDINARY["wrong signature"]], b"400"),
+        ([OTHERS["unknown path"]], b"404"),
+        ([OTHERS["another method"]], b"405"),
+        ([ORDINARY["new"]], b"503"),
+        ([ORDINARY["new"][:-1], ORDINARY["new"][-1:]], b"503"),
+    ],
+    ids=["health", "wrong signature", "unknown path", "another method", "busy", "busy, long path"],
+)
+async def test_a_request_leaves_no_reference_cycle(
+    pieces: list[bytes], status: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it and of its connection waits for a search, also where asyncio and aiohttp refer in circles."""
+    monkeypatch.setattr(limits, "QUEUE_WAIT_S", 0.01)
+    loop = asyncio.get_running_loop()
+
+    def kept() -> int:
+        kinds = (Connection, ShortRequest, web.Request, AbstractRoute, asyncio.Transport)
+        return sum(issubclass(type(each), kinds) for each in gc.get_objects())
+
+    async with served(places=0) as each:
+        gc.collect()
+        gc.disable()
+        before = kept()
+        try:
+            for _ in range(3):
+                with socket.socket() as client:  # not one of asyncio's, which refers to itself
+                    client.setblocking(False)
+                    await loop.sock_connect(client, each.server.addresses[0][:2])
+                    for piece in pieces:
+                        await loop.sock_sendall(client, piece)
+                        await asyncio.sleep(0.002)
+                    assert (await loop.sock_recv(client, 4096)).startswith(b"HTTP/1.1 " + status)
+            async with asyncio.timeout(WAIT_S):
+                while kept() > before:  # noqa: ASYNC110 - no event reports it
+                    await asyncio.sleep(0.01)
+        finally:
+            gc.enable()
 
 
 async def test_a_head_that_aiohttp_has_begun_to_read_is_continued() -> None:

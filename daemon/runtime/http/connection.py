@@ -16,6 +16,7 @@ from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from daemon.runtime.http.errors import SLOW_HEAD, BodyTimeout, rejection
+from daemon.runtime.http.garbage import free_from_itself
 from daemon.runtime.http.short_path import HEAD_END, PreparedReply, ShortRequest
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The connection has ended; its handler continues, so that an event is recorded all the same."""
+        if self._tcp:
+            asyncio.get_running_loop().call_soon(free_from_itself, self._tcp)  # once asyncio needs it no more
         self._tcp = None
         if self._body is not None and not self._body.is_eof():
             self._drop(self._body)
@@ -380,4 +383,8 @@ def has_left(tcp: asyncio.Transport) -> bool:
 async def begin_request(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The outermost middleware of every application: from here on the request's head is complete."""
     cast(Connection, request.protocol).begin(request)
-    return await handler(request)
+    try:
+        return await handler(request)
+    finally:
+        if request.match_info.http_exception is not None:
+            free_from_itself(request.match_info.route)  # aiohttp makes one for each such request

@@ -1,10 +1,9 @@
-"""The memory of connections that have ended, which a search for reference cycles frees when it becomes too much."""
+"""The memory of connections that have ended: reference counts free it, and what they cannot free a search for reference
+cycles, when it becomes too much.
+"""
 
 import gc
-
-TRANSPORT_BYTES = 1536  # asyncio's transport and its socket: each transport refers to itself, however it ends
-# So much may wait for a search, and so much more for each open connection, because the search looks at it.
-LEAST_BYTES, OPEN_BYTES = 1024 * 1024, 8 * 1024
+from inspect import ismethod
 
 
 class Garbage:
@@ -14,28 +13,38 @@ class Garbage:
     them it takes some hundredths of a second. So only what reference counts have not freed is counted.
 
     Args:
-        limit: no more bytes may be waiting for a search, however many connections are open.
+        limit: no more bytes may be waiting for a search.
     """
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
-        self._transports = 0
-        self._connections = 0  # bytes
+        self._bytes = 0
         self._in_use = 0  # of these bytes: a handler still refers to them, so a search does not free them
 
     def connection_ended(self, size: int) -> None:
         """A connection of `size` bytes has ended."""
-        self._transports += 1
-        self._connections += size
+        self._bytes += size
 
     def connection_freed(self, size: int) -> None:
         """Nothing refers to this connection any more."""
-        self._connections -= size
+        self._bytes -= size
 
-    def collect(self, open_connections: int) -> None:
-        """Search for reference cycles, if they take too much memory for a search beside so many connections."""
-        self._in_use = min(self._in_use, self._connections)
-        limit = min(self._limit, LEAST_BYTES + open_connections * OPEN_BYTES)
-        if self._transports * TRANSPORT_BYTES + self._connections - self._in_use > limit:
+    def collect(self) -> None:
+        """Search for reference cycles, if they may take too much memory."""
+        self._in_use = min(self._in_use, self._bytes)
+        if self._bytes - self._in_use > self._limit:
             gc.collect()
-            self._transports, self._in_use = 0, self._connections
+            self._in_use = self._bytes
+
+
+def free_from_itself(ended: object) -> None:
+    """Remove an object's references to itself, so that its reference count frees it.
+
+    asyncio's transports and some of aiohttp's routes keep methods that are bound to themselves.
+
+    Args:
+        ended: nothing calls these methods any more.
+    """
+    attributes = vars(ended)
+    for name in [name for name, kept in attributes.items() if ismethod(kept) and kept.__self__ is ended]:
+        del attributes[name]

@@ -14,10 +14,10 @@ from aiohttp import web
 from daemon.runtime.config import ConfigError
 from daemon.runtime.http.errors import Busy
 
-# New connections in one iteration of the event loop. A process that has its socket alone accepts many, so that none
-# waits behind those of a flood; processes that share a socket accept few, so that they share the connections that are
-# opened at the same time.
-ACCEPTS_ALONE = 1024
+# New connections in one iteration of the event loop. A process that has its socket alone accepts many, so that few wait
+# behind those of a flood, and no iteration becomes long; processes that share a socket accept few, so that they share
+# the connections that are opened at the same time.
+ACCEPTS_ALONE = 256
 ACCEPTS_SHARED = 8
 OTHER_DESCRIPTORS = 64  # database, readiness socket, log, metrics, libraries
 DEADLINE = web.RequestKey("deadline", asyncio.Timeout)  # of the request; a reply that is sent in parts extends it
@@ -126,6 +126,8 @@ class Places:
             if not place.cancelled() and place.exception() is None:
                 self.release()  # it was given at the very moment
             raise
+        finally:
+            del place  # its error has a trace, which keeps this frame: a reference cycle with the whole request in it
 
     async def __aexit__(self, *_error: object) -> None:
         self.release()

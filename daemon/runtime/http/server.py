@@ -33,9 +33,9 @@ READ_BYTES = 16 * 1024  # aiohttp stops receiving a body when twice as many byte
 RECEIVE_BYTES = 32 * 1024  # the kernel's buffer of one connection: no more arrive in one iteration of the event loop
 BACKLOG = 4096  # new connections that the kernel keeps until the next iteration of the event loop
 TURN_REPLIES = 16  # in one iteration of the event loop, of the replies that need no work
-TURN_BODIES = 16  # of which a part is received in one iteration of the event loop
+TURN_BODIES = 4  # of which a further part is received in one iteration of the event loop
 REJECTED_TO = 3 / 4  # requests are rejected until so much memory is used, so that the next search is not due at once
-GARBAGE_SHARE = 1 / 4  # of the memory may be ended connections, which reference cycles of asyncio and aiohttp keep
+GARBAGE_SHARE = 1 / 4  # of the memory may be ended connections that reference cycles keep
 ENDED_BYTES = 4 * 1024  # of an ended connection, besides the bytes that it received
 SWEEP_S = 0.25  # a time limit is exceeded by at most so much
 NEVER_S = 10 * 365 * 24 * 3600
@@ -110,7 +110,7 @@ class HttpServer:
     async def __aenter__(self) -> Self:
         """Start the application; `listen` opens its port."""
         self._runner.app.on_response_prepare.append(_name_server)
-        self._runner.app.middlewares.append(begin_request)
+        self._runner.app.middlewares.insert(0, begin_request)
         await self._runner.setup()
         return self
 
@@ -163,7 +163,7 @@ class HttpServer:
                 if waits_for and now_s - connection.since_s >= self._times_s[waits_for]:
                     connection.reject(BodyTimeout())
             self._bound_replies()
-            self.garbage.collect(len(self._connections))
+            self.garbage.collect()
 
     def _bound_replies(self) -> None:
         unsent = sorted((connection for connection in self._connections if connection.unsent), key=UNSENT)
