@@ -32,6 +32,7 @@ class Part:
     ids: set[str] = field(default_factory=set)
     facts: Facts = field(default_factory=dict)
     subscriptions: set[str] = field(default_factory=set)  # from which its donations can take their ticket
+    lost_attempts: set[str] = field(default_factory=set)  # PaymentIntents whose failed charges are needed again
     is_written: bool = False
     version: int = 0
     root: str = ""
@@ -54,11 +55,20 @@ class Part:
         self.facts = rows[0].facts if rows else {}
         for row in rows[1:]:
             merge_into(self.facts, row.facts)
+        places = kept_facts.failed_places(self.facts)
         news = [c for c in self.changes if merge_into(self.facts, c.facts) or isinstance(c, Derivation)]
         self.subscriptions = projection.subscriptions(self.facts)
         self.cause = next(reversed(news or self.changes), None)
         is_one_row = sum(row.version > 0 for row in rows) == 1
         self.is_written = bool(self.facts) and (bool(news) or not is_one_row)
+        self.lost_attempts = kept_facts.lost_attempts(places, self.facts)
+
+    def add_attempts(self, rows: list[StoredRow]) -> None:
+        """Adds failed charges that were kept apart."""
+        self.stored += rows
+        for row in rows:
+            merge_into(self.facts, row.facts)
+        self.subscriptions = projection.subscriptions(self.facts)
 
     @property
     def new_subscriptions(self) -> set[str]:

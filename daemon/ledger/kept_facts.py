@@ -87,9 +87,9 @@ def split_attempts(facts: Facts) -> tuple[Facts, dict[str, ObjectFacts]]:
 
     This keeps the facts of a PaymentIntent small: a person who tests stolen cards makes a thousand attempts. In the
     order of SORT_KEY a charge that never took money comes after each later charge. So it is needed only for a fact that
-    no later failed charge states, and the later charge keeps its facts and its place whatever happens to it: the result
-    does not depend on the order of events. The facts of the removed charges are stored elsewhere, and are read again
-    when an event names the charge.
+    no later failed charge states, and the later charge keeps its facts whatever happens to it: the result does not
+    depend on the order of events. The facts of the removed charges are stored elsewhere, and are read again when an
+    event names the charge, or gives another place to a charge that failed (`lost_attempts`).
     """
     charges = facts.get(Family.CHARGE, {})
     if len(charges) < 2:
@@ -114,6 +114,25 @@ def split_attempts(facts: Facts) -> tuple[Facts, dict[str, ObjectFacts]]:
         return facts, {}
     kept = {id_: known for id_, known in charges.items() if id_ not in removed}
     return {**facts, Family.CHARGE: kept}, removed
+
+
+Places = dict[str, tuple[str | None, int | None]]
+
+
+def failed_places(facts: Facts) -> Places:
+    """Id -> PaymentIntent and time of each charge that has failed: its place among the charges of a donation."""
+    charges = facts.get(Family.CHARGE, {})
+    return {id_: _place(known) for id_, known in charges.items() if FactName.FAILED in known}
+
+
+def lost_attempts(places: Places, facts: Facts) -> set[str]:
+    """The PaymentIntents of charges that have other places in these facts: failed charges that were removed because of
+    them may be needed again. At Stripe the place of a charge never changes."""
+    return {place[0] for id_, place in places.items() if place[0] and _place(facts[Family.CHARGE][id_]) != place}
+
+
+def _place(charge: ObjectFacts) -> tuple[str | None, int | None]:
+    return value(charge, FactName.PAYMENT_INTENT), value(charge, FactName.CREATED)
 
 
 def _is_failed_attempt(charge: ObjectFacts) -> bool:

@@ -15,6 +15,7 @@ DEALLOCATE ALL;
 SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
 SET enable_memoize = off;
 PREPARE find_stored AS {load("find_stored")};
+PREPARE find_failed_charges AS {load("find_failed_charges")};
 PREPARE find_subscriptions AS {load("find_subscriptions")};
 PREPARE find_subscription_payments AS {load("find_subscription_payments")};
 PREPARE record_events (json, json, json, json, text, json, json, json, json, json, json) AS {{record}};
@@ -22,6 +23,7 @@ PREPARE record_events_with_billing (json, json, json, json, text, json, json, js
 PREPARE record_events_short (json, json, json, json, text, json, json, json) AS {{short}}
 """
 FIND_STORED = "EXECUTE find_stored (%s, %s)"
+FIND_FAILED_CHARGES = "EXECUTE find_failed_charges (%s)"
 FIND_SUBSCRIPTIONS = "EXECUTE find_subscriptions (%s)"
 FIND_SUBSCRIPTION_PAYMENTS = "EXECUTE find_subscription_payments (%s)"
 LOCK = load("lock_ledger")

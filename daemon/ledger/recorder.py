@@ -21,6 +21,7 @@ from daemon.ledger.prepared_statements import (
     EXECUTE,
     EXECUTE_SHORT,
     EXECUTE_WITH_BILLING,
+    FIND_FAILED_CHARGES,
     FIND_STORED,
     FIND_SUBSCRIPTION_PAYMENTS,
     FIND_SUBSCRIPTIONS,
@@ -177,6 +178,8 @@ class Recorder:
         parts, found = await self._joined(changes)
         for part in parts:
             part.merge_changes()
+            if part.lost_attempts:
+                part.add_attempts(await self._failed_charges(part.lost_attempts))
         return parts, found
 
     async def _joined(self, changes: Sequence[Change]) -> tuple[list[Part], Subscriptions]:
@@ -234,6 +237,10 @@ class Recorder:
     async def _stored_rows(self, ids: Iterable[str], subscriptions: Iterable[str] = ()) -> list[StoredRow]:
         """The stored rows of these objects and subscriptions, and of the subscriptions that the objects belong to."""
         return [StoredRow.of(FoundRow._make(row)) for row in await self._fetch(FIND_STORED, ids, subscriptions)]
+
+    async def _failed_charges(self, payment_intents: Iterable[str]) -> list[StoredRow]:
+        """The failed charges of these PaymentIntents that are kept apart."""
+        return [StoredRow.of(FoundRow._make(row)) for row in await self._fetch(FIND_FAILED_CHARGES, payment_intents)]
 
     async def _subscriptions(self, ids: Iterable[str]) -> Subscriptions:
         """What is stored of some subscriptions."""

@@ -228,6 +228,29 @@ def test_an_id_of_another_kind_of_object_is_no_id(event_type: str, stripe_object
         event(event_type, 1, stripe_object)
 
 
+@pytest.mark.parametrize(
+    ("place", "shown"),
+    [
+        ({"payment_intent": "pi_2"}, [("pi_1", "story-1"), ("pi_2", "story-2")]),
+        ({"created": START}, [("pi_1", "story-1")]),
+    ],
+)
+async def test_a_failed_charge_that_gets_another_place_leaves_what_an_earlier_one_states(
+    database: Database, database_url: str, place: dict[str, Any], shown: list[Row]
+) -> None:
+    """An earlier failed attempt that was set apart supplies the ticket again, once the later one has left the
+    PaymentIntent or was made before it, as no event of Stripe's says."""
+
+    def events(x: str) -> list[ReceivedEvent]:
+        stated = {"amount": 500, "currency": "usd"}
+        first = charge("ch_1", 1, "failed", x, **stated, metadata={"ticketId": "story-1"})
+        second = charge("ch_2", 2, "failed", x, **stated, metadata={"ticketId": "story-2"})
+        moved = second | {name: f"{value}{x}" if isinstance(value, str) else value for name, value in place.items()}
+        return [event("charge.failed", n, each) for n, each in enumerate((first, second, moved))]
+
+    assert await rows_in_every_order(database, database_url, events, TICKETS) == shown
+
+
 async def test_one_id_of_a_payment_an_invoice_and_a_subscription(database: Database, database_url: str) -> None:
     """What has one id, which begins like no kind's, has its own facts: in every order the donation of another invoice
     gets the ticket of its subscription."""
