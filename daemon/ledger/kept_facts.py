@@ -99,6 +99,8 @@ def split_attempts(facts: Facts) -> tuple[Facts, dict[str, ObjectFacts]]:
         for family in (Family.REFUND, Family.DISPUTE)
         for child in facts.get(family, {}).values()
     }
+    # The id of a foreign charge may be that of another object too, which `owners` ties to the charge's donation.
+    referenced.update(id_ for family, members in facts.items() if family != Family.CHARGE for id_ in members)
     removed: dict[str, ObjectFacts] = {}
     stated_by_later: dict[str, set[str]] = {}  # by PaymentIntent
     for id_, known in sorted(charges.items(), key=SORT_KEY[Family.CHARGE], reverse=True):

@@ -251,6 +251,17 @@ async def test_a_failed_charge_that_gets_another_place_leaves_what_an_earlier_on
     assert await rows_in_every_order(database, database_url, events, TICKETS) == shown
 
 
+async def test_one_id_of_a_payment_and_a_failed_charge(database: Database, database_url: str) -> None:
+    """Whether the failed charge was first set apart does not decide which donation the PaymentIntent belongs to."""
+
+    def events(x: str) -> list[ReceivedEvent]:
+        stated = {"amount": 500, "currency": "usd"}
+        failed = (charge(id_, n, "failed", x, **stated) for n, id_ in enumerate(("won", "ch_2")))
+        return [payment(f"won{x}"), *(event("charge.failed", 2, each) for each in failed)]
+
+    assert await rows_in_every_order(database, database_url, events, TICKETS) == [("pi_1", None)]
+
+
 async def test_one_id_of_a_payment_an_invoice_and_a_subscription(database: Database, database_url: str) -> None:
     """What has one id, which begins like no kind's, has its own facts: in every order the donation of another invoice
     gets the ticket of its subscription."""
