@@ -6,7 +6,7 @@ import json
 import re
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,11 +25,12 @@ from daemon.api.webhook import Webhook
 from daemon.ledger.batcher import Batcher
 from daemon.ledger.changes import APPLIED, DUPLICATE, IGNORED, Outcome, ReceivedEvent, Result
 from daemon.runtime.http import limits
+from daemon.runtime.http import server as server_module
 from daemon.runtime.http.connection import Connection
 from daemon.runtime.http.health_routes import HealthChecks
 from daemon.runtime.http.limits import Limits, Places
 from daemon.runtime.http.server import HttpServer
-from daemon.runtime.http.short_path import ShortRequest
+from daemon.runtime.http.short_path import ShortHandler, ShortRequest
 from daemon.simulator import sender
 from sql.errors import DatabaseUnavailable
 from tests.support.api_application import NOW, SECRET, follower, reply_parts
@@ -84,6 +85,7 @@ class Served:
     writer: Writer
     metrics: ApiMetrics
     draining: asyncio.Event
+    begun: list[bytes]  # the lines of the requests that the short path has seen, in their order
 
     async def connect(self) -> "Client":
         host, port = self.server.addresses[0]
@@ -155,11 +157,17 @@ async def served(
     parts, health = reply_parts(metrics, readiness, deadline_s=deadline_s), HealthChecks(lambda: readiness.state)
     replies = ReplyQueue(parts)
     handlers = ShortPath(webhook, batcher, free, health, replies).handlers() if short else {}
+    begun: list[bytes] = []
+
+    def find_handler(line: bytes) -> ShortHandler | None:
+        begun.append(line)
+        return handlers.get(line)
+
     app = build(webhook, Donations(None, "USD"), parts, health=health)  # type: ignore[arg-type]
     watch = asyncio.create_task(replies.watch_deadline())
-    async with HttpServer(web.AppRunner(app, shutdown_timeout=30), LIMITS, short_path=handlers.get) as server:
+    async with HttpServer(web.AppRunner(app, shutdown_timeout=30), LIMITS, short_path=find_handler) as server:
         await server.listen(host="127.0.0.1", port=0)
-        yield Served(server, webhook, writer, metrics, parts.draining)
+        yield Served(server, webhook, writer, metrics, parts.draining, begun)
     watch.cancel()
 
 
@@ -358,6 +366,26 @@ async def test_a_request_leaves_no_reference_cycle(
                     await asyncio.sleep(0.01)
         finally:
             gc.enable()
+
+
+async def test_requests_that_arrive_at_the_same_time_delay_no_health_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They begin in turn, so few in one iteration of the event loop, and a health check begins at once."""
+    monkeypatch.setattr(server_module, "TURN_REQUESTS", 1)
+    loop = asyncio.get_running_loop()
+    requests = [*([ORDINARY["new"]] * 10), *([OTHERS["unknown path"]] * 10), ORDINARY["health"]]
+    async with served() as each, AsyncExitStack() as stack:
+        clients = [stack.enter_context(socket.socket()) for _ in requests]
+        for client in clients:
+            client.setblocking(False)
+            await loop.sock_connect(client, each.server.addresses[0][:2])
+            await loop.sock_sendall(client, ORDINARY["health"])
+            assert (await loop.sock_recv(client, 4096)).startswith(b"HTTP/1.1 200")
+        each.begun.clear()
+        for client, request in zip(clients, requests, strict=True):
+            assert client.send(request) == len(request)
+        for client in clients:
+            assert (await loop.sock_recv(client, 4096)).startswith(b"HTTP/1.1 ")
+        assert each.begun.index(b"GET /health/db HTTP/1.1") <= 1
 
 
 async def test_a_head_that_aiohttp_has_begun_to_read_is_continued() -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 HEAD_BYTES = 16 * 1024  # more than any head has: more bytes than this, besides a body, are further requests
 SEND_BYTES = 16 * 1024  # of a reply that the client has not read yet: the handler waits when there are more
+HEALTH_CHECK = b"GET /health"  # and more: what begins so is read at once
 PAUSE_S = 0.25  # between a reply and the next request: a monitor waits for longer, a client that floods does not
 LINGER_S = 0.5  # a client may still be sending when it is rejected: after an immediate close it would not see the reply
 LINGER_POLL_S = 0.1
@@ -143,7 +144,18 @@ class Connection(web.RequestHandler):
                 return
             if self.waits_for in ("", "reply") and self.excess:
                 self._stop_reading()  # the reply to the current request is the last one
+            if self._is_clean and not data.startswith(HEALTH_CHECK):
+                self._later = data
+                self._server.request_turns.call(self._begin_request)
+                return
         self._receive(data)
+
+    def _begin_request(self) -> None:
+        """Begin with a request in turn: a thousand of them that arrive at the same time delay nothing else."""
+        data, self._later = self._later, b""
+        if data and self._tcp:
+            self._tcp.resume_reading()
+            self._receive(data)
 
     def _receive(self, data: bytes) -> None:
         if self._rejected:
@@ -217,7 +229,7 @@ class Connection(web.RequestHandler):
 
     def close(self) -> None:
         """Close the connection once its request is answered. aiohttp waits for that at the end of the server."""
-        if self._short:
+        if self._short or (self._is_clean and self._later):
             self._closes = True
         else:
             super().close()

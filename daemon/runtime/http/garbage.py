@@ -19,6 +19,7 @@ class Garbage:
     def __init__(self, limit: float) -> None:
         self._limit = limit
         self._bytes = 0
+        self._bytes_before = 0  # at the last call of `collect`: most connections are freed soon after they have ended
         self._in_use = 0  # of these bytes: a handler still refers to them, so a search does not free them
 
     def connection_ended(self, size: int) -> None:
@@ -30,11 +31,13 @@ class Garbage:
         self._bytes -= size
 
     def collect(self) -> None:
-        """Search for reference cycles, if they may take too much memory."""
-        self._in_use = min(self._in_use, self._bytes)
-        if self._bytes - self._in_use > self._limit:
+        """Search for reference cycles, if what has been there since the last call takes too much memory."""
+        kept = min(self._bytes, self._bytes_before)
+        self._in_use = min(self._in_use, kept)
+        if kept - self._in_use > self._limit:
             gc.collect()
             self._in_use = self._bytes
+        self._bytes_before = self._bytes
 
 
 def free_from_itself(ended: object) -> None:

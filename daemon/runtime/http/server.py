@@ -33,6 +33,7 @@ READ_BYTES = 16 * 1024  # aiohttp stops receiving a body when twice as many byte
 RECEIVE_BYTES = 32 * 1024  # the kernel's buffer of one connection: no more arrive in one iteration of the event loop
 BACKLOG = 4096  # new connections that the kernel keeps until the next iteration of the event loop
 TURN_REPLIES = 16  # in one iteration of the event loop, of the replies that need no work
+TURN_REQUESTS = 128  # which begin in one iteration of the event loop
 TURN_BODIES = 4  # of which a further part is received in one iteration of the event loop
 REJECTED_TO = 3 / 4  # requests are rejected until so much memory is used, so that the next search is not due at once
 GARBAGE_SHARE = 1 / 4  # of the memory may be ended connections that reference cycles keep
@@ -99,7 +100,7 @@ class HttpServer:
         self._turns = {
             kind: Turns(TURN_REPLIES) for kind in ("health check after a pause", "health check", "rejection")
         }
-        self.body_turns = Turns(TURN_BODIES)
+        self.request_turns, self.body_turns = Turns(TURN_REQUESTS), Turns(TURN_BODIES)
         self._times_s = {
             "head": limits.head_s,
             "body": limits.body_s,
