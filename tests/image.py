@@ -36,7 +36,7 @@ SECRET = "whsec_" + "image" * 8
 SECRET_FILES = (".env", ".donationd/environment", "deploy/container/.env", "deploy/container/settings.env")
 START_S, STOP_S = 60.0, 20
 HARDENED = ["--read-only", "--read-only-tmpfs=false", "--cap-drop=all", "--security-opt=no-new-privileges"]
-# Of open files the API needs 4,088. podman's own limits are more than a machine that is a container itself may grant.
+# Of open files the API needs 3,320. podman's own limits are more than a machine that is a container itself may grant.
 HERE = ["--network=host", "--ulimit=nofile=4096", "--ulimit=nproc=4096", "--pull=never"]
 PODMAN = ["podman", "--runtime=runc"]
 
