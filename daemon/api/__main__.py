@@ -70,7 +70,7 @@ log = structlog.get_logger()
 FIRST_STATE_S = 1.0
 # Everything that a request creates is freed by reference counts when it ends. Python's default, a search for reference
 # cycles after every 700 new objects, took a tenth of an event's time. A thousand connections have 70,000 objects: if
-# they are opened at the same time, they shall not wait for a search.
+# they are opened at the same time, none of them should wait for a search.
 GC_THRESHOLD = 100_000
 CONNECT_TIMEOUT_S = 3.0  # for a connection to PostgreSQL; a server that needs longer counts as down
 

@@ -17,6 +17,7 @@ from aiohttp.typedefs import Handler
 
 from daemon.runtime.http.errors import SLOW_HEAD, BodyTimeout, rejection
 from daemon.runtime.http.garbage import free_from_itself
+from daemon.runtime.http.health_routes import begins_health_check
 from daemon.runtime.http.short_path import HEAD_END, PreparedReply, ShortRequest
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 HEAD_BYTES = 16 * 1024  # more than any head has: more bytes than this, besides a body, are further requests
 SEND_BYTES = 16 * 1024  # of a reply that the client has not read yet: the handler waits when there are more
-HEALTH_CHECK = b"GET /health"  # and more: what begins so is read at once
 PAUSE_S = 0.25  # between a reply and the next request: a monitor waits for longer, a client that floods does not
 LINGER_S = 0.5  # a client may still be sending when it is rejected: after an immediate close it would not see the reply
 LINGER_POLL_S = 0.1
@@ -72,7 +72,7 @@ class Connection(web.RequestHandler):
         self._is_clean = True  # aiohttp has parsed nothing that it has not answered: a request can take the short path
         self._head_bytes = 0  # of aiohttp's request, if its head arrived in one piece on a clean connection
         self._short: ShortRequest | None = None  # the request on the short path
-        self._later = b""  # received, and not passed on before the current request has begun or is answered
+        self._later = b""  # received, and kept until its turn, or until the current request has begun or is answered
         self._closes = False  # the connection, after the reply to the current request
         self.unanswered_bytes = 0  # received, of requests that have no reply yet
         self.ended_bytes = 0  # of memory, which are free when nothing refers to this object any more
@@ -129,7 +129,7 @@ class Connection(web.RequestHandler):
             self._delayed.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Count the bytes that arrive, then pass them to aiohttp."""
+        """Count the bytes that arrive, then pass them on: those of a new request in turn, but for a health check."""
         if self._rejected:
             return
         if data:
@@ -144,7 +144,7 @@ class Connection(web.RequestHandler):
                 return
             if self.waits_for in ("", "reply") and self.excess:
                 self._stop_reading()  # the reply to the current request is the last one
-            if self._is_clean and not data.startswith(HEALTH_CHECK):
+            if self._is_clean and not begins_health_check(data):
                 self._later = data
                 self._server.request_turns.call(self._begin_request)
                 return

@@ -19,6 +19,11 @@ def is_health_check(request: web.BaseRequest) -> bool:
     return request.path == "/health" or request.path.startswith("/health/")
 
 
+def begins_health_check(data: bytes) -> bool:
+    """Whether these first bytes of a request may be a health check's."""
+    return data.startswith(b"GET /health")
+
+
 class HealthChecks:
     """The replies of the three health endpoints.
 

@@ -1,5 +1,5 @@
 """Limits on what one process accepts and does at the same time: connections, memory, requests of one kind (Places),
-replies and parts of bodies in one iteration of the event loop (Turns), the size of a body.
+requests that begin, replies and parts of bodies in one iteration of the event loop (Turns), the size of a body.
 """
 
 import asyncio
