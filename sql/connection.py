@@ -31,7 +31,8 @@ LOCK_SHARE = 0.8
 # Run once on each connection. The third setting makes the server check, during a statement, whether its client is
 # still connected: the statement of a killed process ends within a second, not at the time limit. The two after it are
 # for what is acknowledged after a commit: the commit waits at least for the disk, and for that of the synchronous
-# standby if there is one, and the warning that this wait was cancelled is sent to the client. A prepared statement is
+# standby if there is one, and the warning that this wait was cancelled is sent to the client. After a lock a statement
+# sees what was committed before, whatever the role's default isolation is (lock_ledger.sql). A prepared statement is
 # planned once; only Citus needs its values to plan it, and refuses the forced plan (0A000).
 SESSION = f"""
 SELECT set_config('statement_timeout', %(timeout_ms)s, false),
@@ -40,6 +41,7 @@ SELECT set_config('statement_timeout', %(timeout_ms)s, false),
        set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'remote_apply'
                                         THEN 'remote_apply' ELSE 'on' END, false),
        set_config('client_min_messages', 'warning', false),
+       set_config('default_transaction_isolation', 'read committed', false),
        set_config('plan_cache_mode', CASE WHEN EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')
                                      THEN 'auto' ELSE 'force_generic_plan' END, false),
        {SET_SEARCH_PATH},

@@ -75,11 +75,16 @@ class Flight:
         return [asyncio.create_task(self._batcher.record(entry, 1)) for entry in entries]
 
     async def waiting(self, batches: int) -> list[int]:
-        """The processes of PostgreSQL that wait for the ledger's lock, as soon as there are so many."""
-        async with asyncio.timeout(WAIT_S):
-            while len(rows := await self._database.fetch(WAITING)) < batches:  # noqa: ASYNC110 - no event for it
-                await asyncio.sleep(0.01)
-        return [pid for (pid,) in rows]
+        """As the function of that name."""
+        return await waiting(self._database, batches)
+
+
+async def waiting(database: Database, batches: int) -> list[int]:
+    """The processes of PostgreSQL that wait for the ledger's lock, as soon as there are so many."""
+    async with asyncio.timeout(WAIT_S):
+        while len(rows := await database.fetch(WAITING)) < batches:  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(0.01)
+    return [pid for (pid,) in rows]
 
 
 @pytest.fixture
@@ -167,3 +172,25 @@ async def test_objects_that_only_stored_rows_connect_are_read_again(
 def shown_without(event: Json, name: str) -> Json:
     """The event under another id, without one of the names of its object."""
     return {**event, "id": f"{event['id']}X", "data": {"object": {**event["data"]["object"], name: None}}}
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
+async def test_what_waited_for_the_lock_sees_what_was_written_meanwhile(
+    writer: CountingDatabase, database: Database, database_url: str, isolation: str
+) -> None:
+    """Whatever the default isolation of the database is: each of two writers books the entries of its payment."""
+    [(name,)] = await database.fetch("SELECT current_database()")
+    await database.fetch(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = '{isolation}'")
+    payments = [scenario("paid", n, ticket=f"story-{n}") for n in (1, 2)]  # with no row in common
+    async with asyncio.TaskGroup() as group:
+        with ledger_locked(database_url):
+            tasks = [group.create_task(Recorder(writer).record([completed(each)])) for each in payments]
+            await waiting(database, 2)
+    assert [task.result()[0].result for task in tasks] == [Result.APPLIED] * 2
+    assert await database.fetch("SELECT count(*), max(seq) FROM ledger_entries") == [(2, 2)]
+
+
+def completed(payment: Scenario) -> ReceivedEvent:
+    """The event that says that it is paid, and for which ticket."""
+    [event] = [each for each in payment.events if each["type"] == "checkout.session.completed"]
+    return ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=None))

@@ -69,9 +69,9 @@ async def put_ticket(database: Database, ticket: str, currency: str | None = Non
     await database.fetch("INSERT INTO recording_tickets (id, currency) VALUES (%(id)s, %(currency)s)", values)
 
 
-def scenario(kind: str, number: int = 0) -> scenarios.Scenario:
+def scenario(kind: str, number: int = 0, *, ticket: str = "story-1") -> scenarios.Scenario:
     """A scenario of this kind; `number` counts those there are."""
-    found = [each for each in scenarios.generate(3, 200, ["story-1"], now=NOW) if each.kind == kind]
+    found = [each for each in scenarios.generate(3, 200, [ticket], now=NOW) if each.kind == kind]
     return found[number]
 
 
