@@ -150,10 +150,12 @@ ADVICE = (
 
 
 async def _add_rows(database: Database, batch: Batch) -> None:
-    """Adds and changes the rows of one line, but for the actions."""
+    """Adds and changes the rows of one line, but for the actions; with the ledger's lock, as everything that may insert
+    what an event inserts too."""
     for table, keys in KEYS.items():
         if rows := batch.rows.get(table):
-            await database.fetch(load(f"apply_{table}"), {"rows": _array(_newest(rows, keys))})
+            statement = f"{load('lock_ledger')};\n{load(f'apply_{table}')}"
+            await database.fetch(statement, {"rows": _array(_newest(rows, keys))})
 
 
 def _newest(rows: Sequence[Raw], keys: Sequence[str]) -> Iterable[Raw]:

@@ -43,6 +43,7 @@ from daemon.simulator.fake_stripe.server import serving
 from health_sidecar.gate import NOT_APPLIED
 from sql import load
 from sql.database import Database
+from sql.errors import DatabaseUnavailable
 from sql.schemas import PUBLIC
 from tests.support.ledger import ask, rows
 from tests.support.postgres import USER, Server
@@ -370,6 +371,21 @@ async def test_a_mail_whose_id_was_given_again(database: Database, database_url:
     with pytest.raises(exporting.CannotExport, match="lacks mails"):
         await export(database, path)
     assert await asyncio.to_thread(gate, database_url, path) == (1, NOT_APPLIED)
+
+
+async def test_rows_are_added_with_the_ledger_s_lock(database: Database, database_url: str, tmp_path: Path) -> None:
+    """Because an event may insert the same rows."""
+    path = tmp_path / "operator.log"
+    await database.fetch("INSERT INTO mail_start (started_at) VALUES (now())")
+    await export(database, path)
+    hasty = Database(
+        database_url, pool_size=1, statement_timeout_s=1, connect_timeout_s=5, application_name="donationd test"
+    )
+    with closing(psycopg2.connect(database_url)) as other, other.cursor() as cursor:
+        cursor.execute(load("lock_ledger"))
+        with pytest.raises(DatabaseUnavailable, match="lock held"):
+            await apply(hasty, path)
+    await hasty.close()
 
 
 def test_the_log_of_an_earlier_release_is_applied(database_url: str) -> None:
