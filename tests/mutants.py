@@ -216,8 +216,8 @@ MUTANTS = (
     Mutant(
         "a duplicate is new",
         "sql/queries/record_events.sql",
-        "processed_at = excluded.processed_at WHERE known.error IS NOT NULL",
-        "processed_at = excluded.processed_at",
+        "(SELECT id FROM known WHERE error IS NOT NULL)",
+        "(SELECT id FROM known)",
     ),
     Mutant(
         "a session's donation stays beside its payment's",

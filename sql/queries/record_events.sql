@@ -13,8 +13,9 @@
 -- `cause` is an event's id; null for an operator action, which gets its id here and is found by its donation, `action_on`.
 --
 -- The caller has the ledger's lock (lock_ledger.sql), so no other process writes between reading and writing here, and
--- `seq` rises without gaps, in the order of commits. Where rows are looked up by keys, the form of the query leaves the
--- planner no choice to read a table instead.
+-- `seq` rises without gaps, in the order of commits. Where most rows are new, they are looked up and inserted without ON
+-- CONFLICT, which would write 48 bytes more WAL for each of them (PostgreSQL: speculative insertion). Where rows are looked
+-- up by keys, the form of the query leaves the planner no choice to read a table instead.
 --
 -- $1 bases {n, id, version, written}: those that are written, or only read; $2 objects {n, id, root, is_new}: those that no
 -- row contained when the facts were read, and those whose facts were kept by another row than `root`; $3 donations, and for
@@ -45,14 +46,23 @@ WITH bases AS MATERIALIZED (
                       FROM stripe_objects o
                       WHERE o.id = objects.id
                         AND o.root <> ALL (ARRAY(SELECT b.id FROM bases b WHERE b.n = objects.n AND b.expected > 0)))
-), recorded AS (
-    INSERT INTO stripe_events AS known (id, type, stripe_created, livemode, error)
-    SELECT DISTINCT ON (e.id) e.id, e.type, to_timestamp(e.created), e.livemode, e.error
+), received AS MATERIALIZED (
+    SELECT DISTINCT ON (e.id) e.id, e.type, to_timestamp(e.created) AS created, e.livemode, e.error
     FROM json_to_recordset($8) AS e(id text, type text, created bigint, livemode boolean, error text, n int)
     WHERE e.n IS NULL OR e.n NOT IN (TABLE conflicting)
     ORDER BY e.id, e.error NULLS FIRST
-    ON CONFLICT (id) DO UPDATE SET error = excluded.error, processed_at = excluded.processed_at WHERE known.error IS NOT NULL
+), known AS MATERIALIZED (
+    -- The row locks are written to the WAL, so a commit of nothing but duplicates waits for the disk and the standby, too.
+    SELECT id, error FROM stripe_events WHERE id = ANY (ARRAY(SELECT id FROM received)) FOR NO KEY UPDATE
+), recorded AS (
+    INSERT INTO stripe_events (id, type, stripe_created, livemode, error)
+    SELECT id, type, created, livemode, error FROM received WHERE id NOT IN (SELECT id FROM known)
     RETURNING id
+), recorded_again AS (
+    UPDATE stripe_events e SET error = received.error, processed_at = now()
+    FROM received
+    WHERE e.id = received.id AND received.id IN (SELECT id FROM known WHERE error IS NOT NULL)
+    RETURNING e.id
 ), after AS MATERIALIZED (
     SELECT *, nullif(facts, '')::json AS facts_json
     FROM ROWS FROM (
@@ -120,8 +130,7 @@ WITH bases AS MATERIALIZED (
     SELECT id, payment_intent, facts FROM charges WHERE facts IS NOT NULL
     ON CONFLICT (id) DO UPDATE SET payment_intent = excluded.payment_intent, facts = excluded.facts
 -- </rare>
-), named AS (
-    INSERT INTO stripe_objects AS o (id, root)
+), places AS MATERIALIZED (
     SELECT id, root FROM objects WHERE n NOT IN (TABLE conflicting)
 -- <rare>
     UNION
@@ -131,7 +140,12 @@ WITH bases AS MATERIALIZED (
     ) c
     WHERE NOT o.is_new AND o.n NOT IN (TABLE conflicting)
 -- </rare>
-    ON CONFLICT (id) DO UPDATE SET root = excluded.root WHERE o.root <> excluded.root
+), moved AS (
+    UPDATE stripe_objects o SET root = places.root FROM places WHERE o.id = places.id
+    RETURNING o.id
+), named AS (
+    INSERT INTO stripe_objects (id, root)
+    SELECT id, root FROM places WHERE id NOT IN (TABLE moved)
 ), contributions AS (  -- of each donation to its ticket's figures ('': no ticket), now and, negative, before
     SELECT 1 AS sign, coalesce(ticket, '') AS ticket, coalesce(currency, '') AS currency,
            amount, refunded, disputed, status
@@ -211,4 +225,4 @@ WITH bases AS MATERIALIZED (
         disputed = t.disputed + excluded.disputed,
         partially_refunded = t.partially_refunded + excluded.partially_refunded
 )
-SELECT ARRAY(TABLE recorded) AS recorded, ARRAY(TABLE conflicting) AS conflicting
+SELECT ARRAY(TABLE recorded UNION ALL TABLE recorded_again) AS recorded, ARRAY(TABLE conflicting) AS conflicting
