@@ -190,6 +190,31 @@ async def test_what_waited_for_the_lock_sees_what_was_written_meanwhile(
     assert await database.fetch("SELECT count(*), max(seq) FROM ledger_entries") == [(2, 2)]
 
 
+@pytest.mark.parametrize(
+    ("statement", "error", "result"),
+    [
+        ("DELETE FROM stripe_events WHERE id = %s", None, Result.APPLIED),
+        ("UPDATE stripe_events SET dismissed_at = now() WHERE id = %s", None, Result.DUPLICATE),
+        ("UPDATE stripe_events SET dismissed_at = now() WHERE id = %s", "scrubbed", Result.APPLIED),
+    ],
+    ids=["pruned", "changed", "dismissed after it had failed"],
+)
+async def test_an_event_whose_row_changes_meanwhile(
+    writer: Database, database: Database, database_url: str, *, statement: str, error: str | None, result: Result
+) -> None:
+    """The outcome is that of the row when the other statement, which takes no lock of the ledger, has ended."""
+    received = completed(scenario("paid", 1))
+    assert [each.result for each in await Recorder(writer).record([received])] == [Result.APPLIED]
+    await database.fetch("UPDATE stripe_events SET error = %s", (error,))
+    with closing(psycopg2.connect(database_url)) as other, other.cursor() as cursor:
+        cursor.execute(statement, (received.event.id,))
+        task = asyncio.create_task(Recorder(writer).record([received]))
+        await waiting(database, 1)
+        other.commit()
+    assert [each.result for each in await task] == [result]
+    assert await database.fetch("SELECT id, error FROM stripe_events") == [(received.event.id, None)]
+
+
 def completed(payment: Scenario) -> ReceivedEvent:
     """The event that says that it is paid, and for which ticket."""
     [event] = [each for each in payment.events if each["type"] == "checkout.session.completed"]
