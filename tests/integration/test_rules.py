@@ -70,6 +70,24 @@ def test_a_new_attempt_after_a_late_failure_counts_from_its_own_time() -> None:
     assert (donation.status, donation.paid_at) == ("PAID", AT + 500)
 
 
+def test_the_amount_is_the_money_received_and_not_what_the_session_asked_for() -> None:
+    """As after a partial capture: the larger of what the PaymentIntent received and what the charge took (SPEC 3)."""
+    session = {
+        "id": "cs_1",
+        "payment_intent": "pi_1",
+        "amount_total": 5000,
+        "currency": "usd",
+        "payment_status": "paid",
+    }
+    asked = event("checkout.session.completed", AT + 9, {**session, "mode": "payment"})
+    received = event("payment_intent.succeeded", AT + 9, {**INTENT, "amount_received": 3000})
+    assert derived([asked]).amount == 5000
+    assert derived([asked, received]).amount == 3000
+    for taken, stands in ((2000, 3000), (4000, 4000)):
+        took = event("charge.succeeded", AT + 9, {**TOOK, "amount_captured": taken})
+        assert derived([asked, received, took]).amount == stands
+
+
 def test_a_failed_charge_names_no_donor() -> None:
     """Card testers use other people's cards: neither name, country nor hash of a failed charge is kept."""
     donation = derived(
