@@ -31,9 +31,9 @@ LOCK_SHARE = 0.8
 # Run once on each connection. The third setting makes the server check, during a statement, whether its client is
 # still connected: the statement of a killed process ends within a second, not at the time limit. The two after it are
 # for what is acknowledged after a commit: the commit waits at least for the disk, and for that of the synchronous
-# standby if there is one, and the warning that this wait was cancelled is sent to the client. After a lock a statement
-# sees what was committed before, whatever the role's default isolation is (lock_ledger.sql). A prepared statement is
-# planned once; only Citus needs its values to plan it, and refuses the forced plan (0A000).
+# standby if there is one, and the warning that this wait was cancelled is sent to the client. The isolation lets a
+# statement after a lock see what was committed before it (lock_ledger.sql), whatever the role's default is. A prepared
+# statement is planned once; only Citus needs its values to plan it, and refuses the forced plan (0A000).
 SESSION = f"""
 SELECT set_config('statement_timeout', %(timeout_ms)s, false),
        set_config('lock_timeout', %(lock_timeout_ms)s, false),

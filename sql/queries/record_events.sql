@@ -53,6 +53,7 @@ WITH bases AS MATERIALIZED (
     ORDER BY e.id, e.error NULLS FIRST
 ), known AS MATERIALIZED (
     -- The row locks are written to the WAL, so a commit of nothing but duplicates waits for the disk and the standby, too.
+    -- And they wait for statements that change or delete such rows without the ledger's lock (dismiss_event, prune_events).
     SELECT id, error FROM stripe_events WHERE id = ANY (ARRAY(SELECT id FROM received)) FOR NO KEY UPDATE
 ), recorded AS (
     INSERT INTO stripe_events (id, type, stripe_created, livemode, error)
@@ -141,7 +142,8 @@ WITH bases AS MATERIALIZED (
     WHERE NOT o.is_new AND o.n NOT IN (TABLE conflicting)
 -- </rare>
 ), moved AS (
-    UPDATE stripe_objects o SET root = places.root FROM places WHERE o.id = places.id
+    UPDATE stripe_objects o SET root = places.root
+    FROM places WHERE o.id = places.id AND o.id = ANY (ARRAY(SELECT id FROM places))
     RETURNING o.id
 ), named AS (
     INSERT INTO stripe_objects (id, root)
