@@ -16,6 +16,7 @@ from aiohttp.web_urldispatcher import AbstractRoute
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from daemon.api import reply_queue
 from daemon.api.app import build
 from daemon.api.metrics import ApiMetrics
 from daemon.api.reply_queue import ReplyQueue
@@ -164,11 +165,12 @@ async def served(
         return handlers.get(line)
 
     app = build(webhook, Donations(None, "USD"), parts, health=health)  # type: ignore[arg-type]
-    watch = asyncio.create_task(replies.watch_deadline())
     async with HttpServer(web.AppRunner(app, shutdown_timeout=30), LIMITS, short_path=find_handler) as server:
         await server.listen(host="127.0.0.1", port=0)
+        watches = [asyncio.create_task(each) for each in (replies.watch_deadline(), server.sweep())]
         yield Served(server, webhook, writer, metrics, parts.draining, begun)
-    watch.cancel()
+        for watch in watches:
+            watch.cancel()
 
 
 def event(number: object, **changes: Any) -> bytes:
@@ -342,6 +344,8 @@ async def test_a_request_leaves_no_reference_cycle(
 ) -> None:
     """Nothing of it and of its connection waits for a search, also where asyncio and aiohttp refer in circles."""
     monkeypatch.setattr(limits, "QUEUE_WAIT_S", 0.01)
+    for module, name in ((reply_queue, "WATCH_S"), (server_module, "SWEEP_S")):
+        monkeypatch.setattr(module, name, 0.001)  # so each request and connection is looked at
     loop = asyncio.get_running_loop()
 
     def kept() -> int:

@@ -158,13 +158,16 @@ class HttpServer:
         """Check all connections regularly; reject those for which the process has waited too long. Never returns."""
         while True:
             await asyncio.sleep(SWEEP_S)
-            now_s = self._loop.time()
-            for connection in list(self._connections):
-                waits_for = connection.waits_for
-                if waits_for and now_s - connection.since_s >= self._times_s[waits_for]:
-                    connection.reject(BodyTimeout())
+            self._reject_late()  # a function of its own: variables of this one would keep a connection while it sleeps
             self._bound_replies()
             self.garbage.collect()
+
+    def _reject_late(self) -> None:
+        now_s = self._loop.time()
+        for connection in list(self._connections):
+            waits_for = connection.waits_for
+            if waits_for and now_s - connection.since_s >= self._times_s[waits_for]:
+                connection.reject(BodyTimeout())
 
     def _bound_replies(self) -> None:
         unsent = sorted((connection for connection in self._connections if connection.unsent), key=UNSENT)
