@@ -131,7 +131,7 @@ WITH bases AS MATERIALIZED (
     SELECT id, payment_intent, facts FROM charges WHERE facts IS NOT NULL
     ON CONFLICT (id) DO UPDATE SET payment_intent = excluded.payment_intent, facts = excluded.facts
 -- </rare>
-), places AS MATERIALIZED (
+), object_roots AS MATERIALIZED (
     SELECT id, root FROM objects WHERE n NOT IN (TABLE conflicting)
 -- <rare>
     UNION
@@ -142,12 +142,13 @@ WITH bases AS MATERIALIZED (
     WHERE NOT o.is_new AND o.n NOT IN (TABLE conflicting)
 -- </rare>
 ), moved AS (
-    UPDATE stripe_objects o SET root = places.root
-    FROM places WHERE o.id = places.id AND o.id = ANY (ARRAY(SELECT id FROM places))
+    UPDATE stripe_objects o SET root = object_roots.root
+    FROM object_roots
+    WHERE o.id = object_roots.id AND o.id = ANY (ARRAY(SELECT id FROM object_roots))  -- the second one for the planner
     RETURNING o.id
 ), named AS (
     INSERT INTO stripe_objects (id, root)
-    SELECT id, root FROM places WHERE id NOT IN (TABLE moved)
+    SELECT id, root FROM object_roots WHERE id NOT IN (TABLE moved)
 ), contributions AS (  -- of each donation to its ticket's figures ('': no ticket), now and, negative, before
     SELECT 1 AS sign, coalesce(ticket, '') AS ticket, coalesce(currency, '') AS currency,
            amount, refunded, disputed, status

@@ -1,4 +1,4 @@
-"""Two batches of one process in flight, on a real PostgreSQL: neither disturbs the other, and nothing is lost."""
+"""Batches in flight at the same time, on a real PostgreSQL: none disturbs another, and nothing is lost."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -66,21 +66,16 @@ def ledger_locked(url: str) -> Iterator[None]:
 class Flight:
     """Events on their way through one batcher."""
 
-    def __init__(self, writer: Database, database: Database) -> None:
+    def __init__(self, writer: Database) -> None:
         self._batcher = Batcher(Recorder(writer), limit=1000)
-        self._database = database
 
     def post(self, *events: Json) -> list[asyncio.Task[Outcome]]:
         entries = [ReceivedEvent(read(sender.encode(event), livemode=False, hash_key=None)) for event in events]
         return [asyncio.create_task(self._batcher.record(entry, 1)) for entry in entries]
 
-    async def waiting(self, batches: int) -> list[int]:
-        """As the function of that name."""
-        return await waiting(self._database, batches)
-
 
 async def waiting(database: Database, batches: int) -> list[int]:
-    """The processes of PostgreSQL that wait for the ledger's lock, as soon as there are so many."""
+    """The processes of PostgreSQL in which a batch waits for a lock, as soon as there are so many."""
     async with asyncio.timeout(WAIT_S):
         while len(rows := await database.fetch(WAITING)) < batches:  # noqa: ASYNC110 - no event for it
             await asyncio.sleep(0.01)
@@ -88,8 +83,8 @@ async def waiting(database: Database, batches: int) -> list[int]:
 
 
 @pytest.fixture
-def flight(writer: CountingDatabase, database: Database) -> Flight:
-    return Flight(writer, database)
+def flight(writer: CountingDatabase) -> Flight:
+    return Flight(writer)
 
 
 def others(count: int = SECOND_BATCH_EVENTS) -> list[Scenario]:
@@ -134,7 +129,7 @@ async def test_what_happens_to_one_batch_does_not_concern_the_other(
     with ledger_locked(database_url):
         for number, batch in enumerate(batches):
             requests.append(flight.post(*batch))
-            pids = await flight.waiting(number + 1)
+            pids = await waiting(database, number + 1)
         await break_batch(database, pids[broken], requests[broken])
         unanswered = await asyncio.gather(*requests[broken], return_exceptions=True)
     applied = await asyncio.gather(*requests[1 - broken])
@@ -159,9 +154,9 @@ async def test_objects_that_only_stored_rows_connect_are_read_again(
     before = writer.statements
     with ledger_locked(database_url):
         requests = flight.post(refund)
-        await flight.waiting(1)
+        await waiting(database, 1)
         requests += flight.post(success, *(each.events[0] for each in many))
-        await flight.waiting(2)
+        await waiting(database, 2)
     assert {outcome.result for outcome in await asyncio.gather(*requests)} == {Result.APPLIED}
     assert writer.statements - before == 6, "each batch is read and written; one donation is read and written again"
     for each in (refunded, *many):
